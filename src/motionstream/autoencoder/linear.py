@@ -1,0 +1,121 @@
+"""``nano``'s autoencoder: principal components of 8×8 pixels × 4 frames, refined by a small residual decoder.
+
+A linear code costs nothing to fit or to run, and carried content can be encoded at every chunk. The first frame of a
+stream is coded as four copies of itself, so that a still picture has the same latent in every latent frame.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from motionstream.config import LinearAutoencoderConfig
+
+PATCH = 8
+GROUP = 4
+BLOCK_VALUES = 3 * GROUP * PATCH * PATCH
+
+
+class DecoderState(NamedTuple):
+    """The last latent frame of the chunk before; all that decoding remembers."""
+
+    latent: Tensor
+
+
+def to_blocks(video: Tensor, *, first: bool) -> Tensor:
+    """Video (B, 3, T, H, W) → (B, 768, F, H/8, W/8): one column per block of 8×8 pixels × 4 frames."""
+    if first:
+        video = torch.cat([video[:, :, :1].expand(-1, -1, GROUP - 1, -1, -1), video], dim=2)
+    if video.shape[2] % GROUP:
+        frames = video.shape[2] - (GROUP - 1) * first
+        rule = "1 + 4k frames begin a stream" if first else "4k frames go on with one"
+        raise ValueError(f"{frames} frames cannot be encoded: {rule}")
+    x = video.unflatten(4, (-1, PATCH)).unflatten(3, (-1, PATCH)).unflatten(2, (-1, GROUP))
+    # B c F g H p W q → B (c g p q) F H W
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
+
+
+def from_blocks(blocks: Tensor) -> Tensor:
+    """The inverse of ``to_blocks`` without its padding: (B, 768, F, h, w) → (B, 3, 4F, 8h, 8w)."""
+    x = blocks.unflatten(1, (3, GROUP, PATCH, PATCH)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+class LinearAutoencoder(nn.Module):
+    """Linear code and a residual decoder over the present and the previous latent frame.
+
+    ``basis`` (latents, 768) has orthonormal rows, ``mean`` (768,), ``scale`` (latents,) the divisor of each latent.
+    """
+
+    basis: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: LinearAutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.latent_channels = config.latent_channels
+        self.register_buffer("basis", torch.eye(config.latent_channels, BLOCK_VALUES))
+        self.register_buffer("mean", torch.zeros(BLOCK_VALUES))
+        self.register_buffer("scale", torch.ones(config.latent_channels))
+        channels = config.decoder_channels
+        self.inlet = nn.Conv2d(2 * config.latent_channels, channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(_ResidualBlock(channels) for _ in range(config.decoder_blocks)))
+        self.outlet = nn.Conv2d(channels, BLOCK_VALUES, 1)
+        nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)
+
+    @torch.no_grad()
+    def fit(self, blocks: Tensor) -> float:
+        """Set the basis to the principal components of ``blocks`` (samples, 768); returns the energy kept, 0..1."""
+        mean = blocks.mean(dim=0)
+        centred = (blocks - mean).double()
+        values, vectors = torch.linalg.eigh(centred.T @ centred / len(blocks))
+        values, vectors = values.flip(0), vectors.flip(1)
+        kept = self.latent_channels
+        scale = values[:kept].clamp(min=1e-8) ** self.config.scale_exponent
+        # one common factor makes the latents' mean square 1, whatever the exponent
+        scale = scale * (values[:kept] / scale**2).mean().sqrt()
+        self.basis.copy_(vectors[:, :kept].T)
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
+        return float(values[:kept].sum() / values.sum())
+
+    def encode(self, video: Tensor, *, first: bool = True) -> Tensor:
+        """Video (B, 3, T, H, W) in [−1, 1] → latents (B, C, F, H/8, W/8). ``first``: it begins the stream."""
+        blocks = to_blocks(video, first=first)
+        weight = self.basis / self.scale[:, None]
+        bias = weight @ self.mean
+        return F.conv3d(blocks, weight[:, :, None, None, None], -bias)
+
+    def decode_linear(self, latents: Tensor) -> Tensor:
+        """The linear part alone: (B, C, F, h, w) → blocks (B, 768, F, h, w)."""
+        weight = (self.basis * self.scale[:, None]).T
+        return F.conv3d(latents, weight[:, :, None, None, None], self.mean)
+
+    def decode(self, latents: Tensor, state: DecoderState | None = None) -> tuple[Tensor, DecoderState]:
+        """Latents (B, C, F, h, w) → video (B, 3, T, 8h, 8w) in [−1, 1] and the state for the next chunk.
+
+        Without a state the latents begin the stream: T = 4F − 3; with one T = 4F.
+        """
+        previous = latents[:, :, :1] if state is None else state.latent
+        before = torch.cat([previous, latents[:, :, :-1]], dim=2)
+        pair = torch.cat([latents, before], dim=1).transpose(1, 2).flatten(0, 1)
+        hidden = self.blocks(self.inlet(pair))
+        residual = self.outlet(F.silu(hidden)).unflatten(0, (latents.shape[0], -1)).transpose(1, 2)
+        video = from_blocks(self.decode_linear(latents) + residual).clamp(-1, 1)
+        return (video if state is not None else video[:, :, GROUP - 1 :]), DecoderState(latents[:, :, -1:])

@@ -1,0 +1,291 @@
+"""The settings of a model, as frozen dataclasses that check themselves.
+
+Axes: latents and videos are ``B C T H W``; ``size`` is always (height, width). A *chunk* is the latent frames generated
+together; a *sink* the first chunks, always attended to; a *window* the last ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def _require(condition: bool, setting: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"{setting} = {value!r}: {rule}")
+
+
+@dataclass(frozen=True)
+class CausalConfig:
+    """Which chunks a chunk attends to while streaming (paper, section 3.2). Written c3s1w1 in the paper's tables."""
+
+    chunk_frames: int = 3
+    sink_chunks: int = 1
+    window_chunks: int = 1
+    rope: Literal["slot", "absolute"] = "slot"
+    """``slot``: a chunk's rope position is its place in the cache. ``absolute``: its place in the stream; it exists
+    only to reproduce the paper's sliding-window baseline (c3s0w6)."""
+
+    def __post_init__(self) -> None:
+        _require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "must be at least 1 latent frame")
+        _require(self.sink_chunks >= 0, "sink_chunks", self.sink_chunks, "must not be negative")
+        _require(self.window_chunks >= 0, "window_chunks", self.window_chunks, "must not be negative")
+        _require(self.rope in ("slot", "absolute"), "rope", self.rope, "must be 'slot' or 'absolute'")
+        sunk = self.rope == "slot" or self.sink_chunks == 0
+        _require(
+            sunk, "sink_chunks", self.sink_chunks, "a sink needs rope='slot' (sinks have no absolute place)"
+        )
+
+    @classmethod
+    def parse(cls, text: str, rope: Literal["slot", "absolute"] = "slot") -> CausalConfig:
+        """``c3s1w1`` → chunk of 3 latent frames, 1 sink chunk, 1 window chunk."""
+        match = re.fullmatch(r"c(\d+)s(\d+)w(\d+)", text)
+        if match is None:
+            raise ValueError(f"attention pattern {text!r}: write it like c3s1w1 (chunk, sink, window)")
+        chunk, sink, window = (int(group) for group in match.groups())
+        return cls(chunk, sink, window, rope)
+
+    def __str__(self) -> str:
+        return f"c{self.chunk_frames}s{self.sink_chunks}w{self.window_chunks}"
+
+    def slot(self, chunk: int) -> int:
+        """The slot, hence the rope position in chunks, in which ``chunk`` (from 0) is generated."""
+        return chunk if self.rope == "absolute" else min(chunk, self.sink_chunks + self.window_chunks)
+
+    def visible_chunks(self, chunk: int) -> list[tuple[int, int]]:
+        """(chunk, rope position in chunks) of everything ``chunk`` attends to, itself last; each chunk once."""
+        slot = self.slot(chunk)
+        sinks = [(j, j) for j in range(min(self.sink_chunks, chunk))]
+        first = max(self.sink_chunks, chunk - self.window_chunks)
+        return sinks + [(j, slot - (chunk - j)) for j in range(first, chunk)] + [(chunk, slot)]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Constructor arguments of the transformer, named as in diffusers' ``WanTransformer3DModel``."""
+
+    num_attention_heads: int
+    attention_head_dim: int
+    in_channels: int
+    out_channels: int
+    text_dim: int
+    ffn_dim: int
+    num_layers: int
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    freq_dim: int = 256
+    cross_attn_norm: bool = True
+    eps: float = 1e-6
+    image_dim: int | None = None
+    added_kv_proj_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_attention_heads",
+            "in_channels",
+            "out_channels",
+            "text_dim",
+            "ffn_dim",
+            "num_layers",
+        ):
+            value = getattr(self, name)
+            _require(value >= 1, f"transformer.{name}", value, "must be at least 1")
+        head = self.attention_head_dim
+        _require(
+            head % 2 == 0 and head >= 6, "transformer.attention_head_dim", head, "must be even, at least 6"
+        )
+        _require(self.patch_size[0] == 1, "transformer.patch_size", self.patch_size, "time is never patched")
+
+    @property
+    def width(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+
+@dataclass(frozen=True)
+class TrackHeadConfig:
+    """The track head (paper, eq. 1): ids on a grid, 4× compression in time, a 1×1×1 convolution."""
+
+    out_channels: int
+    id_dim: int = 64
+    hidden_channels: int = 64
+    id_range: int = 100_000
+    """Ids are drawn from 0 … id_range − 1, each at most once in a scene."""
+
+    def __post_init__(self) -> None:
+        _require(self.id_dim % 2 == 0, "track_head.id_dim", self.id_dim, "must be even: sines and cosines")
+        _require(self.out_channels >= 1, "track_head.out_channels", self.out_channels, "must be at least 1")
+        _require(
+            self.id_range >= 10_000, "track_head.id_range", self.id_range, "must cover every track of a scene"
+        )
+
+
+@dataclass(frozen=True)
+class CarryConfig:
+    """Picture content carried along the tracks (``carry_content``), see ``conditioning/carry.py``."""
+
+    grid: int = 4
+    """Pixels between the places at which the nearest track is looked up."""
+    max_tracks: int = 512
+    """More tracks than this are thinned evenly before the look-up, to keep the latency constant."""
+    hidden_channels: int = 96
+    min_std: float = 0.02
+    """Floor of the learned standard deviation of what the carried content cannot tell, in latent units."""
+
+    def __post_init__(self) -> None:
+        _require(self.grid >= 1, "carry.grid", self.grid, "must be at least one pixel")
+        _require(self.max_tracks >= 1, "carry.max_tracks", self.max_tracks, "must be at least 1")
+        _require(self.min_std > 0, "carry.min_std", self.min_std, "must be positive")
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Steps and guidance. Times run from 1 (noise) to 0 (clean)."""
+
+    student_times: tuple[float, ...] = (1.0, 0.909, 0.714)
+    """Noise levels at which the few-step student is evaluated, one evaluation each."""
+    teacher_steps: int = 50
+    shift: float = 5.0
+    """Timestep shift k of the teacher's schedule, t' = k t / (1 + (k − 1) t)."""
+    text_guidance: float = 3.0
+    motion_guidance: float = 1.5
+
+    def __post_init__(self) -> None:
+        times = self.student_times
+        falling = all(a > b for a, b in zip(times, times[1:], strict=False))
+        ok = len(times) > 0 and falling and times[-1] > 0 and times[0] <= 1
+        _require(ok, "sampler.student_times", times, "must fall strictly, from at most 1 to above 0")
+        _require(self.teacher_steps >= 1, "sampler.teacher_steps", self.teacher_steps, "must be at least 1")
+        _require(self.shift > 0, "sampler.shift", self.shift, "must be positive")
+        weights = (self.text_guidance, self.motion_guidance)
+        _require(min(weights) >= 0, "sampler guidance", weights, "weights must not be negative")
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The small text encoder of ``nano``: hashed words and character n-grams."""
+
+    tokens: int = 16
+    buckets: int = 4096
+
+    def __post_init__(self) -> None:
+        _require(self.tokens >= 1, "text.tokens", self.tokens, "must be at least 1")
+        _require(self.buckets >= 256, "text.buckets", self.buckets, "must be at least 256")
+
+
+@dataclass(frozen=True)
+class LinearAutoencoderConfig:
+    """``nano``'s autoencoder: principal components of 8×8 pixels × 4 frames, and a residual decoder."""
+
+    latent_channels: int = 96
+    decoder_channels: int = 192
+    decoder_blocks: int = 3
+    scale_exponent: float = 0.25
+    """Latent c is divided by eigenvalue(c) ** scale_exponent: 0.5 whitens, 0 keeps the pictures' own energies."""
+
+    def __post_init__(self) -> None:
+        _require(
+            1 <= self.latent_channels <= 768, "autoencoder.latent_channels", self.latent_channels, "1 … 768"
+        )
+        exponent = self.scale_exponent
+        _require(0 <= exponent <= 0.5, "autoencoder.scale_exponent", exponent, "must lie in 0 … 0.5")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that names a model. ``inputs`` lists the channel slices of the transformer's input in order."""
+
+    name: str
+    size: tuple[int, int]
+    fps: float
+    latent_channels: int
+    inputs: tuple[tuple[str, int], ...]
+    transformer: TransformerConfig
+    track_head: TrackHeadConfig
+    image_conditioning: Literal["first_latent", "concat"] = "first_latent"
+    carry: CarryConfig | None = None
+    text: TextConfig | None = None
+    autoencoder: LinearAutoencoderConfig | None = None
+    causal: CausalConfig = field(default_factory=CausalConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    spatial_compression: int = 8
+    temporal_compression: int = 4
+
+    def __post_init__(self) -> None:
+        multiple = self.spatial_compression * self.transformer.patch_size[1]
+        fits = all(side > 0 and side % multiple == 0 for side in self.size)
+        _require(fits, "size", self.size, f"height and width must be positive multiples of {multiple}")
+        _require(self.fps > 0, "fps", self.fps, "must be positive")
+        total = sum(width for _, width in self.inputs)
+        expected = self.transformer.in_channels
+        _require(
+            total == expected,
+            "inputs",
+            self.inputs,
+            f"widths add to {total}, the transformer takes {expected}",
+        )
+        first = self.inputs[0] if self.inputs else None
+        _require(
+            first == ("noise", self.latent_channels),
+            "inputs",
+            self.inputs,
+            "must begin with the noisy latents",
+        )
+        names = [name for name, _ in self.inputs]
+        _require(len(set(names)) == len(names), "inputs", self.inputs, "names must differ")
+        _require("tracks" in names, "inputs", self.inputs, "a 'tracks' slice is needed for motion control")
+        head = self.track_head.out_channels
+        _require(
+            dict(self.inputs)["tracks"] == head,
+            "track_head.out_channels",
+            head,
+            "must equal the tracks slice",
+        )
+        _require(
+            ("carry" in names) == (self.carry is not None), "carry", self.carry, "needs a 'carry' input slice"
+        )
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        return self.size[0] // self.spatial_compression, self.size[1] // self.spatial_compression
+
+    def frames_of(self, latent_frames: int) -> int:
+        """Frames that ``latent_frames`` latent frames from the start of a stream stand for."""
+        return (latent_frames - 1) * self.temporal_compression + 1
+
+    def chunk_video_frames(self, chunk: int) -> int:
+        """Frames of chunk ``chunk`` (from 0): 9 for the first, 12 for every other at the usual sizes."""
+        frames = self.causal.chunk_frames
+        return self.frames_of(frames) if chunk == 0 else frames * self.temporal_compression
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The inverse of ``to_dict``, from JSON. An unknown setting is an error that names it."""
+        nested = {
+            "transformer": TransformerConfig,
+            "track_head": TrackHeadConfig,
+            "carry": CarryConfig,
+            "text": TextConfig,
+            "autoencoder": LinearAutoencoderConfig,
+            "causal": CausalConfig,
+            "sampler": SamplerConfig,
+        }
+        settings = {
+            k: _build(nested[k], v) if k in nested and v is not None else v for k, v in values.items()
+        }
+        if "inputs" in settings:
+            settings["inputs"] = tuple((str(name), int(width)) for name, width in settings["inputs"])
+        return _build(cls, settings)
+
+
+def _build(cls: type[T], values: dict[str, Any]) -> T:
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no setting {unknown[0]!r}; it knows {', '.join(sorted(known))}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,151 @@
+"""Layers to pictures: a background plane and textured sprites, sampled where a camera sees them.
+
+Textures are drawn at one texel per world pixel and magnified once, bicubically; every frame then samples
+bilinearly from the finer texture. So pictures stay about equally sharp at every sub-pixel shift.
+
+Tracks and pixels follow one description of the motion, `screen = turn * own + centre` for sprites and
+`to_screen` for the world. Axes: B clips, M sprites of all clips together, T frames, N tracks, S side of a
+sprite's texture.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from motionstream.data.motion import CameraPaths
+
+FINER = 2  # magnification of the textures
+EDGE = 1.5  # pixels beyond the outline that a soft edge can reach
+
+
+@dataclass(frozen=True)
+class Background:
+    """One textured plane per clip."""
+
+    texture: Tensor  # float32 (B, 3, h, w) in [0, 1], `FINER` texels per world pixel
+    middle: Tensor  # float32 (B, 2): the world point (x, y) at the texture's middle
+
+
+@dataclass(frozen=True)
+class Sprites:
+    """All sprites of a batch. Own coordinates are pixels at the first size, from the texture's middle."""
+
+    clip: Tensor  # int64 (M,), on the CPU
+    layer: Tensor  # int64 (M,) from 1, higher hides lower; on the CPU
+    appearance: Tensor  # float32 (M, 4, S, S): colour, then signed distance to the outline in own pixels
+    centre: Tensor  # float32 (M, T, 2) screen pixels
+    turn: Tensor  # float32 (M, T, 2): (cos, sin) of the angle, times the magnification on the screen
+    reach: Tensor  # float32 (M, T) pixels from the centre to the outline's farthest point; on the CPU
+    points: Tensor  # float32 (M, P, 2) own coordinates of its tracks
+    used: Tensor  # bool (M, P)
+
+    def on_layer(self, layer: int) -> "Sprites":
+        """The sprites of one layer: at most one of each clip."""
+        chosen = (self.layer == layer).nonzero()[:, 0]
+        return Sprites(**{name: value[chosen.to(value.device)] for name, value in vars(self).items()})
+
+    def place(self, points: Tensor) -> Tensor:
+        """Own coordinates (M, P, 2) -> screen pixels (M, T, P, 2)."""
+        cos, sin = self.turn[:, :, None].unbind(-1)
+        x, y = points[:, None].unbind(-1)
+        return torch.stack((cos * x - sin * y, sin * x + cos * y), -1) + self.centre[:, :, None]
+
+    def own_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
+        """Screen pixels from the centres, two (M, T, ...) -> texture coordinates for grid_sample."""
+        half = (self.appearance.shape[-1] - 1) / (2 * FINER)
+        inverse = self.turn / (self.turn.square().sum(-1, keepdim=True) * half)
+        cos, sin = (part[(...,) + (None,) * (x.dim() - 2)] for part in inverse.unbind(-1))
+        return torch.stack((cos * x + sin * y, cos * y - sin * x), -1)
+
+
+def refine(texture: Tensor) -> Tensor:
+    """Magnify (n, c, h, w), old texels kept, to (n, c, FINER * (h - 1) + 1, FINER * (w - 1) + 1)."""
+    size = [FINER * (side - 1) + 1 for side in texture.shape[2:]]
+    return F.interpolate(texture, size=size, mode="bicubic", align_corners=True)
+
+
+def to_screen(world: Tensor, camera: CameraPaths, size: tuple[int, int]) -> Tensor:
+    """World points (..., 2) seen by cameras whose shapes broadcast with them -> screen pixels (..., 2)."""
+    middle = torch.tensor(((size[1] - 1) / 2, (size[0] - 1) / 2), device=world.device)
+    return (world - camera.centre) * camera.zoom[..., None] + middle
+
+
+def _draw_background(background: Background, camera: CameraPaths, size: tuple[int, int]) -> Tensor:
+    """The plane as the cameras see it: (B, 3, T, H, W)."""
+    texture = background.texture
+    lines = []
+    for axis, (side, texels) in enumerate(zip(size[::-1], texture.shape[:1:-1], strict=True)):
+        pixels = torch.arange(side, device=texture.device) - (side - 1) / 2
+        world = pixels / camera.zoom[..., None] + camera.centre[..., axis, None]
+        lines.append((world - background.middle[:, None, axis, None]) * (2 * FINER / (texels - 1)))
+    x, y = lines
+    batch, frames = x.shape[:2]
+    grid = torch.empty(batch, frames, *size, 2, device=texture.device)
+    grid[..., 0], grid[..., 1] = x[:, :, None], y[..., None]
+    # Time is folded into the rows: every clip is one tall picture cut from one texture.
+    seen = F.grid_sample(texture, grid.flatten(1, 2), padding_mode="reflection", align_corners=True)
+    return seen.unflatten(2, (frames, size[0]))
+
+
+def _draw_sprites(video: Tensor, sprites: Sprites) -> None:
+    """Draw sprites of one layer over video (B, 3, T, H, W), in place, each within a window around it."""
+    height, width = video.shape[-2:]
+    frames = sprites.reach.shape[1]
+    device = video.device
+    side = 2 * int(float(sprites.reach.max()) + EDGE) + 3
+    rows, columns = min(side, height), min(side, width)
+    window = torch.tensor((columns, rows), device=device)
+    limit = torch.tensor((width, height), device=device) - window
+    # A window pushed back into the picture still shows every visible pixel of its sprite.
+    corner = (sprites.centre - (window - 1) / 2).round().clamp(min=0)
+    corner = torch.minimum(corner, limit)
+
+    offset = corner - sprites.centre
+    x = (offset[..., 0, None] + torch.arange(columns, device=device))[:, :, None].expand(-1, -1, rows, -1)
+    y = (offset[..., 1, None] + torch.arange(rows, device=device))[..., None].expand(-1, -1, -1, columns)
+    grid = sprites.own_coordinates(x, y)
+    seen = F.grid_sample(sprites.appearance, grid.flatten(1, 2), padding_mode="border", align_corners=True)
+    magnification = sprites.turn.norm(dim=-1)[:, :, None, None]
+    distance = seen[:, 3].unflatten(1, (frames, rows)) * magnification
+    alpha = (0.5 - distance).clamp(0, 1).flatten(1)[:, None]
+
+    # Where the windows' pixels lie in the whole batch, counted through.
+    plane = torch.arange(3, device=device) + 3 * sprites.clip.to(device)[:, None]  # M, 3
+    picture = torch.arange(frames, device=device) + frames * plane[..., None]  # M, 3, T
+    first = (picture * height + corner[:, None, :, 1].long()) * width + corner[:, None, :, 0].long()
+    local = torch.arange(rows, device=device)[:, None] * width + torch.arange(columns, device=device)
+    index = (first[..., None, None] + local).flatten(2)
+    video.put_(index, torch.lerp(video.take(index), seen[:, :3].flatten(2), alpha))
+
+
+def composite(
+    background: Background, sprites: Sprites, camera: CameraPaths, brightness: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """The clips as uint8 (B, 3, T, H, W), on the background's device. brightness (B, T) multiplies them."""
+    device = background.texture.device
+    camera = CameraPaths(camera.centre.to(device), camera.zoom.to(device))
+    video = _draw_background(background, camera, size)
+    for layer in sprites.layer.unique().tolist():
+        _draw_sprites(video, sprites.on_layer(layer))
+    video.mul_((255 * brightness).to(device)[:, None, :, None, None]).add_(0.5)
+    return video.clamp_(0, 255).to(torch.uint8)
+
+
+def visibility(sprites: Sprites, positions: Tensor, layer: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which tracks can be seen: bool (B, T, N).
+
+    positions (B, T, N, 2) in pixels; layer (B, N). A track is seen inside the picture where no sprite of a
+    higher layer covers it by more than half; unused rows (layer -1) never are.
+    """
+    x, y = positions.unbind(-1)
+    visible = (x >= -0.5) & (x < size[1] - 0.5) & (y >= -0.5) & (y < size[0] - 0.5) & (layer >= 0)[:, None]
+    for level in sprites.layer.unique().tolist():
+        cover = sprites.on_layer(level)
+        clips = cover.clip.to(positions.device)
+        x, y = (positions[clips] - cover.centre[:, :, None]).unbind(-1)
+        grid = cover.own_coordinates(x, y)
+        distance = F.grid_sample(cover.appearance[:, 3:], grid, padding_mode="border", align_corners=True)
+        visible[clips] &= (distance[:, 0] > 0) | (layer[clips] >= level)[:, None]
+    return visible

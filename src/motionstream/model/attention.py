@@ -1,0 +1,105 @@
+"""Self-attention contexts: what makes one transformer bidirectional, block-causal or cached.
+
+A context gets the pre-rope queries, keys and values of one layer and answers the attention output. Weights and the
+rest of the forward never know which context they run in. Tensors are (B, tokens, heads, head_dim), tokens ordered
+(frame, row, column); ``grid`` is (frames, rows, columns) of tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from motionstream.config import CausalConfig
+from motionstream.model.kv_cache import RollingKVCache
+from motionstream.model.rope import apply_rope, rope_table
+
+Grid = tuple[int, int, int]
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention, (B, L, heads, dim) × (B, S, heads, dim) → (B, L, heads, dim).
+
+    On CPU with gradients the plain product is used: there SDPA's backward is much slower at small sizes.
+    """
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    if q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
+        return plain_attention(q, k, v).transpose(1, 2)
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The definition, (B, heads, L, dim); twin of every faster backend."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    return scores.softmax(dim=-1) @ value
+
+
+class AttentionContext(Protocol):
+    """Attends within one layer; knows rope positions and what may be seen."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor: ...
+
+
+class Bidirectional:
+    """Everything sees everything, rope by frame: the teacher and the critic."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
+        rope = rope_table(query.shape[-1], tuple(range(grid[0])), grid[1], grid[2], query.device)
+        return attention(apply_rope(query, rope), apply_rope(key, rope), value)
+
+
+class BlockCausal:
+    """A whole clip in one forward, each chunk seeing sink ∪ window ∪ itself, roped as the cache would rope it.
+
+    Stands in for the cache during causal initialisation and in the tests. Every query chunk gathers its own keys,
+    so that sinks can be roped relative to the query chunk's slot and no mask is needed. ``full_history`` ignores sink
+    and window: every earlier chunk is seen (Self-Forcing's case).
+    """
+
+    def __init__(self, causal: CausalConfig, *, full_history: bool = False) -> None:
+        self.causal = causal
+        self.full_history = full_history
+
+    def _visible(self, chunk: int) -> list[tuple[int, int]]:
+        if self.full_history:
+            return [(j, j) for j in range(chunk + 1)]
+        return self.causal.visible_chunks(chunk)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
+        frames, height, width = grid
+        size = self.causal.chunk_frames
+        if frames % size:
+            raise ValueError(f"{frames} latent frames do not divide into chunks of {size}")
+        q, k, v = (x.split(size * height * width, dim=1) for x in (query, key, value))
+
+        def roped(x: Tensor, place: int) -> Tensor:
+            positions = tuple(range(place * size, (place + 1) * size))
+            return apply_rope(x, rope_table(x.shape[-1], positions, height, width, x.device))
+
+        outputs = []
+        for chunk in range(frames // size):
+            visible = self._visible(chunk)
+            keys = torch.cat([roped(k[j], place) for j, place in visible], dim=1)
+            values = torch.cat([v[j] for j, _ in visible], dim=1)
+            outputs.append(attention(roped(q[chunk], visible[-1][1]), keys, values))
+        return torch.cat(outputs, dim=1)
+
+
+class Cached:
+    """One chunk against the rolling cache: streaming. With ``write`` the chunk's keys and values are staged."""
+
+    def __init__(self, cache: RollingKVCache, *, write: bool = False) -> None:
+        self.cache = cache
+        self.write = write
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
+        if self.write:
+            self.cache.write(layer, key, value)
+        rope = rope_table(query.shape[-1], self.cache.current_positions, grid[1], grid[2], query.device)
+        past_keys, past_values, _ = self.cache.read(layer)
+        keys = torch.cat([past_keys, apply_rope(key, rope)], dim=1)
+        values = torch.cat([past_values, value], dim=1)
+        return attention(apply_rope(query, rope), keys, values)

@@ -1,0 +1,57 @@
+"""Rectified flow: x_t = (1 − t) x0 + t noise, velocity = noise − x0 (paper, eq. A1). The one place where velocity
+and x0 are turned into one another. t is (B,) or (B, F); latents are B C F H W.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def per_frame(t: Tensor) -> Tensor:
+    """t (B,) or (B, F) shaped to multiply latents: (B, 1, F or 1, 1, 1)."""
+    return t.reshape(t.shape[0], 1, -1, 1, 1)
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """x_t."""
+    time = per_frame(t)
+    return (1 - time) * x0 + time * noise
+
+
+def velocity_to_x0(noisy: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+    """x0 = x_t − t v."""
+    return noisy - per_frame(t) * velocity
+
+
+def x0_to_velocity(noisy: Tensor, x0: Tensor, t: Tensor, floor: float = 1e-3) -> Tensor:
+    """v = (x_t − x0) / t; where t is below ``floor`` (clean frames) the velocity carries no meaning but is finite."""
+    return (noisy - x0) / per_frame(t).clamp(min=floor)
+
+
+def shift_time(t: Tensor, shift: float) -> Tensor:
+    """t' = k t / (1 + (k − 1) t) (paper, appendix D): k > 1 spends more of the schedule near noise."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def schedule(steps: int, shift: float) -> Tensor:
+    """Shifted times from 1 to 0, float64 (steps + 1,)."""
+    return shift_time(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
+
+
+def keyed_noise(
+    shape: tuple[int, ...], *, seed: int, chunk: int, step: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Standard normal noise that depends only on (seed, sample in the batch, chunk, step).
+
+    However a stream is paced, paused, resumed or served, and on whatever device, it meets the same noise: it is drawn
+    on the CPU, sample by sample.
+    """
+    samples = []
+    for sample in range(shape[0]):
+        key = hashlib.blake2b(f"{seed}/{sample}/{chunk}/{step}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
+        samples.append(torch.randn(shape[1:], generator=generator))
+    return torch.stack(samples).to(device)

@@ -1,0 +1,172 @@
+"""The whole trainable model: track head, carried content, transformer; one velocity out.
+
+``forward`` is the only way in, for the teacher, the causal initialisation and the stream; which of them it is lies in
+the attention context alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from motionstream.autoencoder.base import StreamingAutoencoder
+from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry
+from motionstream.conditioning.track_head import TrackHead
+from motionstream.config import ModelConfig
+from motionstream.model.attention import AttentionContext
+from motionstream.model.flow import per_frame, x0_to_velocity
+from motionstream.model.kv_cache import RollingKVCache
+from motionstream.model.transformer import MotionTransformer
+
+
+@dataclass(frozen=True)
+class MotionInput:
+    """Tracks of the frames to come: ``positions`` (B, T, N, 2), ``visible`` (B, T, N), ``ids`` (B, N).
+
+    ``first``: the frames begin the stream. ``source`` is needed by models that carry content.
+    """
+
+    positions: Tensor
+    visible: Tensor
+    ids: Tensor
+    first: bool
+    source: CarrySource | None = None
+
+    def without_tracks(self) -> MotionInput:
+        """The null motion: no tracks, hence an empty map and everything left where it is."""
+        source = self.source
+        if source is not None:
+            source = replace(source, index=source.index[:, :0], start=source.start[:, :0])
+        return replace(
+            self,
+            positions=self.positions[:, :, :0],
+            visible=self.visible[:, :, :0],
+            ids=self.ids[:, :0],
+            source=source,
+        )
+
+
+@dataclass(frozen=True)
+class CarriedLatents:
+    """Carried content as the model takes it: encoded ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w)."""
+
+    candidates: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """All that the transformer is told about some latent frames.
+
+    ``text`` (B, tokens, dim); ``channels`` (B, C', F, h, w), concatenated behind the noisy latents; ``image`` tokens
+    for models with an image branch; ``prior`` for models that carry content.
+    """
+
+    text: Tensor
+    channels: Tensor
+    image: Tensor | None = None
+    prior: Prior | None = None
+
+    def with_text(self, text: Tensor) -> Conditions:
+        return replace(self, text=text)
+
+
+class MotionModel(nn.Module):
+    """See the module's docstring. ``config.inputs`` orders the channel slices."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        compression = {"spatial": config.spatial_compression, "temporal": config.temporal_compression}
+        transformer = {f: getattr(config.transformer, f) for f in config.transformer.__dataclass_fields__}
+        self.transformer = MotionTransformer(**transformer)
+        self.track_head = TrackHead(config.track_head, **compression)
+        self.carry_prior = None
+        if config.carry is not None:
+            self.carry_prior = CarryPrior(config.carry, config.latent_channels, **compression)
+            # the model begins as the carried content: the residual starts at zero
+            nn.init.zeros_(self.transformer.proj_out.weight)
+            nn.init.zeros_(self.transformer.proj_out.bias)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.proj_out.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.proj_out.weight.device
+
+    def encode_carried(self, motion: MotionInput, autoencoder: StreamingAutoencoder) -> CarriedLatents | None:
+        """Carry the content and encode it; None for models without it."""
+        if self.carry_prior is None:
+            return None
+        assert self.config.carry is not None
+        if motion.source is None:
+            raise ValueError("this model carries picture content: MotionInput.source is missing")
+        carried = carry(motion.positions, motion.visible, motion.source, grid=self.config.carry.grid)
+        latents = autoencoder.encode(carried.candidates.flatten(0, 1), first=motion.first)
+        features = self.carry_prior.pool(carried.features, first=motion.first)
+        return CarriedLatents(latents.unflatten(0, carried.candidates.shape[:2]), features)
+
+    def conditions(
+        self, motion: MotionInput, text: Tensor, carried: CarriedLatents | None = None
+    ) -> Conditions:
+        """Assemble the conditions of some latent frames from tracks, text tokens and carried content."""
+        slices = {
+            "tracks": self.track_head(
+                motion.positions, motion.visible, motion.ids, size=self.config.size, first=motion.first
+            )
+        }
+        prior = None
+        if self.carry_prior is not None:
+            assert carried is not None, "carried content is missing; encode_carried makes it"
+            prior = self.carry_prior(carried.candidates, carried.features)
+            # the transformer's loss must not bend the prior, which has a likelihood of its own
+            prior = Prior(prior.mean.detach(), prior.std.detach())
+            spread = prior.std.log()
+            slices["carry"] = torch.cat(
+                [carried.candidates.flatten(1, 2), prior.mean, spread, carried.features], dim=1
+            )
+        channels = torch.cat([slices[name] for name, _ in self.config.inputs if name in slices], dim=1)
+        return Conditions(text=text, channels=channels, prior=prior)
+
+    def forward(
+        self, noisy: Tensor, t: Tensor, conditions: Conditions, context: AttentionContext | None = None
+    ) -> Tensor:
+        """The velocity at noise level ``t``, (B,) or (B, F), of ``noisy`` (B, C, F, h, w)."""
+        inputs = torch.cat([noisy, conditions.channels], dim=1).to(self.dtype)
+        out = self.transformer(inputs, t, conditions.text.to(self.dtype), conditions.image, context).to(
+            noisy.dtype
+        )
+        if conditions.prior is None:
+            return out
+        mean, std = posterior(conditions.prior, noisy, t)
+        return x0_to_velocity(noisy, mean + std * out, t)
+
+    def make_cache(self, batch: int) -> RollingKVCache:
+        """An empty rolling cache for ``batch`` streams."""
+        patch = self.config.transformer.patch_size
+        rows, columns = self.config.latent_size
+        return RollingKVCache(
+            self.config.causal,
+            **self.transformer.cache_geometry(),
+            batch=batch,
+            grid=(rows // patch[1], columns // patch[2]),
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+
+def posterior(prior: Prior, noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of x0 given ``noisy`` = (1 − t) x0 + t n and the Gaussian prior.
+
+    Where the carried content is trusted (small deviation) the mean stays near it whatever the noise says, so sampling
+    adds none of its own; where it is not, this is the usual preconditioning of a diffusion model.
+    """
+    time = per_frame(t)
+    keep = 1 - time
+    variance = keep**2 * prior.std**2 + time**2
+    gain = keep * prior.std**2 / variance
+    return prior.mean + gain * (noisy - keep * prior.mean), prior.std * time / variance.sqrt()

@@ -1,0 +1,90 @@
+"""Named models. A preset is a function that returns a whole config; ``debug()`` is the size tests use."""
+
+from __future__ import annotations
+
+from motionstream.config import (
+    CarryConfig,
+    CausalConfig,
+    LinearAutoencoderConfig,
+    ModelConfig,
+    SamplerConfig,
+    TextConfig,
+    TrackHeadConfig,
+    TransformerConfig,
+)
+
+CARRY_CANDIDATES = 3
+CARRY_FEATURES = 8
+
+
+def carry_channels(latent_channels: int) -> int:
+    """Width of the carry slice: the candidates' latents, the mixed latent and its deviation, the features."""
+    return (CARRY_CANDIDATES + 2) * latent_channels + CARRY_FEATURES
+
+
+def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> ModelConfig:
+    """The embedded model: 128×128 at 24 fps, in real time on two CPU cores."""
+    heads = width // 64
+    tracks = 16
+    inputs = (("noise", latent_channels), ("tracks", tracks), ("carry", carry_channels(latent_channels)))
+    return ModelConfig(
+        name="nano",
+        size=(128, 128),
+        fps=24.0,
+        latent_channels=latent_channels,
+        inputs=inputs,
+        transformer=TransformerConfig(
+            num_attention_heads=heads,
+            attention_head_dim=64,
+            in_channels=sum(w for _, w in inputs),
+            out_channels=latent_channels,
+            text_dim=64,
+            ffn_dim=4 * width,
+            num_layers=layers,
+        ),
+        track_head=TrackHeadConfig(out_channels=tracks, hidden_channels=32),
+        carry=CarryConfig(),
+        text=TextConfig(),
+        autoencoder=LinearAutoencoderConfig(latent_channels=latent_channels),
+        causal=CausalConfig(chunk_frames=3, sink_chunks=1, window_chunks=1),
+        sampler=SamplerConfig(teacher_steps=12, shift=3.0, text_guidance=1.5, motion_guidance=1.5),
+    )
+
+
+def debug() -> ModelConfig:
+    """``nano`` with almost nothing inside: 32×32, two layers. For tests; its pictures mean nothing."""
+    latent_channels, tracks = 12, 4
+    inputs = (("noise", latent_channels), ("tracks", tracks), ("carry", carry_channels(latent_channels)))
+    return ModelConfig(
+        name="debug",
+        size=(32, 32),
+        fps=24.0,
+        latent_channels=latent_channels,
+        inputs=inputs,
+        transformer=TransformerConfig(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=sum(w for _, w in inputs),
+            out_channels=latent_channels,
+            text_dim=16,
+            ffn_dim=64,
+            num_layers=2,
+        ),
+        track_head=TrackHeadConfig(out_channels=tracks, id_dim=16, hidden_channels=8),
+        carry=CarryConfig(hidden_channels=16),
+        text=TextConfig(tokens=6, buckets=256),
+        autoencoder=LinearAutoencoderConfig(
+            latent_channels=latent_channels, decoder_channels=16, decoder_blocks=1
+        ),
+        sampler=SamplerConfig(teacher_steps=4, shift=3.0, text_guidance=1.5, motion_guidance=1.5),
+    )
+
+
+PRESETS = {"nano": nano, "debug": debug}
+
+
+def preset(name: str) -> ModelConfig:
+    """The config of a named preset."""
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; known: {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]()

@@ -1,0 +1,78 @@
+"""The many-step bidirectional sampler: the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from motionstream.model.flow import schedule, velocity_to_x0
+from motionstream.model.motion_model import Conditions, MotionModel
+from motionstream.sampler.guidance import joint_guidance
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Joint guidance: the two conditions with one of them dropped, and the weights of equation 2."""
+
+    no_text: Conditions
+    no_motion: Conditions
+    text: float
+    motion: float
+
+
+def guided_velocity(
+    model: MotionModel, noisy: Tensor, t: Tensor, conditions: Conditions, guidance: Guidance | None
+) -> Tensor:
+    """One evaluation without guidance, three with it."""
+    full = model(noisy, t, conditions)
+    if guidance is None:
+        return full
+    no_text, no_motion = (model(noisy, t, c) for c in (guidance.no_text, guidance.no_motion))
+    return joint_guidance(full, no_text, no_motion, guidance.text, guidance.motion)
+
+
+@torch.no_grad()
+def trajectory(
+    model: MotionModel,
+    noise: Tensor,
+    conditions: Conditions,
+    *,
+    steps: int,
+    shift: float,
+    first_latent: Tensor | None = None,
+    guidance: Guidance | None = None,
+) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """Solve the flow's differential equation by Euler steps, from noise to data.
+
+    Args:
+        noise: (B, C, F, h, w).
+        first_latent: the given picture's latent (B, C, 1, h, w); it replaces latent frame 0, with t = 0, at every
+            step (Wan 2.2's image conditioning).
+
+    Yields:
+        (t, x_t, x0 as predicted from it) for every time of the schedule but the last, then (0, x_0, x_0).
+    """
+    times = schedule(steps, shift).tolist()
+    x = noise
+    for now, after in zip(times, times[1:], strict=False):
+        t = torch.full((x.shape[0], x.shape[2]), now, device=x.device)
+        if first_latent is not None:
+            x = torch.cat([first_latent, x[:, :, 1:]], dim=2)
+            t[:, 0] = 0
+        velocity = guided_velocity(model, x, t, conditions, guidance)
+        yield now, x, velocity_to_x0(x, velocity, t)
+        x = x + (after - now) * velocity
+    if first_latent is not None:
+        x = torch.cat([first_latent, x[:, :, 1:]], dim=2)
+    yield 0.0, x, x
+
+
+def sample(model: MotionModel, noise: Tensor, conditions: Conditions, **settings: object) -> Tensor:
+    """The end of ``trajectory``: clean latents (B, C, F, h, w)."""
+    x = noise
+    for _, x, _ in trajectory(model, noise, conditions, **settings):  # type: ignore[arg-type]
+        pass
+    return x

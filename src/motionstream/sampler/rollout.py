@@ -1,0 +1,97 @@
+"""THE chunk loop (paper, section 3.2). Training, evaluation and serving call it; there is no other.
+
+Each chunk is denoised in a few steps against the rolling cache, handed out, and then passed once more at t = 0, which
+writes its clean keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from motionstream.model.attention import Cached
+from motionstream.model.flow import add_noise, keyed_noise, velocity_to_x0
+from motionstream.model.motion_model import Conditions, MotionModel
+
+
+class Rollout:
+    """Generates a stream chunk by chunk.
+
+    The generator function ``rollout`` is the plain way to use it. A server calls ``step`` and, once the chunk's
+    frames are on their way, ``settle``: the clean pass then costs throughput but no latency.
+
+    Args:
+        times: noise levels of the few-step student, falling (``SamplerConfig.student_times``).
+        first_latent: latent of the given picture (B, C, 1, h, w); it is latent frame 0, with t = 0.
+        seed: every random number depends on (seed, sample, chunk, step) alone.
+    """
+
+    def __init__(
+        self,
+        model: MotionModel,
+        *,
+        times: tuple[float, ...],
+        seed: int,
+        first_latent: Tensor | None = None,
+        batch: int = 1,
+    ) -> None:
+        self.model = model
+        self.times = times
+        self.seed = seed
+        self.first_latent = first_latent
+        self.batch = batch if first_latent is None else first_latent.shape[0]
+        self.cache = model.make_cache(self.batch)
+        self._unsettled: tuple[Tensor, Conditions] | None = None
+
+    @property
+    def chunk(self) -> int:
+        """Index of the chunk that ``step`` makes next."""
+        return self.cache.chunks + (self._unsettled is not None)
+
+    def step(self, conditions: Conditions) -> Tensor:
+        """The next chunk's clean latents (B, C, chunk_frames, h, w). Gradients flow unless the caller forbids them."""
+        self.settle()
+        chunk, frames = self.cache.chunks, self.model.config.causal.chunk_frames
+        shape = (self.batch, self.model.config.latent_channels, frames, *self.model.config.latent_size)
+        first_latent = self.first_latent if chunk == 0 else None
+        context = Cached(self.cache)
+        x0: Tensor | None = None
+        for step, now in enumerate(self.times):
+            t = torch.full((self.batch, frames), now, device=self.model.device)
+            noise = keyed_noise(shape, seed=self.seed, chunk=chunk, step=step, device=self.model.device)
+            x = noise if x0 is None else add_noise(x0, noise, t)
+            if first_latent is not None:
+                x = torch.cat([first_latent, x[:, :, 1:]], dim=2)
+                t[:, 0] = 0
+            x0 = velocity_to_x0(x, self.model(x, t, conditions, context), t)
+        assert x0 is not None
+        self._unsettled = (x0.detach(), conditions)
+        return x0
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write the last chunk's clean keys and values (one pass at t = 0). Called by ``step`` if nobody else does."""
+        if self._unsettled is None:
+            return
+        x0, conditions = self._unsettled
+        clean = torch.zeros(x0.shape[0], x0.shape[2], device=x0.device)
+        self.model(x0, clean, conditions, Cached(self.cache, write=True))
+        self.cache.commit()
+        self._unsettled = None
+
+
+def rollout(
+    model: MotionModel,
+    conditions: Iterable[Conditions],
+    *,
+    times: tuple[float, ...],
+    seed: int,
+    first_latent: Tensor | None = None,
+    batch: int = 1,
+) -> Iterator[Tensor]:
+    """Yield the clean latents of one chunk for each of ``conditions``, which may be endless and made on demand."""
+    state = Rollout(model, times=times, seed=seed, first_latent=first_latent, batch=batch)
+    for chunk in conditions:
+        yield state.step(chunk)

@@ -1,0 +1,338 @@
+"""Gestures become tracks: drags, pins and drawn paths, live one chunk at a time or whole clips at once.
+
+`LiveTracks` is the only mechanism; `drag_tracks` and `pin_tracks` play a gesture through it in one cut.
+Live tracks have no future: a chunk's positions must be known before it is made, so the pointer's samples
+since the last cut are spread over the frames of the next chunk.
+Pixels are (x, y), (0, 0) the centre of the top-left pixel; `size` is (height, width); times are in seconds.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from motionstream.tracks.grids import check_start, grid_around
+from motionstream.tracks.motion import Ease, Gesture, Path, Span
+from motionstream.tracks.tracks import MAX_POINTS, Tracks, check_counts, check_fps, check_size
+
+Point = tuple[float, float]
+
+_FARTHEST = 1e6  # pixels; a pointer may leave the picture, but a number beyond this is a broken message
+
+
+class LiveTracks:
+    """Any number of gestures at once, cut into the tracks of one chunk after another.
+
+    The rules: a gesture begins in the first frame of the next cut, exactly where it was made. The pointer's
+    samples since the last cut are spread over the next chunk's frames in proportion to their times, motion
+    goes on from where the last cut ended, and the last sample is the last frame. Without samples points hold.
+    After a release points are invisible from the corresponding frame on, and absent from the next cut. Points
+    out of the picture are invisible until they come back. Ids are unique over the whole stream.
+
+    `time` arguments are seconds on one clock, any that does not run backwards; samples without one count as
+    evenly spaced. Where `cut` is told the time too, the chunk shows that much of the clock at its own pace (a
+    quick flick stays quick); otherwise the samples' own span fills it.
+    """
+
+    def __init__(self, size: tuple[int, int], fps: float = 24.0) -> None:
+        self.size = check_size(size)
+        self.fps = check_fps(fps)
+        self.frame = 0  # the stream's own clock: frames cut so far
+        self._gestures: dict[int, Gesture] = {}
+        self._next_gesture = 0
+        self._next_id = 0
+        self._clock = -math.inf  # the moment of the pointer's clock at which the last cut ended
+
+    @property
+    def gestures(self) -> tuple[int, ...]:
+        """The gestures the next cut will contain, oldest first."""
+        return tuple(self._gestures)
+
+    def track_ids(self, gesture: int) -> np.ndarray:
+        """int64 (n,): the ids, in what `cut` returns, of a gesture's points."""
+        return self._find(gesture).ids
+
+    def drag(
+        self,
+        x: float,
+        y: float,
+        *,
+        spacing: float = 8,
+        radius: float = 16,
+        mask: np.ndarray | None = None,
+        time: float | None = None,
+    ) -> int:
+        """Press at (x, y): a grid of points, `spacing` apart, within `radius` or in `mask` (see grid_around).
+
+        Returns the gesture's number, for `move` and `release`. Raises ValueError for a start outside the
+        picture and for more than MAX_POINTS points at once.
+        """
+        gesture = self._new((x, y), spacing, radius, mask)
+        _check_time(time, gesture)
+        gesture.pressed = time
+        return self._add(gesture)
+
+    def pin(
+        self, x: float, y: float, *, spacing: float = 8, radius: float = 16, mask: np.ndarray | None = None
+    ) -> int:
+        """A static grid at (x, y): what it covers stays where it is, until released."""
+        gesture = self._new((x, y), spacing, radius, mask)
+        gesture.pinned = True
+        return self._add(gesture)
+
+    def path(
+        self,
+        points: ArrayLike,
+        *,
+        start: float = 0.0,
+        duration: float | None = None,
+        speed: float | None = None,
+        ease: Ease = "linear",
+        spacing: float = 8,
+        radius: float = 16,
+        mask: np.ndarray | None = None,
+        release_at_end: bool = False,
+    ) -> int:
+        """A grid that walks a drawn line (K, 2) by arc length, in `duration` seconds or at `speed` pixels/s.
+
+        It begins in the next cut, waits at the first point for `start` seconds of the stream's own clock, and
+        at the end holds, or is released. `ease`: "linear", or "smooth", which starts and stops gently in the
+        same time.
+        """
+        line = _check_path(points)
+        if (duration is None) == (speed is None):
+            raise ValueError(f"path with duration {duration} and speed {speed}; give exactly one of them")
+        for name, value in (("duration", duration), ("speed", speed)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"path's {name} is {value}; give a positive number")
+        if not (math.isfinite(start) and start >= 0):
+            raise ValueError(f"path's start is {start} seconds; give 0 (now) or more")
+        if ease not in ("linear", "smooth"):
+            raise ValueError(f"path's ease is {ease!r}; give 'linear' or 'smooth'")
+        if duration is None:
+            assert speed is not None
+            duration = max(float(np.hypot(*np.diff(line, axis=0).T).sum()) / speed, 1e-9)
+        gesture = self._new((line[0, 0], line[0, 1]), spacing, radius, mask)
+        gesture.path = Path(line, self.frame + start * self.fps, duration * self.fps, ease, release_at_end)
+        return self._add(gesture)
+
+    def move(self, gesture: int, x: float, y: float, time: float | None = None) -> None:
+        """A sample of the pointer that drags: all its points move with it. It may leave the picture."""
+        found = self._find(gesture)
+        if found.pinned or found.path is not None:
+            raise ValueError(f"gesture {gesture} is a {'pin' if found.pinned else 'path'}; only drags move")
+        if found.released:
+            raise ValueError(f"gesture {gesture} was released; press again to drag")
+        if not (abs(x) <= _FARTHEST and abs(y) <= _FARTHEST):  # also refuses NaN
+            raise ValueError(f"pointer at ({x:g}, {y:g}); give pixels, two numbers within {_FARTHEST:g}")
+        _check_time(time, found)
+        found.samples.append((time, float(x), float(y)))
+
+    def release(self, gesture: int, time: float | None = None) -> None:
+        """Let go: the points become unspecified (invisible) and are gone from the cut after the next."""
+        found = self._find(gesture)
+        if found.released:
+            raise ValueError(f"gesture {gesture} was released already")
+        _check_time(time, found)
+        found.released, found.release_time = True, time
+
+    def erase(self, gesture: int) -> None:
+        """Take a gesture away: the next cut does not have its points at all."""
+        self._find(gesture)
+        del self._gestures[gesture]
+
+    def cut(self, frames: int, time: float | None = None) -> Tracks:
+        """The tracks of the next `frames` frames: `frames` x points, ids as in `track_ids`.
+
+        `time`: now, on the pointer's clock (optional, see the class).
+        """
+        check_counts(frames, self._count())
+        _check_time(time, None)
+        span = self._span(frames, time)
+        parts = [(gesture.ids, *gesture.advance(span)) for gesture in self._gestures.values()]
+        self._gestures = {number: g for number, g in self._gestures.items() if not g.finished}
+        self.frame += frames
+        if not parts:
+            return Tracks.empty(frames, self.size, self.fps)
+        return Tracks(
+            positions=np.concatenate([positions for _, positions, _ in parts], axis=1),
+            visible=np.concatenate(
+                [np.repeat(given[:, None], len(ids), 1) for ids, _, given in parts], axis=1
+            ),
+            size=self.size,
+            fps=self.fps,
+            ids=np.concatenate([ids for ids, _, _ in parts]),
+        ).clipped()
+
+    def _span(self, frames: int, time: float | None) -> Span:
+        """Which stretch of the pointer's clock the next chunk shows; empty where nothing was timed."""
+        presses = [g.pressed for g in self._gestures.values() if g.new and g.pressed is not None]
+        later = [t for g in self._gestures.values() for t in g.times() if t is not None]
+        moments = sorted({*presses, *later})
+        if time is None and not moments:
+            return Span(self.frame, frames, 0.0, 0.0)
+        start = end = 0.0 if time is None else time
+        if moments:
+            # The first sample comes one mean step after the last cut; a press begins the chunk.
+            steps = 0 if moments[0] in presses else len(moments) - 1
+            start = moments[0] - ((moments[-1] - moments[0]) / steps if steps else 0.0)
+            end = moments[-1]
+        if time is not None:
+            # Real time, except that more idle time than a chunk lasts (a paused stream) is not replayed.
+            end = max(end, min(time, end + frames / self.fps))
+            start = min(start, end - frames / self.fps)
+        start = max(start, self._clock)
+        self._clock = end if time is None else max(time, end)
+        return Span(self.frame, frames, start, end)
+
+    def _new(self, start: Point, spacing: float, radius: float, mask: np.ndarray | None) -> Gesture:
+        grid = grid_around(*start, self.size, spacing=spacing, radius=radius, mask=mask)
+        total = self._count() + len(grid)
+        if total > MAX_POINTS:
+            raise ValueError(
+                f"{len(grid)} more points would make {total}, and {MAX_POINTS} are allowed at once; "
+                f"give a wider spacing than {spacing:g} or erase a gesture"
+            )
+        anchor = np.array(start, float)
+        ids = np.arange(self._next_id, self._next_id + len(grid))
+        return Gesture(ids, grid, anchor, anchor)
+
+    def _add(self, gesture: Gesture) -> int:
+        number = self._next_gesture
+        self._gestures[number] = gesture
+        self._next_gesture += 1
+        self._next_id += len(gesture.ids)
+        return number
+
+    def _find(self, gesture: int) -> Gesture:
+        if gesture not in self._gestures:
+            raise ValueError(f"there is no gesture {gesture}; alive are {list(self._gestures) or 'none'}")
+        return self._gestures[gesture]
+
+    def _count(self) -> int:
+        return sum(len(gesture.ids) for gesture in self._gestures.values())
+
+
+def drag_tracks(
+    start: Point,
+    end: Point,
+    frames: int,
+    size: tuple[int, int],
+    fps: float = 24.0,
+    *,
+    reach: float = 0.75,
+    hold: bool = True,
+    spacing: float = 8,
+    radius: float = 16,
+    mask: np.ndarray | None = None,
+) -> Tracks:
+    """A drag over a whole clip: a grid eases from `start`, is at `end` by `reach` of the time, and holds.
+
+    `end` may lie outside the picture; with `hold` False the points are released once there.
+    """
+    if not 0 < reach <= 1:
+        raise ValueError(
+            f"reach is {reach}; give the part of the time in which the drag arrives, above 0, at most 1"
+        )
+    live = LiveTracks(size, fps)
+    live.path(
+        [start, end],
+        duration=reach * max(frames - 1, 1) / live.fps,
+        ease="smooth",
+        spacing=spacing,
+        radius=radius,
+        mask=mask,
+        release_at_end=not hold,
+    )
+    return live.cut(frames)
+
+
+def pin_tracks(
+    points: Sequence[Point],
+    frames: int,
+    size: tuple[int, int],
+    fps: float = 24.0,
+    *,
+    spacing: float = 8,
+    radius: float = 16,
+) -> Tracks:
+    """Static grids around some points, over a whole clip."""
+    live = LiveTracks(size, fps)
+    for x, y in points:
+        live.pin(x, y, spacing=spacing, radius=radius)
+    return live.cut(frames)
+
+
+def parse_point(text: str) -> Point:
+    """Two finite numbers written "x,y"."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a point; write x,y as in 0.3,0.5 or 40,64") from None
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise ValueError(f"{text!r} is not a point; its numbers are finite")
+    return x, y
+
+
+def parse_drag(text: str, size: tuple[int, int]) -> tuple[Point, Point]:
+    """Start and end in pixels of a drag written "x0,y0:x1,y1".
+
+    Four numbers that are all at most 1 in absolute value are fractions of the picture (0 its left or top
+    edge, 1 the other); otherwise all four are pixels. The start lies in the picture, the end anywhere.
+    """
+    parts = text.split(":")
+    if len(parts) != 2:
+        raise ValueError(f"{text!r} is not a drag; write x0,y0:x1,y1 as in 0.3,0.5:0.7,0.5 or 40,64:90,64")
+    start, end = _parse_points(text, parts, size)
+    return start, end
+
+
+def parse_pin(text: str, size: tuple[int, int]) -> Point:
+    """The point in pixels of a pin written "x,y", in fractions or pixels as in parse_drag."""
+    (point,) = _parse_points(text, [text], size)
+    return point
+
+
+def _parse_points(text: str, parts: list[str], size: tuple[int, int]) -> list[Point]:
+    """Points in pixels, of which the first lies in the picture; errors name the whole text."""
+    height, width = size
+    try:
+        points = [parse_point(part) for part in parts]
+        if all(abs(value) <= 1 for point in points for value in point):
+            points = [(x * width - 0.5, y * height - 0.5) for x, y in points]
+            # 1 is the far edge, which is just outside, yet a fair place to start: the last pixel is meant.
+            x, y = points[0]
+            points[0] = (x if x < width - 0.5 else width - 1.0, y if y < height - 0.5 else height - 1.0)
+        check_start(*points[0], size)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+    return points
+
+
+def _check_path(points: ArrayLike) -> np.ndarray:
+    line = np.array(points, dtype=float)
+    if line.ndim != 2 or line.shape[1] != 2 or not len(line):
+        raise ValueError(f"path of shape {line.shape}; give (K, 2), a list of x, y")
+    wrong = np.flatnonzero(~(np.abs(line) <= _FARTHEST).all(axis=1))
+    if len(wrong):
+        x, y = line[wrong[0]]
+        raise ValueError(
+            f"path's point {wrong[0]} is ({x:g}, {y:g}); give pixels, numbers within {_FARTHEST:g}"
+        )
+    return line
+
+
+def _check_time(time: float | None, gesture: Gesture | None) -> None:
+    """A time is finite and not before the gesture's last one."""
+    if time is None:
+        return
+    if not math.isfinite(time):
+        raise ValueError(f"time is {time}; give seconds, or None")
+    if gesture is None:
+        return
+    if gesture.latest is not None and time < gesture.latest:
+        raise ValueError(
+            f"time {time} is before {gesture.latest}, the gesture's last; use one clock for all of it"
+        )
+    gesture.latest = time

@@ -1,0 +1,187 @@
+"""Which tracks a training clip is conditioned on: numbers, ids, drags as people make them, mid-frame masking.
+
+All functions take batches: positions (B, T, N, 2), visible (B, T, N), layer (B, N) with 0 for the background, k for the
+k-th object and −1 for unused rows. Randomness comes from one ``torch.Generator`` on the CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrackMix:
+    """How often each kind of conditioning is drawn; what remains of 1 is "no tracks at all".
+
+    ``dense`` and ``random`` follow anything; ``drags`` is what visitors do: one to five rigid grids, on objects mostly,
+    and pins, everything else left unspecified.
+    """
+
+    dense: float = 0.2
+    random: float = 0.2
+    drags: float = 0.52
+    max_tracks: int = 160
+    late_birth: float = 0.35
+    """Chance that a drag begins at a later chunk of the clip instead of with it."""
+    release: float = 0.3
+    """Chance that a drag is released before the clip ends."""
+    mask_probability: float = 0.0
+    """Stochastic mid-frame masking (paper, section 3.1): 0.2 in the second phase of the teacher."""
+
+    def __post_init__(self) -> None:
+        total = self.dense + self.random + self.drags
+        if not 0 <= total <= 1 + 1e-9:
+            raise ValueError(f"track mix dense + random + drags = {total}: must lie in 0..1")
+        if self.max_tracks < 1:
+            raise ValueError(f"max_tracks = {self.max_tracks}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class SampledTracks:
+    """Conditioning tracks (B, T, M, …). ``birth`` (B, M): the chunk in which each begins, its content being taken from
+    ``start`` (B, M, 2) in the frame before that chunk (in frame 0 for chunk 0). ``events`` (B, chunks): whether any
+    track begins at that chunk or ended in the one before, that is, whether the static picture is taken anew."""
+
+    positions: Tensor
+    visible: Tensor
+    birth: Tensor
+    start: Tensor
+    events: Tensor
+
+
+def chunk_starts(frames: int, first: int, later: int) -> list[int]:
+    """First frames of the chunks in a clip: 0, 9, 21, 33 for the usual sizes."""
+    return [0, *range(first, frames, later)]
+
+
+def draw_ids(generator: torch.Generator, batch: int, count: int, id_range: int) -> Tensor:
+    """Random ids (B, N), different within a scene."""
+    return torch.stack([torch.randperm(id_range, generator=generator)[:count] for _ in range(batch)])
+
+
+def sample_tracks(
+    positions: Tensor,
+    visible: Tensor,
+    layer: Tensor,
+    mix: TrackMix,
+    generator: torch.Generator,
+    *,
+    chunks: list[int],
+) -> SampledTracks:
+    """Choose tracks clip by clip. ``chunks``: first frames of the chunks, see ``chunk_starts``."""
+    picked = [
+        _pick_clip(positions[b], visible[b], layer[b], mix, generator, chunks) for b in range(len(positions))
+    ]
+    fields = [torch.stack(parts) for parts in zip(*picked, strict=True)]
+    return SampledTracks(*fields)
+
+
+def _chance(probability: float, generator: torch.Generator) -> bool:
+    return torch.rand((), generator=generator).item() < probability
+
+
+def _integer(low: int, high: int, generator: torch.Generator) -> int:
+    """Uniform in low … high, both included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def _subset(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(len(indices), generator=generator)[:count].to(indices.device)
+    return indices[order.sort().values]
+
+
+def _pick_clip(
+    positions: Tensor,
+    visible: Tensor,
+    layer: Tensor,
+    mix: TrackMix,
+    generator: torch.Generator,
+    chunks: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One clip: positions (T, M, 2), visible (T, M), birth (M,), start (M, 2), events (chunks,)."""
+    frames = len(positions)
+    before = [max(0, start - 1) for start in chunks]
+    kind = torch.rand((), generator=generator).item()
+    used = layer >= 0
+    groups: list[tuple[Tensor, int, int]] = []  # track indices, chunk of birth, first frame after release
+    if kind < mix.dense + mix.random:
+        count = mix.max_tracks if kind < mix.dense else _integer(1, mix.max_tracks // 2, generator)
+        groups.append((_subset((used & visible[0]).nonzero()[:, 0], count, generator), 0, frames))
+    elif kind < mix.dense + mix.random + mix.drags:
+        for object_wanted in _drag_plan(layer, generator):
+            birth = _integer(1, len(chunks) - 1, generator) if _later(mix, chunks, generator) else 0
+            seen = used & visible[before[birth]]
+            area = seen & (layer > 0 if object_wanted else layer == 0)
+            members = _grid_around(positions[before[birth]], area, layer, generator)
+            end = frames
+            if _chance(mix.release, generator):
+                end = _integer(min(chunks[birth] + 4, frames), frames, generator)
+            groups.append((members, birth, end))
+    return _assemble(positions, visible, groups, mix, generator, chunks, before)
+
+
+def _later(mix: TrackMix, chunks: list[int], generator: torch.Generator) -> bool:
+    return len(chunks) > 1 and _chance(mix.late_birth, generator)
+
+
+def _drag_plan(layer: Tensor, generator: torch.Generator) -> list[bool]:
+    """One to five gestures; True wants an object, False the background (a pin, or a push of the camera)."""
+    has_objects = bool((layer > 0).any())
+    drags = _integer(1, 3, generator) if has_objects else 0
+    pins = _integer(0 if has_objects else 1, 2, generator)
+    return [True] * drags + [False] * pins
+
+
+def _grid_around(places: Tensor, area: Tensor, layer: Tensor, generator: torch.Generator) -> Tensor:
+    """Tracks of one layer within a random radius of a random one, thinned at random: what a press would make."""
+    candidates = area.nonzero()[:, 0]
+    if len(candidates) == 0:
+        return candidates
+    centre = candidates[_integer(0, len(candidates) - 1, generator)]
+    radius = 4 + 18 * torch.rand((), generator=generator).item()
+    near = ((places[candidates] - places[centre]) ** 2).sum(-1) <= radius**2
+    members = candidates[near & (layer[candidates] == layer[centre])]
+    return _subset(members, _integer(1, max(1, len(members)), generator), generator)
+
+
+def _assemble(
+    positions: Tensor,
+    visible: Tensor,
+    groups: list[tuple[Tensor, int, int]],
+    mix: TrackMix,
+    generator: torch.Generator,
+    chunks: list[int],
+    before: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    frames, count, device = len(positions), mix.max_tracks, positions.device
+    out_positions = torch.zeros(frames, count, 2, device=device)
+    out_visible = torch.zeros(frames, count, dtype=torch.bool, device=device)
+    birth = torch.zeros(count, dtype=torch.long, device=device)
+    start = torch.zeros(count, 2, device=device)
+    events = torch.zeros(len(chunks), dtype=torch.bool, device=device)
+    at = 0
+    for members, born, end in groups:
+        members = members[: count - at]
+        if len(members) == 0:
+            continue
+        rows = slice(at, at + len(members))
+        at += len(members)
+        out_positions[:, rows] = positions[:, members]
+        out_visible[:, rows] = visible[:, members]
+        out_visible[: chunks[born], rows] = False
+        out_visible[end:, rows] = False
+        birth[rows] = born
+        start[rows] = positions[before[born], members]
+        events[born] = True
+        after_release = [k for k, first in enumerate(chunks) if first >= end]
+        if after_release:
+            events[after_release[0]] = True
+    events[0] = True
+    if _chance(mix.mask_probability, generator):
+        first = _integer(1, max(1, frames - 4), generator)
+        length = _integer(4, max(4, frames // 2), generator)
+        out_visible[first : first + length] = False
+    return out_positions, out_visible, birth, start, events

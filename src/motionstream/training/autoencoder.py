@@ -1,0 +1,74 @@
+"""Training ``nano``'s autoencoder: principal components in seconds, then the residual decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from motionstream.autoencoder.linear import LinearAutoencoder, to_blocks
+from motionstream.data.procedural import SceneConfig, render
+from motionstream.data.textures import TextureBank
+from motionstream.training.clips import to_float
+
+
+def fit_basis(
+    autoencoder: LinearAutoencoder, scene: SceneConfig, bank: TextureBank, *, batches: int, seed: int
+) -> float:
+    """Principal components of rendered blocks; returns the share of energy kept."""
+    samples = []
+    generator = torch.Generator().manual_seed(seed)
+    for index in range(batches):
+        video = to_float(render(scene, 8, seed + index, bank).video)
+        blocks = to_blocks(video, first=True).transpose(0, 1).flatten(1).T
+        samples.append(blocks[torch.randperm(len(blocks), generator=generator)[:6000]])
+    return autoencoder.fit(torch.cat(samples))
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [−1, 1]."""
+    return float(10 * torch.log10(4 / (a - b).square().mean().clamp(min=1e-10)))
+
+
+class DecoderStage:
+    """The residual decoder against the rendered frames: L1, and L1 of the gradients so that edges stay sharp."""
+
+    def __init__(
+        self,
+        autoencoder: LinearAutoencoder,
+        scene: SceneConfig,
+        textures: tuple[str, ...],
+        held_out: tuple[str, ...],
+        *,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.module: nn.Module = autoencoder
+        self.autoencoder = autoencoder
+        self.scene, self.batch, self.seed = scene, batch, seed
+        self.bank = TextureBank(textures)
+        self.held_out = TextureBank(held_out)
+        self.rng = torch.Generator().manual_seed(seed)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        video = to_float(render(self.scene, self.batch, self.seed + 10_000 + step, self.bank).video)
+        with torch.no_grad():
+            latents = self.autoencoder.encode(video)
+            # what is decoded while streaming is generated, not encoded: teach the decoder to bear small errors
+            latents = latents + 0.05 * torch.rand((), generator=self.rng) * torch.randn_like(latents)
+        decoded, _ = self.autoencoder.decode(latents)
+        edges = sum(F.l1_loss(decoded.diff(dim=d), video.diff(dim=d)) for d in (3, 4))
+        return F.l1_loss(decoded, video) + edges, {"psnr": psnr(decoded.detach(), video)}
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        assert isinstance(module, LinearAutoencoder)
+        numbers = {}
+        for name, bank in (("rendered", self.bank), ("held_out", self.held_out)):
+            video = to_float(render(self.scene, 8, 1, bank).video)
+            latents = module.encode(video)
+            decoded, _ = module.decode(latents)
+            linear = module.decode_linear(latents)
+            numbers[f"psnr_{name}"] = psnr(decoded, video)
+            target = to_blocks(video, first=True)
+            numbers[f"psnr_linear_{name}"] = psnr(linear, target)
+        return numbers

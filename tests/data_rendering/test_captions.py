@@ -1,0 +1,88 @@
+"""Captions say what is true, in words that fit."""
+
+import random
+
+import pytest
+
+from motionstream.data.captions import _DARK, ClipFacts, ObjectFacts, colour_word, describe, direction
+
+GREY = (0.5, 0.52, 0.5)
+
+
+def captions(facts: ClipFacts, count: int = 200) -> set[str]:
+    rng = random.Random(0)
+    return {describe(facts, rng) for _ in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("motion", "word"),
+    [
+        ((5.0, 0.5), "right"),
+        ((-5.0, 0.5), "left"),
+        ((0.5, -5.0), "up"),
+        ((0.5, 5.0), "down"),
+        ((5.0, -5.0), "up and right"),
+        ((-5.0, 5.0), "down and left"),
+    ],
+)
+def test_direction_with_y_pointing_down(motion: tuple[float, float], word: str) -> None:
+    assert direction(motion) == word
+
+
+@pytest.mark.parametrize(
+    ("colour", "word"),
+    [
+        ((0.9, 0.1, 0.1), "red"),
+        ((0.9, 0.5, 0.1), "orange"),
+        ((0.9, 0.85, 0.1), "yellow"),
+        ((0.1, 0.7, 0.2), "green"),
+        ((0.1, 0.2, 0.8), "blue"),
+        ((0.5, 0.1, 0.7), "purple"),
+        ((0.05, 0.05, 0.1), "black"),
+        ((0.95, 0.9, 0.92), "white"),
+        ((0.5, 0.5, 0.53), "grey"),
+        ((0.5, 0.45, 0.4), None),
+    ],
+)
+def test_colour_words(colour: tuple[float, float, float], word: str | None) -> None:
+    assert colour_word(colour) == word
+
+
+def test_dark_is_always_told_and_only_where_it_comes() -> None:
+    objects = [ObjectFacts((8.0, 0.0), True, GREY)]
+    assert all(
+        any(words in caption for words in _DARK)
+        for caption in captions(ClipFacts(objects, (0, 0), 1.0, True))
+    )
+    light = captions(ClipFacts(objects, (0, 0), 1.0, False))
+    assert not any(word in caption for caption in light for word in ("dark", "light", "night"))
+    assert any(caption in _DARK for caption in captions(ClipFacts(objects, (0, 0), 1.0, True)))
+
+
+def test_objects_and_camera_are_described_as_they_move() -> None:
+    objects = [ObjectFacts((-9.0, 0.0), True, (0.9, 0.1, 0.1)), ObjectFacts((0.0, 0.0), False, GREY)]
+    said = captions(ClipFacts(objects, (0.0, 6.0), 1.2, False))
+    text = " | ".join(said)
+    for expected in ("a red object moves left", "another holds still", "the camera pans down", "zooms in"):
+        assert expected in text
+    for wrong in ("right", "up", "zooms out", "widens", "the camera is still"):
+        assert wrong not in text
+
+
+def test_camera_at_rest_is_said_to_rest() -> None:
+    said = captions(ClipFacts([], (0.0, 0.0), 1.0, False))
+    assert said == {"the camera is still", "the camera does not move", "a static camera"}
+
+
+def test_objects_that_do_the_same_are_counted() -> None:
+    same = [ObjectFacts((9.0, 0.0), True, GREY)] * 3
+    said = " | ".join(captions(ClipFacts(same, (0, 0), 1.0, False)))
+    assert "three objects move right" in said
+    rest = [ObjectFacts((0.0, 0.0), False, GREY)] * 2
+    said = " | ".join(captions(ClipFacts(rest, (0, 0), 1.0, False), 1000))
+    assert "two objects do not move" in said and "two objects rest" in said
+
+
+def test_something_that_comes_back_moves_about() -> None:
+    about = [ObjectFacts((0.5, 0.0), True, GREY)]
+    assert any("moves about" in caption for caption in captions(ClipFacts(about, (0, 0), 1.0, False)))
