@@ -54,6 +54,13 @@ class Prior:
     mean: Tensor
     std: Tensor
 
+    def detach(self) -> Prior:
+        return Prior(self.mean.detach(), self.std.detach())
+
+    def negative_log_likelihood(self, x0: Tensor) -> Tensor:
+        """Per element, up to a constant; what the prior is trained by."""
+        return 0.5 * ((x0 - self.mean) / self.std) ** 2 + self.std.log()
+
 
 def _grid_places(size: tuple[int, int], grid: int, device: torch.device) -> Tensor:
     """Centres (G, 2) of the look-up cells in pixels, x and y."""

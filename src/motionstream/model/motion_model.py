@@ -72,6 +72,11 @@ class Conditions:
     def with_text(self, text: Tensor) -> Conditions:
         return replace(self, text=text)
 
+    def frames(self, start: int, stop: int) -> Conditions:
+        """The conditions of latent frames ``start`` … ``stop`` − 1."""
+        prior = self.prior and Prior(self.prior.mean[:, :, start:stop], self.prior.std[:, :, start:stop])
+        return replace(self, channels=self.channels[:, :, start:stop], prior=prior)
+
 
 class MotionModel(nn.Module):
     """See the module's docstring. ``config.inputs`` orders the channel slices."""
@@ -124,10 +129,9 @@ class MotionModel(nn.Module):
             assert carried is not None, "carried content is missing; encode_carried makes it"
             prior = self.carry_prior(carried.candidates, carried.features)
             # the transformer's loss must not bend the prior, which has a likelihood of its own
-            prior = Prior(prior.mean.detach(), prior.std.detach())
-            spread = prior.std.log()
+            mean, spread = prior.mean.detach(), prior.std.detach().log()
             slices["carry"] = torch.cat(
-                [carried.candidates.flatten(1, 2), prior.mean, spread, carried.features], dim=1
+                [carried.candidates.flatten(1, 2), mean, spread, carried.features], dim=1
             )
         channels = torch.cat([slices[name] for name, _ in self.config.inputs if name in slices], dim=1)
         return Conditions(text=text, channels=channels, prior=prior)
@@ -142,7 +146,7 @@ class MotionModel(nn.Module):
         )
         if conditions.prior is None:
             return out
-        mean, std = posterior(conditions.prior, noisy, t)
+        mean, std = posterior(conditions.prior.detach(), noisy, t)
         return x0_to_velocity(noisy, mean + std * out, t)
 
     def make_cache(self, batch: int) -> RollingKVCache:

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,8 @@ class TrainConfig:
     seed: int = 0
     minutes: float | None = None
     """Wall-clock budget. The schedule then follows whichever of steps and minutes is further on."""
+    bf16: bool = False
+    """Mixed precision by autocast; master weights, optimiser and averages stay float32."""
     log_every: int = 10
     checkpoint_every: int = 100
     validate_every: int = 250
@@ -89,6 +92,9 @@ class Run:
             done = max(done, self.seconds / (60 * self.config.minutes))
         return min(done, 1.0)
 
+    def precision(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.parameters[0].device.type, torch.bfloat16, enabled=self.config.bf16)
+
     def learning_rate(self) -> float:
         warm = min(1.0, (self.step + 1) / max(1, self.config.warmup))
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
@@ -116,7 +122,8 @@ class Run:
 
     def update(self) -> dict[str, float]:
         """One optimiser step; returns what is to be logged."""
-        loss, numbers = self.stage.loss(self.step)
+        with self.precision():
+            loss, numbers = self.stage.loss(self.step)
         if not torch.isfinite(loss):
             self.save()
             raise FloatingPointError(
@@ -144,7 +151,7 @@ class Run:
         trained = {k: v.detach().clone() for k, v in module.state_dict().items()}
         module.load_state_dict(self.average)
         module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.precision():
             numbers = self.stage.validate(module)
         module.load_state_dict(trained)
         module.train()
@@ -180,6 +187,7 @@ def train(stage: Stage, config: TrainConfig, folder: Path, *, say: Callable[[str
                 write(run.validate(), "validate")
             if run.step % config.checkpoint_every == 0:
                 run.save()
-        write(run.validate(), "validate")
+        if run.step % config.validate_every:
+            write(run.validate(), "validate")
     run.save()
     return run

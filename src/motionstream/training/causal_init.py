@@ -1,0 +1,200 @@
+"""Causal initialisation (paper, section 3.2): regression on the teacher's ODE trajectories under block-causal masks.
+
+Every step draws a sink and a window size, and a noise level of its own for every chunk: one of the student's levels or
+0. Chunks at 0 are clean context as in streaming; they, and the given picture, are left out of the loss. The regression
+target is the end of the teacher's trajectory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from motionstream.conditioning.text import HashedTextEncoder
+from motionstream.config import CausalConfig
+from motionstream.model.attention import BlockCausal
+from motionstream.model.flow import velocity_to_x0
+from motionstream.model.motion_model import MotionModel
+from motionstream.sampler.bidirectional import trajectory
+from motionstream.sampler.rollout import Rollout
+from motionstream.training.clips import ClipPool, PreparedClips
+from motionstream.training.teacher import decibels, make_conditions, x0_loss
+
+SINKS = (0, 1, 2)
+WINDOWS = (1, 2, 3)
+CLEAN_PROBABILITY = 0.35
+SHARD = 16
+
+
+@torch.no_grad()
+def solve(
+    model: MotionModel, text: HashedTextEncoder, clips: PreparedClips, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The teacher's trajectories on these clips, kept where the student will be asked.
+
+    Returns ``states`` (B, levels, C, F, h, w), x_t at the schedule's times nearest to the student's levels, those
+    ``times`` (levels,), and ``x0`` (B, C, F, h, w).
+    """
+    settings = model.config.sampler
+    conditions = make_conditions(model, text, clips, clips.captions, generator)
+    noise = torch.randn(clips.latents.shape, generator=generator)
+    path = list(
+        trajectory(
+            model,
+            noise,
+            conditions,
+            steps=settings.teacher_steps,
+            shift=settings.shift,
+            first_latent=clips.latents[:, :, :1],
+        )
+    )
+    kept = [min(path[:-1], key=lambda state: abs(state[0] - level)) for level in settings.student_times]
+    return {
+        "states": torch.stack([x for _, x, _ in kept], dim=1),
+        "times": torch.tensor([t for t, _, _ in kept]),
+        "x0": path[-1][1],
+    }
+
+
+class TrajectoryStore:
+    """Trajectories and the clips they belong to, in half precision."""
+
+    def __init__(self, shards: list[Path]) -> None:
+        if not shards:
+            raise ValueError("there are no trajectories; make_trajectories writes them")
+        self.captions: list[str] = []
+        tensors: dict[str, list[Tensor]] = {}
+        for path in shards:
+            self.captions += path.with_suffix(".txt").read_text().split("\n")
+            for name, value in load_file(path).items():
+                tensors.setdefault(name, []).append(value)
+        self.times = tensors.pop("times")[0]
+        self.tensors = {name: torch.cat(parts) for name, parts in tensors.items()}
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[PreparedClips, Tensor, Tensor]:
+        """Random clips with their states (B, levels, C, F, h, w) and ends x0."""
+        rows = torch.randint(len(self), (batch,), generator=generator).tolist()
+        taken = {name: value[rows] for name, value in self.tensors.items()}
+        states, x0 = taken.pop("states").float(), taken.pop("x0").float()
+        return PreparedClips(**taken, captions=[self.captions[r] for r in rows]).float(), states, x0
+
+
+def make_trajectories(
+    model: MotionModel,
+    text: HashedTextEncoder,
+    source: ClipPool,
+    folder: Path,
+    *,
+    count: int,
+    seed: int,
+    bf16: bool = False,
+    say: Callable[[str], None] = print,
+) -> TrajectoryStore:
+    """Solve ``count`` trajectories into shards in ``folder``; shards already there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.eval()
+    generator = torch.Generator().manual_seed(seed)
+    shards = []
+    for index in range(-(-count // SHARD)):
+        path = folder / f"{index:05d}.safetensors"
+        shards.append(path)
+        if path.exists():
+            continue
+        parts, solved = [], []
+        while sum(map(len, parts)) < SHARD:
+            parts.append(source.draw(generator))
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+                solved.append(solve(model, text, parts[-1], generator))
+        clips = PreparedClips.join(parts).half()
+        tensors = {f.name: getattr(clips, f.name) for f in fields(clips) if f.name != "captions"}
+        tensors |= {name: torch.cat([s[name] for s in solved]).half() for name in ("states", "x0")}
+        tensors["times"] = solved[0]["times"]
+        path.with_suffix(".txt").write_text("\n".join(clips.captions))
+        temporary = path.with_suffix(".tmp")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+        temporary.replace(path)
+        say(f"trajectories {(index + 1) * SHARD} of {count}")
+    return TrajectoryStore(shards)
+
+
+class CausalStage:
+    """See the module's docstring. Validation rolls out with the cache, as streaming does."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        model: MotionModel,
+        text: HashedTextEncoder,
+        store: TrajectoryStore,
+        validation: ClipPool,
+        *,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.module, self.model, self.text, self.store, self.batch = module, model, text, store, batch
+        self.rng = torch.Generator().manual_seed(seed)
+        self._validation_source = validation
+        self._validation: PreparedClips | None = None
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        clips, states, x0 = self.store.draw(self.batch, self.rng)
+        conditions = make_conditions(self.model, self.text, clips, clips.captions, self.rng)
+        noisy, t = self._mix_levels(states, x0)
+        causal = CausalConfig(
+            self.model.config.causal.chunk_frames, self._one_of(SINKS), self._one_of(WINDOWS)
+        )
+        prediction = velocity_to_x0(noisy, self.model(noisy, t, conditions, BlockCausal(causal)), t)
+        counted = (t > 0)[:, None, :, None, None].expand_as(x0)
+        loss = x0_loss(prediction, x0, noisy, t, conditions)[counted].mean()
+        return loss, {"regression": loss.item()}
+
+    def _one_of(self, choices: tuple[int, ...]) -> int:
+        return choices[int(torch.randint(len(choices), (), generator=self.rng))]
+
+    def _mix_levels(self, states: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Independent levels per chunk: noisy latents and t (B, F), with 0 for clean chunks and the given picture."""
+        batch, levels, _, frames = states.shape[:4]
+        size = self.model.config.causal.chunk_frames
+        chunks = frames // size
+        level = torch.randint(levels, (batch, chunks), generator=self.rng)
+        clean = torch.rand(batch, chunks, generator=self.rng) < CLEAN_PROBABILITY
+        clean[:, -1] &= ~clean.all(dim=1)  # something must be left to learn from
+        level, clean = (x.repeat_interleave(size, dim=1) for x in (level, clean))
+        t = torch.where(clean, 0.0, self.store.times[level])
+        t[:, 0] = 0
+        index = level[:, None, None, :, None, None].expand(-1, 1, *states.shape[2:])
+        noisy = states.gather(1, index)[:, 0]
+        return torch.where((t > 0)[:, None, :, None, None], noisy, x0), t
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """A rollout against the rendered latents, chunk by chunk, in dB beside the carried mean."""
+        if self._validation is None:
+            self._validation = self._validation_source.draw(torch.Generator().manual_seed(0))
+        clips, size = self._validation, self.model.config.causal.chunk_frames
+        conditions = make_conditions(
+            self.model, self.text, clips, clips.captions, torch.Generator().manual_seed(1)
+        )
+        assert conditions.prior is not None
+        roll = Rollout(
+            self.model,
+            times=self.model.config.sampler.student_times,
+            seed=0,
+            first_latent=clips.latents[:, :, :1],
+        )
+        made = [roll.step(conditions.frames(k, k + size)) for k in range(0, clips.latents.shape[2], size)]
+        whole = torch.cat(made, dim=2)
+        last = slice(-size - 1, None)
+        return {
+            "rollout_db": decibels(whole, clips.latents),
+            "rollout_last_chunk_db": decibels(whole[:, :, last], clips.latents[:, :, last]),
+            "carried_db": decibels(conditions.prior.mean, clips.latents),
+            "frozen_db": decibels(clips.latents[:, :, :1].expand_as(clips.latents), clips.latents),
+        }

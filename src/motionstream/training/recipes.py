@@ -1,0 +1,211 @@
+"""Whole recipes: one function a stage, from config to finished weights. ``runs/nano.sh`` calls them in order.
+
+A stage writes ``FOLDER/<stage>/`` (checkpoint, log) and, when it ends, ``FOLDER/<stage>.safetensors``, the averaged
+weights that the next stage starts from. Calling a stage again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.conditioning.text import HashedTextEncoder
+from motionstream.config import ModelConfig
+from motionstream.data.photographs import HELD_OUT, TRAIN
+from motionstream.data.procedural import SceneConfig
+from motionstream.data.textures import TextureBank
+from motionstream.model.motion_model import MotionModel
+from motionstream.presets import preset
+from motionstream.tracks.sampling import TrackMix
+from motionstream.training.autoencoder import DecoderStage, fit_basis
+from motionstream.training.causal_init import CausalStage, make_trajectories
+from motionstream.training.clips import ClipPool
+from motionstream.training.loop import TrainConfig, train
+from motionstream.training.teacher import TeacherStage
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All the numbers of a training run. ``minutes`` bound each stage's wall clock; None trains all the steps."""
+
+    model: ModelConfig
+    scene: SceneConfig
+    autoencoder: TrainConfig
+    teacher: tuple[TrainConfig, TrainConfig]
+    """Two phases: without masking, then with stochastic mid-frame masking (paper, appendix D)."""
+    causal: TrainConfig
+    autoencoder_scene_frames: int = 21
+    basis_batches: int = 40
+    decoder_batch: int = 4
+    batch: int = 8
+    pool: int = 640
+    reuse: int = 4
+    trajectories: int = 160
+    seed: int = 0
+
+
+def nano(minutes: float | None = None) -> Recipe:
+    """The embedded model. ``minutes`` is the budget of all stages together (None: full length, many CPU hours)."""
+
+    def part(share: float) -> float | None:
+        return None if minutes is None else minutes * share
+
+    return Recipe(
+        model=preset("nano"),
+        scene=SceneConfig(frames=45),
+        autoencoder=TrainConfig(steps=4000, lr=1e-3, minutes=part(0.1), validate_every=200),
+        teacher=(
+            TrainConfig(steps=60_000, lr=1e-3, minutes=part(0.45), bf16=True),
+            TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.08), warmup=10, bf16=True),
+        ),
+        causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(0.2), bf16=True),
+    )
+
+
+def debug(minutes: float | None = None) -> Recipe:
+    """Everything once, at a size that means nothing: for tests."""
+    short = TrainConfig(steps=2, log_every=1, checkpoint_every=1, validate_every=2, minutes=minutes)
+    scene = SceneConfig(
+        height=32,
+        width=32,
+        frames=45,
+        sprite_radius=(5.0, 10.0),
+        background_grid=6,
+        sprite_grid=4,
+        sprites=(1, 2),
+    )
+    return Recipe(
+        model=preset("debug"),
+        scene=scene,
+        autoencoder=short,
+        teacher=(short, short),
+        causal=short,
+        basis_batches=2,
+        decoder_batch=2,
+        batch=2,
+        pool=4,
+        reuse=2,
+        trajectories=4,
+    )
+
+
+RECIPES = {"nano": nano, "debug": debug}
+STAGES = ("autoencoder", "teacher", "causal")
+
+
+class Trainee(nn.Module):
+    """What the diffusion stages train together: the model and its text encoder."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.text is None:
+            raise ValueError(f"model {config.name!r} has no trainable text encoder; this recipe needs one")
+        self.model = MotionModel(config)
+        self.text = HashedTextEncoder(config.text, config.transformer.text_dim)
+
+
+def weights_path(folder: Path, stage: str) -> Path:
+    return folder / f"{stage}.safetensors"
+
+
+def save_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file({k: v.contiguous() for k, v in state.items()}, temporary)
+    temporary.replace(path)
+
+
+def _load(module: nn.Module, folder: Path, stage: str) -> None:
+    path = weights_path(folder, stage)
+    if not path.exists():
+        raise ValueError(f"{path} is missing: train the {stage} stage first")
+    module.load_state_dict(load_file(path))
+
+
+def load_autoencoder(recipe: Recipe, folder: Path) -> LinearAutoencoder:
+    assert recipe.model.autoencoder is not None
+    autoencoder = LinearAutoencoder(recipe.model.autoencoder)
+    _load(autoencoder, folder, "autoencoder")
+    return autoencoder.eval().requires_grad_(False)
+
+
+def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """Principal components, then the residual decoder."""
+    assert recipe.model.autoencoder is not None
+    torch.manual_seed(recipe.seed)
+    autoencoder = LinearAutoencoder(recipe.model.autoencoder)
+    scene = replace(recipe.scene, frames=recipe.autoencoder_scene_frames)
+    kept = fit_basis(autoencoder, scene, TextureBank(TRAIN), batches=recipe.basis_batches, seed=recipe.seed)
+    say(f"{autoencoder.latent_channels} components keep {kept:.4f} of the energy")
+    stage = DecoderStage(autoencoder, scene, TRAIN, HELD_OUT, batch=recipe.decoder_batch, seed=recipe.seed)
+    run = train(stage, recipe.autoencoder, folder / "autoencoder", say=say)
+    save_weights(weights_path(folder, "autoencoder"), run.average)
+
+
+def _pool(
+    recipe: Recipe, folder: Path, mix: TrackMix, *, held_out: bool, seed: int, workers: int = 1
+) -> ClipPool:
+    return ClipPool(
+        recipe.model,
+        recipe.scene,
+        mix,
+        load_autoencoder(recipe, folder),
+        HELD_OUT if held_out else TRAIN,
+        size=recipe.batch if held_out else recipe.pool,
+        batch=recipe.batch,
+        reuse=recipe.reuse,
+        seed=seed,
+        workers=workers,
+    )
+
+
+def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """Flow matching in two phases; the track head is frozen in the second."""
+    torch.manual_seed(recipe.seed)
+    trainee = Trainee(recipe.model)
+    validation = _pool(recipe, folder, TrackMix(drags=0.6), held_out=True, seed=77_000_000, workers=0)
+    for phase, config in enumerate(recipe.teacher):
+        if phase == 1:
+            trainee.model.track_head.requires_grad_(False)
+        mix = TrackMix(mask_probability=0.2 * phase)
+        pool = _pool(recipe, folder, mix, held_out=False, seed=recipe.seed + 1_000_000 * (phase + 1))
+        stage = TeacherStage(trainee, trainee.model, trainee.text, pool, validation, seed=recipe.seed + phase)
+        run = train(stage, config, folder / f"teacher_phase{phase + 1}", say=say)
+        trainee.load_state_dict(run.average)
+    save_weights(weights_path(folder, "teacher"), trainee.state_dict())
+
+
+def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """Regression on the teacher's trajectories under sink and window masks of many sizes."""
+    torch.manual_seed(recipe.seed)
+    trainee = Trainee(recipe.model)
+    _load(trainee, folder, "teacher")
+    mix = TrackMix(mask_probability=0.1)
+    source = _pool(recipe, folder, mix, held_out=False, seed=recipe.seed + 5_000_000)
+    store = make_trajectories(
+        trainee.model,
+        trainee.text,
+        source,
+        folder / "trajectories",
+        count=recipe.trajectories,
+        seed=recipe.seed,
+        bf16=recipe.causal.bf16,
+        say=say,
+    )
+    validation = _pool(recipe, folder, TrackMix(drags=0.6), held_out=True, seed=77_000_000, workers=0)
+    trainee.model.track_head.requires_grad_(False)
+    stage = CausalStage(
+        trainee, trainee.model, trainee.text, store, validation, batch=recipe.batch, seed=recipe.seed
+    )
+    run = train(stage, recipe.causal, folder / "causal", say=say)
+    save_weights(weights_path(folder, "causal"), run.average)
+
+
+TRAINERS = {"autoencoder": train_autoencoder, "teacher": train_teacher, "causal": train_causal}

@@ -1,0 +1,136 @@
+"""The bidirectional teacher: rectified flow with text and motion dropout (paper, section 3.1 and appendix D)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from motionstream.conditioning.text import HashedTextEncoder
+from motionstream.model.attention import AttentionContext
+from motionstream.model.flow import add_noise, keyed_noise, shift_time, velocity_to_x0
+from motionstream.model.motion_model import CarriedLatents, Conditions, MotionInput, MotionModel, posterior
+from motionstream.sampler.bidirectional import sample
+from motionstream.tracks.sampling import draw_ids
+from motionstream.training.clips import ClipPool, PreparedClips
+
+TEXT_DROPOUT = 0.1
+MOTION_DROPOUT = 0.1
+
+
+def make_conditions(
+    model: MotionModel,
+    text: HashedTextEncoder,
+    clips: PreparedClips,
+    captions: list[str],
+    generator: torch.Generator,
+) -> Conditions:
+    """Conditions of whole clips, with ids drawn anew."""
+    batch, _, count = clips.visible.shape
+    ids = draw_ids(generator, batch, count, model.config.track_head.id_range).to(model.device)
+    motion = MotionInput(clips.positions, clips.visible, ids, first=True)
+    return model.conditions(motion, text.encode(captions), CarriedLatents(clips.candidates, clips.features))
+
+
+def keep_first(noisy: Tensor, t: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+    """The given picture's latent is clean, with t = 0, in every stage."""
+    t = t.clone()
+    t[:, 0] = 0
+    return torch.cat([x0[:, :, :1], noisy[:, :, 1:]], dim=2), t
+
+
+def x0_loss(prediction: Tensor, x0: Tensor, noisy: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    """Squared error of x0 per element, weighted.
+
+    Without a prior the weight is 1/t², which makes it the plain flow-matching loss of the velocity (eq. A2, w_t = 1).
+    With one, the error is divided by the posterior's deviation: between the pictures' own energies and a fully
+    whitened error, which would spend the model on what nobody sees.
+    """
+    error = (prediction - x0) ** 2
+    if conditions.prior is None:
+        return error / t.reshape(t.shape[0], 1, -1, 1, 1).clamp(min=0.02) ** 2
+    _, std = posterior(conditions.prior.detach(), noisy, t)
+    return error / std.clamp(min=0.02)
+
+
+def evaluate_loss(
+    model: MotionModel,
+    x0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    conditions: Conditions,
+    context: AttentionContext | None = None,
+) -> Tensor:
+    """Mean loss over every frame but the given one."""
+    noisy, t = keep_first(add_noise(x0, noise, t), t, x0)
+    prediction = velocity_to_x0(noisy, model(noisy, t, conditions, context), t)
+    return x0_loss(prediction, x0, noisy, t, conditions)[:, :, 1:].mean()
+
+
+class TeacherStage:
+    """Flow matching on rendered clips; the carried content's prior is trained beside it by its likelihood."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        model: MotionModel,
+        text: HashedTextEncoder,
+        pool: ClipPool,
+        validation: ClipPool,
+        *,
+        seed: int,
+    ) -> None:
+        self.module, self.model, self.text, self.pool = module, model, text, pool
+        self.rng = torch.Generator().manual_seed(seed)
+        self._validation_source = validation
+        self._validation: PreparedClips | None = None
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        clips = self.pool.draw(self.rng)
+        batch, frames = clips.latents.shape[0], clips.latents.shape[2]
+        captions = [c if self._chance(1 - TEXT_DROPOUT) else "" for c in clips.captions]
+        clips = clips.without_tracks(torch.rand(batch, generator=self.rng) < MOTION_DROPOUT)
+        conditions = make_conditions(self.model, self.text, clips, captions, self.rng)
+        t = shift_time(torch.rand(batch, 1, generator=self.rng), self.model.config.sampler.shift).expand(
+            -1, frames
+        )
+        noise = torch.randn(clips.latents.shape, generator=self.rng)
+        flow = evaluate_loss(self.model, clips.latents, t.clamp(0.02, 1), noise, conditions)
+        if conditions.prior is None:
+            return flow, {"flow": flow.item()}
+        likelihood = conditions.prior.negative_log_likelihood(clips.latents)[:, :, 1:].mean()
+        return flow + likelihood, {"flow": flow.item(), "prior": likelihood.item()}
+
+    def _chance(self, probability: float) -> bool:
+        return torch.rand((), generator=self.rng).item() < probability
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Loss with tracks and without on held-out photographs; latent error of samples beside the carried mean and
+        the frozen picture, in dB (higher is better)."""
+        if self._validation is None:
+            self._validation = self._validation_source.draw(torch.Generator().manual_seed(0))
+        clips = self._validation
+        generator = torch.Generator().manual_seed(1)
+        batch, _, frames = clips.latents.shape[:3]
+        t = torch.linspace(0.1, 1, batch)[:, None].expand(-1, frames)
+        noise = torch.randn(clips.latents.shape, generator=generator)
+        nothing = clips.without_tracks(torch.ones(batch, dtype=torch.bool))
+        numbers = {}
+        for name, which in (("tracks", clips), ("none", nothing)):
+            conditions = make_conditions(self.model, self.text, which, clips.captions, generator)
+            numbers[f"loss_{name}"] = evaluate_loss(self.model, clips.latents, t, noise, conditions).item()
+            drawn = keyed_noise(tuple(clips.latents.shape), seed=0, chunk=0, step=0)
+            made = sample(
+                self.model, drawn, conditions, steps=4, shift=3.0, first_latent=clips.latents[:, :, :1]
+            )
+            numbers[f"sample_db_{name}"] = decibels(made, clips.latents)
+            if name == "tracks" and conditions.prior is not None:
+                numbers["carried_db"] = decibels(conditions.prior.mean, clips.latents)
+                numbers["nearest_db"] = decibels(clips.candidates[:, 0], clips.latents)
+        numbers["frozen_db"] = decibels(clips.latents[:, :, :1].expand_as(clips.latents), clips.latents)
+        return numbers
+
+
+def decibels(latents: Tensor, target: Tensor) -> float:
+    """Signal-to-error ratio of all but the first latent frame, in dB."""
+    error = (latents - target)[:, :, 1:].square().mean()
+    return float(10 * torch.log10(target[:, :, 1:].square().mean() / error))
