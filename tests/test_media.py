@@ -244,9 +244,7 @@ def test_fitted_pixels_show_the_points_they_map_to(original, size):
 def test_fit_maps_corners_and_crops_the_middle():
     fitting = Fit((1200, 1600), (128, 128))
     assert np.allclose(fitting.to_fitted(np.array([799.5, 599.5])), [63.5, 63.5])  # middle stays middle
-    assert np.allclose(
-        fitting.to_original(np.array([[-0.5, -0.5], [127.5, 127.5]])), [[199.5, -0.5], [1399.5, 1199.5]]
-    )
+    assert np.allclose(fitting.to_original(np.array([[-0.5, -0.5], [127.5, 127.5]])), [[199.5, -0.5], [1399.5, 1199.5]])
     assert fitting.to_fitted(np.array([0.0, 600.0]))[0] < -0.5  # cropped away: outside
 
 

@@ -38,9 +38,7 @@ def test_videos_read_back(tmp_path, fps):
 
 
 def test_saturated_colours_survive_and_are_tagged(tmp_path):
-    colours = np.array(
-        [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [200, 100, 50]], np.uint8
-    )
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [200, 100, 50]], np.uint8)
     frame = np.repeat(np.repeat(colours[None], 16, axis=0), 16, axis=1)
     write_video(tmp_path / "a.mp4", np.stack([frame] * 3), 24)
     read, _ = read_video(tmp_path / "a.mp4")
@@ -214,9 +212,7 @@ def rotated_copy(source: Path, target: Path, matrix: tuple[int, ...]) -> None:
     target.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("matrix", "quarters"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
-)
+@pytest.mark.parametrize(("matrix", "quarters"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
 def test_rotation_flag_is_applied(tmp_path, matrix, quarters):
     video = moving(4)
     write_video(tmp_path / "a.mp4", video, 24)

@@ -22,9 +22,7 @@ OLDEST = (3, 11)
 
 def main() -> None:
     if sys.version_info < OLDEST:
-        sys.exit(
-            f"Python {platform.python_version()} is too old: {'.'.join(map(str, OLDEST))} or newer is needed"
-        )
+        sys.exit(f"Python {platform.python_version()} is too old: {'.'.join(map(str, OLDEST))} or newer is needed")
     create_venv()
     install_torch(torch_pin(), cpu_build=platform.system() == "Linux" and not has_nvidia_gpu())
     pip("install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[serve,train,dev]")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -36,9 +37,7 @@ class CausalConfig:
         _require(self.window_chunks >= 0, "window_chunks", self.window_chunks, "must not be negative")
         _require(self.rope in ("slot", "absolute"), "rope", self.rope, "must be 'slot' or 'absolute'")
         sunk = self.rope == "slot" or self.sink_chunks == 0
-        _require(
-            sunk, "sink_chunks", self.sink_chunks, "a sink needs rope='slot' (sinks have no absolute place)"
-        )
+        _require(sunk, "sink_chunks", self.sink_chunks, "a sink needs rope='slot' (sinks have no absolute place)")
 
     @classmethod
     def parse(cls, text: str, rope: Literal["slot", "absolute"] = "slot") -> CausalConfig:
@@ -94,9 +93,7 @@ class TransformerConfig:
             value = getattr(self, name)
             _require(value >= 1, f"transformer.{name}", value, "must be at least 1")
         head = self.attention_head_dim
-        _require(
-            head % 2 == 0 and head >= 6, "transformer.attention_head_dim", head, "must be even, at least 6"
-        )
+        _require(head % 2 == 0 and head >= 6, "transformer.attention_head_dim", head, "must be even, at least 6")
         _require(self.patch_size[0] == 1, "transformer.patch_size", self.patch_size, "time is never patched")
 
     @property
@@ -117,9 +114,7 @@ class TrackHeadConfig:
     def __post_init__(self) -> None:
         _require(self.id_dim % 2 == 0, "track_head.id_dim", self.id_dim, "must be even: sines and cosines")
         _require(self.out_channels >= 1, "track_head.out_channels", self.out_channels, "must be at least 1")
-        _require(
-            self.id_range >= 10_000, "track_head.id_range", self.id_range, "must cover every track of a scene"
-        )
+        _require(self.id_range >= 10_000, "track_head.id_range", self.id_range, "must cover every track of a scene")
 
 
 @dataclass(frozen=True)
@@ -154,7 +149,7 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         times = self.student_times
-        falling = all(a > b for a, b in zip(times, times[1:], strict=False))
+        falling = all(a > b for a, b in pairwise(times))
         ok = len(times) > 0 and falling and times[-1] > 0 and times[0] <= 1
         _require(ok, "sampler.student_times", times, "must fall strictly, from at most 1 to above 0")
         _require(self.teacher_steps >= 1, "sampler.teacher_steps", self.teacher_steps, "must be at least 1")
@@ -186,9 +181,7 @@ class LinearAutoencoderConfig:
     """Latent c is divided by eigenvalue(c) ** scale_exponent: 0.5 whitens, 0 keeps the pictures' own energies."""
 
     def __post_init__(self) -> None:
-        _require(
-            1 <= self.latent_channels <= 768, "autoencoder.latent_channels", self.latent_channels, "1 … 768"
-        )
+        _require(1 <= self.latent_channels <= 768, "autoencoder.latent_channels", self.latent_channels, "1 … 768")
         exponent = self.scale_exponent
         _require(0 <= exponent <= 0.5, "autoencoder.scale_exponent", exponent, "must lie in 0 … 0.5")
 
@@ -243,9 +236,7 @@ class ModelConfig:
             head,
             "must equal the tracks slice",
         )
-        _require(
-            ("carry" in names) == (self.carry is not None), "carry", self.carry, "needs a 'carry' input slice"
-        )
+        _require(("carry" in names) == (self.carry is not None), "carry", self.carry, "needs a 'carry' input slice")
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -275,9 +266,7 @@ class ModelConfig:
             "causal": CausalConfig,
             "sampler": SamplerConfig,
         }
-        settings = {
-            k: _build(nested[k], v) if k in nested and v is not None else v for k, v in values.items()
-        }
+        settings = {k: _build(nested[k], v) if k in nested and v is not None else v for k, v in values.items()}
         if "inputs" in settings:
             settings["inputs"] = tuple((str(name), int(width)) for name, width in settings["inputs"])
         return _build(cls, settings)

@@ -276,9 +276,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 
         writer.write(frames)
 
 
-def read_video(
-    path: str | Path, *, fps: float | None = None, limit: int | None = None
-) -> tuple[np.ndarray, float]:
+def read_video(path: str | Path, *, fps: float | None = None, limit: int | None = None) -> tuple[np.ndarray, float]:
     """Read a video as (uint8 (T, H, W, 3), frames per second), upright.
 
     `fps` resamples by the frames' time stamps (phones vary their rate) to what a player would show; without

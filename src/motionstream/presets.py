@@ -73,9 +73,7 @@ def debug() -> ModelConfig:
         track_head=TrackHeadConfig(out_channels=tracks, id_dim=16, hidden_channels=8),
         carry=CarryConfig(hidden_channels=16),
         text=TextConfig(tokens=6, buckets=256),
-        autoencoder=LinearAutoencoderConfig(
-            latent_channels=latent_channels, decoder_channels=16, decoder_blocks=1
-        ),
+        autoencoder=LinearAutoencoderConfig(latent_channels=latent_channels, decoder_channels=16, decoder_blocks=1),
         sampler=SamplerConfig(teacher_steps=4, shift=3.0, text_guidance=1.5, motion_guidance=1.5),
     )
 

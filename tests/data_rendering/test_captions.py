@@ -50,10 +50,7 @@ def test_colour_words(colour: tuple[float, float, float], word: str | None) -> N
 
 def test_dark_is_always_told_and_only_where_it_comes() -> None:
     objects = [ObjectFacts((8.0, 0.0), True, GREY)]
-    assert all(
-        any(words in caption for words in _DARK)
-        for caption in captions(ClipFacts(objects, (0, 0), 1.0, True))
-    )
+    assert all(any(words in caption for words in _DARK) for caption in captions(ClipFacts(objects, (0, 0), 1.0, True)))
     light = captions(ClipFacts(objects, (0, 0), 1.0, False))
     assert not any(word in caption for caption in light for word in ("dark", "light", "night"))
     assert any(caption in _DARK for caption in captions(ClipFacts(objects, (0, 0), 1.0, True)))

@@ -102,9 +102,7 @@ def test_colour_at_a_track_is_its_place_on_the_texture(bank: TextureBank) -> Non
         pure = (colours[..., 2] - layer).abs() < 1e-4
         seen = clips.visible & between_pixels(clips) & pure & (clips.layer == layer)[:, None]
         assert seen.sum() > 1000
-        assert error[seen].abs().max() < 0.51 * unit.max() / 255 + 0.01, (
-            "more than the rounding to 256 levels"
-        )
+        assert error[seen].abs().max() < 0.51 * unit.max() / 255 + 0.01, "more than the rounding to 256 levels"
         assert error[seen].mean(0).abs().max() < 0.03
 
 
@@ -222,9 +220,7 @@ def test_at_least_two_cameras_in_five_rest_by_default() -> None:
 
 def test_dark_is_told_and_comes() -> None:
     bank = TextureBank(names=())
-    config = SceneConfig(
-        height=32, width=32, frames=33, sprites=(0, 1), sprite_radius=(5.0, 8.0), dark_probability=0.5
-    )
+    config = SceneConfig(height=32, width=32, frames=33, sprites=(0, 1), sprite_radius=(5.0, 8.0), dark_probability=0.5)
     scene = draw_scene(config, 64, 2, bank)
     words = ("dark", "night", "light")
     told = torch.tensor([any(word in caption for word in words) for caption in scene.captions])

@@ -51,9 +51,7 @@ def test_crops_lie_inside_the_photograph(monkeypatch: pytest.MonkeyPatch) -> Non
     ramp = torch.stack((x, y, x), -1).byte().numpy()
     monkeypatch.setattr(photographs, "load", lambda _: ramp)
     bank = TextureBank(("coins",))
-    crops = bank.draw(
-        Draws(3), 40, SIZE, photograph_probability=1.0, mixture_probability=0.0, recolour_probability=0.0
-    )
+    crops = bank.draw(Draws(3), 40, SIZE, photograph_probability=1.0, mixture_probability=0.0, recolour_probability=0.0)
     # Inside, neighbours differ by the same step everywhere; a mirrored border would turn its sign.
     step = crops[:, :2, :, 2:] - crops[:, :2, :, :-2]
     middle = step.mean((2, 3), keepdim=True)
@@ -83,9 +81,7 @@ def test_generators_fill_the_size_asked_for(generate: object) -> None:
 
 def test_a_larger_exponent_gives_smoother_noise() -> None:
     def roughness(exponent: float) -> float:
-        field = spectral_noise(
-            Draws(0), 4, 1, (64, 64), torch.Generator().manual_seed(0), (exponent, exponent)
-        )
+        field = spectral_noise(Draws(0), 4, 1, (64, 64), torch.Generator().manual_seed(0), (exponent, exponent))
         assert field.mean().abs() < 1e-4 and field.std() == pytest.approx(1, abs=0.01)
         return float(field.diff(dim=-1).square().mean())
 

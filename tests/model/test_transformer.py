@@ -72,9 +72,7 @@ def test_per_frame_time_equals_one_time_for_all_and_differs_from_another():
 @pytest.mark.parametrize("per_frame", [False, True])
 def test_block_causal_full_history_equals_diffusers_skyreels(per_frame):
     theirs = randomised(
-        SkyReelsV2Transformer3DModel(
-            **SHAPE, num_frame_per_block=3, rope_max_seq_len=64, inject_sample_info=False
-        )
+        SkyReelsV2Transformer3DModel(**SHAPE, num_frame_per_block=3, rope_max_seq_len=64, inject_sample_info=False)
     )
     ours = MotionTransformer(**SHAPE).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -83,9 +81,7 @@ def test_block_causal_full_history_equals_diffusers_skyreels(per_frame):
     if per_frame:
         t = torch.rand(2, 9, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        expected = theirs(
-            x["latents"], t * 1000, x["text"], enable_diffusion_forcing=per_frame, return_dict=False
-        )[0]
+        expected = theirs(x["latents"], t * 1000, x["text"], enable_diffusion_forcing=per_frame, return_dict=False)[0]
         actual = ours(x["latents"], t, x["text"], context=BlockCausal(CausalConfig(3), full_history=True))
         whole = ours(x["latents"], t, x["text"])
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)

@@ -38,9 +38,7 @@ def pointer(tracks: Tracks) -> np.ndarray:
     spacing=st.floats(1, 200),
     radius=st.floats(0, 300),
 )
-def test_grid_is_regular_round_inside_and_contains_its_centre(
-    x: float, y: float, spacing: float, radius: float
-):
+def test_grid_is_regular_round_inside_and_contains_its_centre(x: float, y: float, spacing: float, radius: float):
     grid = grid_around(x, y, SIZE, spacing=spacing, radius=radius)
     steps = (grid - (x, y)) / spacing
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-6)
@@ -52,9 +50,7 @@ def test_grid_is_regular_round_inside_and_contains_its_centre(
     plain = [(x + i * spacing, y + j * spacing) for i, j in itertools.product(reach, reach)]
     plain = [p for p in plain if -0.5 <= p[0] < 127.5 and -0.5 <= p[1] < 95.5]
     near = [math.hypot(p[0] - x, p[1] - y) for p in plain]
-    assert (
-        sum(d < radius * (1 - 1e-6) for d in near) <= len(grid) <= sum(d <= radius * (1 + 1e-6) for d in near)
-    )
+    assert sum(d < radius * (1 - 1e-6) for d in near) <= len(grid) <= sum(d <= radius * (1 + 1e-6) for d in near)
 
 
 def test_grid_in_a_mask():
@@ -117,9 +113,7 @@ def test_a_drag_starts_at_its_start_moves_rigidly_and_ends_at_the_last_sample():
     assert tracks.count == len(grid) == 13 and tracks.visible.all()
     np.testing.assert_allclose(tracks.positions[0], grid)
     np.testing.assert_allclose(tracks.positions[-1], grid + np.array([30, 10]))
-    np.testing.assert_allclose(
-        tracks.positions - tracks.positions[:, :1], np.repeat((grid - grid[0])[None], 9, 0)
-    )
+    np.testing.assert_allclose(tracks.positions - tracks.positions[:, :1], np.repeat((grid - grid[0])[None], 9, 0))
 
 
 def test_without_samples_points_hold():
@@ -381,9 +375,7 @@ def test_nothing_a_pointer_does_makes_a_cut_fail(data: st.DataObject):
             gesture = data.draw(st.sampled_from(live.gestures))
             try:
                 if action == "move":
-                    live.move(
-                        gesture, data.draw(far), data.draw(far), data.draw(st.none() | st.floats(0, 1e6))
-                    )
+                    live.move(gesture, data.draw(far), data.draw(far), data.draw(st.none() | st.floats(0, 1e6)))
                 elif action == "release":
                     live.release(gesture)
                 else:
@@ -473,9 +465,7 @@ def test_drag_tracks_reach_their_end_by_three_quarters_and_hold():
     tracks = drag_tracks((20, 30), (100, 60), frames=49, size=SIZE)
     grid = grid_around(20, 30, SIZE)
     np.testing.assert_allclose(tracks.positions[0], grid)
-    np.testing.assert_allclose(
-        tracks.positions[36:] - grid, np.broadcast_to((80, 30), (13, len(grid), 2)), atol=1e-4
-    )
+    np.testing.assert_allclose(tracks.positions[36:] - grid, np.broadcast_to((80, 30), (13, len(grid), 2)), atol=1e-4)
     assert np.hypot(*(tracks.positions[35] - grid - (80, 30))[0]) > 1e-3
     assert tracks.visible.all()
     released = drag_tracks((20, 30), (100, 60), frames=49, size=SIZE, hold=False)

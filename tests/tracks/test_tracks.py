@@ -298,11 +298,7 @@ def test_resampling_takes_the_nearest_frame_where_a_point_is_hidden():
     # Times 1.0, 1.25 are nearest to frame 1; 1.5 to 2.5 to the hidden one; 2.75 to frame 3.
     visible[10] = True  # 2.5 is as near to both: the later one is taken
     assert tracks.visible[:, 0].tolist() == visible
-    assert (
-        tracks.positions[5, 0, 0] == 10
-        and tracks.positions[11, 0, 0] == 30
-        and tracks.positions[14, 0, 0] == 35
-    )
+    assert tracks.positions[5, 0, 0] == 10 and tracks.positions[11, 0, 0] == 30 and tracks.positions[14, 0, 0] == 35
 
 
 def test_lengthening_is_refused_before_it_is_done():

@@ -112,9 +112,7 @@ def _nearest_tracks(
     clean = torch.where(visible[..., None], positions, 0.0)
     moves = torch.where(visible[..., None], positions - source.start[:, None], 0.0)
     index = source.index[:, None].expand(visible.shape)
-    square = (
-        (places**2).sum(-1)[:, None] + (clean**2).sum(-1)[:, :, None] - 2 * places @ clean.transpose(-1, -2)
-    )
+    square = (places**2).sum(-1)[:, None] + (clean**2).sum(-1)[:, :, None] - 2 * places @ clean.transpose(-1, -2)
     square = torch.where(visible[:, :, None], square.clamp(min=0), FAR**2)
 
     def choose(square: Tensor) -> Chosen:

@@ -19,9 +19,7 @@ from motionstream.config import TrackHeadConfig
 def embed_ids(ids: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding (…, dim) of integer ids, float32, each of unit mean square."""
     half = dim // 2
-    frequencies = torch.exp(
-        -math.log(10_000) * torch.arange(half, device=ids.device, dtype=torch.float64) / half
-    )
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=ids.device, dtype=torch.float64) / half)
     angles = ids[..., None].double() * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1).float() * math.sqrt(2)
 
@@ -37,9 +35,7 @@ def track_cells(positions: Tensor, visible: Tensor, size: tuple[int, int], cell:
     return torch.where(shown, cells, -1)
 
 
-def track_map(
-    positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], cell: int, dim: int
-) -> Tensor:
+def track_map(positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], cell: int, dim: int) -> Tensor:
     """Equation 1: the id embeddings on the grid.
 
     Args:
@@ -87,9 +83,7 @@ class TrackHead(nn.Module):
         self.compress = nn.Conv3d(config.id_dim, config.hidden_channels, kernel, stride=kernel)
         self.project = nn.Conv3d(config.hidden_channels, config.out_channels, 1)
 
-    def forward(
-        self, positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], first: bool
-    ) -> Tensor:
+    def forward(self, positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], first: bool) -> Tensor:
         """Channels (B, out_channels, F, height / s, width / s).
 
         ``first``: the frames begin the stream, so frame 0 is a latent frame of its own (1 + 4k frames in), otherwise

@@ -46,9 +46,7 @@ def folder() -> Path:
     """The folder of pictures in the installed scikit-image, which itself is not imported."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise ValueError(
-            "the photographs ship with scikit-image, which is not installed: pip install scikit-image"
-        )
+        raise ValueError("the photographs ship with scikit-image, which is not installed: pip install scikit-image")
     return Path(spec.origin).parent / "data"
 
 

@@ -57,9 +57,7 @@ class SceneConfig:
         for name in ("sprites", "sprite_radius", "scaling", "zoom"):
             low, high = values[name]
             if not 0 <= low <= high < math.inf or (low == 0 and name != "sprites"):
-                raise ValueError(
-                    f"{name} must be (least, largest), positive and in this order, got {(low, high)}"
-                )
+                raise ValueError(f"{name} must be (least, largest), positive and in this order, got {(low, high)}")
         for name in ("speed", "rotation", "pan"):
             if not 0 <= values[name] < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, got {values[name]}")
@@ -260,9 +258,7 @@ def _captions(
 def draw_scene(config: SceneConfig, batch: int, seed: int, textures: TextureBank) -> Scene:
     """Everything random about `batch` clips."""
     draws = Draws(seed)
-    camera = draw_camera(
-        draws, batch, config.frames, config.pan, config.zoom, config.static_camera_probability
-    )
+    camera = draw_camera(draws, batch, config.frames, config.pan, config.zoom, config.static_camera_probability)
     brightness, dark = _darkness(draws, batch, config.frames, config.dark_probability)
     background = _background(draws, camera, config, textures)
     sprites, paths, colours = _sprites(draws, camera, background, config, textures)

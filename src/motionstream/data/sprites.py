@@ -66,9 +66,7 @@ def distance_maps(outlines: Tensor, side: int) -> Tensor:
     return signed_distance(outlines, points).unflatten(1, (side, side))
 
 
-def grid_points(
-    draws: Draws, outlines: Tensor, angle: Tensor, grid: int, margin: float = 1.5
-) -> tuple[Tensor, Tensor]:
+def grid_points(draws: Draws, outlines: Tensor, angle: Tensor, grid: int, margin: float = 1.5) -> tuple[Tensor, Tensor]:
     """A regular grid of points on each sprite, as somebody would lay it who wants to drag the sprite.
 
     outlines (M, A); angle (M,): the sprites' turn in the first frame, where the grid is upright; grid: points

@@ -106,9 +106,7 @@ class TextureBank:
                 for axis, side in enumerate((width, height))
             ]
             grid = _crop_grid(size, centre, 1 / scale, float(turn[i]), float(mirror[i]), (height, width))
-            sampled = F.grid_sample(
-                levels[level], grid.to(self.device), padding_mode="reflection", align_corners=False
-            )
+            sampled = F.grid_sample(levels[level], grid.to(self.device), padding_mode="reflection", align_corners=False)
             textures[int(chosen[i])] = sampled[0]
 
 
@@ -142,9 +140,7 @@ def recolour(draws: Draws, textures: Tensor) -> Tensor:
     grey = torch.full((3, 3), 1 / 3)
     # A rotation about the grey axis changes the hue (Rodrigues' formula), a scaling across it the saturation.
     # Half of the hues stay near the true ones, so that the colours of the world remain the commonest.
-    angle = torch.where(
-        draws.chance(0.5, count, 1, 1), 0.4 * draws.normal(count, 1, 1), draws.angle(count, 1, 1)
-    )
+    angle = torch.where(draws.chance(0.5, count, 1, 1), 0.4 * draws.normal(count, 1, 1), draws.angle(count, 1, 1))
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     hue = angle.cos() * (torch.eye(3) - grey) + angle.sin() * cross
     matrix = grey + draws.uniform(0.3, 1.5, count, 1, 1) * hue + 0.08 * draws.normal(count, 3, 3)
@@ -182,9 +178,7 @@ def spectral_noise(
     exponent: tuple[float, float] = (0.7, 1.8),
 ) -> Tensor:
     """Noise whose amplitude falls as frequency ** -exponent: (count, channels, H, W), mean 0, deviation 1."""
-    height, width = (
-        -(-side // 32) * 32 for side in size
-    )  # sizes with small prime factors, for the transform
+    height, width = (-(-side // 32) * 32 for side in size)  # sizes with small prime factors, for the transform
     white = torch.randn(count, channels, height, width, device=noise.device, generator=noise)
     fy = torch.fft.fftfreq(height, device=noise.device)[:, None]
     fx = torch.fft.rfftfreq(width, device=noise.device)[None]
@@ -214,9 +208,7 @@ def _noise(draws: Draws, count: int, size: tuple[int, int], noise: torch.Generat
     return (torch.einsum("nij,njhw->nihw", (axes * strength).to(device), field) + mean.to(device)).clamp(0, 1)
 
 
-def _coordinates(
-    draws: Draws, count: int, size: tuple[int, int], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _coordinates(draws: Draws, count: int, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Pixel coordinates (count, H, W) turned and shifted at random, sometimes gently bent."""
     y = torch.arange(size[0], device=device, dtype=torch.float32)[:, None]
     x = torch.arange(size[1], device=device, dtype=torch.float32)[None]

@@ -48,9 +48,7 @@ class RollingKVCache:
         self._keys = torch.zeros(shape, device=self.device, dtype=dtype)
         self._values = torch.zeros(shape, device=self.device, dtype=dtype)
         window = causal.window_chunks * self.chunk_tokens
-        self._window_raw = torch.zeros(
-            (layers, batch, window, heads, head_dim), device=self.device, dtype=dtype
-        )
+        self._window_raw = torch.zeros((layers, batch, window, heads, head_dim), device=self.device, dtype=dtype)
         staged = (layers, batch, self.chunk_tokens, heads, head_dim)
         self._staged_keys = torch.zeros(staged, device=self.device, dtype=dtype)
         self._staged_values = torch.zeros(staged, device=self.device, dtype=dtype)

@@ -115,9 +115,7 @@ class MotionModel(nn.Module):
         features = self.carry_prior.pool(carried.features, first=motion.first)
         return CarriedLatents(latents.unflatten(0, carried.candidates.shape[:2]), features)
 
-    def conditions(
-        self, motion: MotionInput, text: Tensor, carried: CarriedLatents | None = None
-    ) -> Conditions:
+    def conditions(self, motion: MotionInput, text: Tensor, carried: CarriedLatents | None = None) -> Conditions:
         """Assemble the conditions of some latent frames from tracks, text tokens and carried content."""
         slices = {
             "tracks": self.track_head(
@@ -130,9 +128,7 @@ class MotionModel(nn.Module):
             prior = self.carry_prior(carried.candidates, carried.features)
             # the transformer's loss must not bend the prior, which has a likelihood of its own
             mean, spread = prior.mean.detach(), prior.std.detach().log()
-            slices["carry"] = torch.cat(
-                [carried.candidates.flatten(1, 2), mean, spread, carried.features], dim=1
-            )
+            slices["carry"] = torch.cat([carried.candidates.flatten(1, 2), mean, spread, carried.features], dim=1)
         channels = torch.cat([slices[name] for name, _ in self.config.inputs if name in slices], dim=1)
         return Conditions(text=text, channels=channels, prior=prior)
 
@@ -141,9 +137,7 @@ class MotionModel(nn.Module):
     ) -> Tensor:
         """The velocity at noise level ``t``, (B,) or (B, F), of ``noisy`` (B, C, F, h, w)."""
         inputs = torch.cat([noisy, conditions.channels], dim=1).to(self.dtype)
-        out = self.transformer(inputs, t, conditions.text.to(self.dtype), conditions.image, context).to(
-            noisy.dtype
-        )
+        out = self.transformer(inputs, t, conditions.text.to(self.dtype), conditions.image, context).to(noisy.dtype)
         if conditions.prior is None:
             return out
         mean, std = posterior(conditions.prior.detach(), noisy, t)

@@ -106,9 +106,7 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Modulated self-attention, cross-attention, modulated feed-forward."""
 
-    def __init__(
-        self, dim: int, heads: int, ffn_dim: int, eps: float, affine: bool, added_kv: int | None
-    ) -> None:
+    def __init__(self, dim: int, heads: int, ffn_dim: int, eps: float, affine: bool, added_kv: int | None) -> None:
         super().__init__()
         self.norm1 = LayerNorm(dim, eps, elementwise_affine=False)
         self.attn1 = Attention(dim, heads, eps)
@@ -196,13 +194,9 @@ class ConditionEmbedder(nn.Module):
     def time(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """t (B, F or 1) in [0, 1] → embedding (B, F or 1, D) and modulation (B, F or 1, 6, D)."""
         half = self.freq_dim // 2
-        frequencies = torch.exp(
-            -math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half
-        )
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
         angles = (t.float() * TIME_SCALE)[..., None] * frequencies
-        embedding = self.time_embedder(
-            torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.time_proj.weight.dtype)
-        )
+        embedding = self.time_embedder(torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.time_proj.weight.dtype))
         return embedding, self.time_proj(F.silu(embedding)).unflatten(-1, (6, -1))
 
 
@@ -238,9 +232,7 @@ class MotionTransformer(ModelMixin, ConfigMixin):
         if qk_norm != "rms_norm_across_heads":
             raise ValueError(f"qk_norm = {qk_norm!r}: only Wan's 'rms_norm_across_heads' exists")
         if pos_embed_seq_len is not None:
-            raise ValueError(
-                f"pos_embed_seq_len = {pos_embed_seq_len}: first-and-last-frame models are not supported"
-            )
+            raise ValueError(f"pos_embed_seq_len = {pos_embed_seq_len}: first-and-last-frame models are not supported")
         dim = num_attention_heads * attention_head_dim
         self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.condition_embedder = ConditionEmbedder(dim, freq_dim, text_dim, image_dim)
@@ -286,9 +278,7 @@ class MotionTransformer(ModelMixin, ConfigMixin):
         for layer, block in enumerate(self.blocks):
             x = block(x, modulation, text, image, layer, context, grid)
 
-        shift, scale = (
-            (self.scale_shift_table.float() + embedding.float().unsqueeze(2)).unsqueeze(3).unbind(2)
-        )
+        shift, scale = (self.scale_shift_table.float() + embedding.float().unsqueeze(2)).unsqueeze(3).unbind(2)
         x = self.proj_out(modulate(self.norm_out(x.float()), shift, scale).to(x.dtype))
         x = x.unflatten(1, grid).unflatten(-1, (p_t, p_h, p_w, -1))
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def trajectory(
     """
     times = schedule(steps, shift).tolist()
     x = noise
-    for now, after in zip(times, times[1:], strict=False):
+    for now, after in pairwise(times):
         t = torch.full((x.shape[0], x.shape[2]), now, device=x.device)
         if first_latent is not None:
             x = torch.cat([first_latent, x[:, :, 1:]], dim=2)
@@ -72,7 +73,5 @@ def trajectory(
 
 def sample(model: MotionModel, noise: Tensor, conditions: Conditions, **settings: object) -> Tensor:
     """The end of ``trajectory``: clean latents (B, C, F, h, w)."""
-    x = noise
-    for _, x, _ in trajectory(model, noise, conditions, **settings):  # type: ignore[arg-type]
-        pass
-    return x
+    *_, (_, end, _) = trajectory(model, noise, conditions, **settings)  # type: ignore[arg-type]
+    return end

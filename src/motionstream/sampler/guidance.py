@@ -24,9 +24,7 @@ def joint_guidance(full: Tensor, no_text: Tensor, no_motion: Tensor, text: float
     if text < 0 or motion < 0:
         raise ValueError(f"guidance weights ({text}, {motion}) must not be negative")
     if text + motion == 0:
-        raise ValueError(
-            "guidance weights (0, 0) have no meaning; ask for plain conditional sampling (guidance=None)"
-        )
+        raise ValueError("guidance weights (0, 0) have no meaning; ask for plain conditional sampling (guidance=None)")
     alpha = text / (text + motion)
     base = alpha * no_text + (1 - alpha) * no_motion
     return base + text * (full - no_text) + motion * (full - no_motion)

@@ -73,9 +73,7 @@ class LiveTracks:
         gesture.pressed = time
         return self._add(gesture)
 
-    def pin(
-        self, x: float, y: float, *, spacing: float = 8, radius: float = 16, mask: np.ndarray | None = None
-    ) -> int:
+    def pin(self, x: float, y: float, *, spacing: float = 8, radius: float = 16, mask: np.ndarray | None = None) -> int:
         """A static grid at (x, y): what it covers stays where it is, until released."""
         gesture = self._new((x, y), spacing, radius, mask)
         gesture.pinned = True
@@ -157,9 +155,7 @@ class LiveTracks:
             return Tracks.empty(frames, self.size, self.fps)
         return Tracks(
             positions=np.concatenate([positions for _, positions, _ in parts], axis=1),
-            visible=np.concatenate(
-                [np.repeat(given[:, None], len(ids), 1) for ids, _, given in parts], axis=1
-            ),
+            visible=np.concatenate([np.repeat(given[:, None], len(ids), 1) for ids, _, given in parts], axis=1),
             size=self.size,
             fps=self.fps,
             ids=np.concatenate([ids for ids, _, _ in parts]),
@@ -232,9 +228,7 @@ def drag_tracks(
     `end` may lie outside the picture; with `hold` False the points are released once there.
     """
     if not 0 < reach <= 1:
-        raise ValueError(
-            f"reach is {reach}; give the part of the time in which the drag arrives, above 0, at most 1"
-        )
+        raise ValueError(f"reach is {reach}; give the part of the time in which the drag arrives, above 0, at most 1")
     live = LiveTracks(size, fps)
     live.path(
         [start, end],
@@ -317,9 +311,7 @@ def _check_path(points: ArrayLike) -> np.ndarray:
     wrong = np.flatnonzero(~(np.abs(line) <= _FARTHEST).all(axis=1))
     if len(wrong):
         x, y = line[wrong[0]]
-        raise ValueError(
-            f"path's point {wrong[0]} is ({x:g}, {y:g}); give pixels, numbers within {_FARTHEST:g}"
-        )
+        raise ValueError(f"path's point {wrong[0]} is ({x:g}, {y:g}); give pixels, numbers within {_FARTHEST:g}")
     return line
 
 
@@ -332,7 +324,5 @@ def _check_time(time: float | None, gesture: Gesture | None) -> None:
     if gesture is None:
         return
     if gesture.latest is not None and time < gesture.latest:
-        raise ValueError(
-            f"time {time} is before {gesture.latest}, the gesture's last; use one clock for all of it"
-        )
+        raise ValueError(f"time {time} is before {gesture.latest}, the gesture's last; use one clock for all of it")
     gesture.latest = time

@@ -64,14 +64,10 @@ def _offsets(centre: float, length: int, spacing: float, steps: int) -> np.ndarr
     return np.arange(first, stop)
 
 
-def _inside_mask(
-    points: np.ndarray, mask: np.ndarray, start: tuple[float, float], size: tuple[int, int]
-) -> np.ndarray:
+def _inside_mask(points: np.ndarray, mask: np.ndarray, start: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
     mask = np.asarray(mask)
     if mask.dtype != np.bool_ or mask.shape != size:
-        raise ValueError(
-            f"mask is {mask.dtype} {mask.shape}; give bool {size}, the picture's height and width"
-        )
+        raise ValueError(f"mask is {mask.dtype} {mask.shape}; give bool {size}, the picture's height and width")
     if not mask.any():
         raise ValueError("mask is empty; mark at least one pixel")
     columns, rows = np.floor(points + 0.5).astype(int).T

@@ -49,9 +49,7 @@ class Path:
         u = np.clip(progress, 0, 1)
         u = u * u * (3 - 2 * u) if self.ease == "smooth" else u
         length = np.concatenate([[0.0], np.hypot(*np.diff(self.points, axis=0).T).cumsum()])
-        where = np.stack(
-            [np.interp(u * length[-1], length, self.points[:, axis]) for axis in (0, 1)], axis=-1
-        )
+        where = np.stack([np.interp(u * length[-1], length, self.points[:, axis]) for axis in (0, 1)], axis=-1)
         return where, (progress <= 1 + 1e-9) | (not self.release_at_end)
 
 
@@ -107,9 +105,7 @@ class Gesture:
     def _follow(self, frames: np.ndarray, moments: np.ndarray) -> np.ndarray:
         origin = 0 if self.new else -1
         known_at = np.concatenate([[origin], moments[: len(self.samples)]])
-        known = np.concatenate(
-            [self.last[None], np.array([sample[1:] for sample in self.samples]).reshape(-1, 2)]
-        )
+        known = np.concatenate([self.last[None], np.array([sample[1:] for sample in self.samples]).reshape(-1, 2)])
         anchors = np.stack([np.interp(frames, known_at, known[:, axis]) for axis in (0, 1)], axis=-1)
         if self.new:
             anchors[0] = self.start

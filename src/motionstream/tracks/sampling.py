@@ -72,9 +72,7 @@ def sample_tracks(
     chunks: list[int],
 ) -> SampledTracks:
     """Choose tracks clip by clip. ``chunks``: first frames of the chunks, see ``chunk_starts``."""
-    picked = [
-        _pick_clip(positions[b], visible[b], layer[b], mix, generator, chunks) for b in range(len(positions))
-    ]
+    picked = [_pick_clip(positions[b], visible[b], layer[b], mix, generator, chunks) for b in range(len(positions))]
     fields = [torch.stack(parts) for parts in zip(*picked, strict=True)]
     return SampledTracks(*fields)
 

@@ -121,12 +121,7 @@ class CoTracker:
         positions = np.repeat(start.current[None], len(video), axis=0)
         visible = np.zeros(positions.shape[:2], bool)
         if len(index):
-            clip = (
-                torch.from_numpy(np.ascontiguousarray(video))
-                .to(self.device)
-                .permute(0, 3, 1, 2)[None]
-                .float()
-            )
+            clip = torch.from_numpy(np.ascontiguousarray(video)).to(self.device).permute(0, 3, 1, 2)[None].float()
             queries = np.concatenate([np.zeros((len(index), 1), np.float32), start.current[index]], axis=1)
             with torch.no_grad():
                 found, seen = self.model(clip, queries=torch.from_numpy(queries).to(self.device)[None])

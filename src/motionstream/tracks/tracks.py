@@ -133,9 +133,7 @@ class Tracks:
         wrong = (index < -self.count) | (index >= self.count)
         if wrong.any():
             raise ValueError(f"there is no point {index[wrong][0]} among {self.count}")
-        return replace(
-            self, positions=self.positions[:, index], visible=self.visible[:, index], ids=self.ids[index]
-        )
+        return replace(self, positions=self.positions[:, index], visible=self.visible[:, index], ids=self.ids[index])
 
     def inside(self) -> np.ndarray:
         """bool (T, N): which points lie in the picture, seen or not. NaN does not."""
@@ -231,9 +229,7 @@ def check_counts(frames: int, points: int) -> None:
     if points > MAX_POINTS:
         raise ValueError(f"tracks of {points} points; at most {MAX_POINTS} are allowed, so take fewer")
     if frames * points > MAX_POSITIONS:
-        raise ValueError(
-            f"{frames} frames x {points} points are more than {MAX_POSITIONS} positions; take fewer"
-        )
+        raise ValueError(f"{frames} frames x {points} points are more than {MAX_POSITIONS} positions; take fewer")
 
 
 def check_size(size: Any) -> tuple[int, int]:
@@ -314,9 +310,7 @@ def _read_npz(file: IO[bytes], name: str) -> dict[str, Any]:
             problem = _find_problem(headers) if not missing else f"has no key {missing[0]!r}"
             if problem is None:
                 return _read_arrays(archive, list(headers))
-    except (
-        Exception
-    ) as error:  # a damaged archive fails in a dozen ways in zipfile, zlib and numpy; all mean this
+    except Exception as error:  # a damaged archive fails in a dozen ways in zipfile, zlib and numpy; all mean this
         reason = str(error) or type(error).__name__
         raise ValueError(f"{name} is not a readable .npz file: {reason}") from error
     raise ValueError(f"{name} {problem}; a file of tracks has positions, visible, size, fps and perhaps ids")
@@ -326,9 +320,7 @@ def _read_header(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], n
     """Shape and dtype of an array, from its first bytes."""
     with archive.open(f"{key}.npy") as member:
         version = np.lib.format.read_magic(member)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(member)
     return shape, dtype
 

@@ -148,9 +148,7 @@ class CausalStage:
         clips, states, x0 = self.store.draw(self.batch, self.rng)
         conditions = make_conditions(self.model, self.text, clips, clips.captions, self.rng)
         noisy, t = self._mix_levels(states, x0)
-        causal = CausalConfig(
-            self.model.config.causal.chunk_frames, self._one_of(SINKS), self._one_of(WINDOWS)
-        )
+        causal = CausalConfig(self.model.config.causal.chunk_frames, self._one_of(SINKS), self._one_of(WINDOWS))
         prediction = velocity_to_x0(noisy, self.model(noisy, t, conditions, BlockCausal(causal)), t)
         counted = (t > 0)[:, None, :, None, None].expand_as(x0)
         loss = x0_loss(prediction, x0, noisy, t, conditions)[counted].mean()
@@ -179,9 +177,7 @@ class CausalStage:
         if self._validation is None:
             self._validation = self._validation_source.draw(torch.Generator().manual_seed(0))
         clips, size = self._validation, self.model.config.causal.chunk_frames
-        conditions = make_conditions(
-            self.model, self.text, clips, clips.captions, torch.Generator().manual_seed(1)
-        )
+        conditions = make_conditions(self.model, self.text, clips, clips.captions, torch.Generator().manual_seed(1))
         assert conditions.prior is not None
         roll = Rollout(
             self.model,

@@ -89,9 +89,7 @@ def chunk_frames(config: ModelConfig, frames: int) -> list[int]:
 
 
 @torch.no_grad()
-def source_pictures(
-    video: Tensor, latents: Tensor, autoencoder: LinearAutoencoder, starts: list[int]
-) -> Tensor:
+def source_pictures(video: Tensor, latents: Tensor, autoencoder: LinearAutoencoder, starts: list[int]) -> Tensor:
     """The pictures content is carried from, (B, K, 3, H, W): the given frame, then the last frame before each later
     chunk as the decoder would have shown it, since a live drag begins on a generated picture."""
     pictures = [video[:, :, 0]]
@@ -139,7 +137,7 @@ def prepare(
 
 
 def static_index(events: Tensor, starts: list[int], frames: int) -> Tensor:
-    """Which picture is the static one at every frame (B, T): that of the last chunk at which anything began or ended."""
+    """Which picture is the static one at every frame (B, T): that of the last chunk with an event."""
     chunks = torch.arange(events.shape[1], device=events.device)
     latest = torch.where(events, chunks, 0).cummax(dim=1).values
     chunk_of_frame = torch.bucketize(torch.arange(frames), torch.tensor(starts), right=True) - 1
@@ -198,9 +196,7 @@ class ClipPool:
         workers: int = 1,
     ) -> None:
         source = _Rendered(config, scene, mix, autoencoder, textures, batch, seed)
-        loader = DataLoader(
-            source, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None
-        )
+        loader = DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
         self._fresh = iter(loader)
         self._slots: list[PreparedClips] = []
         self._capacity = max(1, size // batch)
@@ -220,6 +216,4 @@ class ClipPool:
         self._draws += 1
         slots = torch.randint(len(self._slots), (self.batch,), generator=generator).tolist()
         rows = torch.randint(self.batch, (self.batch,), generator=generator).tolist()
-        return PreparedClips.join(
-            [self._slots[s].take([r]) for s, r in zip(slots, rows, strict=True)]
-        ).float()
+        return PreparedClips.join([self._slots[s].take([r]) for s, r in zip(slots, rows, strict=True)]).float()

@@ -171,10 +171,7 @@ def train(stage: Stage, config: TrainConfig, folder: Path, *, say: Callable[[str
             log.write(json.dumps(record | {k: round(v, 6) for k, v in numbers.items()}) + "\n")
             log.flush()
             say(
-                "  ".join(
-                    f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
-                    for k, v in (record | numbers).items()
-                )
+                "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in (record | numbers).items())
             )
 
         while run.progress < 1:

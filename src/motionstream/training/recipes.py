@@ -149,9 +149,7 @@ def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
     save_weights(weights_path(folder, "autoencoder"), run.average)
 
 
-def _pool(
-    recipe: Recipe, folder: Path, mix: TrackMix, *, held_out: bool, seed: int, workers: int = 1
-) -> ClipPool:
+def _pool(recipe: Recipe, folder: Path, mix: TrackMix, *, held_out: bool, seed: int, workers: int = 1) -> ClipPool:
     return ClipPool(
         recipe.model,
         recipe.scene,
@@ -201,9 +199,7 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
     )
     validation = _pool(recipe, folder, TrackMix(drags=0.6), held_out=True, seed=77_000_000, workers=0)
     trainee.model.track_head.requires_grad_(False)
-    stage = CausalStage(
-        trainee, trainee.model, trainee.text, store, validation, batch=recipe.batch, seed=recipe.seed
-    )
+    stage = CausalStage(trainee, trainee.model, trainee.text, store, validation, batch=recipe.batch, seed=recipe.seed)
     run = train(stage, recipe.causal, folder / "causal", say=say)
     save_weights(weights_path(folder, "causal"), run.average)
 

@@ -90,9 +90,7 @@ class TeacherStage:
         captions = [c if self._chance(1 - TEXT_DROPOUT) else "" for c in clips.captions]
         clips = clips.without_tracks(torch.rand(batch, generator=self.rng) < MOTION_DROPOUT)
         conditions = make_conditions(self.model, self.text, clips, captions, self.rng)
-        t = shift_time(torch.rand(batch, 1, generator=self.rng), self.model.config.sampler.shift).expand(
-            -1, frames
-        )
+        t = shift_time(torch.rand(batch, 1, generator=self.rng), self.model.config.sampler.shift).expand(-1, frames)
         noise = torch.randn(clips.latents.shape, generator=self.rng)
         flow = evaluate_loss(self.model, clips.latents, t.clamp(0.02, 1), noise, conditions)
         if conditions.prior is None:
@@ -119,9 +117,7 @@ class TeacherStage:
             conditions = make_conditions(self.model, self.text, which, clips.captions, generator)
             numbers[f"loss_{name}"] = evaluate_loss(self.model, clips.latents, t, noise, conditions).item()
             drawn = keyed_noise(tuple(clips.latents.shape), seed=0, chunk=0, step=0)
-            made = sample(
-                self.model, drawn, conditions, steps=4, shift=3.0, first_latent=clips.latents[:, :, :1]
-            )
+            made = sample(self.model, drawn, conditions, steps=4, shift=3.0, first_latent=clips.latents[:, :, :1])
             numbers[f"sample_db_{name}"] = decibels(made, clips.latents)
             if name == "tracks" and conditions.prior is not None:
                 numbers["carried_db"] = decibels(conditions.prior.mean, clips.latents)
