@@ -216,4 +216,5 @@ class ClipPool:
         self._draws += 1
         slots = torch.randint(len(self._slots), (self.batch,), generator=generator).tolist()
         rows = torch.randint(self.batch, (self.batch,), generator=generator).tolist()
-        return PreparedClips.join([self._slots[s].take([r]) for s, r in zip(slots, rows, strict=True)]).float()
+        # widened before joining: autocast refuses half precision on the CPU
+        return PreparedClips.join([self._slots[s].take([r]).float() for s, r in zip(slots, rows, strict=True)])

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The embedded model from seed to file. MINUTES bounds the wall clock of all stages together (two CPU cores).
+#   MINUTES=60 FOLDER=work/nano runs/nano.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+MINUTES=${MINUTES:-60}
+FOLDER=${FOLDER:-work/nano}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
+
+# 1. autoencoder: principal components, residual decoder
+# 2. teacher: flow matching, then with mid-frame masking
+# 3. causal: the teacher's ODE trajectories, regression under sink and window masks
+for stage in autoencoder teacher causal; do
+  .venv/bin/motionstream train "$stage" --recipe nano --folder "$FOLDER" --minutes "$MINUTES"
+done
+.venv/bin/motionstream train export --recipe nano --folder "$FOLDER" -o src/motionstream/weights/nano
+.venv/bin/motionstream evaluate rendered --output benchmarks/results/nano-rendered.json

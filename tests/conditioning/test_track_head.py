@@ -1,0 +1,85 @@
+"""Equation 1 and the track head."""
+
+import pytest
+import torch
+
+from motionstream.conditioning.track_head import TrackHead, embed_ids, track_map
+from motionstream.config import TrackHeadConfig
+
+SIZE, CELL, DIM = (32, 48), 8, 16
+
+
+def draw(frames: int = 21, count: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.rand(2, frames, count, 2, generator=generator) * torch.tensor([60.0, 44.0]) - 6
+    visible = torch.rand(2, frames, count, generator=generator) > 0.3
+    ids = torch.stack([torch.randperm(1000, generator=generator)[:count] for _ in range(2)])
+    return positions, visible, ids
+
+
+def literal_map(positions, visible, ids):
+    """Equation 1 as a loop."""
+    batch, frames, count, _ = positions.shape
+    out = torch.zeros(batch, DIM, frames, SIZE[0] // CELL, SIZE[1] // CELL)
+    for b in range(batch):
+        for t in range(frames):
+            for n in range(count):
+                x, y = positions[b, t, n].tolist()
+                if visible[b, t, n] and -0.5 <= x < SIZE[1] - 0.5 and -0.5 <= y < SIZE[0] - 0.5:
+                    out[b, :, t, int(max(y, 0) // CELL), int(max(x, 0) // CELL)] = embed_ids(ids[b, n], DIM)
+    return out
+
+
+def test_map_equals_the_equation_read_literally():
+    positions, visible, ids = draw()
+    actual = track_map(positions, visible, ids, size=SIZE, cell=CELL, dim=DIM)
+    torch.testing.assert_close(actual, literal_map(positions, visible, ids), atol=0, rtol=0)
+
+
+def test_hidden_outside_and_nan_points_leave_zeros():
+    positions = torch.tensor([[[[5.0, 5.0], [-20.0, 3.0], [float("nan"), 2.0], [48.0, 5.0]]]])
+    visible = torch.tensor([[[False, True, False, True]]])
+    grid = track_map(positions, visible, torch.arange(4)[None], size=SIZE, cell=CELL, dim=DIM)
+    assert grid.abs().max() == 0
+
+
+def test_on_a_collision_the_last_track_wins():
+    positions = torch.full((1, 1, 3, 2), 9.0)
+    visible = torch.tensor([[[True, True, False]]])
+    grid = track_map(positions, visible, torch.tensor([[7, 8, 9]]), size=SIZE, cell=CELL, dim=DIM)
+    torch.testing.assert_close(grid[0, :, 0, 1, 1], embed_ids(torch.tensor(8), DIM))
+
+
+def test_no_tracks_give_an_empty_map():
+    grid = track_map(
+        torch.zeros(2, 9, 0, 2),
+        torch.zeros(2, 9, 0, dtype=torch.bool),
+        torch.zeros(2, 0).long(),
+        size=SIZE,
+        cell=CELL,
+        dim=DIM,
+    )
+    assert grid.shape == (2, DIM, 9, 4, 6) and grid.abs().max() == 0
+
+
+def test_ids_are_told_apart():
+    embedded = embed_ids(torch.arange(0, 100_000, 97), 64)
+    similarity = embedded @ embedded.T / 64
+    similarity.fill_diagonal_(0)
+    assert similarity.max() < 0.999
+    torch.testing.assert_close(embedded.square().mean(-1), torch.ones(len(embedded)))
+
+
+@pytest.mark.parametrize("later", [4, 12])
+def test_chunk_by_chunk_equals_whole_and_the_past_ignores_the_future(later):
+    head = TrackHead(TrackHeadConfig(6, DIM, 8), spatial=CELL, temporal=4)
+    positions, visible, ids = draw(frames=33)
+    whole = head(positions, visible, ids, size=SIZE, first=True)
+    assert whole.shape == (2, 6, 9, 4, 6)
+    parts = [head(positions[:, :9], visible[:, :9], ids, size=SIZE, first=True)]
+    for start in range(9, 33, later):
+        cut = slice(start, start + later)
+        parts.append(head(positions[:, cut], visible[:, cut], ids, size=SIZE, first=False))
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole)
+    visible[:, 21:] = False
+    torch.testing.assert_close(head(positions, visible, ids, size=SIZE, first=True)[:, :, :6], whole[:, :, :6])

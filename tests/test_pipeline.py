@@ -1,0 +1,145 @@
+"""The public pipeline at debug size: determinism, chunking, memory of where tracks began."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from motionstream import LiveTracks, MotionStreamPipeline, Tracks
+from motionstream.config import ModelConfig
+from motionstream.pipeline import CarryMemory
+from motionstream.presets import PRESETS, preset
+from motionstream.tracks import drag_tracks, pin_tracks
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> MotionStreamPipeline:
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # the residual starts at zero; make the transformer count
+        for parameter in pipeline.model.transformer.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return pipeline
+
+
+PICTURE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+
+
+def tracks(pipeline: MotionStreamPipeline, frames: int = 33) -> Tracks:
+    size = pipeline.config.size
+    moved = drag_tracks((8, 8), (20, 14), frames, size, radius=6, spacing=4)
+    return Tracks.merge([moved, pin_tracks([(26, 26)], frames, size, radius=4, spacing=4)], renumber=True)
+
+
+def test_streaming_equals_the_whole_call_however_it_is_paced(pipeline):
+    motion = tracks(pipeline)
+    whole = pipeline(PICTURE, motion, prompt="it gets dark", seed=3)
+    assert whole.shape == (33, 32, 32, 3) and whole.dtype == np.uint8
+    stream = pipeline.stream(PICTURE, prompt="it gets dark", seed=3)
+    parts = []
+    for wanted in (9, 12, 12):
+        assert stream.next_frames == wanted
+        parts.append(stream.step(motion.frames(stream.frame, stream.frame + wanted)))
+        if wanted == 9:
+            stream.settle()
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_seed_prompt_and_tracks_matter(pipeline):
+    motion = tracks(pipeline, 21)
+    base = pipeline(PICTURE, motion, seed=0).astype(int)
+    np.testing.assert_array_equal(pipeline(PICTURE, motion, seed=0), base)
+    assert np.abs(pipeline(PICTURE, motion, seed=1) - base).max() > 0
+    assert np.abs(pipeline(PICTURE, motion, seed=0, prompt="night falls") - base).max() > 0
+    assert np.abs(pipeline(PICTURE, Tracks.empty(21, pipeline.config.size), seed=0) - base).max() > 5
+
+
+def test_later_tracks_never_change_earlier_frames(pipeline):
+    motion = tracks(pipeline)
+    positions = motion.positions.copy()
+    positions[21:] += 5
+    other = Tracks(positions, motion.visible, motion.size, motion.fps, motion.ids)
+    one, two = pipeline(PICTURE, motion), pipeline(PICTURE, other)
+    np.testing.assert_array_equal(one[:21], two[:21])
+    assert np.abs(one[21:].astype(int) - two[21:]).max() > 0
+
+
+def test_any_length_is_trimmed(pipeline):
+    assert pipeline(PICTURE, tracks(pipeline, 15)).shape[0] == 15
+
+
+def test_live_drag_that_begins_late(pipeline):
+    stream, live = pipeline.stream(PICTURE), LiveTracks(pipeline.config.size)
+    stream.step(live.cut(stream.next_frames))
+    drag = live.drag(10, 10, radius=5, spacing=4)
+    live.move(drag, 20, 10)
+    stream.step(live.cut(stream.next_frames))
+    live.release(drag)
+    frames = [stream.step(live.cut(stream.next_frames)) for _ in range(3)]
+    assert all(f.shape == (12, 32, 32, 3) for f in frames)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda p: Tracks.empty(9, (64, 64)), "64x64"),
+        (lambda p: Tracks.empty(10, p.config.size), "10 frames"),
+    ],
+)
+def test_tracks_that_do_not_fit_are_refused(pipeline, bad, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline.stream(PICTURE).step(bad(pipeline))
+
+
+def test_carry_memory_takes_content_where_and_when_a_track_begins():
+    first, second = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
+    memory = CarryMemory(first)
+
+    def one(ids, x):
+        positions = np.full((4, len(ids), 2), x, np.float32)
+        return Tracks(positions, np.ones((4, len(ids)), bool), (8, 8), 24.0, np.array(ids))
+
+    device = torch.device("cpu")
+    source = memory.source(one([0], 2.0), device)
+    assert source.pictures.shape[1] == 1 and source.start[0, 0, 0] == 2
+    memory.last = second
+    source = memory.source(one([0, 1], 5.0), device)
+    assert source.index.tolist() == [[0, 1]] and source.static.unique().tolist() == [1]
+    assert source.start[0].tolist() == [[2, 2], [5, 5]]
+    for _ in range(40):  # drags come and go for ever; pictures do not pile up
+        memory.last = torch.rand(1, 3, 8, 8)
+        memory.source(one([1], 3.0), device)
+        source = memory.source(one([], 0.0), device)
+    assert source.pictures.shape[1] == 1
+
+
+def test_save_and_load_give_the_same_frames_and_refuse_what_is_untrained(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="teacher, causal"):
+        MotionStreamPipeline.from_pretrained(tmp_path)
+    again = MotionStreamPipeline.from_pretrained(tmp_path, untrained=True)
+    motion = tracks(pipeline, 9)
+    difference = np.abs(again(PICTURE, motion).astype(int) - pipeline(PICTURE, motion))
+    assert difference.mean() < 1, "half precision may round, no more"
+    (tmp_path / "autoencoder.safetensors").unlink()
+    with pytest.raises(ValueError, match="autoencoder.safetensors is missing"):
+        MotionStreamPipeline.from_pretrained(tmp_path, untrained=True)
+
+
+def test_unknown_names_are_refused_with_what_exists():
+    with pytest.raises(ValueError, match="nowhere"):
+        MotionStreamPipeline.from_pretrained("nowhere")
+    with pytest.raises(ValueError, match="known: debug, nano"):
+        preset("nowhere")
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_configs_survive_json_and_name_what_is_wrong(name):
+    config = preset(name)
+    values = json.loads(json.dumps(config.to_dict()))
+    assert ModelConfig.from_dict(values) == config
+    with pytest.raises(ValueError, match="no setting 'sizes'"):
+        ModelConfig.from_dict({**values, "sizes": 1})
+    with pytest.raises(ValueError, match="size"):
+        ModelConfig.from_dict({**values, "size": [100, 128]})
