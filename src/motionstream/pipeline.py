@@ -305,7 +305,7 @@ class CarryMemory:
     def source(self, tracks: Tracks, device: torch.device) -> CarrySource:
         """The sources of a chunk's tracks; called once a chunk, in order."""
         ids = tracks.ids.tolist()
-        shown = tracks.visible.any(axis=0)
+        shown = np.any(tracks.visible, axis=0)
         begun = [row for row, track in enumerate(ids) if shown[row] and track not in self._births]
         changed = self._present is not None and (bool(begun) or set(ids) != self._present)
         if changed:
@@ -313,7 +313,7 @@ class CarryMemory:
             self._pictures[self._static] = self.last
         self._present = set(ids)
         for row in begun:
-            start = tracks.positions[tracks.visible[:, row].argmax(), row]
+            start = tracks.positions[np.argmax(tracks.visible[:, row]), row]
             self._births[ids[row]] = (self._static, start)
         self._births = {track: birth for track, birth in self._births.items() if track in self._present}
         used = sorted({self._static} | {key for key, _ in self._births.values()})

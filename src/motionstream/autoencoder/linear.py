@@ -76,7 +76,9 @@ class LinearAutoencoder(nn.Module):
         self.inlet = nn.Conv2d(2 * config.latent_channels, channels, 3, padding=1)
         self.blocks = nn.Sequential(*(_ResidualBlock(channels) for _ in range(config.decoder_blocks)))
         self.outlet = nn.Conv2d(channels, BLOCK_VALUES, 1)
+        # the decoder begins as the linear one
         nn.init.zeros_(self.outlet.weight)
+        assert self.outlet.bias is not None
         nn.init.zeros_(self.outlet.bias)
 
     @torch.no_grad()

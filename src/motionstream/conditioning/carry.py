@@ -169,6 +169,7 @@ class CarryPrior(nn.Module):
         self.middle = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.mix = nn.Conv2d(hidden, CANDIDATES, 3, padding=1)
         self.spread = nn.Conv2d(hidden, latent_channels, 1)
+        assert self.mix.bias is not None and self.spread.bias is not None
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)
         nn.init.zeros_(self.spread.weight)

@@ -50,7 +50,7 @@ class MotionInput:
 
 @dataclass(frozen=True)
 class CarriedLatents:
-    """Carried content as the model takes it: encoded ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w)."""
+    """Carried content as the model takes it: ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w)."""
 
     candidates: Tensor
     features: Tensor

@@ -108,8 +108,9 @@ def make_trajectories(
         shards.append(path)
         if path.exists():
             continue
-        parts, solved = [], []
-        while sum(map(len, parts)) < SHARD:
+        parts: list[PreparedClips] = []
+        solved: list[dict[str, Tensor]] = []
+        while sum(len(part) for part in parts) < SHARD:
             parts.append(source.draw(generator))
             with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
                 solved.append(solve(model, text, parts[-1], generator))

@@ -144,7 +144,7 @@ def static_index(events: Tensor, starts: list[int], frames: int) -> Tensor:
     return latest[:, chunk_of_frame.to(events.device)]
 
 
-class _Rendered(IterableDataset):  # type: ignore[type-arg]
+class _Rendered(IterableDataset):
     """Endless prepared batches from consecutive seeds; runs in a worker process."""
 
     def __init__(
