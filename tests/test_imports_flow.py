@@ -26,12 +26,13 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": LEFT_OF_PIPELINE,
     "data": {"config", "media", "tracks", "autoencoder"},
     # The three that stand furthest right never import one another.
+    "bench": LEFT_OF_PIPELINE | {"pipeline"},
     "training": ABOVE_PIPELINE,
     "evaluation": ABOVE_PIPELINE,
     "server": LEFT_OF_PIPELINE | {"pipeline", "provenance"},
 }
 # They tie everything together: the package's own names, and the command line.
-FREE = {"__init__", "__main__", "cli"}
+FREE = {"__init__", "__main__", "cli", "commands"}
 
 # Seconds to import: `motionstream --help` must not wait for them.
 HEAVY = {"torch", "diffusers", "transformers", "cv2", "av", "skimage", "torchmetrics", "fastapi", "uvicorn"}

@@ -144,6 +144,8 @@ class SamplerConfig:
     teacher_steps: int = 50
     shift: float = 5.0
     """Timestep shift k of the teacher's schedule, t' = k t / (1 + (k − 1) t)."""
+    temperature: float = 1.0
+    """Scale of the noise that sampling starts from. Below 1 a small model stays nearer to its mean: calmer, less rich."""
     text_guidance: float = 3.0
     motion_guidance: float = 1.5
 
@@ -153,6 +155,7 @@ class SamplerConfig:
         ok = len(times) > 0 and falling and times[-1] > 0 and times[0] <= 1
         _require(ok, "sampler.student_times", times, "must fall strictly, from at most 1 to above 0")
         _require(self.teacher_steps >= 1, "sampler.teacher_steps", self.teacher_steps, "must be at least 1")
+        _require(0 <= self.temperature <= 1, "sampler.temperature", self.temperature, "must lie in 0..1")
         _require(self.shift > 0, "sampler.shift", self.shift, "must be positive")
         weights = (self.text_guidance, self.motion_guidance)
         _require(min(weights) >= 0, "sampler guidance", weights, "weights must not be negative")

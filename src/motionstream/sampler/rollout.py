@@ -57,10 +57,11 @@ class Rollout:
         shape = (self.batch, self.model.config.latent_channels, frames, *self.model.config.latent_size)
         first_latent = self.first_latent if chunk == 0 else None
         context = Cached(self.cache)
+        temperature = self.model.config.sampler.temperature
         x0: Tensor | None = None
         for step, now in enumerate(self.times):
             t = torch.full((self.batch, frames), now, device=self.model.device)
-            noise = keyed_noise(shape, seed=self.seed, chunk=chunk, step=step, device=self.model.device)
+            noise = temperature * keyed_noise(shape, seed=self.seed, chunk=chunk, step=step, device=self.model.device)
             x = noise if x0 is None else add_noise(x0, noise, t)
             if first_latent is not None:
                 x = torch.cat([first_latent, x[:, :, 1:]], dim=2)

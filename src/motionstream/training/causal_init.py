@@ -42,7 +42,7 @@ def solve(
     """
     settings = model.config.sampler
     conditions = make_conditions(model, text, clips, clips.captions, generator)
-    noise = torch.randn(clips.latents.shape, generator=generator)
+    noise = settings.temperature * torch.randn(clips.latents.shape, generator=generator)
     path = list(
         trajectory(
             model,

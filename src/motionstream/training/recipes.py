@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.procedural import SceneConfig
 from motionstream.data.textures import TextureBank
 from motionstream.model.motion_model import MotionModel
+from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
 from motionstream.training.autoencoder import DecoderStage, fit_basis
@@ -205,3 +207,25 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
 
 
 TRAINERS = {"autoencoder": train_autoencoder, "teacher": train_teacher, "causal": train_causal}
+
+
+def export(recipe: Recipe, folder: Path, target: Path) -> None:
+    """Make a model's folder of the finished stages in ``folder``, for ``MotionStreamPipeline.from_pretrained``.
+
+    ``target`` is created, or its model replaced (other files in it stay). Everything is written beside it first, so
+    that a failure leaves it as it was. Raises ValueError for a stage that is missing and a target that is no model's.
+    """
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / "model.json").is_file()):
+        raise ValueError(f"{target} is no model's folder and not empty; name a new one")
+    autoencoder, trainee = load_autoencoder(recipe, folder), Trainee(recipe.model)
+    _load(trainee, folder, "causal")
+    pipeline = MotionStreamPipeline(trainee.model, autoencoder, trainee.text, stages=("teacher", "causal"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
+        pipeline.save_pretrained(temporary)
+        # model.json last: it is what tells a model's folder.
+        files = [path for path in Path(temporary).rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: path.name == "model.json"):
+            place = target / path.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)

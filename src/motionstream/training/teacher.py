@@ -117,6 +117,7 @@ class TeacherStage:
             conditions = make_conditions(self.model, self.text, which, clips.captions, generator)
             numbers[f"loss_{name}"] = evaluate_loss(self.model, clips.latents, t, noise, conditions).item()
             drawn = keyed_noise(tuple(clips.latents.shape), seed=0, chunk=0, step=0)
+            drawn = self.model.config.sampler.temperature * drawn
             made = sample(self.model, drawn, conditions, steps=4, shift=3.0, first_latent=clips.latents[:, :, :1])
             numbers[f"sample_db_{name}"] = decibels(made, clips.latents)
             if name == "tracks" and conditions.prior is not None:
