@@ -10,7 +10,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 # 1. autoencoder: principal components, residual decoder
 # 2. teacher: flow matching, then with mid-frame masking
 # 3. causal: the teacher's ODE trajectories, regression under sink and window masks
-for stage in autoencoder teacher causal; do
+# 4. decoder: the residual decoder again, on latents the teacher made
+for stage in autoencoder teacher causal decoder; do
   .venv/bin/motionstream train "$stage" --recipe nano --folder "$FOLDER" --minutes "$MINUTES"
 done
 .venv/bin/motionstream train export --recipe nano --folder "$FOLDER" -o src/motionstream/weights/nano

@@ -25,8 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "sampler": {"config", "conditioning", "model"},
     "pipeline": LEFT_OF_PIPELINE,
     "data": {"config", "media", "tracks", "autoencoder"},
-    # The three that stand furthest right never import one another.
     "bench": LEFT_OF_PIPELINE | {"pipeline"},
+    # The three that stand furthest right never import one another.
     "training": ABOVE_PIPELINE,
     "evaluation": ABOVE_PIPELINE,
     "server": LEFT_OF_PIPELINE | {"pipeline", "provenance"},

@@ -145,7 +145,7 @@ class SamplerConfig:
     shift: float = 5.0
     """Timestep shift k of the teacher's schedule, t' = k t / (1 + (k − 1) t)."""
     temperature: float = 1.0
-    """Scale of the noise that sampling starts from. Below 1 a small model stays nearer to its mean: calmer, less rich."""
+    """Scale of the noise sampling starts from. Below 1 a small model stays nearer its mean: calmer, less rich."""
     text_guidance: float = 3.0
     motion_guidance: float = 1.5
 

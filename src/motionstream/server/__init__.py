@@ -1,0 +1,1 @@
+"""Serving streams to browsers: an engine that knows no transport, a versioned protocol, a page."""

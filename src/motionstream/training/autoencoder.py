@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionstream.autoencoder.linear import LinearAutoencoder, to_blocks
+from motionstream.autoencoder.linear import GROUP, LinearAutoencoder, from_blocks, to_blocks
 from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
+from motionstream.training.causal_init import TrajectoryStore
 from motionstream.training.clips import to_float
 
 
@@ -30,8 +31,14 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return float(10 * torch.log10(4 / (a - b).square().mean().clamp(min=1e-10)))
 
 
+def picture_loss(decoded: Tensor, video: Tensor) -> Tensor:
+    """L1, and L1 of the gradients so that edges stay where they are and block seams do not appear."""
+    edges = [F.l1_loss(decoded.diff(dim=d), video.diff(dim=d)) for d in (3, 4)]
+    return F.l1_loss(decoded, video) + edges[0] + edges[1]
+
+
 class DecoderStage:
-    """The residual decoder against the rendered frames: L1, and L1 of the gradients so that edges stay sharp."""
+    """The residual decoder against the rendered frames."""
 
     def __init__(
         self,
@@ -57,8 +64,7 @@ class DecoderStage:
             # what is decoded while streaming is generated, not encoded: teach the decoder to bear small errors
             latents = latents + 0.05 * torch.rand((), generator=self.rng) * torch.randn_like(latents)
         decoded, _ = self.autoencoder.decode(latents)
-        edges = sum(F.l1_loss(decoded.diff(dim=d), video.diff(dim=d)) for d in (3, 4))
-        return F.l1_loss(decoded, video) + edges, {"psnr": psnr(decoded.detach(), video)}
+        return picture_loss(decoded, video), {"psnr": psnr(decoded.detach(), video)}
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         assert isinstance(module, LinearAutoencoder)
@@ -72,3 +78,39 @@ class DecoderStage:
             target = to_blocks(video, first=True)
             numbers[f"psnr_linear_{name}"] = psnr(linear, target)
         return numbers
+
+
+class GeneratedDecoderStage:
+    """The residual decoder on what it will really meet: latents that the teacher made, between them and the true ones.
+
+    The linear code decodes every 8×8 block by itself, so generated latents show seams and coloured blocks; the decoder
+    sees the neighbours and learns to mend them. The target is the linear decoding of the true latents.
+    """
+
+    def __init__(self, autoencoder: LinearAutoencoder, store: TrajectoryStore, *, batch: int, seed: int) -> None:
+        self.module: nn.Module = autoencoder
+        self.autoencoder, self.store, self.batch = autoencoder, store, batch
+        self.rng = torch.Generator().manual_seed(seed)
+        self._held = store.draw(batch, torch.Generator().manual_seed(seed + 1))
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        clips, _, made = self.store.draw(self.batch, self.rng)
+        share = torch.rand(self.batch, 1, 1, 1, 1, generator=self.rng)
+        latents = clips.latents + share * (made - clips.latents)
+        video, decoded = self._linear(clips.latents), self.autoencoder.decode(latents)[0]
+        return picture_loss(decoded, video), {"psnr": psnr(decoded.detach(), video)}
+
+    def _linear(self, latents: Tensor) -> Tensor:
+        with torch.no_grad():
+            video = from_blocks(self.autoencoder.decode_linear(latents))
+        return video[:, :, GROUP - 1 :].clamp(-1, 1)
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        assert isinstance(module, LinearAutoencoder)
+        clips, _, made = self._held
+        video = self._linear(clips.latents)
+        return {
+            "psnr_made": psnr(module.decode(made)[0], video),
+            "psnr_made_linear": psnr(self._linear(made), video),
+            "psnr_true": psnr(module.decode(clips.latents)[0], video),
+        }

@@ -25,8 +25,8 @@ from motionstream.model.motion_model import MotionModel
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training.autoencoder import DecoderStage, fit_basis
-from motionstream.training.causal_init import CausalStage, make_trajectories
+from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis
+from motionstream.training.causal_init import CausalStage, TrajectoryStore, make_trajectories
 from motionstream.training.clips import ClipPool
 from motionstream.training.loop import TrainConfig, train
 from motionstream.training.teacher import TeacherStage
@@ -44,6 +44,8 @@ class Recipe:
     teacher: tuple[TrainConfig, TrainConfig]
     """Two phases: without masking, then with stochastic mid-frame masking (paper, appendix D)."""
     causal: TrainConfig
+    decoder: TrainConfig
+    """The residual decoder once more, on latents that the teacher made."""
     autoencoder_scene_frames: int = 21
     basis_batches: int = 40
     decoder_batch: int = 4
@@ -69,6 +71,7 @@ def nano(minutes: float | None = None) -> Recipe:
             TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.08), warmup=10, bf16=True),
         ),
         causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(0.2), bf16=True),
+        decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(0.1), bf16=True),
     )
 
 
@@ -90,6 +93,7 @@ def debug(minutes: float | None = None) -> Recipe:
         autoencoder=short,
         teacher=(short, short),
         causal=short,
+        decoder=short,
         basis_batches=2,
         decoder_batch=2,
         batch=2,
@@ -100,7 +104,7 @@ def debug(minutes: float | None = None) -> Recipe:
 
 
 RECIPES = {"nano": nano, "debug": debug}
-STAGES = ("autoencoder", "teacher", "causal")
+STAGES = ("autoencoder", "teacher", "causal", "decoder")
 
 
 class Trainee(nn.Module):
@@ -206,7 +210,21 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
     save_weights(weights_path(folder, "causal"), run.average)
 
 
-TRAINERS = {"autoencoder": train_autoencoder, "teacher": train_teacher, "causal": train_causal}
+def train_decoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """The residual decoder on the trajectories that the causal stage has left; encoder and latents stay as they are."""
+    autoencoder = load_autoencoder(recipe, folder).requires_grad_(True)
+    store = TrajectoryStore(sorted((folder / "trajectories").glob("*.safetensors")))
+    stage = GeneratedDecoderStage(autoencoder, store, batch=recipe.decoder_batch, seed=recipe.seed)
+    run = train(stage, recipe.decoder, folder / "decoder", say=say)
+    save_weights(weights_path(folder, "decoder"), run.average)
+
+
+TRAINERS = {
+    "autoencoder": train_autoencoder,
+    "teacher": train_teacher,
+    "causal": train_causal,
+    "decoder": train_decoder,
+}
 
 
 def export(recipe: Recipe, folder: Path, target: Path) -> None:
@@ -219,6 +237,7 @@ def export(recipe: Recipe, folder: Path, target: Path) -> None:
         raise ValueError(f"{target} is no model's folder and not empty; name a new one")
     autoencoder, trainee = load_autoencoder(recipe, folder), Trainee(recipe.model)
     _load(trainee, folder, "causal")
+    _load(autoencoder, folder, "decoder")
     pipeline = MotionStreamPipeline(trainee.model, autoencoder, trainee.text, stages=("teacher", "causal"))
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:

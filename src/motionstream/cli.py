@@ -1,0 +1,154 @@
+"""The command ``motionstream``: finds the verb, runs it, and turns every failure into one line.
+
+Exit codes: 0 done, 1 our mistake, 2 the user's (bad values, paths, options), 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import operator
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Protocol
+
+import tyro
+
+from motionstream import __version__
+from motionstream.commands.bench import BenchCommand
+from motionstream.commands.demo import DemoCommand
+from motionstream.commands.doctor import DoctorCommand
+from motionstream.commands.evaluate import EvaluateCommand
+from motionstream.commands.stream import StreamCommand
+from motionstream.commands.track import TrackCommand
+from motionstream.commands.train import TrainCommand
+
+DESCRIPTION = f"""\
+MotionStream {__version__}: drag anything in a picture and stream the video in which it moves.
+
+Examples:
+  motionstream demo
+  motionstream stream photo.jpg --drag 0.3,0.5:0.7,0.5 -o out.mp4
+  motionstream VERB --help"""
+
+class Verb(Protocol):
+    """A parsed command line. HELP: what the verb does, a blank line, examples."""
+
+    HELP: ClassVar[str]
+
+    def run(self) -> int | None:
+        """Do it. Returns the exit code, None for 0; raises ValueError and OSError for the user's mistakes."""
+        ...
+
+
+COMMANDS: dict[str, type[Verb]] = {
+    "stream": StreamCommand,
+    "track": TrackCommand,
+    "demo": DemoCommand,
+    "train": TrainCommand,
+    "evaluate": EvaluateCommand,
+    "bench": BenchCommand,
+    "doctor": DoctorCommand,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; ``argv`` is without the program's name."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments in (["--version"], ["-V"]):
+        print(f"motionstream {__version__}")
+        return 0
+    try:
+        verb = _parse(arguments)
+        if isinstance(verb, int):
+            return verb
+        with _plain_warnings():
+            code = verb.run()
+        sys.stdout.flush()
+        return code or 0
+    except KeyboardInterrupt:
+        _say("stopped; nothing unfinished was kept")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does; without this, Python's exit complains on stderr.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _report(error)
+
+
+def _parse(arguments: list[str]) -> Verb | int:
+    """The verb with its options, or the exit code when help was asked for or something is wrong."""
+    name = arguments[0] if arguments else ""
+    if name in ("-h", "--help"):
+        verbs = [
+            Annotated[verb, tyro.conf.subcommand(name, description=verb.HELP.partition("\n\n")[0])]
+            for name, verb in COMMANDS.items()
+        ]
+        every: Any = functools.reduce(operator.or_, verbs)
+        return _tyro(every, "motionstream", DESCRIPTION, arguments)
+    if name not in COMMANDS:
+        wrong = f"there is no verb {name!r}" if name else "no verb given"
+        _say(f"{wrong}; give one of {', '.join(COMMANDS)}, or see motionstream --help")
+        return 2
+    return _tyro(COMMANDS[name], f"motionstream {name}", COMMANDS[name].HELP, arguments[1:])
+
+
+def _tyro(form: Any, program: str, description: str, arguments: list[str]) -> Verb | int:
+    said = io.StringIO()
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: Verb = tyro.cli(form, prog=program, description=description, args=arguments, config=config)
+        return parsed
+    except SystemExit as exit_:
+        if exit_.code:
+            _say(f"{_message(said.getvalue()).rstrip('. ')}; see {program} --help")
+        return int(exit_.code or 0)
+
+
+def _message(box: str) -> str:
+    """What tyro drew as a box, as one line: its message, without the help below the rule."""
+    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rules = [number for number, line in enumerate(lines) if line and set(line) == {"─"}]
+    return " ".join(" ".join(lines[: rules[0] if rules else None]).split()).partition(" Got errors:")[0]
+
+
+def _say(message: str) -> None:
+    print(f"motionstream: {message}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Our warnings are one line without the place in the code; other people's are theirs to show."""
+    show = warnings.showwarning
+
+    def plain(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
+        if category is UserWarning and f"{os.sep}motionstream{os.sep}" in filename:
+            _say(f"warning: {message}")
+        else:
+            show(message, category, filename, lineno, *rest)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = plain
+        yield
+
+
+def _report(error: Exception) -> int:
+    """One line about ``error`` on stderr and the exit code; the traceback, too, with MOTIONSTREAM_DEBUG=1."""
+    debug = os.environ.get("MOTIONSTREAM_DEBUG", "") not in ("", "0")
+    if debug:
+        traceback.print_exception(error)
+    message = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ValueError | OSError):
+        _say(message or type(error).__name__)
+        return 2
+    hint = "" if debug else "; run it again with MOTIONSTREAM_DEBUG=1 to see where"
+    _say(f"{type(error).__name__}: {message}{hint}")
+    return 1

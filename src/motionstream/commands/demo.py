@@ -1,0 +1,57 @@
+"""``motionstream demo``: the page in the browser."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class DemoCommand:
+    """The options of ``motionstream demo``."""
+
+    HELP: ClassVar[str] = """\
+Open a page in the browser: pick a picture, drag, and see the video as it is made.
+
+Examples:
+  motionstream demo
+  motionstream demo --port 8000 --no-browser"""
+
+    port: int = 7860
+    """Port to listen on."""
+    host: str = "127.0.0.1"
+    """Address to listen on; the default serves this machine alone."""
+    model: str = "nano"
+    """An embedded model, or a folder with one."""
+    no_browser: bool = False
+    """Only serve; do not open the browser."""
+    untrained: bool = False
+    """Accept weights that were not trained."""
+
+    def run(self) -> None:
+        """Check the address, then serve until Ctrl-C."""
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"--port is {self.port}; give 1 to 65535")
+        self._check_address()
+        from motionstream.server.app import serve
+
+        serve(
+            model=self.model,
+            host=self.host,
+            port=self.port,
+            open_browser=not self.no_browser,
+            untrained=self.untrained,
+        )
+
+    def _check_address(self) -> None:
+        """Refuse an address that cannot be listened on before the model is loaded."""
+        try:
+            family, kind, *_, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            raise ValueError(
+                f"cannot listen on {self.host}:{self.port}: {error.strerror}; choose another --port or --host"
+            ) from error

@@ -1,0 +1,78 @@
+"""``motionstream track``: a video becomes tracks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import tyro
+
+from motionstream.commands.common import check_paths, progress
+
+if TYPE_CHECKING:
+    from motionstream.tracks.tracker import Tracker
+
+MAX_GRID = 100
+
+
+@dataclass(frozen=True)
+class TrackCommand:
+    """The options of ``motionstream track``."""
+
+    HELP: ClassVar[str] = """\
+Follow a grid of points through a video and save their tracks.
+
+Examples:
+  motionstream track clip.mp4 -o tracks.npz
+  motionstream track clip.mp4 --grid 20 --tracker template --limit 48
+  motionstream stream photo.jpg --tracks tracks.npz"""
+
+    video: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
+    """The video."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="TRACKS.npz")] = None
+    """The tracks; without it the video's name with .npz, in this folder."""
+    grid: int = 50
+    """Points a side; 50, as in the paper, makes 2500 tracks."""
+    tracker: Literal["lucas-kanade", "template"] = "lucas-kanade"
+    """Optical flow, for natural video; or template matching, slower, for small rendered video with soft shapes."""
+    limit: Annotated[int | None, tyro.conf.arg(metavar="FRAMES")] = None
+    """Stop after so many frames."""
+
+    def run(self) -> None:
+        """Check everything, read, track in groups of points, save."""
+        if not 1 <= self.grid <= MAX_GRID:
+            raise ValueError(f"--grid is {self.grid}; give 1 to {MAX_GRID} points a side")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit is {self.limit}; give at least 1 frame")
+        output = self.output or Path(f"{self.video.stem}.npz")
+        check_paths([self.video], [output])
+        from motionstream.media import check_output, read_video
+        from motionstream.tracks import Tracks, grid_points
+        from motionstream.tracks.tracks import check_counts
+
+        check_output(output, (".npz",))
+        with progress() as bars:
+            bars.add_task(f"reading {self.video}", total=None)
+            video, fps = read_video(self.video, limit=self.limit)
+        size = (video.shape[1], video.shape[2])
+        points = grid_points(size, self.grid)
+        check_counts(len(video), len(points))
+        tracker, parts = self._tracker(), []
+        # Every point is followed by itself, so groups change nothing; few, since each goes through all frames.
+        group = max(64, -(-len(points) // 16))
+        with progress() as bars:
+            for start in bars.track(range(0, len(points), group), description="tracking"):
+                parts.append(tracker.track(video, points[start : start + group], fps))
+        tracks = Tracks.merge(parts, renumber=True)
+        tracks.save(output)
+        kept = tracks.visible[-1].mean()
+        print(
+            f"{output}: {tracks.count} tracks over {tracks.length} frames of {size[1]}x{size[0]} at {fps:g} fps, "
+            f"{kept:.0%} of them seen to the end"
+        )
+
+    def _tracker(self) -> Tracker:
+        from motionstream.tracks.tracker import LucasKanade, TemplateTracker
+
+        return TemplateTracker() if self.tracker == "template" else LucasKanade()

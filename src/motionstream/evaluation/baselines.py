@@ -1,0 +1,72 @@
+"""What a model is measured against: still pictures, the warp alone, the carried mixture, the autoencoder's ceiling.
+
+All take and give uint8 video (T, H, W, 3) at the model's size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from motionstream.conditioning.carry import CarrySource, carry
+from motionstream.model.motion_model import MotionInput
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.tracks import Tracks
+
+
+def frozen(video: np.ndarray) -> np.ndarray:
+    """The first frame, all the time."""
+    return np.repeat(video[:1], len(video), axis=0)
+
+
+@torch.no_grad()
+def coded(pipeline: MotionStreamPipeline, video: np.ndarray) -> np.ndarray:
+    """The video through the autoencoder and back: what a perfect model would show. 1 + 4k frames."""
+    return _to_video(pipeline.autoencoder.decode(pipeline.autoencoder.encode(_to_tensor(pipeline, video)))[0])
+
+
+@torch.no_grad()
+def warped(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> np.ndarray:
+    """The first frame, every place moved as the nearest visible track moves: what following costs without a model."""
+    motion = motion_of(pipeline, video, tracks)
+    assert motion.source is not None
+    grid = pipeline.config.carry.grid if pipeline.config.carry else 4
+    return _to_video(carry(motion.positions, motion.visible, motion.source, grid=grid).candidates[:, 0])
+
+
+@torch.no_grad()
+def carried_mixture(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> np.ndarray | None:
+    """The mean of the model's prior, decoded: its carried content before the transformer. None if it carries none."""
+    model = pipeline.model
+    if model.carry_prior is None:
+        return None
+    carried = model.encode_carried(motion_of(pipeline, video, tracks), pipeline.autoencoder)
+    assert carried is not None
+    prior = model.carry_prior(carried.candidates, carried.features)
+    return _to_video(pipeline.autoencoder.decode(prior.mean)[0])
+
+
+def motion_of(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> MotionInput:
+    """Tracks that all begin in the first frame, with that frame as their source, as the model takes them."""
+    assert tracks.visible[0].all(), "every track must be seen in the first frame, where its content is taken"
+    device = pipeline.model.device
+    positions = torch.from_numpy(tracks.positions.copy()).to(device)[None]
+    visible = torch.from_numpy(tracks.clipped().visible.copy()).to(device)[None]
+    whose = torch.zeros(1, tracks.count, dtype=torch.long, device=device)
+    source = CarrySource(
+        pictures=_to_tensor(pipeline, video[:1])[:, None, :, 0],
+        index=whose,
+        start=positions[:, 0],
+        static=torch.zeros(1, tracks.length, dtype=torch.long, device=device),
+    )
+    return MotionInput(positions, visible, whose, first=True, source=source)
+
+
+def _to_tensor(pipeline: MotionStreamPipeline, video: np.ndarray) -> Tensor:
+    """uint8 (T, H, W, 3) → float (1, 3, T, H, W) in [−1, 1]."""
+    return torch.from_numpy(video.copy()).to(pipeline.model.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def _to_video(video: Tensor) -> np.ndarray:
+    return ((video[0].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

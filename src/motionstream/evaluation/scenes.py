@@ -1,0 +1,150 @@
+"""Held-out rendered clips for evaluation, and the tracks they are conditioned on.
+
+Seeds and photographs that no training run draws; one clip a seed, so that clip i does not depend on how many there
+are. Pixels are (x, y) with (0, 0) the centre of the top-left one. Axes: T frames, N points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from motionstream.config import ModelConfig
+from motionstream.data.compositing import composite
+from motionstream.data.photographs import HELD_OUT
+from motionstream.data.procedural import Scene, SceneConfig, draw_scene, render_scene
+from motionstream.data.textures import TextureBank
+from motionstream.metrics import moved_frames
+from motionstream.tracks import Tracks
+
+FIRST_SEED = 900_000_000
+"""Training counts its seeds up from 0 and never comes here."""
+FRAMES = 45
+LEAST_MOTION = 4.0
+FOLLOWED_POINTS = 24
+DENSE_POINTS = 256
+
+
+@dataclass(frozen=True)
+class EvaluationClip:
+    """One clip and what is asked of a model.
+
+    ``video`` uint8 (T, H, W, 3); ``background`` bool (T, H, W): pixels that no sprite covers at this frame nor at
+    frame 0, which a still camera leaves exactly as they were. ``drags`` and ``dense`` are conditioning tracks;
+    ``followed`` are the points measured, of which ``counted`` bool (T, N) says at which frames.
+    """
+
+    video: np.ndarray
+    background: np.ndarray
+    caption: str
+    drags: Tracks
+    dense: Tracks
+    followed: Tracks
+    counted: np.ndarray
+
+
+def scene_config(config: ModelConfig, speed: float) -> SceneConfig:
+    """Scenes at the model's size: one to three sprites before a still camera, held-out photographs as they are.
+
+    ``speed``: a sprite's mean travel in pixels per 12 frames; each draws 0 to 2 times as much. Light does not change,
+    so that every difference between two rows is one of motion.
+    """
+    scale = min(config.size) / 128
+    return SceneConfig(
+        height=config.size[0],
+        width=config.size[1],
+        frames=FRAMES,
+        fps=config.fps,
+        sprites=(1, 3),
+        sprite_radius=(max(5.0, 9 * scale), max(10.0, 24 * scale)),
+        speed=speed,
+        static_camera_probability=1.0,
+        photograph_probability=1.0,
+        mixture_probability=0.0,
+        recolour_probability=0.0,
+        dark_probability=0.0,
+    )
+
+
+@torch.no_grad()
+def make_clip(config: ModelConfig, index: int, seed: int = 0, speed: float = 6.0) -> EvaluationClip:
+    """Clip number ``index`` of the evaluation ``seed``; the same arguments give the same clip."""
+    if not 0 <= seed < 1000 or not 0 <= index < 100_000:
+        raise ValueError(f"seed {seed}, clip {index}: evaluation seeds are 0..999, clips 0..99999")
+    settings = scene_config(config, speed)
+    number = FIRST_SEED + seed * 100_000 + index
+    scene = draw_scene(settings, 1, number, TextureBank(HELD_OUT))
+    clips = render_scene(scene, settings)
+    positions, visible = clips.positions[0].numpy(), clips.visible[0].numpy()
+    tracks = Tracks(positions, visible, settings.size, settings.fps)
+    layer = clips.layer[0].numpy()
+    rng = np.random.default_rng(number)
+    drags = drag_points(positions[0], visible[0], layer, rng, min(settings.size) / 128)
+    limit = DENSE_POINTS if config.carry is None else min(DENSE_POINTS, config.carry.max_tracks)
+    followed = followed_points(tracks, layer, drags, rng)
+    return EvaluationClip(
+        video=clips.video[0].permute(1, 2, 3, 0).numpy(),
+        background=background_pixels(scene, settings),
+        caption=clips.captions[0],
+        drags=tracks.select(drags),
+        dense=tracks.select(_some(np.flatnonzero(visible[0]), limit, rng)),
+        followed=tracks.select(followed),
+        counted=moved_frames(positions, visible, LEAST_MOTION)[:, followed],
+    )
+
+
+def drag_points(
+    places: np.ndarray, seen: np.ndarray, layer: np.ndarray, rng: np.random.Generator, scale: float = 1.0
+) -> np.ndarray:
+    """Which points a person's drags and pins would make: indices, rising.
+
+    On every sprite seen in frame 0 a rigid grid, its own points within 8 to 16 pixels (times ``scale``) of one of
+    them; on the background one or two pins, each with its neighbours within 10 pixels. All are seen in frame 0.
+
+    Args:
+        places: (N, 2) and seen (N,) in frame 0. layer: (N,), 0 the background, k the k-th sprite.
+    """
+    levels = [(level, rng.uniform(8, 16)) for level in sorted(set(layer[layer > 0].tolist()))]
+    levels += [(0, 10.0)] * int(rng.integers(1, 3))
+    chosen: set[int] = set()
+    for level, radius in levels:
+        candidates = np.flatnonzero(seen & (layer == level))
+        if len(candidates):
+            centre = places[rng.choice(candidates)]
+            near = np.linalg.norm(places[candidates] - centre, axis=-1) <= radius * scale
+            chosen.update(candidates[near].tolist())
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def followed_points(tracks: Tracks, layer: np.ndarray, drags: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Which points are measured: indices, rising, at most ``FOLLOWED_POINTS``.
+
+    They lie on a sprite that is dragged, whether or not they are among the conditioning points themselves, are seen
+    in frame 0, and at some frame are seen ``LEAST_MOTION`` pixels or more from there.
+    """
+    dragged = np.unique(layer[drags])
+    moves = moved_frames(tracks.positions, tracks.visible, LEAST_MOTION).any(axis=0)
+    candidates = tracks.visible[0] & (layer > 0) & np.isin(layer, dragged) & moves
+    return _some(np.flatnonzero(candidates), FOLLOWED_POINTS, rng)
+
+
+def _some(index: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
+    return index if len(index) <= limit else np.sort(rng.choice(index, limit, replace=False))
+
+
+def background_pixels(scene: Scene, settings: SceneConfig) -> np.ndarray:
+    """bool (T, H, W): where no sprite is, neither at this frame nor at frame 0. Of a batch of one clip."""
+    # the same scene in black and white: sprites white, the rest black, evenly lit
+    sprites = scene.sprites
+    appearance = torch.cat([torch.ones_like(sprites.appearance[:, :3]), sprites.appearance[:, 3:]], dim=1)
+    white = composite(
+        replace(scene.background, texture=torch.zeros_like(scene.background.texture)),
+        replace(sprites, appearance=appearance),
+        scene.camera,
+        torch.ones_like(scene.brightness),
+        settings.size,
+    )
+    free = (white[0, 0] == 0).numpy()
+    return np.asarray(free & free[:1])

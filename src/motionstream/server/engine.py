@@ -1,0 +1,202 @@
+"""The engine: one worker thread owns the model and runs a few paced streams on it. It knows no transport.
+
+Viewers hold a `Session`: they `submit` commands and `take` events, from any thread. Everything else (the pipeline,
+its streams, `LiveTracks`) is touched by the worker alone. Times are seconds on the engine's clock; frames are counted
+from the start of a stream; points are (x, y) pixels with (0, 0) the centre of the top-left pixel.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.server.player import Player
+from motionstream.server.session import Ended, Failed, Limits, Session, Started, Stop
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["loading", "ready", "broken"]
+
+
+class EngineBusy(ValueError):
+    """Nothing wrong with the request: the engine is loading, or all sessions are taken. Try again later."""
+
+
+class Engine:
+    """Runs up to ``limits.sessions`` streams of one model, each at its playback rate.
+
+    ``load`` makes the pipeline; it runs in the worker, so that constructing the engine returns at once. ``clock``
+    gives seconds and never runs backwards. Use it as a context manager, or call ``start`` and ``close``.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], MotionStreamPipeline],
+        limits: Limits | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.status: Status = "loading"
+        self.problem = ""
+        self._load_pipeline = load
+        self._pipeline: MotionStreamPipeline | None = None
+        self._sessions: list[Session] = []
+        self._players: dict[Session, Player] = {}
+        self._wake = threading.Condition()
+        self._woken = self._closing = False
+        self._thread = threading.Thread(target=self._run, name="motionstream-engine", daemon=True)
+
+    def __enter__(self) -> Engine:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the worker, which loads the model first."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End all sessions and the worker; returns when it has stopped."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def pipeline(self) -> MotionStreamPipeline:
+        """For reading its configuration; only the worker may run it. EngineBusy until the model is loaded."""
+        if self._pipeline is None:
+            reason = f"could not be loaded: {self.problem}" if self.status == "broken" else "is still loading; wait"
+            raise EngineBusy(f"the model {reason}")
+        return self._pipeline
+
+    @property
+    def session_count(self) -> int:
+        """How many sessions are open."""
+        return len(self._sessions)
+
+    def open(
+        self, picture: np.ndarray, prompt: str = "", seed: int = 0, notify: Callable[[], None] = lambda: None
+    ) -> Session:
+        """Begin a stream from ``picture``, uint8 (H, W, 3) of any size; the first chunk is made at once.
+
+        ``notify`` is called, from the worker, whenever there is something to ``take``. Raises EngineBusy while the
+        model is loading or all sessions are taken. What goes wrong later is told to the session as `Failed`.
+        """
+        _ = self.pipeline  # refuses while loading
+        with self._wake:
+            if self._closing:
+                raise EngineBusy("the server is stopping")
+            if len(self._sessions) >= self.limits.sessions:
+                raise EngineBusy(f"all {self.limits.sessions} streams are taken; try again when one has stopped")
+            session = Session(picture, prompt, seed, self.limits, notify, self.wake)
+            self._sessions.append(session)
+        self.wake()
+        return session
+
+    def wake(self) -> None:
+        """Have the worker look at the commands now rather than when the next chunk is due."""
+        with self._wake:
+            self._woken = True
+            self._wake.notify()
+
+    # ------------------------------------------------------------------------------------- the worker's side
+
+    def _run(self) -> None:
+        self.load()
+        while True:
+            with self._wake:
+                if self._closing:
+                    break
+            rest = self.turn()
+            with self._wake:
+                if not self._woken and not self._closing and rest > 0:
+                    self._wake.wait(None if math.isinf(rest) else rest)
+                self._woken = False
+        for session in list(self._sessions):
+            self._end(session, "the server is stopping")
+
+    def load(self) -> None:
+        """Make the pipeline (the worker's first act): the status becomes ready, or broken with its ``problem``."""
+        try:
+            self._pipeline = self._load_pipeline()
+            self.status = "ready"
+        except Exception as error:
+            self.problem = str(error) or type(error).__name__
+            self.status = "broken"
+            logger.error("the model could not be loaded", exc_info=not isinstance(error, ValueError))
+
+    def turn(self) -> float:
+        """Obey what was submitted and make at most one chunk: the one due first.
+
+        Returns the seconds until there is more to do, infinity if nothing is planned. Only the worker calls this
+        (or a test that stands in for it).
+        """
+        for session in list(self._sessions):
+            self._guard(session, self._attend)
+        due = {session: player.due(self._active()) for session, player in self._players.items()}
+        if due:
+            session = min(due, key=lambda key: due[key])
+            if due[session] <= self.clock():
+                self._guard(session, self._play)
+                return 0.0
+        return max(0.0, min(due.values(), default=math.inf) - self.clock())
+
+    def _active(self) -> int:
+        return sum(player.paused_at is None for player in self._players.values())
+
+    def _guard(self, session: Session, act: Callable[[Session], None]) -> None:
+        """Errors are told to the session they happened in, which ends; the others go on."""
+        try:
+            act(session)
+        except Exception as error:
+            if not isinstance(error, ValueError):
+                logger.exception("a stream failed")
+            message = str(error) if isinstance(error, ValueError) else f"the stream failed ({type(error).__name__})"
+            session.put(Failed(message, fatal=True))
+            self._end(session, message)
+
+    def _attend(self, session: Session) -> None:
+        if session not in self._players and not session.closed:
+            stream = self.pipeline.stream(session.picture, session.prompt, session.seed)
+            self._players[session] = Player(session, stream, self.limits, self.clock)
+            session.put(Started(stream.size, stream.fps, session.seed, stream.fit.describe()))
+        player = self._players.get(session)
+        for command in session.commands():
+            if isinstance(command, Stop):
+                session.closed = True
+            elif player is not None:
+                player.obey(command)
+        if session.closed:
+            self._end(session, "stopped")
+
+    def _play(self, session: Session) -> None:
+        # What arrived since this turn began, while another stream's chunk was made, still belongs in this chunk.
+        self._attend(session)
+        player = self._players.get(session)
+        if player is not None and player.paused_at is None:
+            player.make()
+
+    def _end(self, session: Session, reason: str) -> None:
+        """Forget the session and give its memory back."""
+        with self._wake:
+            self._sessions = [other for other in self._sessions if other is not session]
+        self._players.pop(session, None)
+        session.end(Ended(reason))
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,265 @@
+"""What passes between a viewer and the engine: commands in, events out, and the `Session` that carries both.
+
+Points are (x, y) pixels with (0, 0) the centre of the top-left pixel; times are seconds; frames are counted from the
+start of the stream.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one engine, and each of its sessions, may use."""
+
+    sessions: int = 4
+    commands: int = 4096  # waiting to be obeyed, of one session
+    samples_per_second: float = 1000  # of one pointer; what comes faster is thinned
+    chunks: int = 3  # waiting to be taken, of one session; the oldest goes first
+    overlay_points: int = 512  # of a chunk's track positions
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 1 <= value <= 100_000:
+                raise ValueError(f"{name} = {value}: give 1 to 100000")
+
+
+# ---------------------------------------------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """``time``: when it was meant, on the engine's clock. ``sent``: the same moment on the viewer's clock; the chunk
+    that shows it gives it back, so that the viewer can tell how long it took."""
+
+    time: float
+    sent: float | None = None
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Press(Command):
+    """Begin to drag: a grid of points ``spacing`` apart within ``radius`` pixels. The viewer chooses the number."""
+
+    gesture: int
+    x: float
+    y: float
+    spacing: float = 8
+    radius: float = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin(Press):
+    """A static grid: what it covers stays where it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move(Command):
+    """Where the pointer of a drag is. Moves of gestures that are gone already are ignored."""
+
+    gesture: int
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release(Command):
+    """Let a drag or a pin go. Ignored when it is gone already."""
+
+    gesture: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erase(Command):
+    """Take a gesture away from the next chunk on."""
+
+    gesture: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Command):
+    """Another sentence, from the next chunk on."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pause(Command):
+    """Make no more chunks until resumed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume(Command):
+    """Go on where the stream was paused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop(Command):
+    """End the stream."""
+
+
+# ------------------------------------------------------------------------------------------------------ events
+
+
+@dataclass(frozen=True)
+class Started:
+    """The stream exists. ``size`` is (height, width); ``fitted`` says in words how the picture was made to fit."""
+
+    size: tuple[int, int]
+    fps: float
+    seed: int
+    fitted: str
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A command takes effect in the chunk that begins with ``frame``."""
+
+    command: str
+    frame: int
+    gesture: int | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A command was refused, or (``fatal``) the stream ended by an error. ``message`` is for people."""
+
+    message: str
+    command: str | None = None
+    gesture: int | None = None
+    fatal: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last event of every session."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrackGroup:
+    """``count`` neighbouring points of the overlay belong to one gesture."""
+
+    gesture: int
+    kind: str  # press | pin
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Frames to play.
+
+    ``frames`` uint8 (T, H, W, 3) from frame ``first`` on. ``positions`` float32 (T, N, 2), NaN where not visible: the
+    points the model followed, ``groups`` saying whose they are. ``latency``: seconds from the cut to the frames.
+    ``sent``: the latest command or pointer sample in it, on the viewer's clock. ``dropped``: how many frames the viewer
+    was too slow to take before these.
+    """
+
+    first: int
+    fps: float
+    frames: np.ndarray
+    latency: float
+    positions: np.ndarray
+    groups: tuple[TrackGroup, ...]
+    sent: float | None = None
+    dropped: int = 0
+
+
+Control = Started | Accepted | Failed | Ended
+Event = Control | Chunk
+
+
+class Session:
+    """One viewer's stream. `submit`, `take` and `close` may be called from any thread; the rest is the engine's."""
+
+    def __init__(
+        self,
+        picture: np.ndarray,
+        prompt: str,
+        seed: int,
+        limits: Limits,
+        notify: Callable[[], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.picture, self.prompt, self.seed = picture, prompt, seed
+        self.closed = False  # the viewer is gone
+        self.ended = False  # nothing will come any more
+        self._limits, self._notify, self._wake = limits, notify, wake
+        self._lock = threading.Lock()
+        self._commands: deque[Command] = deque()
+        self._control: deque[Control] = deque()
+        self._chunks: deque[Chunk] = deque()
+        self._dropped = 0
+
+    def submit(self, command: Command) -> None:
+        """Queue a command. Raises ValueError when the stream has ended or too many commands are waiting."""
+        with self._lock:
+            if self.ended or self.closed:
+                raise ValueError(f"cannot {command.name}: the stream has ended; start another")
+            last = self._commands[-1] if self._commands else None
+            close = last is not None and command.time - last.time < 1 / self._limits.samples_per_second
+            if close and isinstance(command, Move) and isinstance(last, Move) and command.gesture == last.gesture:
+                # The newest place, but the older time: a pointer that never rests is thinned, not held back.
+                self._commands[-1] = replace(command, time=last.time)
+                return
+            if len(self._commands) >= self._limits.commands:
+                raise ValueError(f"{len(self._commands)} commands are waiting already; send fewer")
+            self._commands.append(command)
+            # A pointer's samples are wanted when the next chunk is cut, not before, unless they pile up.
+            wake = not isinstance(command, Move) or len(self._commands) > self._limits.commands // 16
+        if wake:
+            self._wake()
+
+    def take(self) -> Event | None:
+        """The next event, or None. Control comes before chunks, so that it never waits behind them."""
+        with self._lock:
+            if self._control:
+                return self._control.popleft()
+            if not self._chunks:
+                return None
+            dropped, self._dropped = self._dropped, 0
+            return replace(self._chunks.popleft(), dropped=dropped)
+
+    def close(self) -> None:
+        """The viewer is gone: end the stream and free its memory, soon."""
+        self.closed = True
+        self._wake()
+
+    def commands(self) -> list[Command]:
+        """Everything submitted since the last call, in order."""
+        with self._lock:
+            waiting, self._commands = self._commands, deque()
+        return list(waiting)
+
+    def put(self, event: Event) -> None:
+        """Hand an event to the viewer; of chunks the oldest are dropped when too many wait."""
+        with self._lock:
+            if isinstance(event, Chunk):
+                self._chunks.append(event)
+                while len(self._chunks) > self._limits.chunks:
+                    self._dropped += len(self._chunks.popleft().frames)
+            else:
+                self._control.append(event)
+        self._notify()
+
+    def end(self, event: Ended) -> None:
+        """The last event; chunks still waiting and the picture are let go."""
+        with self._lock:
+            if self.ended:
+                return
+            self.ended = True
+            self._chunks.clear()
+            self._commands.clear()
+            self._control.append(event)
+            self.picture = np.zeros((0, 0, 3), np.uint8)
+        self._notify()
