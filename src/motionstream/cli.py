@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, cast
 
 import tyro
 
@@ -34,6 +34,7 @@ Examples:
   motionstream demo
   motionstream stream photo.jpg --drag 0.3,0.5:0.7,0.5 -o out.mp4
   motionstream VERB --help"""
+
 
 class Verb(Protocol):
     """A parsed command line. HELP: what the verb does, a blank line, examples."""
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code or 0
     except KeyboardInterrupt:
-        _say("stopped; nothing unfinished was kept")
+        _say("stopped")
         return 130
     except BrokenPipeError:
         # The reader of our output left, as `head` does; without this, Python's exit complains on stderr.
@@ -127,14 +128,14 @@ def _plain_warnings() -> Iterator[None]:
     """Our warnings are one line without the place in the code; other people's are theirs to show."""
     show = warnings.showwarning
 
-    def plain(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
+    def plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
         if category is UserWarning and f"{os.sep}motionstream{os.sep}" in filename:
             _say(f"warning: {message}")
         else:
             show(message, category, filename, lineno, *rest)
 
     with warnings.catch_warnings():
-        warnings.showwarning = plain
+        warnings.showwarning = cast(Any, plain)
         yield
 
 

@@ -20,7 +20,7 @@ def progress() -> Progress:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False)
 
 
 def check_positive(name: str, value: float | None, unit: str) -> None:

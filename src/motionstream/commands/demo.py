@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,10 +29,9 @@ Examples:
     """Accept weights that were not trained."""
 
     def run(self) -> None:
-        """Check the address, then serve until Ctrl-C."""
+        """Serve until Ctrl-C."""
         if not 1 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; give 1 to 65535")
-        self._check_address()
         from motionstream.server.app import serve
 
         serve(
@@ -43,15 +41,3 @@ Examples:
             open_browser=not self.no_browser,
             untrained=self.untrained,
         )
-
-    def _check_address(self) -> None:
-        """Refuse an address that cannot be listened on before the model is loaded."""
-        try:
-            family, kind, *_, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, kind) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-        except OSError as error:
-            raise ValueError(
-                f"cannot listen on {self.host}:{self.port}: {error.strerror}; choose another --port or --host"
-            ) from error

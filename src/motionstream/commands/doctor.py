@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 # Import names of what pyproject.toml requires.
-NEEDED = ("av", "cv2", "diffusers", "einops", "fastapi", "numpy", "PIL", "rich", "safetensors", "simplejpeg")
-NEEDED += ("skimage", "torch", "torchmetrics", "tyro", "uvicorn", "websockets")
+NEEDED = (
+    *("av", "cv2", "diffusers", "einops", "fastapi", "numpy", "PIL", "rich", "safetensors", "simplejpeg"),
+    *("skimage", "torch", "torchmetrics", "tyro", "uvicorn", "websockets"),
+)
 
 
 @dataclass(frozen=True)

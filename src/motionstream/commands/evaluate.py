@@ -26,7 +26,7 @@ Examples:
     """Which evaluation."""
     model: str = "nano"
     """An embedded model, or a folder with one."""
-    clips: int = 48
+    clips: int = 32
     """How many clips."""
     seed: int = 0
     """Which clips, and which noise."""

@@ -35,7 +35,7 @@ Stream a video in which things of a photograph move as you drag them.
 Examples:
   motionstream stream photo.jpg --drag 0.3,0.5:0.7,0.5 -o out.mp4
   motionstream stream photo.jpg --drag 40,64:90,64 --pin 10,10 --pin 110,10 --seconds 4
-  motionstream stream photo.jpg --drag 0.5,0.5:1.2,0.5 --prompt "night falls" --preview sheet.png
+  motionstream stream photo.jpg --drag 64,64:150,64 --prompt "night falls" --preview sheet.png
   motionstream stream first_frame.png --tracks tracks.npz --causal c3s1w2 --seed 7
 
 A drag or pin whose numbers are all at most 1 is in fractions of the fitted picture, which is the frame of the
@@ -125,13 +125,14 @@ video; otherwise its numbers are that frame's pixels."""
         size, fps = pipeline.config.size, pipeline.config.fps
         parts = [] if given is None else [adapt_tracks(given, fitting, fps)]
         frames = self._frames(fps, parts[0].length if parts else None)
-        grid = {"radius": self.radius, "spacing": self.spacing}
         pins = [parse_pin(text, size) for text in self.pin]
         for text in self.drag:
             start, end = parse_drag(text, size)
-            parts.append(drag_tracks(start, end, frames, size, fps, reach=self.reach, **grid))
+            parts.append(
+                drag_tracks(start, end, frames, size, fps, reach=self.reach, spacing=self.spacing, radius=self.radius)
+            )
         if pins:
-            parts.append(pin_tracks(pins, frames, size, fps, **grid))
+            parts.append(pin_tracks(pins, frames, size, fps, spacing=self.spacing, radius=self.radius))
         if not parts:
             print("no --drag, --pin or --tracks: nothing is asked to move")
             return Tracks.empty(frames, size, fps)
@@ -260,15 +261,16 @@ def describe_corners(kept: KeptFrames, tracks: Tracks) -> str:
     }
     found = TemplateTracker().track(frames, np.array(list(corners.values()), np.float32))
     moving = _moving_points(tracks)
-    parts = []
+    measured, skipped = [], []
     for index, (name, place) in enumerate(corners.items()):
         if len(moving) and np.hypot(*(moving - place).T).min() < inset:
-            parts.append(f"{name} is near a drag")
+            skipped.append(f"{name} is near a drag")
         elif not found.visible[-1, index]:
-            parts.append(f"{name} {'lost' if found.visible[0, index] else 'has no texture'}")
+            skipped.append(f"{name} {'was lost' if found.visible[0, index] else 'has no texture'}")
         else:
-            parts.append(f"{name} {np.hypot(*(found.positions[-1, index] - place)):.1f}")
-    return f"corners moved {', '.join(parts)} px"
+            measured.append(f"{name} {np.hypot(*(found.positions[-1, index] - place)):.1f} px")
+    left_out = f" ({', '.join(skipped)})" if skipped else ""
+    return f"corners moved {', '.join(measured) or 'unknown'}{left_out}"
 
 
 def _moving_points(tracks: Tracks) -> np.ndarray:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
 from motionstream.commands.common import check_positive
+
+if TYPE_CHECKING:
+    from motionstream.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ Examples:
   motionstream train export --recipe nano --folder work/nano -o work/nano/model
   motionstream stream photo.jpg --model work/nano/model --drag 0.3,0.5:0.7,0.5"""
 
-    stage: tyro.conf.Positional[Literal["autoencoder", "teacher", "causal", "all", "export"]]
+    stage: tyro.conf.Positional[Literal["autoencoder", "teacher", "causal", "decoder", "all", "export"]]
     """What to train; all: every stage in order; export: make a model's folder of the finished stages."""
     recipe: str = "nano"
     """The numbers of the run: nano, or debug (everything once, for tests)."""
@@ -57,13 +60,12 @@ Examples:
         for stage in recipes.STAGES if self.stage == "all" else (self.stage,):
             self._train(stage, recipe)
 
-    def _train(self, stage: str, recipe: object) -> None:
+    def _train(self, stage: str, recipe: Recipe) -> None:
         from rich.console import Console
 
         from motionstream.training import recipes
 
-        console = Console(stderr=True)
         # The loop's own lines tell how far it is; the spinner below them only that it lives.
-        with console.status(f"training {stage}"):
+        with Console().status(f"training {stage}"):
             recipes.TRAINERS[stage](recipe, self.folder, lambda line: print(line, flush=True))
         print(f"{recipes.weights_path(self.folder, stage)}: the {stage} stage is done")

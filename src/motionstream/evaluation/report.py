@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from motionstream import __version__
@@ -62,8 +63,8 @@ def commit() -> str | None:
 
 def table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
     """A table whose first column names the rows."""
-    made = Table(title=title, title_justify="left")
-    made.add_column("")
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    made.add_column("", no_wrap=True)
     for column in columns:
         made.add_column(column, justify="right")
     for name, cells in rows.items():

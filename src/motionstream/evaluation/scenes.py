@@ -32,7 +32,7 @@ class EvaluationClip:
     """One clip and what is asked of a model.
 
     ``video`` uint8 (T, H, W, 3); ``background`` bool (T, H, W): pixels that no sprite covers at this frame nor at
-    frame 0, which a still camera leaves exactly as they were. ``drags`` and ``dense`` are conditioning tracks;
+    frame 0, which a still camera leaves as they were. ``drags`` and ``dense`` are conditioning tracks;
     ``followed`` are the points measured, of which ``counted`` bool (T, N) says at which frames.
     """
 

@@ -101,7 +101,8 @@ class Engine:
         with self._wake:
             if self._closing:
                 raise EngineBusy("the server is stopping")
-            if len(self._sessions) >= self.limits.sessions:
+            # Those that were closed are ended by the worker before it begins this one.
+            if sum(not session.closed for session in self._sessions) >= self.limits.sessions:
                 raise EngineBusy(f"all {self.limits.sessions} streams are taken; try again when one has stopped")
             session = Session(picture, prompt, seed, self.limits, notify, self.wake)
             self._sessions.append(session)

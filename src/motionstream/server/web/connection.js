@@ -1,0 +1,98 @@
+// The protocol's side of the page: one WebSocket that comes back by itself, control as JSON, chunks as binary.
+// docs/protocol.md says what the messages mean.
+
+export const VERSION = 1;
+const PREFIX = 8; // bytes before the header: "MS", version, kind, length of the header
+const JPEG = 1;
+const HIDDEN = -32768;
+const POSITION_STEP = 8; // positions come in eighths of a pixel
+
+/**
+ * @typedef {{gesture: number, kind: string, x: number, y: number}} Dot a point of the overlay, in picture pixels
+ * @typedef {{first: number, fps: number, latency: number, sent: number | null, dropped: number,
+ *            pictures: Blob[], dots: Dot[][]}} Chunk frames and, for each, the points to draw on it
+ */
+
+/** Seconds on the page's clock, the one that pointer events carry as well. */
+export const seconds = () => performance.now() / 1000;
+
+/**
+ * Read a binary message.
+ * @param {ArrayBuffer} buffer
+ * @returns {Chunk}
+ */
+export function parseChunk(buffer) {
+  const view = new DataView(buffer);
+  if (view.getUint16(0) !== 0x4d53 || view.getUint8(2) !== VERSION || view.getUint8(3) !== JPEG) {
+    throw new Error("The server speaks another protocol; reload the page.");
+  }
+  const length = view.getUint32(4, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, PREFIX, length)));
+  const owners = header.groups.flatMap(([gesture, kind, count]) => Array(count).fill({ gesture, kind }));
+  let place = PREFIX + length;
+  const dots = [];
+  for (let frame = 0; frame < header.frames; frame++) {
+    const shown = [];
+    for (let point = 0; point < header.points; point++, place += 4) {
+      const x = view.getInt16(place, true);
+      const y = view.getInt16(place + 2, true);
+      if (x !== HIDDEN) shown.push({ ...owners[point], x: x / POSITION_STEP, y: y / POSITION_STEP });
+    }
+    dots.push(shown);
+  }
+  const pictures = [];
+  for (const size of header.sizes) {
+    pictures.push(new Blob([new Uint8Array(buffer, place, size)], { type: "image/jpeg" }));
+    place += size;
+  }
+  return { ...header, dots, pictures };
+}
+
+/** A connection that announces itself as events: "open", "closed", "chunk" and every control message's type. */
+export class Connection extends EventTarget {
+  /** @type {WebSocket | null} */ #socket = null;
+  #wait = 500; // milliseconds before trying again
+
+  connect() {
+    const scheme = location.protocol === "https:" ? "wss" : "ws";
+    const socket = new WebSocket(`${scheme}://${location.host}/ws`);
+    socket.binaryType = "arraybuffer";
+    socket.onmessage = (message) => this.#receive(message.data);
+    socket.onopen = () => (this.#wait = 500);
+    socket.onclose = () => {
+      this.#socket = null;
+      this.#tell("closed", null);
+      setTimeout(() => this.connect(), this.#wait);
+      this.#wait = Math.min(this.#wait * 2, 8000);
+    };
+    this.#socket = socket;
+  }
+
+  get open() {
+    return this.#socket?.readyState === WebSocket.OPEN;
+  }
+
+  /**
+   * @param {string} type
+   * @param {object} [fields]
+   * @param {number} [at] when it was meant, in the page's seconds
+   */
+  send(type, fields = {}, at = seconds()) {
+    if (this.open) this.#socket?.send(JSON.stringify({ type, t: at, ...fields }));
+  }
+
+  /** @param {string | ArrayBuffer} data */
+  #receive(data) {
+    if (typeof data === "string") {
+      const message = JSON.parse(data);
+      this.#tell(message.type, message);
+    } else {
+      this.#tell("chunk", parseChunk(data));
+    }
+  }
+
+  /** @param {string} type @param {unknown} detail */
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}

@@ -1,0 +1,146 @@
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from motionstream import __version__
+from motionstream.cli import COMMANDS, main
+from motionstream.commands.doctor import DoctorCommand
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"motionstream {__version__}\n"
+
+
+def test_help_names_every_verb(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"• {verb} " in said for verb in COMMANDS)
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_verb_has_help_with_examples(capsys, verb):
+    assert main([verb, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"Examples:\n  motionstream {verb}" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no verb given; give one of stream, track"),
+        (["strem"], "there is no verb 'strem'; give one of stream, track"),
+        (["stream"], "IMAGE"),
+        (["bench", "train"], "'train'"),
+        (["train", "critic"], "'critic'"),
+        (["evaluate"], "{rendered}"),
+        (["doctor", "--all"], "--all"),
+    ],
+)
+def test_wrong_command_lines_are_one_line(capsys, arguments, words):
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert words in said.err and said.err.startswith("motionstream: ") and "--help" in said.err
+    assert said.err.count("\n") == 1 and said.out == ""
+
+
+def raising(monkeypatch, error: BaseException) -> None:
+    def run(self: object) -> int:
+        raise error
+
+    monkeypatch.setattr(DoctorCommand, "run", run)
+
+
+def test_whose_mistake_it_was(capsys, monkeypatch):
+    for error, code, words in (
+        (ValueError("x is 3;\n  give 4"), 2, "motionstream: x is 3; give 4\n"),
+        (PermissionError(13, "Permission denied", "a.mp4"), 2, "motionstream: a.mp4: Permission denied\n"),
+        (OSError(28, "No space left on device"), 2, "motionstream: No space left on device\n"),
+        (KeyboardInterrupt(), 130, "motionstream: stopped\n"),
+    ):
+        raising(monkeypatch, error)
+        assert main(["doctor"]) == code
+        assert capsys.readouterr().err == words
+    raising(monkeypatch, AssertionError("odd"))
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("motionstream: AssertionError: odd") and "MOTIONSTREAM_DEBUG=1" in said
+
+
+def test_the_traceback_comes_when_asked_for(capsys, monkeypatch):
+    raising(monkeypatch, ValueError("odd"))
+    monkeypatch.setenv("MOTIONSTREAM_DEBUG", "1")
+    assert main(["doctor"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.endswith("motionstream: odd\n")
+
+
+def test_help_and_version_load_nothing_heavy():
+    code = (
+        "import sys; from motionstream.cli import main; main(['--help']); main(['stream', '--help']);"
+        "print([m for m in ('torch', 'cv2', 'av', 'diffusers', 'skimage') if m in sys.modules])"
+    )
+    source = str(Path(__file__).parents[2] / "src")
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):
+    import motionstream.pipeline as pipeline
+
+    monkeypatch.setattr(pipeline, "WEIGHTS", tmp_path)
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "torch " in said and "missing      the weights of nano" in said
+    (tmp_path / "nano").mkdir()
+    (tmp_path / "nano" / "model.json").write_text("{}")
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "nano embedded" in said and "missing      nothing" in said
+
+
+def test_demo_hands_its_options_to_the_server(monkeypatch):
+    asked = []
+    server = types.ModuleType("motionstream.server.app")
+    server.serve = lambda **options: asked.append(options)
+    monkeypatch.setitem(sys.modules, "motionstream.server.app", server)
+    assert main(["demo", "--port", "8123", "--no-browser"]) == 0
+    options = {"model": "nano", "host": "127.0.0.1", "port": 8123, "open_browser": False, "untrained": False}
+    assert asked == [options]
+
+
+def test_demo_refuses_addresses_it_cannot_have(capsys):
+    import socket
+
+    assert main(["demo", "--port", "0"]) == 2
+    assert "--port is 0" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["demo", "--port", str(port)]) == 2
+        assert f"127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def test_evaluate_hands_its_options_on(monkeypatch, capsys, tmp_path):
+    asked = []
+    rendered = types.ModuleType("motionstream.evaluation.rendered")
+    rendered.evaluate = lambda **options: asked.append(options)
+    monkeypatch.setitem(sys.modules, "motionstream.evaluation.rendered", rendered)
+    output = tmp_path / "out.json"
+    assert main(["evaluate", "rendered", "--clips", "3", "--seed", "4", "-o", str(output), "--model", "debug"]) == 0
+    assert asked == [{"model": "debug", "clips": 3, "seed": 4, "output": output, "untrained": False}]
+    assert main(["evaluate", "rendered", "--clips", "0"]) == 2
+    assert "--clips is 0" in capsys.readouterr().err
+    assert main(["evaluate", "rendered", "-o", str(tmp_path / "out.txt")]) == 2
+    assert len(asked) == 1

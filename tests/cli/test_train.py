@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from motionstream.cli import main
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.training import recipes
+from motionstream.training.recipes import Trainee, save_weights, weights_path
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A folder in which every stage of the debug recipe is finished, with random weights."""
+    recipe = recipes.debug()
+    torch.manual_seed(5)
+    trainee = Trainee(recipe.model)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_weights(weights_path(folder, "causal"), trainee.state_dict())
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    for stage in ("autoencoder", "decoder"):
+        save_weights(weights_path(folder, stage), pipeline.autoencoder.state_dict())
+    return folder, trainee
+
+
+def export(folder, target) -> int:
+    return main(["train", "export", "--recipe", "debug", "--folder", str(folder), "-o", str(target)])
+
+
+def test_export_makes_a_model_that_streams(finished, tmp_path):
+    folder, trainee = finished
+    target = tmp_path / "models" / "mine"
+    assert export(folder, target) == 0
+    pipeline = MotionStreamPipeline.from_pretrained(target)
+    assert pipeline.stages == ("teacher", "causal")
+    for name, value in trainee.model.state_dict().items():
+        assert torch.allclose(pipeline.model.state_dict()[name], value, atol=1e-3), name
+    for name, value in trainee.text.state_dict().items():
+        assert torch.allclose(pipeline.text_encoder.state_dict()[name], value, atol=1e-3), name
+    assert [path.name for path in target.parent.iterdir()] == ["mine"]
+
+
+def test_export_replaces_a_model_and_leaves_other_files(finished, tmp_path):
+    folder, _ = finished
+    target = tmp_path / "mine"
+    assert export(folder, target) == 0
+    (target / "README.md").write_text("about it")
+    (target / "autoencoder.safetensors").write_bytes(b"damaged")
+    assert export(folder, target) == 0
+    assert (target / "README.md").read_text() == "about it"
+    MotionStreamPipeline.from_pretrained(target)
+
+
+def test_export_refuses_what_is_no_models_folder(finished, tmp_path, capsys):
+    folder, _ = finished
+    target = tmp_path / "letters"
+    target.mkdir()
+    (target / "letter.txt").write_text("dear")
+    assert export(folder, target) == 2
+    assert "letters is no model's folder" in capsys.readouterr().err
+    assert [path.name for path in target.iterdir()] == ["letter.txt"]
+
+
+def test_export_needs_every_stage(finished, tmp_path, capsys):
+    folder, _ = finished
+    weights_path(folder, "causal").unlink()
+    assert export(folder, tmp_path / "mine") == 2
+    said = capsys.readouterr().err
+    assert "causal.safetensors is missing" in said and said.count("\n") == 1
+    assert not (tmp_path / "mine").exists()
+
+
+def test_stages_run_in_order(tmp_path, monkeypatch, capsys):
+    ran = []
+    trainers = {
+        stage: lambda recipe, folder, say, stage=stage: ran.append((stage, recipe.model.name, recipe.causal.minutes))
+        for stage in recipes.STAGES
+    }
+    monkeypatch.setattr(recipes, "TRAINERS", trainers)
+    folder = tmp_path / "run"
+    assert main(["train", "all", "--recipe", "debug", "--folder", str(folder), "--minutes", "3"]) == 0
+    assert ran == [(stage, "debug", 3.0) for stage in recipes.STAGES]
+    assert "the causal stage is done" in capsys.readouterr().out
+    for stage in recipes.STAGES:
+        ran.clear()
+        assert main(["train", stage, "--recipe", "debug", "--folder", str(folder)]) == 0
+        assert ran == [(stage, "debug", None)]
+
+
+def test_the_autoencoder_stage_trains(tmp_path, capsys):
+    assert main(["train", "autoencoder", "--recipe", "debug", "--folder", str(tmp_path / "run")]) == 0
+    assert weights_path(tmp_path / "run", "autoencoder").is_file()
+    assert "components keep" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export"], "-o DIR"),
+        (["teacher", "-o", "out"], "takes no -o"),
+        (["all", "--recipe", "giant"], "'giant'; known: debug, nano"),
+        (["all", "--minutes", "0"], "--minutes is 0"),
+        (["causal", "--recipe", "debug", "--folder", "empty"], "missing: train the"),
+    ],
+)
+def test_bad_values_are_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1

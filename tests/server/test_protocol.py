@@ -1,0 +1,96 @@
+"""Messages of the viewer: read with their times, or refused by the name of what is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from motionstream.server.protocol import MAX_MESSAGE, MAX_SAMPLES, Start, ViewerClock, chunk_message, parse
+from motionstream.server.session import Chunk, Erase, Move, Pause, Pin, Press, Prompt, Release, Resume, Stop
+
+
+def read(content: object, now: float = 50.0):
+    return parse(content if isinstance(content, str) else json.dumps(content), now, ViewerClock())
+
+
+def test_every_kind_of_message() -> None:
+    at = {"time": 50.0, "sent": 7.0}
+    assert read({"type": "start", "protocol": 1, "picture": "cat"}) == Start("cat")
+    press = {"gesture": 1, "x": 2.5, "y": 3}
+    assert read({"type": "press", "t": 7, **press}) == [Press(gesture=1, x=2.5, y=3, **at)]
+    pin = {"type": "pin", "t": 7, **press, "radius": 0, "spacing": 4}
+    assert read(pin) == [Pin(gesture=1, x=2.5, y=3, radius=0, spacing=4, **at)]
+    assert read({"type": "release", "t": 7, "gesture": 1}) == [Release(gesture=1, **at)]
+    assert read({"type": "erase", "t": 7, "gesture": 1}) == [Erase(gesture=1, **at)]
+    assert read({"type": "prompt", "t": 7, "prompt": "a cat"}) == [Prompt(text="a cat", **at)]
+    for name, kind in (("pause", Pause), ("resume", Resume), ("stop", Stop)):
+        assert read({"type": name, "t": 7}) == [kind(time=50.0)]
+
+
+def test_samples_keep_the_time_between_them() -> None:
+    moves = read({"type": "move", "t": 9.0, "gesture": 3, "samples": [[1, 2, 8.9], [2, 2, 8.95], [3, 2, 9.0]]})
+    assert all(isinstance(move, Move) for move in moves)
+    assert np.allclose([move.time for move in moves], [49.9, 49.95, 50.0])
+    assert [move.sent for move in moves] == [8.9, 8.95, 9.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("", "not JSON"),
+        ("[" * 5000, "not JSON"),
+        ('{"type": "pause", "t": NaN}', "NaN is not a number"),
+        ("[1]", "is a list"),
+        ({}, "lacks 'type'"),
+        ({"type": 3}, "type is 3"),
+        ({"type": "start", "picture": "cat"}, "lacks 'protocol'"),
+        ({"type": "start", "protocol": 2, "picture": "cat"}, "protocol is 2"),
+        ({"type": "start", "protocol": 1, "picture": "c" * 65}, "at most 64 characters"),
+        ({"type": "start", "protocol": 1, "picture": "cat", "seed": -1}, "seed is -1"),
+        ({"type": "start", "protocol": 1, "picture": "cat", "seed": True}, "seed is True"),
+        ({"type": "press", "gesture": 1, "x": 1}, "lacks 'y'"),
+        ({"type": "press", "gesture": 1, "x": 1, "y": "2"}, "y is '2'"),
+        ({"type": "press", "gesture": 1.5, "x": 1, "y": 2}, "gesture is 1.5"),
+        ({"type": "press", "gesture": 1, "x": 1e300, "y": 2}, "x is 1e+300"),
+        ('{"type": "press", "gesture": 1, "x": 1e999, "y": 2}', "x is inf"),
+        ({"type": "press", "gesture": 1, "x": 1, "y": 2, "radius": -1}, "radius is -1"),
+        ({"type": "move", "gesture": 1, "samples": []}, r"samples is \[\]"),
+        ({"type": "move", "gesture": 1, "samples": [[1, 2]]}, "a sample is"),
+        ({"type": "move", "gesture": 1, "samples": [[1, None, 2]]}, "samples' y is None"),
+        ({"type": "move", "gesture": 1, "samples": [[0, 0, 0]] * (MAX_SAMPLES + 1)}, f"1 to {MAX_SAMPLES}"),
+        ({"type": "prompt", "prompt": "p" * 501}, "at most 500 characters"),
+        ({"type": "pause", "colour": "red"}, "unknown field 'colour'"),
+        (" " * (MAX_MESSAGE + 1), "characters; at most"),
+    ],
+)
+def test_what_is_wrong_is_named(content: object, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        read(content)
+
+
+def test_the_clock_takes_the_fastest_way_as_the_difference() -> None:
+    clock = ViewerClock()
+    clock.arrived(10.0, 110.2)  # 100 s apart, 0.2 s on the way
+    clock.arrived(11.0, 111.05)
+    clock.arrived(12.0, 112.4)
+    assert clock.to_server(12.0, 112.4) == pytest.approx(112.05, abs=1e-3)
+    assert clock.to_server(500.0, 112.4) == 112.4, "never in the future"
+
+
+def test_the_clock_follows_one_that_runs_slower() -> None:
+    clock = ViewerClock()
+    for second in range(0, 36_000, 10):
+        clock.arrived(second * (1 - 5e-5), 100.0 + second)
+    now = 100.0 + second
+    assert clock.to_server(second * (1 - 5e-5), now) == pytest.approx(now, abs=0.01)
+
+
+def test_hidden_points_and_pictures_survive_the_binary_message() -> None:
+    positions = np.array([[[1.125, 30.0], [np.nan, np.nan]]], np.float32)
+    frames = np.full((1, 8, 8, 3), 77, np.uint8)
+    data = chunk_message(Chunk(21, 24.0, frames, 0.1, positions, ()))
+    length = int.from_bytes(data[4:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert header["first"] == 21 and header["points"] == 2 and header["sent"] is None
+    steps = np.frombuffer(data, "<i2", 4, 8 + length).tolist()
+    assert steps == [9, 240, -32768, -32768]
