@@ -54,7 +54,7 @@ def next_control(socket, kind: str) -> dict:
 
 
 def next_chunk(socket) -> tuple[dict, np.ndarray, list[np.ndarray]]:
-    """Header, positions in pixels (T, N, 2) with NaN where hidden, and decoded frames, read as docs/protocol.md says."""
+    """Header, positions in pixels (T, N, 2), NaN where hidden, and decoded frames: read as docs/protocol.md says."""
     while True:
         data = socket.receive().get("bytes")
         if data:
@@ -82,7 +82,7 @@ def test_a_drag_from_press_to_frames(client: TestClient) -> None:
         assert hello["type"] == "hello" and hello["protocol"] == 1
         assert hello["size"] == [32, 32] and hello["fps"] == 24 and hello["trained"] is False
         start(socket, prompt="black and white", seed=3)
-        assert next_control(socket, "started")["fitted"].startswith("64x64")
+        assert next_control(socket, "started") == {"type": "started", "size": [32, 32], "fps": 24, "seed": 3}
         socket.send_json({"type": "press", "t": 5.0, "gesture": 4, "x": 10, "y": 12, "radius": 0})
         accepted = next_control(socket, "accepted")
         assert accepted["command"] == "press" and accepted["gesture"] == 4
@@ -161,7 +161,9 @@ def png(picture: np.ndarray) -> bytes:
 def test_an_uploaded_picture_is_fitted_and_can_be_streamed(client: TestClient) -> None:
     wide = np.zeros((40, 80, 3), np.uint8)
     wide[:, 20:60] = (255, 0, 0)
-    name = client.post("/api/pictures", content=png(wide)).json()["name"]
+    answer = client.post("/api/pictures", content=png(wide)).json()
+    name = answer["name"]
+    assert answer["fitted"] == "80x40 photograph scaled to 64x32 and cropped to the middle 32x32"
     shown = simplejpeg.decode_jpeg(client.get(f"/api/pictures/{name}").content)
     assert shown.shape == (32, 32, 3) and shown[..., 0].min() > 200, "the middle, and only the middle"
     with client.websocket_connect("/ws") as socket:

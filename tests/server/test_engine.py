@@ -86,9 +86,9 @@ def chunks(session: Session) -> list[Chunk]:
 def run(engine: Engine, clock: Clock, seconds: float) -> None:
     """Let time pass as the worker would: sleep as long as `turn` says."""
     end = clock.now + seconds
-    while clock.now <= end:
+    while clock.now < end:
         rest = engine.turn()
-        clock.now += max(rest, 1e-3)
+        clock.now += min(max(rest, 1e-3), end + 1e-3 - clock.now)  # a paused engine would sleep for ever
 
 
 def press(clock: Clock, gesture: int = 1, x: float = 16, y: float = 16, **more: float) -> Press:

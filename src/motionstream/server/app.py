@@ -91,17 +91,20 @@ class Pictures:
                 self._keep(name, self.gallery[name].load())
             return self._kept[name]
 
-    def add(self, path: Path) -> str:
-        """Read an uploaded file and keep its picture; returns the name. ValueError where it is no picture."""
+    def add(self, path: Path) -> tuple[str, str]:
+        """Read an uploaded file and keep its picture: its name, and in words how it was made to fit.
+
+        ValueError where it is no picture.
+        """
         name = f"upload-{secrets.token_hex(8)}"
         with self._lock:  # one at a time: a large picture takes a few hundred megabytes while it is read
-            self._keep(name, read_picture(path))
-        return name
+            return name, self._keep(name, read_picture(path))
 
-    def _keep(self, name: str, picture: np.ndarray) -> None:
-        self._kept[name] = fit(picture, self._size())[0]
+    def _keep(self, name: str, picture: np.ndarray) -> str:
+        self._kept[name], fitting = fit(picture, self._size())
         while len(self._kept) > MAX_UPLOADS:
             self._kept.popitem(last=False)
+        return fitting.describe()
 
 
 class Guard:
@@ -200,9 +203,10 @@ def _add_pictures(app: FastAPI, engine: Engine, pictures: Pictures) -> None:
             path = Path(folder) / "picture"
             await _receive(request, path)
             try:
-                return {"name": await asyncio.to_thread(pictures.add, path)}
+                name, fitted = await asyncio.to_thread(pictures.add, path)
             except ValueError as error:
                 raise HTTPException(422, str(error).replace(str(path), "this file")) from None
+        return {"name": name, "fitted": fitted}
 
 
 def _check_ready(engine: Engine) -> None:

@@ -175,7 +175,7 @@ class Engine:
         if session not in self._players and not session.closed:
             stream = self.pipeline.stream(session.picture, session.prompt, session.seed)
             self._players[session] = Player(session, stream, self.limits, self.clock)
-            session.put(Started(stream.size, stream.fps, session.seed, stream.fit.describe()))
+            session.put(Started(stream.size, stream.fps, session.seed))
         player = self._players.get(session)
         for command in session.commands():
             if isinstance(command, Stop):

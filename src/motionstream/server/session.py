@@ -112,12 +112,11 @@ class Stop(Command):
 
 @dataclass(frozen=True)
 class Started:
-    """The stream exists. ``size`` is (height, width); ``fitted`` says in words how the picture was made to fit."""
+    """The stream exists. ``size`` is (height, width)."""
 
     size: tuple[int, int]
     fps: float
     seed: int
-    fitted: str
 
 
 @dataclass(frozen=True)

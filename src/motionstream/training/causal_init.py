@@ -135,15 +135,14 @@ class CausalStage:
         model: MotionModel,
         text: HashedTextEncoder,
         store: TrajectoryStore,
-        validation: ClipPool,
+        validation: PreparedClips,
         *,
         batch: int,
         seed: int,
     ) -> None:
         self.module, self.model, self.text, self.store, self.batch = module, model, text, store, batch
         self.rng = torch.Generator().manual_seed(seed)
-        self._validation_source = validation
-        self._validation: PreparedClips | None = None
+        self.validation = validation
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         clips, states, x0 = self.store.draw(self.batch, self.rng)
@@ -175,9 +174,7 @@ class CausalStage:
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """A rollout against the rendered latents, chunk by chunk, in dB beside the carried mean."""
-        if self._validation is None:
-            self._validation = self._validation_source.draw(torch.Generator().manual_seed(0))
-        clips, size = self._validation, self.model.config.causal.chunk_frames
+        clips, size = self.validation, self.model.config.causal.chunk_frames
         conditions = make_conditions(self.model, self.text, clips, clips.captions, torch.Generator().manual_seed(1))
         assert conditions.prior is not None
         roll = Rollout(

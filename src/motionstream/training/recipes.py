@@ -19,7 +19,7 @@ from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.conditioning.text import HashedTextEncoder
 from motionstream.config import ModelConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
-from motionstream.data.procedural import SceneConfig
+from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.model.motion_model import MotionModel
 from motionstream.pipeline import MotionStreamPipeline
@@ -27,7 +27,7 @@ from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
 from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis
 from motionstream.training.causal_init import CausalStage, TrajectoryStore, make_trajectories
-from motionstream.training.clips import ClipPool
+from motionstream.training.clips import ClipPool, PreparedClips, prepare
 from motionstream.training.loop import TrainConfig, train
 from motionstream.training.teacher import TeacherStage
 
@@ -155,31 +155,37 @@ def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
     save_weights(weights_path(folder, "autoencoder"), run.average)
 
 
-def _pool(recipe: Recipe, folder: Path, mix: TrackMix, *, held_out: bool, seed: int, workers: int = 1) -> ClipPool:
+def _pool(recipe: Recipe, folder: Path, mix: TrackMix, *, seed: int) -> ClipPool:
     return ClipPool(
         recipe.model,
         recipe.scene,
         mix,
         load_autoencoder(recipe, folder),
-        HELD_OUT if held_out else TRAIN,
-        size=recipe.batch if held_out else recipe.pool,
+        TRAIN,
+        size=recipe.pool,
         batch=recipe.batch,
         reuse=recipe.reuse,
         seed=seed,
-        workers=workers,
     )
+
+
+def _validation_clips(recipe: Recipe, folder: Path) -> PreparedClips:
+    """The same held-out clips in every stage, so that their figures can be compared."""
+    generator = torch.Generator().manual_seed(0)
+    clips = render(recipe.scene, recipe.batch, 77_000_000, TextureBank(HELD_OUT))
+    return prepare(clips, MotionModel(recipe.model), load_autoencoder(recipe, folder), TrackMix(drags=0.6), generator)
 
 
 def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
     """Flow matching in two phases; the track head is frozen in the second."""
     torch.manual_seed(recipe.seed)
     trainee = Trainee(recipe.model)
-    validation = _pool(recipe, folder, TrackMix(drags=0.6), held_out=True, seed=77_000_000, workers=0)
+    validation = _validation_clips(recipe, folder)
     for phase, config in enumerate(recipe.teacher):
         if phase == 1:
             trainee.model.track_head.requires_grad_(False)
         mix = TrackMix(mask_probability=0.2 * phase)
-        pool = _pool(recipe, folder, mix, held_out=False, seed=recipe.seed + 1_000_000 * (phase + 1))
+        pool = _pool(recipe, folder, mix, seed=recipe.seed + 1_000_000 * (phase + 1))
         stage = TeacherStage(trainee, trainee.model, trainee.text, pool, validation, seed=recipe.seed + phase)
         run = train(stage, config, folder / f"teacher_phase{phase + 1}", say=say)
         trainee.load_state_dict(run.average)
@@ -192,7 +198,7 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
     trainee = Trainee(recipe.model)
     _load(trainee, folder, "teacher")
     mix = TrackMix(mask_probability=0.1)
-    source = _pool(recipe, folder, mix, held_out=False, seed=recipe.seed + 5_000_000)
+    source = _pool(recipe, folder, mix, seed=recipe.seed + 5_000_000)
     store = make_trajectories(
         trainee.model,
         trainee.text,
@@ -203,7 +209,7 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
         bf16=recipe.causal.bf16,
         say=say,
     )
-    validation = _pool(recipe, folder, TrackMix(drags=0.6), held_out=True, seed=77_000_000, workers=0)
+    validation = _validation_clips(recipe, folder)
     trainee.model.track_head.requires_grad_(False)
     stage = CausalStage(trainee, trainee.model, trainee.text, store, validation, batch=recipe.batch, seed=recipe.seed)
     run = train(stage, recipe.causal, folder / "causal", say=say)

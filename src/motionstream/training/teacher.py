@@ -75,14 +75,13 @@ class TeacherStage:
         model: MotionModel,
         text: HashedTextEncoder,
         pool: ClipPool,
-        validation: ClipPool,
+        validation: PreparedClips,
         *,
         seed: int,
     ) -> None:
         self.module, self.model, self.text, self.pool = module, model, text, pool
         self.rng = torch.Generator().manual_seed(seed)
-        self._validation_source = validation
-        self._validation: PreparedClips | None = None
+        self.validation = validation
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         clips = self.pool.draw(self.rng)
@@ -104,9 +103,7 @@ class TeacherStage:
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Loss with tracks and without on held-out photographs; latent error of samples beside the carried mean and
         the frozen picture, in dB (higher is better)."""
-        if self._validation is None:
-            self._validation = self._validation_source.draw(torch.Generator().manual_seed(0))
-        clips = self._validation
+        clips = self.validation
         generator = torch.Generator().manual_seed(1)
         batch, _, frames = clips.latents.shape[:3]
         t = torch.linspace(0.1, 1, batch)[:, None].expand(-1, frames)

@@ -214,7 +214,7 @@ async function upload(file) {
     const answer = await fetch("/api/pictures", { method: "POST", body: file });
     const content = await answer.json();
     if (!answer.ok) return complain(content.detail);
-    addThumbnail(content.name, file.name);
+    addThumbnail(content.name, `${file.name} (${content.fitted})`);
     await choose(content.name);
   } catch {
     complain("The picture could not be sent; is the server still running?");
