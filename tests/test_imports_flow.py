@@ -11,7 +11,7 @@ LEFT_OF_PIPELINE = {
     *("config", "presets", "media", "tracks"),
     *("autoencoder", "conditioning", "model", "sampler"),
 }
-ABOVE_PIPELINE = LEFT_OF_PIPELINE | {"metrics", "pipeline", "data", "provenance"}
+ABOVE_PIPELINE = LEFT_OF_PIPELINE | {"environment", "metrics", "pipeline", "data", "provenance"}
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "presets": {"config"},
@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "sampler": {"config", "conditioning", "model"},
     "pipeline": LEFT_OF_PIPELINE,
     "data": {"config", "media", "tracks", "autoencoder"},
-    "bench": LEFT_OF_PIPELINE | {"pipeline"},
+    "environment": set(),
+    "bench": LEFT_OF_PIPELINE | {"pipeline", "environment"},
     # The three that stand furthest right never import one another.
     "training": ABOVE_PIPELINE,
     "evaluation": ABOVE_PIPELINE,

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from motionstream import __version__
+from motionstream.environment import environment
 from motionstream.pipeline import MotionStreamPipeline, Stream
 from motionstream.tracks import LiveTracks
 
@@ -65,8 +63,8 @@ def bench_stream(
         "size": f"{width}x{height}",
         "attention": str(pipeline.config.causal),
         **measured,
+        **environment(),
         "threads": used,
-        **describe_machine(),
         "load_average_before": round(load, 2),
     }
 
@@ -156,52 +154,6 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def describe_machine() -> dict[str, Any]:
-    """What numbers depend on: hardware, versions, commit, time."""
-    return {
-        "device": device_name(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {
-            "motionstream": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        "commit": commit(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def device_name() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """Of the checkout this package runs from, with + for changes not committed; None when installed elsewhere."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():  # another project's repository may lie further up
-        return None
-    try:
-        shown = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return shown.stdout.strip()
-
-
 def print_stream(result: dict[str, Any]) -> None:
     """What ``bench_stream`` found, for people."""
     from rich.console import Console
@@ -219,7 +171,7 @@ def print_stream(result: dict[str, Any]) -> None:
         f"throughput  {result['fps']:.1f} fps ({result['real_time']:.2f} of real time)",
         f"memory      {memory['peak']:.0f} MB at most, {memory['growth']:+.1f} MB after the warm-up",
         f"late chunks {'not compared (needs 210 chunks)' if late is None else f'{late:.3f} of the time of early ones'}",
-        f"machine     {result['device']}, {result['threads']} of {result['cores']} threads, "
+        f"machine     {result['processor']}, {result['threads']} of {result['cores']} threads, "
         f"load {result['load_average_before']} before, torch {result['versions']['torch']}, "
         f"commit {result['commit'] or 'unknown'}",
     ]

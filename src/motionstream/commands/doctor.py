@@ -45,12 +45,12 @@ Examples:
         import av
         import torch
 
-        from motionstream.bench import device_name
+        from motionstream.environment import processor
         from motionstream.pipeline import WEIGHTS
         from motionstream.presets import PRESETS
 
         print(f"torch        {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores")
-        print(f"device       {device_name()}; the embedded models run on the CPU")
+        print(f"device       {processor()}; the embedded models run on the CPU")
         models = sorted(path.parent.name for path in WEIGHTS.glob("*/model.json"))
         print(f"models       {', '.join(models) or 'none'} embedded; presets: {', '.join(sorted(PRESETS))}")
         missing = []

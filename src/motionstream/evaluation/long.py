@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from motionstream.data.photographs import HELD_OUT, load
-from motionstream.evaluation.report import environment, finish, table
+from motionstream.environment import environment
+from motionstream.evaluation.report import finish, table
 from motionstream.media import check_output
 from motionstream.metrics import drift_curve
 from motionstream.pipeline import MotionStreamPipeline

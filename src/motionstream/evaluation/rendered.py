@@ -26,8 +26,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track as progress
 
+from motionstream.environment import environment
 from motionstream.evaluation import baselines
-from motionstream.evaluation.report import environment, finish, table
+from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import FRAMES, LEAST_MOTION, EvaluationClip, make_clip
 from motionstream.media import check_output
 from motionstream.metrics import Interval, end_point_error, paired_bootstrap, psnr, ssim

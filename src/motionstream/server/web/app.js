@@ -103,7 +103,7 @@ connection.addEventListener("hello", (event) => {
   const hello = /** @type {CustomEvent} */ (event).detail;
   if (hello.protocol !== VERSION) return complain("The server was updated; reload the page");
   const size = `${hello.size[1]}x${hello.size[0]} at ${hello.fps} fps`;
-  model = `${hello.model}, ${size}${hello.trained ? "" : ", untrained weights: pictures mean nothing"}`;
+  model = `${hello.model}, ${size}${hello.trained ? "" : ", untrained"}`;
   stage.resize(hello.size[0], hello.size[1]);
   const shorter = Math.min(...hello.size);
   for (const [id, value] of [["radius", shorter / 8], ["spacing", shorter / 16]]) {
