@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks, to_blocks
+from motionstream.autoencoder.linear import LinearAutoencoder, cosine_basis, from_blocks, to_blocks
 from motionstream.config import LinearAutoencoderConfig
 
 
@@ -33,6 +33,14 @@ def test_all_components_lose_nothing():
     model = autoencoder(768, random_decoder=False)
     decoded, _ = model.decode(model.encode(video(9)))
     torch.testing.assert_close(decoded, video(9), atol=1e-4, rtol=0)
+
+
+def test_before_any_fit_smooth_pictures_survive():
+    torch.testing.assert_close(cosine_basis(768) @ cosine_basis(768).T, torch.eye(768), atol=1e-5, rtol=0)
+    model = LinearAutoencoder(LinearAutoencoderConfig(48, 16, 1))
+    ramp = torch.linspace(-0.8, 0.8, 24).expand(1, 3, 9, 16, 24)
+    decoded, _ = model.decode(model.encode(ramp))
+    assert (decoded - ramp).abs().max() < 0.05
 
 
 def test_components_are_those_that_keep_most():

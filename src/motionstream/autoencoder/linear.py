@@ -19,6 +19,23 @@ GROUP = 4
 BLOCK_VALUES = 3 * GROUP * PATCH * PATCH
 
 
+def cosine_basis(count: int) -> Tensor:
+    """The ``count`` smoothest cosines of a block, orthonormal rows (count, 768): what is there before ``fit``."""
+
+    def cosines(size: int) -> Tensor:
+        n = torch.arange(size, dtype=torch.float64)
+        rows = torch.cos(torch.pi / size * (n + 0.5) * n[:, None])
+        return rows / rows.norm(dim=1, keepdim=True)
+
+    grey = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]], dtype=torch.float64)
+    colour = grey / grey.norm(dim=1, keepdim=True)
+    whole = torch.einsum("ac,bg,dp,eq->abdecgpq", colour, cosines(GROUP), cosines(PATCH), cosines(PATCH))
+    a, b, d, e = torch.meshgrid(*(torch.arange(n) for n in (3, GROUP, PATCH, PATCH)), indexing="ij")
+    roughness = 3.0 * (a > 0) + 3.0 * b + d + e
+    order = roughness.flatten().argsort(stable=True)[:count]
+    return whole.reshape(BLOCK_VALUES, BLOCK_VALUES)[order].float()
+
+
 class DecoderState(NamedTuple):
     """The last latent frame of the chunk before; all that decoding remembers."""
 
@@ -69,7 +86,7 @@ class LinearAutoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.latent_channels = config.latent_channels
-        self.register_buffer("basis", torch.eye(config.latent_channels, BLOCK_VALUES))
+        self.register_buffer("basis", cosine_basis(config.latent_channels))
         self.register_buffer("mean", torch.zeros(BLOCK_VALUES))
         self.register_buffer("scale", torch.ones(config.latent_channels))
         channels = config.decoder_channels
