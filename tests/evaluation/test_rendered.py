@@ -138,7 +138,7 @@ def test_evaluate_end_to_end(tmp_path, capsys):
     assert list(result["drags"]) == expected and list(result["dense"]) == expected[-3:]
     assert printed.index(rendered.TRUTH) < printed.index(rendered.WARP) < printed.index("target")
     assert result["drags"][rendered.TRUTH]["psnr"] == 100
-    assert result["environment"]["torch"] == torch.__version__ and result["settings"]["clips"] == 2
+    assert result["environment"]["versions"]["torch"] == torch.__version__ and result["settings"]["clips"] == 2
 
 
 def test_bad_settings_are_refused_before_anything_is_computed(tmp_path):
