@@ -6,7 +6,7 @@ the attention context alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -85,8 +85,7 @@ class MotionModel(nn.Module):
         super().__init__()
         self.config = config
         compression = {"spatial": config.spatial_compression, "temporal": config.temporal_compression}
-        transformer = {f: getattr(config.transformer, f) for f in config.transformer.__dataclass_fields__}
-        self.transformer = MotionTransformer(**transformer)
+        self.transformer = MotionTransformer(**asdict(config.transformer))
         self.track_head = TrackHead(config.track_head, **compression)
         self.carry_prior = None
         if config.carry is not None:
