@@ -14,6 +14,10 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
+CARRY_CANDIDATES = 3
+CARRY_FEATURES = 8
+"""Pictures that carried content offers for every frame, and numbers that describe where they come from."""
+
 
 def _require(condition: bool, setting: str, value: object, rule: str) -> None:
     if not condition:

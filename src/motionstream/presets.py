@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from motionstream.config import (
+    CARRY_CANDIDATES,
+    CARRY_FEATURES,
     CarryConfig,
     CausalConfig,
     LinearAutoencoderConfig,
@@ -12,9 +14,6 @@ from motionstream.config import (
     TrackHeadConfig,
     TransformerConfig,
 )
-
-CARRY_CANDIDATES = 3
-CARRY_FEATURES = 8
 
 
 def carry_channels(latent_channels: int) -> int:

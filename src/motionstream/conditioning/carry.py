@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.conditioning.track_head import group_frames
-from motionstream.config import CarryConfig
+from motionstream.config import CARRY_CANDIDATES, CARRY_FEATURES, CarryConfig
 
-CANDIDATES = 3
-FEATURES = 8
 FAR = 1e6
 
 
@@ -165,9 +163,9 @@ class CarryPrior(nn.Module):
         self.temporal = temporal
         hidden, summary = config.hidden_channels, 16
         self.summary = nn.Conv2d(latent_channels, summary, 1)
-        self.inlet = nn.Conv2d(CANDIDATES * summary + 3 + FEATURES, hidden, 3, padding=1)
+        self.inlet = nn.Conv2d(CARRY_CANDIDATES * summary + 3 + CARRY_FEATURES, hidden, 3, padding=1)
         self.middle = nn.Conv2d(hidden, hidden, 3, padding=1)
-        self.mix = nn.Conv2d(hidden, CANDIDATES, 3, padding=1)
+        self.mix = nn.Conv2d(hidden, CARRY_CANDIDATES, 3, padding=1)
         self.spread = nn.Conv2d(hidden, latent_channels, 1)
         assert self.mix.bias is not None and self.spread.bias is not None
         nn.init.zeros_(self.mix.weight)

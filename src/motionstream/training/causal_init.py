@@ -21,7 +21,7 @@ from motionstream.model.attention import BlockCausal
 from motionstream.model.flow import velocity_to_x0
 from motionstream.model.motion_model import MotionModel
 from motionstream.sampler.bidirectional import trajectory
-from motionstream.sampler.rollout import Rollout
+from motionstream.sampler.rollout import rollout
 from motionstream.training.clips import ClipPool, PreparedClips
 from motionstream.training.teacher import decibels, make_conditions, x0_loss
 
@@ -177,14 +177,14 @@ class CausalStage:
         clips, size = self.validation, self.model.config.causal.chunk_frames
         conditions = make_conditions(self.model, self.text, clips, clips.captions, torch.Generator().manual_seed(1))
         assert conditions.prior is not None
-        roll = Rollout(
+        made = rollout(
             self.model,
+            (conditions.frames(k, k + size) for k in range(0, clips.latents.shape[2], size)),
             times=self.model.config.sampler.student_times,
             seed=0,
             first_latent=clips.latents[:, :, :1],
         )
-        made = [roll.step(conditions.frames(k, k + size)) for k in range(0, clips.latents.shape[2], size)]
-        whole = torch.cat(made, dim=2)
+        whole = torch.cat(list(made), dim=2)
         last = slice(-size - 1, None)
         return {
             "rollout_db": decibels(whole, clips.latents),

@@ -52,7 +52,7 @@ class Recipe:
     batch: int = 8
     pool: int = 640
     reuse: int = 4
-    trajectories: int = 160
+    trajectories: int = 112
     seed: int = 0
 
 
