@@ -8,29 +8,35 @@ SOURCE = Path(__file__).parents[1] / "src" / "motionstream"
 # Which parts of the package each part may import, itself aside. Imports inside functions and for type
 # checking count as well: a dependency is one wherever it is written.
 LEFT_OF_PIPELINE = {
-    *("config", "presets", "media", "tracks"),
+    *("component_config", "config", "wan_presets", "presets", "media", "tracks"),
     *("autoencoder", "conditioning", "model", "sampler"),
 }
-ABOVE_PIPELINE = LEFT_OF_PIPELINE | {"environment", "metrics", "pipeline", "data", "provenance"}
+ABOVE_PIPELINE = LEFT_OF_PIPELINE | {"environment", "metrics", "stream", "pipeline", "data", "provenance"}
 ALLOWED: dict[str, set[str]] = {
-    "config": set(),
-    "presets": {"config"},
+    "component_config": set(),
+    "config": {"component_config"},
+    "wan_presets": {"component_config", "config"},
+    "presets": {"component_config", "config", "wan_presets"},
     "media": set(),
     "provenance": {"config", "media"},
     "metrics": {"config"},
     "tracks": {"config", "media"},
-    "autoencoder": {"config"},
-    "conditioning": {"config", "tracks", "autoencoder"},
-    "model": {"config", "conditioning", "autoencoder"},
+    "autoencoder": {"component_config", "config"},
+    "conditioning": {"component_config", "config", "tracks", "autoencoder"},
+    "model": {"component_config", "config", "conditioning", "autoencoder"},
     "sampler": {"config", "conditioning", "model"},
-    "pipeline": LEFT_OF_PIPELINE,
+    "memory": LEFT_OF_PIPELINE,
+    "flops": LEFT_OF_PIPELINE,
+    "components": LEFT_OF_PIPELINE | {"memory"},
+    "stream": LEFT_OF_PIPELINE | {"components"},
+    "pipeline": LEFT_OF_PIPELINE | {"memory", "components", "stream"},
     "data": {"config", "media", "tracks", "autoencoder"},
     "environment": set(),
-    "bench": LEFT_OF_PIPELINE | {"pipeline", "environment"},
+    "bench": LEFT_OF_PIPELINE | {"pipeline", "stream", "environment", "memory", "flops"},
     # The three that stand furthest right never import one another.
     "training": ABOVE_PIPELINE,
     "evaluation": ABOVE_PIPELINE,
-    "server": LEFT_OF_PIPELINE | {"pipeline", "provenance"},
+    "server": LEFT_OF_PIPELINE | {"stream", "pipeline", "provenance"},
 }
 # They tie everything together: the package's own names, and the command line.
 FREE = {"__init__", "__main__", "cli", "commands"}

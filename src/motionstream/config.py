@@ -7,21 +7,31 @@ together; a *sink* the first chunks, always attended to; a *window* the last one
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
+from motionstream.component_config import (
+    AutoencoderConfig,
+    CLIPConfig,
+    LinearAutoencoderConfig,
+    TextConfig,
+    TextEncoderConfig,
+    TinyAutoencoderConfig,
+    UMT5Config,
+    WanAutoencoderConfig,
+    require,
+)
+
 T = TypeVar("T")
+
+INPUT_SLICES = ("noise", "tracks", "image", "carry")
 
 CARRY_CANDIDATES = 3
 CARRY_FEATURES = 8
 """Pictures that carried content offers for every frame, and numbers that describe where they come from."""
-
-
-def _require(condition: bool, setting: str, value: object, rule: str) -> None:
-    if not condition:
-        raise ValueError(f"{setting} = {value!r}: {rule}")
 
 
 @dataclass(frozen=True)
@@ -36,12 +46,12 @@ class CausalConfig:
     only to reproduce the paper's sliding-window baseline (c3s0w6)."""
 
     def __post_init__(self) -> None:
-        _require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "must be at least 1 latent frame")
-        _require(self.sink_chunks >= 0, "sink_chunks", self.sink_chunks, "must not be negative")
-        _require(self.window_chunks >= 0, "window_chunks", self.window_chunks, "must not be negative")
-        _require(self.rope in ("slot", "absolute"), "rope", self.rope, "must be 'slot' or 'absolute'")
+        require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "must be at least 1 latent frame")
+        require(self.sink_chunks >= 0, "sink_chunks", self.sink_chunks, "must not be negative")
+        require(self.window_chunks >= 0, "window_chunks", self.window_chunks, "must not be negative")
+        require(self.rope in ("slot", "absolute"), "rope", self.rope, "must be 'slot' or 'absolute'")
         sunk = self.rope == "slot" or self.sink_chunks == 0
-        _require(sunk, "sink_chunks", self.sink_chunks, "a sink needs rope='slot' (sinks have no absolute place)")
+        require(sunk, "sink_chunks", self.sink_chunks, "a sink needs rope='slot' (sinks have no absolute place)")
 
     @classmethod
     def parse(cls, text: str, rope: Literal["slot", "absolute"] = "slot") -> CausalConfig:
@@ -95,10 +105,10 @@ class TransformerConfig:
             "num_layers",
         ):
             value = getattr(self, name)
-            _require(value >= 1, f"transformer.{name}", value, "must be at least 1")
+            require(value >= 1, f"transformer.{name}", value, "must be at least 1")
         head = self.attention_head_dim
-        _require(head % 2 == 0 and head >= 6, "transformer.attention_head_dim", head, "must be even, at least 6")
-        _require(self.patch_size[0] == 1, "transformer.patch_size", self.patch_size, "time is never patched")
+        require(head % 2 == 0 and head >= 6, "transformer.attention_head_dim", head, "must be even, at least 6")
+        require(self.patch_size[0] == 1, "transformer.patch_size", self.patch_size, "time is never patched")
 
     @property
     def width(self) -> int:
@@ -116,9 +126,9 @@ class TrackHeadConfig:
     """Ids are drawn from 0 … id_range − 1, each at most once in a scene."""
 
     def __post_init__(self) -> None:
-        _require(self.id_dim % 2 == 0, "track_head.id_dim", self.id_dim, "must be even: sines and cosines")
-        _require(self.out_channels >= 1, "track_head.out_channels", self.out_channels, "must be at least 1")
-        _require(self.id_range >= 10_000, "track_head.id_range", self.id_range, "must cover every track of a scene")
+        require(self.id_dim % 2 == 0, "track_head.id_dim", self.id_dim, "must be even: sines and cosines")
+        require(self.out_channels >= 1, "track_head.out_channels", self.out_channels, "must be at least 1")
+        require(self.id_range >= 10_000, "track_head.id_range", self.id_range, "must cover every track of a scene")
 
 
 @dataclass(frozen=True)
@@ -134,9 +144,9 @@ class CarryConfig:
     """Floor of the learned standard deviation of what the carried content cannot tell, in latent units."""
 
     def __post_init__(self) -> None:
-        _require(self.grid >= 1, "carry.grid", self.grid, "must be at least one pixel")
-        _require(self.max_tracks >= 1, "carry.max_tracks", self.max_tracks, "must be at least 1")
-        _require(self.min_std > 0, "carry.min_std", self.min_std, "must be positive")
+        require(self.grid >= 1, "carry.grid", self.grid, "must be at least one pixel")
+        require(self.max_tracks >= 1, "carry.max_tracks", self.max_tracks, "must be at least 1")
+        require(self.min_std > 0, "carry.min_std", self.min_std, "must be positive")
 
 
 @dataclass(frozen=True)
@@ -152,50 +162,28 @@ class SamplerConfig:
     """Scale of the noise sampling starts from. Below 1 a small model stays nearer its mean: calmer, less rich."""
     text_guidance: float = 3.0
     motion_guidance: float = 1.5
+    negative_prompt: str = ""
+    """What the teacher's guidance steers away from; the empty sentence is the plain null condition."""
 
     def __post_init__(self) -> None:
         times = self.student_times
         falling = all(a > b for a, b in pairwise(times))
         ok = len(times) > 0 and falling and times[-1] > 0 and times[0] <= 1
-        _require(ok, "sampler.student_times", times, "must fall strictly, from at most 1 to above 0")
-        _require(self.teacher_steps >= 1, "sampler.teacher_steps", self.teacher_steps, "must be at least 1")
-        _require(0 <= self.temperature <= 1, "sampler.temperature", self.temperature, "must lie in 0..1")
-        _require(self.shift > 0, "sampler.shift", self.shift, "must be positive")
+        require(ok, "sampler.student_times", times, "must fall strictly, from at most 1 to above 0")
+        require(self.teacher_steps >= 1, "sampler.teacher_steps", self.teacher_steps, "must be at least 1")
+        require(0 <= self.temperature <= 1, "sampler.temperature", self.temperature, "must lie in 0..1")
+        require(self.shift > 0, "sampler.shift", self.shift, "must be positive")
         weights = (self.text_guidance, self.motion_guidance)
-        _require(min(weights) >= 0, "sampler guidance", weights, "weights must not be negative")
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """The small text encoder of ``nano``: hashed words and character n-grams."""
-
-    tokens: int = 16
-    buckets: int = 4096
-
-    def __post_init__(self) -> None:
-        _require(self.tokens >= 1, "text.tokens", self.tokens, "must be at least 1")
-        _require(self.buckets >= 256, "text.buckets", self.buckets, "must be at least 256")
-
-
-@dataclass(frozen=True)
-class LinearAutoencoderConfig:
-    """``nano``'s autoencoder: principal components of 8×8 pixels × 4 frames, and a residual decoder."""
-
-    latent_channels: int = 96
-    decoder_channels: int = 192
-    decoder_blocks: int = 3
-    scale_exponent: float = 0.25
-    """Latent c is divided by eigenvalue(c) ** scale_exponent: 0.5 whitens, 0 keeps the pictures' own energies."""
-
-    def __post_init__(self) -> None:
-        _require(1 <= self.latent_channels <= 768, "autoencoder.latent_channels", self.latent_channels, "1 … 768")
-        exponent = self.scale_exponent
-        _require(0 <= exponent <= 0.5, "autoencoder.scale_exponent", exponent, "must lie in 0 … 0.5")
+        require(min(weights) >= 0, "sampler guidance", weights, "weights must not be negative")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that names a model. ``inputs`` lists the channel slices of the transformer's input in order."""
+    """Everything that names a model. ``inputs`` lists the channel slices of the transformer's input in order.
+
+    Slices: ``noise`` (the noisy latents, always first), ``tracks`` (the track head), ``image`` (the picture's latent in
+    frame 0, zeros after it; needed by ``concat``), ``carry`` (carried content).
+    """
 
     name: str
     size: tuple[int, int]
@@ -206,44 +194,86 @@ class ModelConfig:
     track_head: TrackHeadConfig
     image_conditioning: Literal["first_latent", "concat"] = "first_latent"
     carry: CarryConfig | None = None
-    text: TextConfig | None = None
-    autoencoder: LinearAutoencoderConfig | None = None
+    text: TextEncoderConfig | None = None
+    image_encoder: CLIPConfig | None = None
+    autoencoder: AutoencoderConfig | None = None
+    tiny_decoder: TinyAutoencoderConfig | None = None
+    """A small autoencoder over the same latents, whose decoder may stand in for the full one."""
     causal: CausalConfig = field(default_factory=CausalConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     spatial_compression: int = 8
     temporal_compression: int = 4
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Other (height, width) the model takes besides ``size``: portrait and square at the same number of pixels."""
+    clip_frames: int = 45
+    """Length in frames of the clips the model is trained on, whole chunks of them."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The precision of weights and activations; the islands of full precision aside."""
 
     def __post_init__(self) -> None:
         multiple = self.spatial_compression * self.transformer.patch_size[1]
-        fits = all(side > 0 and side % multiple == 0 for side in self.size)
-        _require(fits, "size", self.size, f"height and width must be positive multiples of {multiple}")
-        _require(self.fps > 0, "fps", self.fps, "must be positive")
+        for size in self.all_sizes:
+            fits = len(size) == 2 and all(side > 0 and side % multiple == 0 for side in size)
+            require(fits, "size", size, f"height and width must be positive multiples of {multiple}")
+        require(self.fps > 0, "fps", self.fps, "must be positive")
         total = sum(width for _, width in self.inputs)
         expected = self.transformer.in_channels
-        _require(
-            total == expected,
-            "inputs",
-            self.inputs,
-            f"widths add to {total}, the transformer takes {expected}",
-        )
+        require(total == expected, "inputs", self.inputs, f"widths add to {total}, the transformer takes {expected}")
         first = self.inputs[0] if self.inputs else None
-        _require(
-            first == ("noise", self.latent_channels),
-            "inputs",
-            self.inputs,
-            "must begin with the noisy latents",
-        )
-        names = [name for name, _ in self.inputs]
-        _require(len(set(names)) == len(names), "inputs", self.inputs, "names must differ")
-        _require("tracks" in names, "inputs", self.inputs, "a 'tracks' slice is needed for motion control")
+        require(first == ("noise", self.latent_channels), "inputs", self.inputs, "must begin with the noisy latents")
+        widths = dict(self.inputs)
+        require(len(widths) == len(self.inputs), "inputs", self.inputs, "names must differ")
+        unknown = sorted(set(widths) - set(INPUT_SLICES))
+        require(not unknown, "inputs", self.inputs, f"may only name {', '.join(INPUT_SLICES)}")
+        require("tracks" in widths, "inputs", self.inputs, "a 'tracks' slice is needed for motion control")
         head = self.track_head.out_channels
-        _require(
-            dict(self.inputs)["tracks"] == head,
-            "track_head.out_channels",
-            head,
-            "must equal the tracks slice",
+        require(widths["tracks"] == head, "track_head.out_channels", head, "must equal the tracks slice")
+        require(("carry" in widths) == (self.carry is not None), "carry", self.carry, "needs a 'carry' input slice")
+        concat = self.image_conditioning == "concat"
+        require(
+            ("image" in widths) == concat,
+            "image_conditioning",
+            self.image_conditioning,
+            "'concat' needs an 'image' slice, and only it",
         )
-        _require(("carry" in names) == (self.carry is not None), "carry", self.carry, "needs a 'carry' input slice")
+        image = widths.get("image", self.latent_channels)
+        require(image == self.latent_channels, "inputs", self.inputs, "the image slice is as wide as the latents")
+        linear = isinstance(self.autoencoder, LinearAutoencoderConfig)
+        require(
+            self.carry is None or linear,
+            "carry",
+            self.carry,
+            "needs the linear autoencoder: it is encoded anew at every chunk",
+        )
+        encoder = None if self.image_encoder is None else self.image_encoder.hidden_size
+        require(
+            encoder == self.transformer.image_dim,
+            "image_encoder.hidden_size",
+            encoder,
+            f"the transformer's image_dim is {self.transformer.image_dim}",
+        )
+        for part in (self.autoencoder, self.tiny_decoder):
+            width = self.latent_channels if part is None else part.latent_channels
+            require(
+                width == self.latent_channels,
+                "autoencoder.latent_channels",
+                width,
+                f"the model's are {self.latent_channels}",
+            )
+        require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "must be 'float32' or 'bfloat16'")
+
+    @property
+    def all_sizes(self) -> tuple[tuple[int, int], ...]:
+        """``size`` and the others, without repetition."""
+        return tuple(dict.fromkeys((self.size, *self.sizes)))
+
+    def nearest_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) of this model whose shape is nearest to that of a picture."""
+        return min(self.all_sizes, key=lambda size: abs(math.log(size[1] / size[0] * height / width)))
+
+    def latents_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the latents of a (height, width) video."""
+        return size[0] // self.spatial_compression, size[1] // self.spatial_compression
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -264,22 +294,35 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The inverse of ``to_dict``, from JSON. An unknown setting is an error that names it."""
-        nested = {
-            "transformer": TransformerConfig,
-            "track_head": TrackHeadConfig,
-            "carry": CarryConfig,
-            "text": TextConfig,
-            "autoencoder": LinearAutoencoderConfig,
-            "causal": CausalConfig,
-            "sampler": SamplerConfig,
-        }
-        settings = {k: _build(nested[k], v) if k in nested and v is not None else v for k, v in values.items()}
+        settings = {k: _build(NESTED[k], v) if k in NESTED and v is not None else v for k, v in values.items()}
         if "inputs" in settings:
             settings["inputs"] = tuple((str(name), int(width)) for name, width in settings["inputs"])
+        if "sizes" in settings:
+            settings["sizes"] = tuple((int(height), int(width)) for height, width in settings["sizes"])
         return _build(cls, settings)
 
 
-def _build(cls: type[T], values: dict[str, Any]) -> T:
+NESTED: dict[str, tuple[type, ...]] = {
+    "transformer": (TransformerConfig,),
+    "track_head": (TrackHeadConfig,),
+    "carry": (CarryConfig,),
+    "text": (TextConfig, UMT5Config),
+    "image_encoder": (CLIPConfig,),
+    "autoencoder": (LinearAutoencoderConfig, WanAutoencoderConfig),
+    "tiny_decoder": (TinyAutoencoderConfig,),
+    "causal": (CausalConfig,),
+    "sampler": (SamplerConfig,),
+}
+"""Settings that are configs themselves; where there is a choice, ``kind`` tells which (the first without one)."""
+
+
+def _build(choices: type[T] | tuple[type[T], ...], values: dict[str, Any]) -> T:
+    cls = choices if isinstance(choices, type) else choices[0]
+    if isinstance(choices, tuple) and len(choices) > 1 and "kind" in values:
+        kinds = {choice.kind: choice for choice in choices}  # type: ignore[attr-defined]
+        if values["kind"] not in kinds:
+            raise ValueError(f"kind {values['kind']!r} is unknown; known: {', '.join(sorted(kinds))}")
+        cls = kinds[values["kind"]]
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from motionstream.component_config import LinearAutoencoderConfig, TextConfig
 from motionstream.config import (
     CARRY_CANDIDATES,
     CARRY_FEATURES,
     CarryConfig,
     CausalConfig,
-    LinearAutoencoderConfig,
     ModelConfig,
     SamplerConfig,
-    TextConfig,
     TrackHeadConfig,
     TransformerConfig,
 )
+from motionstream.wan_presets import wan21_1_3b, wan21_14b, wan21_debug, wan22_5b, wan22_debug
 
 
 def carry_channels(latent_channels: int) -> int:
@@ -77,7 +77,15 @@ def debug() -> ModelConfig:
     )
 
 
-PRESETS = {"nano": nano, "debug": debug}
+PRESETS = {
+    "nano": nano,
+    "debug": debug,
+    "wan2.1-1.3b": wan21_1_3b,
+    "wan2.1-14b": wan21_14b,
+    "wan2.2-5b": wan22_5b,
+    "wan2.1-debug": wan21_debug,
+    "wan2.2-debug": wan22_debug,
+}
 
 
 def preset(name: str) -> ModelConfig:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from motionstream.autoencoder.linear import LinearAutoencoder, cosine_basis, from_blocks, to_blocks
-from motionstream.config import LinearAutoencoderConfig
+from motionstream.component_config import LinearAutoencoderConfig
 
 
 def video(frames: int, seed: int = 0) -> torch.Tensor:

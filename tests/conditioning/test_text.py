@@ -3,7 +3,7 @@
 import torch
 
 from motionstream.conditioning.text import HashedTextEncoder, clean_text, word_features
-from motionstream.config import TextConfig
+from motionstream.component_config import TextConfig
 
 
 def encoder() -> HashedTextEncoder:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionstream.config import LinearAutoencoderConfig
+from motionstream.component_config import LinearAutoencoderConfig
 
 PATCH = 8
 GROUP = 4

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionstream.config import TextConfig
+from motionstream.component_config import TextConfig
 
 
 class TextEncoder(Protocol):
