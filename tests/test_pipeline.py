@@ -139,7 +139,7 @@ def test_configs_survive_json_and_name_what_is_wrong(name):
     config = preset(name)
     values = json.loads(json.dumps(config.to_dict()))
     assert ModelConfig.from_dict(values) == config
-    with pytest.raises(ValueError, match="no setting 'sizes'"):
-        ModelConfig.from_dict({**values, "sizes": 1})
+    with pytest.raises(ValueError, match="no setting 'shape'"):
+        ModelConfig.from_dict({**values, "shape": 1})
     with pytest.raises(ValueError, match="size"):
         ModelConfig.from_dict({**values, "size": [100, 128]})

@@ -19,9 +19,9 @@ def require(condition: bool, setting: str, value: object, rule: str) -> None:
 class TextConfig:
     """The small text encoder of ``nano``: hashed words and character n-grams."""
 
-    kind: Literal["hashed"] = "hashed"
     tokens: int = 16
     buckets: int = 4096
+    kind: Literal["hashed"] = "hashed"
 
     def __post_init__(self) -> None:
         require(self.tokens >= 1, "text.tokens", self.tokens, "must be at least 1")
@@ -32,7 +32,6 @@ class TextConfig:
 class UMT5Config:
     """The UMT5 encoder of Wan; the defaults are UMT5-XXL (5.68B parameters). Names are transformers'."""
 
-    kind: Literal["umt5"] = "umt5"
     tokens: int = 512
     vocab_size: int = 256_384
     d_model: int = 4096
@@ -40,6 +39,7 @@ class UMT5Config:
     d_ff: int = 10_240
     num_layers: int = 24
     num_heads: int = 64
+    kind: Literal["umt5"] = "umt5"
 
     def __post_init__(self) -> None:
         require(self.tokens >= 1, "text.tokens", self.tokens, "must be at least 1")
@@ -83,12 +83,12 @@ class CLIPConfig:
 class LinearAutoencoderConfig:
     """``nano``'s autoencoder: principal components of 8×8 pixels × 4 frames, and a residual decoder."""
 
-    kind: Literal["linear"] = "linear"
     latent_channels: int = 96
     decoder_channels: int = 192
     decoder_blocks: int = 3
     scale_exponent: float = 0.25
     """Latent c is divided by eigenvalue(c) ** scale_exponent: 0.5 whitens, 0 keeps the pictures' own energies."""
+    kind: Literal["linear"] = "linear"
 
     def __post_init__(self) -> None:
         require(1 <= self.latent_channels <= 768, "autoencoder.latent_channels", self.latent_channels, "1 … 768")
@@ -103,7 +103,6 @@ class WanAutoencoderConfig:
     ``latents_mean`` and ``latents_std`` normalise the latents; this is the only place where they are.
     """
 
-    kind: Literal["wan"] = "wan"
     base_dim: int = 96
     decoder_base_dim: int | None = None
     z_dim: int = 16
@@ -121,6 +120,7 @@ class WanAutoencoderConfig:
     tile: int | None = None
     """Side of a decoder tile in latent cells; None decodes the whole frame at once. Tiles bound the memory."""
     tile_overlap: int = 4
+    kind: Literal["wan"] = "wan"
 
     def __post_init__(self) -> None:
         for name in ("latents_mean", "latents_std"):
