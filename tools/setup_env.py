@@ -25,7 +25,7 @@ def main() -> None:
         sys.exit(f"Python {platform.python_version()} is too old: {'.'.join(map(str, OLDEST))} or newer is needed")
     create_venv()
     install_torch(torch_pin(), cpu_build=platform.system() == "Linux" and not has_nvidia_gpu())
-    pip("install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[serve,train,dev]")
+    pip("install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[serve,train,wan,dev]")
 
 
 def create_venv() -> None:
