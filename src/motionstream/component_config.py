@@ -118,7 +118,7 @@ class WanAutoencoderConfig:
     latents_mean: tuple[float, ...] = ()
     latents_std: tuple[float, ...] = ()
     tile: int | None = None
-    """Side of a decoder tile in latent cells; None decodes the whole frame at once. Tiles bound the memory."""
+    """Largest side of a tile in latent cells; None takes the whole frame at once. Tiles bound the memory."""
     tile_overlap: int = 4
     kind: Literal["wan"] = "wan"
 
@@ -128,7 +128,7 @@ class WanAutoencoderConfig:
             require(len(value) == self.z_dim, f"autoencoder.{name}", value, f"needs z_dim = {self.z_dim} numbers")
         require(min(self.latents_std) > 0, "autoencoder.latents_std", self.latents_std, "must be positive")
         overlap = self.tile_overlap
-        ok = self.tile is None or 0 <= 2 * overlap <= self.tile
+        ok = self.tile is None or (self.tile >= 1 and 0 <= 2 * overlap <= self.tile)
         require(ok, "autoencoder.tile_overlap", overlap, f"must lie in 0 … tile / 2 (tile = {self.tile})")
 
     @property

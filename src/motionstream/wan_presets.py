@@ -46,6 +46,12 @@ WAN22_AUTOENCODER = WanAutoencoderConfig(
     latents_std=WAN22_STD,
 )
 
+TINY_WAN22 = TinyAutoencoderConfig(latent_channels=48, patch_size=2)
+"""The community's ``taew2_2``."""
+
+TINY_WAN22_LARGE = replace(TINY_WAN22, decoder_channels=(576, 352, 192, 96))
+"""The size of the paper's decoder for Wan 2.2 (56,716,844 parameters; 56.7M in appendix A). The widths are ours."""
+
 
 def _transformer(
     heads: int, layers: int, ffn_dim: int, channels: tuple[int, int], *, head_dim: int = 128, text_dim: int = 4096
@@ -121,9 +127,6 @@ def wan22_5b() -> ModelConfig:
         dtype="bfloat16",
     )
 
-
-TINY_WAN22 = TinyAutoencoderConfig(latent_channels=48, patch_size=2)
-"""The community's ``taew2_2``."""
 
 _TEXT = UMT5Config(tokens=512, vocab_size=384, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
 

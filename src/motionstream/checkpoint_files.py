@@ -1,0 +1,148 @@
+"""Weight files → tensors by name: one safetensors file, a folder with one, a folder of shards, or a pickle.
+
+Tensors are mapped from the file rather than copied, so reading costs no memory until they are used. Every way in which
+a download goes wrong has an error of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+INDEX = ".safetensors.index.json"
+PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def read_state(path: str | Path, *, allow_pickle: bool = False) -> State:
+    """All tensors of a checkpoint by name; nested dictionaries of a pickle become dotted names.
+
+    Args:
+        path: a .safetensors file, an index of shards, or a folder with either (its ``transformer/`` if it has one).
+        allow_pickle: take .pth, .pt, .ckpt and .bin files as well. Only tensors and plain values are unpickled.
+
+    Raises:
+        ValueError: nothing there, several files to choose from, a download not finished, a damaged file, a pickle.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _file_in(path / "transformer" if (path / "transformer").is_dir() else path)
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
+    return _read_file(path, allow_pickle)
+
+
+def _file_in(folder: Path) -> Path:
+    """The one index, safetensors file or pickle of a folder, in this order."""
+    for candidates in (
+        sorted(folder.glob(f"*{INDEX}")),
+        sorted(folder.glob("*.safetensors")),
+        sorted(file for file in folder.iterdir() if file.suffix in PICKLES),
+    ):
+        if len(candidates) == 1 and not _is_shard(candidates[0]):
+            return candidates[0]
+        if candidates and all(_is_shard(file) for file in candidates):
+            raise ValueError(f"{folder} holds shards but no *{INDEX} that lists them: download the index, too")
+        if candidates:
+            names = ", ".join(file.name for file in candidates[:4])
+            raise ValueError(f"{folder} holds {len(candidates)} weight files ({names} …): name the one that is meant")
+    if unfinished := _unfinished(folder):
+        raise ValueError(f"{folder} is not fully downloaded ({unfinished}): let the download finish")
+    raise ValueError(f"{folder} holds no weights: give a .safetensors file or a folder with one")
+
+
+def _is_shard(file: Path) -> bool:
+    return re.search(r"-\d{5}-of-\d{5}\.", file.name) is not None
+
+
+def _unfinished(folder: Path) -> str | None:
+    """The name of a download that broke off in ``folder``, where the hub's clients leave them."""
+    for place in (folder, folder / ".cache/huggingface/download"):
+        for file in sorted(place.glob("*.incomplete")):
+            return file.name
+    return None
+
+
+def _read_shards(index: Path) -> State:
+    try:
+        listed = dict(json.loads(index.read_text())["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} is no index of shards ({_line(error)}): download it again") from error
+    names = sorted(set(listed.values()))
+    # an index may come from anywhere: it names files beside it and nothing else
+    strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    if strange:
+        raise ValueError(f"{index} names {strange[0]!r}: shards must lie beside their index")
+    missing = [name for name in names if not (index.parent / name).exists()]
+    if missing:
+        raise ValueError(f"{index.parent} lacks {len(missing)} of {len(names)} shards ({missing[0]}): download them")
+    state: State = {}
+    for name in names:
+        state |= _read_file(index.parent / name, allow_pickle=False)
+    lost = sorted(set(listed) - set(state))
+    if lost:
+        raise ValueError(f"{index} lists {lost[0]!r} and {len(lost) - 1} more that no shard holds: download all anew")
+    return state
+
+
+def _read_file(file: Path, allow_pickle: bool) -> State:
+    if not file.exists():
+        reason = "is a link to nothing: download it again" if file.is_symlink() else "there is no such file or folder"
+        raise ValueError(f"{file}: {reason}")
+    if file.suffix == ".incomplete":
+        raise ValueError(f"{file} is not fully downloaded: let the download finish")
+    with file.open("rb") as opened:
+        begin = opened.read(len(POINTER))
+    if begin == POINTER:
+        raise ValueError(f"{file} is a git-lfs pointer, not the weights: run git lfs pull in its folder")
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged or not fully downloaded ({_line(error)}): get it again") from error
+    if file.suffix in PICKLES:
+        if not allow_pickle:
+            raise ValueError(f"{file} is a pickle, which is only read by motionstream convert: convert it first")
+        return _read_pickle(file, zipped=begin.startswith(b"PK"))
+    raise ValueError(f"{file}: weights are .safetensors files ({', '.join(PICKLES)} for motionstream convert)")
+
+
+def _read_pickle(file: Path, *, zipped: bool) -> State:
+    if zipped and not zipfile.is_zipfile(file):
+        raise ValueError(f"{file} is damaged or not fully downloaded (its end is missing): get it again")
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{file} is damaged or holds more than tensors, which is refused as unsafe") from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{file} is damaged or not fully downloaded ({_line(error)}): get it again") from error
+    state = _flatten(loaded)
+    if not state:
+        raise ValueError(f"{file} holds no tensors by name: it is no checkpoint")
+    return state
+
+
+def _flatten(value: Any, prefix: str = "") -> State:
+    """Tensors of nested dictionaries by dotted name; step counters, settings and lists are left out."""
+    if isinstance(value, Tensor):
+        return {prefix: value.detach()} if prefix else {}
+    state: State = {}
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        if isinstance(key, str):
+            state |= _flatten(inner, f"{prefix}.{key}" if prefix else key)
+    return state
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
