@@ -2,8 +2,8 @@
 
 import torch
 
-from motionstream.conditioning.text import HashedTextEncoder, clean_text, word_features
 from motionstream.component_config import TextConfig
+from motionstream.conditioning.text import HashedTextEncoder, clean_text, word_features
 
 
 def encoder() -> HashedTextEncoder:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.component_config import TextConfig
+from motionstream.conditioning.resident import optional_import
 
 
 class TextEncoder(Protocol):
@@ -20,8 +21,14 @@ class TextEncoder(Protocol):
     def encode(self, sentences: list[str]) -> Tensor: ...
 
 
-def clean_text(sentence: str) -> str:
-    """Unescape HTML twice and collapse white space, as Wan cleans prompts."""
+def clean_text(sentence: str, *, fix_encoding: bool = False) -> str:
+    """Unescape HTML twice and collapse white space, as Wan cleans prompts.
+
+    ``fix_encoding``: repair wrongly decoded letters first, as Wan also does. It needs ftfy, which only the Wan models
+    require; a ValueError says so where it is missing.
+    """
+    if fix_encoding:
+        sentence = optional_import("ftfy").fix_text(sentence)
     return re.sub(r"\s+", " ", html.unescape(html.unescape(sentence))).strip()
 
 
