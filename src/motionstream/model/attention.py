@@ -11,30 +11,15 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from motionstream.config import CausalConfig
+from motionstream.model.backends import attention, plain_attention
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.rope import apply_rope, rope_table
 
+__all__ = ["AttentionContext", "Bidirectional", "BlockCausal", "Cached", "Grid", "attention", "plain_attention"]
+
 Grid = tuple[int, int, int]
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention, (B, L, heads, dim) × (B, S, heads, dim) → (B, L, heads, dim).
-
-    On CPU with gradients the plain product is used: there SDPA's backward is much slower at small sizes.
-    """
-    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    if q.device.type == "cpu" and torch.is_grad_enabled() and q.requires_grad:
-        return plain_attention(q, k, v).transpose(1, 2)
-    return scaled_dot_product_attention(q, k, v).transpose(1, 2)
-
-
-def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The definition, (B, heads, L, dim); twin of every faster backend."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    return scores.softmax(dim=-1) @ value
 
 
 class AttentionContext(Protocol):

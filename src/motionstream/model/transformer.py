@@ -7,7 +7,7 @@ B batch, F latent frames, L tokens = F × rows × columns, D width.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.model.attention import AttentionContext, Bidirectional, Grid, attention
+from motionstream.model.precision import ISLANDS
 
 TIME_SCALE = 1000.0
 """Wan's timesteps run 0..1000; everywhere else in this library t lies in [0, 1]."""
@@ -196,8 +197,9 @@ class ConditionEmbedder(nn.Module):
         half = self.freq_dim // 2
         frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
         angles = (t.float() * TIME_SCALE)[..., None] * frequencies
-        embedding = self.time_embedder(torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.time_proj.weight.dtype))
-        return embedding, self.time_proj(F.silu(embedding)).unflatten(-1, (6, -1))
+        wave = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        embedding = self.time_embedder(wave.to(self.time_embedder.linear_1.weight.dtype))
+        return embedding, self.time_proj(F.silu(embedding).to(self.time_proj.weight.dtype)).unflatten(-1, (6, -1))
 
 
 class MotionTransformer(ModelMixin, ConfigMixin):
@@ -207,6 +209,7 @@ class MotionTransformer(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = False
+    _keep_in_fp32_modules: ClassVar[list[str]] = list(ISLANDS)
 
     @register_to_config
     def __init__(

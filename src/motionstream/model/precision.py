@@ -1,0 +1,38 @@
+"""Which weights stay in float32 when a model runs in half precision.
+
+Wan's islands of full precision: norms, modulation tables and the time embedding (official code, wan/modules/model.py;
+diffusers' ``_keep_in_fp32_modules``). They are small; rounding them is not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+ISLANDS = (
+    "time_embedder",
+    "time_proj",
+    "scale_shift_table",
+    "norm1",
+    "norm2",
+    "norm3",
+    "norm_q",
+    "norm_k",
+    "norm_added_k",
+    "norm_out",
+)
+"""Parts of parameter names; a parameter with one of them among its dotted parts is an island."""
+
+
+def is_island(name: str) -> bool:
+    """Whether the parameter of this dotted name stays in float32."""
+    return any(part in ISLANDS for part in name.split("."))
+
+
+def cast_with_islands(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the parameters and buffers of ``module`` to ``dtype`` in place, the islands to float32."""
+    for name, parameter in module.named_parameters():
+        parameter.data = parameter.data.to(torch.float32 if is_island(name) else dtype)
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.to(torch.float32 if is_island(name) else dtype)
