@@ -9,9 +9,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "motionstream"
 # checking count as well: a dependency is one wherever it is written.
 LEFT_OF_PIPELINE = {
     *("component_config", "config", "wan_presets", "presets", "media", "tracks"),
-    *("autoencoder", "conditioning", "model", "sampler"),
+    *("checkpoint_files", "autoencoder", "conditioning", "model", "sampler"),
 }
-ABOVE_PIPELINE = LEFT_OF_PIPELINE | {"environment", "metrics", "stream", "pipeline", "data", "provenance"}
+ABOVE_PIPELINE = LEFT_OF_PIPELINE | {
+    *("environment", "metrics", "components", "loading", "scene", "stream", "pipeline", "data", "provenance"),
+}
 ALLOWED: dict[str, set[str]] = {
     "component_config": set(),
     "config": {"component_config"},
@@ -21,22 +23,27 @@ ALLOWED: dict[str, set[str]] = {
     "provenance": {"config", "media"},
     "metrics": {"config"},
     "tracks": {"config", "media"},
-    "autoencoder": {"component_config", "config"},
-    "conditioning": {"component_config", "config", "tracks", "autoencoder"},
-    "model": {"component_config", "config", "conditioning", "autoencoder"},
+    "checkpoint_files": set(),
+    "autoencoder": {"component_config", "config", "checkpoint_files"},
+    "conditioning": {"component_config", "config", "tracks", "autoencoder", "checkpoint_files"},
+    "model": {"component_config", "config", "conditioning", "autoencoder", "checkpoint_files"},
     "sampler": {"config", "conditioning", "model"},
-    "memory": LEFT_OF_PIPELINE,
+    "memory": LEFT_OF_PIPELINE | {"components"},
     "flops": LEFT_OF_PIPELINE,
-    "components": LEFT_OF_PIPELINE | {"memory"},
-    "stream": LEFT_OF_PIPELINE | {"components"},
-    "pipeline": LEFT_OF_PIPELINE | {"memory", "components", "stream"},
+    "components": LEFT_OF_PIPELINE,
+    "device_timing": set(),
+    "scene": LEFT_OF_PIPELINE | {"components"},
+    "stream": LEFT_OF_PIPELINE | {"components", "device_timing", "scene"},
+    "whole_clip": LEFT_OF_PIPELINE | {"scene"},
+    "loading": LEFT_OF_PIPELINE | {"components"},
+    "pipeline": LEFT_OF_PIPELINE | {"memory", "components", "loading", "scene", "stream", "whole_clip"},
     "data": {"config", "media", "tracks", "autoencoder"},
     "environment": set(),
-    "bench": LEFT_OF_PIPELINE | {"pipeline", "stream", "environment", "memory", "flops"},
+    "bench": LEFT_OF_PIPELINE | {"components", "pipeline", "stream", "environment", "memory", "flops"},
     # The three that stand furthest right never import one another.
     "training": ABOVE_PIPELINE,
     "evaluation": ABOVE_PIPELINE,
-    "server": LEFT_OF_PIPELINE | {"stream", "pipeline", "provenance"},
+    "server": LEFT_OF_PIPELINE | {"loading", "stream", "pipeline", "provenance"},
 }
 # They tie everything together: the package's own names, and the command line.
 FREE = {"__init__", "__main__", "cli", "commands"}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from motionstream import LiveTracks, MotionStreamPipeline, Tracks
+from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.config import ModelConfig
-from motionstream.pipeline import CarryMemory
 from motionstream.presets import PRESETS, preset
 from motionstream.tracks import drag_tracks, pin_tracks
 
@@ -123,7 +123,7 @@ def test_save_and_load_give_the_same_frames_and_refuse_what_is_untrained(pipelin
     difference = np.abs(again(PICTURE, motion).astype(int) - pipeline(PICTURE, motion))
     assert difference.mean() < 1, "half precision may round, no more"
     (tmp_path / "autoencoder.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"autoencoder\.safetensors is missing"):
+    with pytest.raises(ValueError, match=r"autoencoder\.safetensors: there is no such file"):
         MotionStreamPipeline.from_pretrained(tmp_path, untrained=True)
 
 

@@ -9,13 +9,14 @@ __version__ = "0.1.0"
 __all__ = ["LiveTracks", "MotionStreamPipeline", "Stream", "Tracks", "__version__"]
 
 if TYPE_CHECKING:
-    from motionstream.pipeline import MotionStreamPipeline, Stream
+    from motionstream.pipeline import MotionStreamPipeline
+    from motionstream.stream import Stream
     from motionstream.tracks import LiveTracks, Tracks
 
 _HOMES = {
     "LiveTracks": "motionstream.tracks",
     "MotionStreamPipeline": "motionstream.pipeline",
-    "Stream": "motionstream.pipeline",
+    "Stream": "motionstream.stream",
     "Tracks": "motionstream.tracks",
 }
 

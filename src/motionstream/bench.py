@@ -8,14 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from motionstream.components import Placement
 from motionstream.environment import environment
-from motionstream.pipeline import MotionStreamPipeline, Stream
+from motionstream.flops import chunk_flops
+from motionstream.model.backends import choice, use_backend
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.stream import Stream
 from motionstream.tracks import LiveTracks
 
 WARM_UP = 10
@@ -23,6 +28,8 @@ WARM_UP = 10
 COMPARED = 100
 """Early chunks (after the warm-up) and late chunks that are compared, so many of each."""
 STAGES = ("conditions", "generate", "decode", "settle")
+PEAK_TFLOPS = {"NVIDIA H100 80GB HBM3": 989, "NVIDIA H200": 989}
+"""Dense bf16 by NVIDIA's data sheets, of the devices whose names say exactly which part they are."""
 
 
 def bench_stream(
@@ -31,63 +38,109 @@ def bench_stream(
     untrained: bool = False,
     threads: int | None = None,
     after_chunk: Callable[[], object] = lambda: None,
+    *,
+    size: tuple[int, int] | None = None,
+    causal: str | None = None,
+    backend: str = "auto",
+    placement: Placement | None = None,
 ) -> dict[str, Any]:
-    """Stream ``chunks`` chunks with a moving drag; speed, latency and memory as a dict that JSON can hold.
+    """Load a model and stream ``chunks`` chunks: what ``bench_pipeline`` measures, and the load of the machine before.
 
-    Latency is from the call of ``step`` to its frames; ``fps`` is frames over latency and settling, which is all that
-    a stream costs. The warm-up (WARM_UP chunks, fewer in short runs) counts for neither. From 2 COMPARED + WARM_UP
-    chunks on, ``late_over_early`` is the median time of the last COMPARED chunks over that of those after the
-    warm-up. ``threads`` is torch's own choice where None. Memory is the process's resident set.
+    ``threads`` is torch's own choice where None; ``placement`` says the device, the precision and the decoder.
     """
-    if not 2 <= chunks <= 1_000_000:
-        raise ValueError(f"--chunks is {chunks}; give 2 to 1000000")
+    _check_chunks(chunks)
     if threads is not None and not 1 <= threads <= 1024:
         raise ValueError(f"--threads is {threads}; give 1 to 1024")
     before = torch.get_num_threads()
     load = os.getloadavg()[0]  # of others: read before we add our own
     try:
         torch.set_num_threads(threads or before)
-        used = torch.get_num_threads()
-        pipeline = MotionStreamPipeline.from_pretrained(preset, untrained=untrained)
-        picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-        stream = pipeline.stream(picture, seed=0)
-        measured = _measure(stream, chunks, after_chunk)
+        pipeline = MotionStreamPipeline.from_pretrained(preset, untrained=untrained, causal=causal, placement=placement)
+        result = bench_pipeline(pipeline, chunks, size=size, backend=backend, after_chunk=after_chunk)
     finally:
         torch.set_num_threads(before)
-    height, width = stream.size
+    return {**result, "preset": preset, "load_average_before": round(load, 2)}
+
+
+def bench_pipeline(
+    pipeline: MotionStreamPipeline,
+    chunks: int = 100,
+    *,
+    size: tuple[int, int] | None = None,
+    backend: str = "auto",
+    after_chunk: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Stream ``chunks`` chunks with a moving drag; speed, latency and memory as a dict that JSON can hold.
+
+    Stages are timed on the device (``StageClock``). ``latency_ms`` is from the call of ``step`` to all frames of the
+    chunk on the host; ``first_frame_ms`` to those of its first latent frame. ``fps`` is frames over latency and
+    settling, which is all that a stream costs. The warm-up (WARM_UP chunks, fewer in short runs) counts for none of
+    them. From 2 COMPARED + WARM_UP chunks on, ``late_over_early`` is the median time of the last COMPARED chunks over
+    that of those after the warm-up. Memory is the process's resident set, and what torch holds on a CUDA device.
+
+    Args:
+        size: (height, width); the model's own when None. backend: of the attention (``model/backends.py``).
+
+    Raises:
+        ValueError: a number of chunks, a size or a backend that cannot be.
+    """
+    _check_chunks(chunks)
+    config, device = pipeline.config, pipeline.device
+    size = config.checked_size(size or config.size)
+    device_memory = DeviceMemory(device)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    with use_backend(backend):
+        stream = pipeline.stream(picture, seed=0, size=size)
+        measured = _measure(stream, chunks, after_chunk, device_memory)
+        used = choice(device, pipeline.model.dtype, head_dim=config.transformer.attention_head_dim)
+    matmul = matmul_tflops(device, pipeline.model.dtype) if device.type == "cuda" else None
     return {
         "benchmark": "stream",
-        "preset": preset,
+        "preset": config.name,
         "trained": bool(pipeline.stages),
         "parameters": sum(p.numel() for p in pipeline.model.parameters()),
-        "size": f"{width}x{height}",
-        "attention": str(pipeline.config.causal),
+        "size": f"{size[1]}x{size[0]}",
+        "attention": str(config.causal),
+        "backend": used,
+        "decoder": "full" if pipeline.parts.tiny is None else "tiny",
+        "dtype": str(pipeline.model.dtype).removeprefix("torch."),
+        "steps": len(config.sampler.student_times),
         **measured,
-        **environment(),
-        "threads": used,
-        "load_average_before": round(load, 2),
+        "compute": _compute(pipeline, size, measured, matmul),
+        **environment(device),
     }
 
 
-def _measure(stream: Stream, chunks: int, after_chunk: Callable[[], object]) -> dict[str, Any]:
+def _check_chunks(chunks: int) -> None:
+    if not 2 <= chunks <= 1_000_000:
+        raise ValueError(f"--chunks is {chunks}; give 2 to 1000000")
+
+
+def _measure(
+    stream: Stream, chunks: int, after_chunk: Callable[[], object], device_memory: DeviceMemory
+) -> dict[str, Any]:
     warm_up = min(WARM_UP, chunks // 2)
     live = LiveTracks(stream.size, stream.fps)
     stages = np.zeros((chunks, len(STAGES)))
-    latency = np.zeros(chunks)
+    latency, first_frame = np.zeros(chunks), np.zeros(chunks)
     frames = np.zeros(chunks, int)
     warm = 0.0
+    shown: list[float] = []  # when the frames of each latent frame of a chunk were there
     for chunk in range(chunks):
         _drag(live, chunk)
         tracks = live.cut(stream.next_frames)
         began = time.perf_counter()
-        made = stream.step(tracks)
-        latency[chunk] = time.perf_counter() - began
+        shown.clear()
+        made = stream.step(tracks, on_frames=lambda _: shown.append(time.perf_counter()))
+        latency[chunk], first_frame[chunk] = time.perf_counter() - began, shown[0] - began
         stream.settle()
         frames[chunk] = len(made)
         stages[chunk] = [getattr(stream.timings, stage) for stage in STAGES]
         if chunk == warm_up - 1:
             warm = memory_mb()
+            device_memory.begin_anew()
         after_chunk()
+    growth, on_device = memory_mb() - warm, device_memory.result()
     total = latency + stages[:, STAGES.index("settle")]
     counted = slice(warm_up, None)
     result: dict[str, Any] = {
@@ -97,19 +150,99 @@ def _measure(stream: Stream, chunks: int, after_chunk: Callable[[], object]) -> 
         "fps": round(float(frames[counted].sum() / total[counted].sum()), 2),
         "real_time": round(float(frames[counted].sum() / total[counted].sum() / stream.fps), 3),
         "latency_ms": _spread(latency[counted]),
+        "first_frame_ms": _spread(first_frame[counted]),
         "first_chunk_latency_ms": round(1e3 * float(latency[0]), 3),
         "stages_ms": {name: _spread(stages[counted, i]) for i, name in enumerate(STAGES)},
         "memory_mb": {
             "peak": round(peak_memory_mb(), 1),
             "after_warm_up": round(warm, 1),
-            "growth": round(memory_mb() - warm, 1),
+            "growth": round(growth, 1),
         },
+        "device_memory_mb": on_device,
         "late_over_early": None,
     }
     if chunks >= 2 * COMPARED + WARM_UP:
         early = np.median(total[WARM_UP : WARM_UP + COMPARED])
         result["late_over_early"] = round(float(np.median(total[-COMPARED:]) / early), 4)
     return result
+
+
+def _compute(
+    pipeline: MotionStreamPipeline, size: tuple[int, int], measured: dict[str, Any], matmul: float | None
+) -> dict[str, Any]:
+    """Operations of a chunk (TFLOP), what they come to a second while a stage runs, and of which peaks that is a part.
+
+    ``share`` is of the data sheet's dense bf16 peak where the device is known, ``of_matmul`` of what a large product of
+    matrices reached just now; both over all that a chunk takes, None where there is nothing to compare with.
+    """
+    parts, device = pipeline.parts, pipeline.device
+    decoder: Literal["full", "tiny"] = "full" if parts.tiny is None else "tiny"
+    tile = getattr(parts.autoencoder, "tile", None)
+    autoencoder = pipeline.config.autoencoder
+    if tile is not None:
+        autoencoder = replace(autoencoder, tile=tile)  # type: ignore[type-var]
+    flops = chunk_flops(replace(pipeline.config, autoencoder=autoencoder), size=size, decoder=decoder)
+    seconds = {name: measured["stages_ms"][name]["p50"] / 1e3 for name in STAGES}
+    seconds["total"] = (measured["latency_ms"]["p50"] + measured["stages_ms"]["settle"]["p50"]) / 1e3
+    counts = {name: getattr(flops, name) / 1e12 for name in seconds}
+    rates = {name: counts[name] / seconds[name] if seconds[name] else None for name in seconds}
+    known = PEAK_TFLOPS.get(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    peak = known if pipeline.model.dtype == torch.bfloat16 else None
+    return {
+        "tflop": {name: float(f"{value:.5g}") for name, value in counts.items()},
+        "tflops": {name: None if rate is None else float(f"{rate:.4g}") for name, rate in rates.items()},
+        "peak_tflops": peak,
+        "matmul_tflops": matmul and round(matmul, 1),
+        "share": _share(rates["total"], peak),
+        "of_matmul": _share(rates["total"], matmul),
+    }
+
+
+def _share(rate: float | None, peak: float | None) -> float | None:
+    return None if rate is None or peak is None else round(rate / peak, 4)
+
+
+@torch.no_grad()
+def matmul_tflops(device: torch.device, dtype: torch.dtype, side: int = 8192, repeats: int = 20) -> float:
+    """What products of random square matrices reach on a CUDA device: the ceiling a measurement can hope for."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    out = a @ b
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    for _ in range(repeats):
+        torch.matmul(a, b, out=out)
+    ended.record()
+    ended.synchronize()
+    return repeats * 2 * side**3 / (began.elapsed_time(ended) / 1e3) / 1e12
+
+
+class DeviceMemory:
+    """The most that torch's allocator handed out and held on a CUDA device; nothing is known of others.
+
+    What is asked for in the first chunks, the encoders foremost, is told apart from what streaming needs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._allocated = self._reserved = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def begin_anew(self) -> None:
+        """What comes from here on counts as ``streaming``."""
+        if self.device.type == "cuda":
+            self._allocated = max(self._allocated, torch.cuda.max_memory_allocated(self.device))
+            self._reserved = max(self._reserved, torch.cuda.max_memory_reserved(self.device))
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def result(self) -> dict[str, float] | None:
+        """MB: the peaks of all, and of ``streaming``; None without a CUDA device."""
+        if self.device.type != "cuda":
+            return None
+        streaming = torch.cuda.max_memory_allocated(self.device)
+        self.begin_anew()
+        values = {"peak_allocated": self._allocated, "peak_reserved": self._reserved, "streaming": streaming}
+        return {name: round(value / 1e6, 1) for name, value in values.items()}
 
 
 def _drag(live: LiveTracks, chunk: int) -> None:
@@ -159,20 +292,48 @@ def print_stream(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{result['preset']} {result['size']} {result['attention']}, {result['chunks']} chunks"
-    table = Table("ms a chunk", "p50", "p95", "min", "max", "std", title=title)
-    rows = {"step to first frame": result["latency_ms"], **result["stages_ms"]}
-    for name, spread in rows.items():
-        table.add_row(name, *(f"{value:.1f}" for value in spread.values()))
+    kind = f"{result['dtype']}, {result['backend']} attention, {result['decoder']} decoder"
+    title = f"{result['preset']} {result['size']} {result['attention']}, {kind}, {result['chunks']} chunks"
+    table = Table("ms a chunk", "p50", "p95", "min", "max", "std", "TFLOP/s", title=title)
+    rates = result["compute"]["tflops"]
+    latencies = {"step to first frame": result["first_frame_ms"], "step to whole chunk": result["latency_ms"]}
+    for name, spread in {**latencies, **result["stages_ms"]}.items():
+        rate = rates.get(name)
+        table.add_row(name, *(f"{value:.1f}" for value in spread.values()), "" if rate is None else f"{rate:.3g}")
     console = Console()
     console.print(table)
     memory, late = result["memory_mb"], result["late_over_early"]
     lines = [
         f"throughput  {result['fps']:.1f} fps ({result['real_time']:.2f} of real time)",
-        f"memory      {memory['peak']:.0f} MB at most, {memory['growth']:+.1f} MB after the warm-up",
+        f"compute     {_compute_line(result['compute'])}",
+        f"memory      {memory['peak']:.0f} MB at most, {memory['growth']:+.1f} MB after the warm-up"
+        + _device_line(result),
         f"late chunks {'not compared (needs 210 chunks)' if late is None else f'{late:.3f} of the time of early ones'}",
-        f"machine     {result['processor']}, {result['threads']} of {result['cores']} threads, "
-        f"load {result['load_average_before']} before, torch {result['versions']['torch']}, "
-        f"commit {result['commit'] or 'unknown'}",
+        f"machine     {_machine_line(result)}",
     ]
     print("\n".join(lines))
+
+
+def _compute_line(compute: dict[str, Any]) -> str:
+    line = f"{compute['tflop']['total']:.3g} TFLOP a chunk at {compute['tflops']['total']:.3g} TFLOP/s"
+    if compute["share"] is not None:
+        line += f", {compute['share']:.1%} of the data sheet's {compute['peak_tflops']}"
+    if compute["of_matmul"] is not None:
+        line += f", {compute['of_matmul']:.1%} of the {compute['matmul_tflops']:.0f} of a matrix product"
+    return line
+
+
+def _device_line(result: dict[str, Any]) -> str:
+    memory = result["device_memory_mb"]
+    return (
+        "" if memory is None else f"; on the device {memory['peak_allocated']:.0f}, streaming {memory['streaming']:.0f}"
+    )
+
+
+def _machine_line(result: dict[str, Any]) -> str:
+    device = "" if result["device"] == "cpu" else f"{result['device']}, "
+    load = f"load {result['load_average_before']} before, " if "load_average_before" in result else ""
+    return (
+        f"{device}{result['processor']}, {result['threads']} of {result['cores']} threads, {load}"
+        f"torch {result['versions']['torch']}, commit {result['commit'] or 'unknown'}"
+    )

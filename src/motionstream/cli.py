@@ -20,10 +20,12 @@ import tyro
 
 from motionstream import __version__
 from motionstream.commands.bench import BenchCommand
+from motionstream.commands.convert import ConvertCommand
 from motionstream.commands.demo import DemoCommand
 from motionstream.commands.doctor import DoctorCommand
 from motionstream.commands.evaluate import EvaluateCommand
 from motionstream.commands.stream import StreamCommand
+from motionstream.commands.teacher import TeacherCommand
 from motionstream.commands.track import TrackCommand
 from motionstream.commands.train import TrainCommand
 
@@ -48,11 +50,13 @@ class Verb(Protocol):
 
 COMMANDS: dict[str, type[Verb]] = {
     "stream": StreamCommand,
+    "teacher": TeacherCommand,
     "track": TrackCommand,
     "demo": DemoCommand,
     "train": TrainCommand,
     "evaluate": EvaluateCommand,
     "bench": BenchCommand,
+    "convert": ConvertCommand,
     "doctor": DoctorCommand,
 }
 

@@ -271,6 +271,13 @@ class ModelConfig:
         """The (height, width) of this model whose shape is nearest to that of a picture."""
         return min(self.all_sizes, key=lambda size: abs(math.log(size[1] / size[0] * height / width)))
 
+    def checked_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """``size`` (height, width), if the latents can have it."""
+        multiple = self.spatial_compression * self.transformer.patch_size[1]
+        if any(side < multiple or side % multiple for side in size):
+            raise ValueError(f"size {size[1]}x{size[0]}: width and height of {self.name} are multiples of {multiple}")
+        return size
+
     def latents_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the latents of a (height, width) video."""
         return size[0] // self.spatial_compression, size[1] // self.spatial_compression

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Hardware, versions, commit, command and time of a measurement."""
     on_gpu = torch.device(device).type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "device": torch.cuda.get_device_name(device) if on_gpu else torch.device(device).type,
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -29,11 +31,27 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
             "motionstream": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
+            "diffusers": version("diffusers"),
+            **(_cuda_versions() if on_gpu else {}),
         },
         "commit": commit(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _cuda_versions() -> dict[str, str | None]:
+    cudnn = torch.backends.cudnn.version()
+    return {"cuda": torch.version.cuda, "cudnn": None if cudnn is None else str(cudnn), "driver": _driver()}
+
+
+def _driver() -> str | None:
+    """The version of NVIDIA's kernel driver, None where it cannot be told."""
+    try:
+        found = re.search(r"Kernel Module\D*([\d.]+)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def processor() -> str:

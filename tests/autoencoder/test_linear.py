@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from motionstream.autoencoder.linear import LinearAutoencoder, cosine_basis, from_blocks, to_blocks
+from motionstream.autoencoder.linear import EncoderState, LinearAutoencoder, cosine_basis, from_blocks, to_blocks
 from motionstream.component_config import LinearAutoencoderConfig
 
 
@@ -31,7 +31,7 @@ def test_blocks_round_trip():
 
 def test_all_components_lose_nothing():
     model = autoencoder(768, random_decoder=False)
-    decoded, _ = model.decode(model.encode(video(9)))
+    decoded, _ = model.decode(model.encode(video(9))[0])
     torch.testing.assert_close(decoded, video(9), atol=1e-4, rtol=0)
 
 
@@ -39,7 +39,7 @@ def test_before_any_fit_smooth_pictures_survive():
     torch.testing.assert_close(cosine_basis(768) @ cosine_basis(768).T, torch.eye(768), atol=1e-5, rtol=0)
     model = LinearAutoencoder(LinearAutoencoderConfig(48, 16, 1))
     ramp = torch.linspace(-0.8, 0.8, 24).expand(1, 3, 9, 16, 24)
-    decoded, _ = model.decode(model.encode(ramp))
+    decoded, _ = model.decode(model.encode(ramp)[0])
     assert (decoded - ramp).abs().max() < 0.05
 
 
@@ -47,7 +47,7 @@ def test_components_are_those_that_keep_most():
     x = to_blocks(video(33), first=True).transpose(0, 1).flatten(1).T
     model = autoencoder(20, random_decoder=False)
     torch.testing.assert_close(model.basis @ model.basis.T, torch.eye(20), atol=1e-4, rtol=0)
-    latents = model.encode(video(33))
+    latents, _ = model.encode(video(33))
     linear = model.decode_linear(latents).transpose(0, 1).flatten(1).T
     singular = torch.linalg.svdvals((x - x.mean(0)).double())
     torch.testing.assert_close((linear - x).double().square().sum(), singular[20:].square().sum(), rtol=1e-3, atol=0)
@@ -57,9 +57,10 @@ def test_components_are_those_that_keep_most():
 @torch.no_grad()
 def test_chunk_by_chunk_equals_whole_and_the_past_ignores_the_future():
     model = autoencoder()
-    latents = model.encode(video(33))
+    latents, _ = model.encode(video(33))
     assert latents.shape == (2, 20, 9, 2, 3)
-    parts = [model.encode(video(33)[:, :, :9]), model.encode(video(33)[:, :, 9:], first=False)]
+    begun, state = model.encode(video(33)[:, :, :9])
+    parts = [begun, model.encode(video(33)[:, :, 9:], state)[0]]
     torch.testing.assert_close(torch.cat(parts, dim=2), latents)
 
     whole, _ = model.decode(latents)
@@ -78,4 +79,4 @@ def test_wrong_number_of_frames_is_refused():
     with pytest.raises(ValueError, match="10 frames"):
         autoencoder().encode(video(10))
     with pytest.raises(ValueError, match="4k frames go on"):
-        autoencoder().encode(video(9), first=False)
+        autoencoder().encode(video(9), EncoderState())

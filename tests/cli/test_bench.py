@@ -4,8 +4,12 @@ import shlex
 import pytest
 import torch
 
-from motionstream.bench import WARM_UP, bench_stream, memory_mb, peak_memory_mb
+from motionstream.bench import WARM_UP, bench_pipeline, bench_stream, memory_mb, peak_memory_mb
 from motionstream.cli import main
+from motionstream.components import Placement
+from motionstream.flops import chunk_flops
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.presets import preset
 
 DEBUG = ["--preset", "debug", "--untrained"]
 
@@ -28,8 +32,53 @@ def test_the_last_line_is_json(capsys, tmp_path):
     assert 12 / slowest <= result["fps"] + 0.01 and result["fps"] <= 12 / fastest + 0.01
     assert result["memory_mb"]["peak"] > 50
     assert result["late_over_early"] is None and result["threads"] == 1 and not result["trained"]
-    assert {"motionstream", "python", "torch"} == set(result["versions"])
+    assert {"motionstream", "python", "torch"} <= set(result["versions"])
     assert shlex.split(result["command"])[:3] == ["motionstream", "bench", "stream"]
+    stages = result["stages_ms"]
+    assert result["first_frame_ms"]["min"] > stages["conditions"]["min"] + stages["generate"]["min"]
+    assert sum(stages[name]["min"] for name in ("conditions", "generate", "decode")) <= latency["max"]
+
+
+def test_operations_are_those_of_the_model_over_the_measured_time():
+    result = bench_stream("debug", chunks=4, untrained=True, threads=1)
+    flops, compute = chunk_flops(preset("debug")), result["compute"]
+    assert compute["tflop"]["total"] == pytest.approx(flops.total / 1e12, rel=1e-4)
+    assert compute["tflop"]["decode"] == pytest.approx(flops.decode / 1e12, rel=1e-4)
+    seconds = result["stages_ms"]["generate"]["p50"] / 1e3
+    assert compute["tflops"]["generate"] == pytest.approx(flops.generate / 1e12 / seconds, rel=1e-3)
+    # nothing is known of this processor's peak, and it is no CUDA device
+    assert compute["share"] is compute["of_matmul"] is compute["peak_tflops"] is result["device_memory_mb"] is None
+
+
+def test_the_options_reach_the_model(capsys):
+    arguments = ["bench", "stream", "--preset", "wan2.1-debug", "--untrained", "--chunks", "2"]
+    arguments += ["--size", "48x32", "--causal", "c1s1w2", "--decoder", "tiny", "--backend", "plain"]
+    assert main([*arguments, "--device", "cpu", "--dtype", "bfloat16"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    expected = {"size": "48x32", "attention": "c1s1w2", "decoder": "tiny", "backend": "plain", "dtype": "bfloat16"}
+    assert {name: result[name] for name in expected} == expected
+    assert result["frames"] == 1 + 4
+    assert main(shlex.split(result["command"])[1:]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {name: again[name] for name in expected} == expected and again["command"] == result["command"]
+
+
+def test_a_loaded_pipeline_is_measured_too():
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    chunks = []
+    result = bench_pipeline(pipeline, 3, after_chunk=lambda: chunks.append(1))
+    assert len(chunks) == result["chunks"] == 3 and result["backend"] == "sdpa" and result["decoder"] == "full"
+    assert "load_average_before" not in result
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_is_measured():
+    result = bench_stream("wan2.1-debug", chunks=4, untrained=True, placement=Placement("cuda", "bfloat16", "tiny"))
+    memory = result["device_memory_mb"]
+    assert memory["peak_reserved"] >= memory["peak_allocated"] >= memory["streaming"] > 0
+    assert result["compute"]["matmul_tflops"] > 1 and 0 < result["compute"]["of_matmul"] < 1
+    assert result["device"] == torch.cuda.get_device_name()
 
 
 def test_late_chunks_are_compared_in_long_runs():
@@ -59,6 +108,12 @@ def test_memory_is_in_megabytes():
         (["--preset", "debug"], "--untrained"),
         (["--preset", "huge", "--untrained"], "'huge'"),
         ([*DEBUG, "--output", "x.txt"], "x.txt"),
+        ([*DEBUG, "--size", "33x32"], "33x32"),
+        ([*DEBUG, "--size", "big"], "'big'"),
+        ([*DEBUG, "--backend", "magic"], "'magic'"),
+        ([*DEBUG, "--causal", "c3"], "'c3'"),
+        ([*DEBUG, "--decoder", "tiny"], "tiny decoder"),
+        ([*DEBUG, "--device", "abacus"], "'abacus'"),
     ],
 )
 def test_bad_values_are_one_line(capsys, arguments, words):

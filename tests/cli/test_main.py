@@ -32,8 +32,8 @@ def test_every_verb_has_help_with_examples(capsys, verb):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "no verb given; give one of stream, track"),
-        (["strem"], "there is no verb 'strem'; give one of stream, track"),
+        ([], "no verb given; give one of stream, teacher, track"),
+        (["strem"], "there is no verb 'strem'; give one of stream, teacher, track"),
         (["stream"], "IMAGE"),
         (["bench", "train"], "'train'"),
         (["train", "critic"], "'critic'"),

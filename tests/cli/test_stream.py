@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from motionstream.cli import main
-from motionstream.commands.stream import KeptFrames, adapt_tracks, describe_corners
+from motionstream.commands.video import KeptFrames, adapt_tracks, describe_corners
 from motionstream.media import Fit, read_picture, read_video
 from motionstream.tracks import Tracks, drag_tracks, pin_tracks
 
@@ -90,13 +90,15 @@ def test_options_reach_the_pipeline(folder, monkeypatch):
 
     asked, chunks = [], MotionStreamPipeline.chunks
 
-    def spy(self, image, tracks, prompt, seed):
-        asked.append((str(self.config.causal), prompt, seed, tracks.length))
-        return chunks(self, image, tracks, prompt, seed)
+    def spy(self, image, tracks, prompt, seed, *, size):
+        asked.append((str(self.config.causal), prompt, seed, tracks.length, size))
+        return chunks(self, image, tracks, prompt, seed, size=size)
 
     monkeypatch.setattr(MotionStreamPipeline, "chunks", spy)
     assert stream("--causal", "c3s1w2", "--prompt", "snow", "--seed", "-5", "--seconds", "0.5") == 0
-    assert asked == [("c3s1w2", "snow", -5, 12)]
+    assert asked == [("c3s1w2", "snow", -5, 12, (32, 32))]
+    assert stream("--size", "48x64", "--seconds", "0.5") == 0
+    assert asked[-1][-1] == (64, 48)
 
 
 def test_tracks_from_a_file_give_the_length_and_are_adapted(folder, capsys):
@@ -197,7 +199,7 @@ def test_a_damaged_model_is_the_users_mistake(folder, capsys):
     MotionStreamPipeline.from_pretrained("debug", untrained=True).save_pretrained(folder / "model")
     (folder / "model" / "autoencoder.safetensors").write_bytes(b"broken")
     code = main(["stream", "photo.png", "--model", "model", "--untrained"])
-    refused(capsys, folder, code, "cannot load the model 'model'", "damaged")
+    refused(capsys, folder, code, "autoencoder.safetensors", "damaged")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_a_damaged_model_is_the_users_mistake(folder, capsys):
     ],
 )
 def test_a_run_that_breaks_off_leaves_nothing(folder, capsys, monkeypatch, error, code, words):
-    from motionstream.pipeline import Stream
+    from motionstream.stream import Stream
 
     (folder / "out.mp4").write_bytes(b"older")
     step = Stream.step

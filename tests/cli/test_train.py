@@ -18,7 +18,7 @@ def finished(tmp_path):
     save_weights(weights_path(folder, "causal"), trainee.state_dict())
     pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
     for stage in ("autoencoder", "decoder"):
-        save_weights(weights_path(folder, stage), pipeline.autoencoder.state_dict())
+        save_weights(weights_path(folder, stage), pipeline.parts.autoencoder.state_dict())
     return folder, trainee
 
 
@@ -35,7 +35,7 @@ def test_export_makes_a_model_that_streams(finished, tmp_path):
     for name, value in trainee.model.state_dict().items():
         assert torch.allclose(pipeline.model.state_dict()[name], value, atol=1e-3), name
     for name, value in trainee.text.state_dict().items():
-        assert torch.allclose(pipeline.text_encoder.state_dict()[name], value, atol=1e-3), name
+        assert torch.allclose(pipeline.parts.text_encoder.state_dict()[name], value, atol=1e-3), name
     assert [path.name for path in target.parent.iterdir()] == ["mine"]
 
 

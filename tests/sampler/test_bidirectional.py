@@ -1,5 +1,7 @@
 """The teacher's sampler: three guided evaluations, the given picture re-imposed, an exact answer where one is known."""
 
+from types import SimpleNamespace
+
 import torch
 
 from motionstream.sampler.bidirectional import Guidance, guided_velocity, sample, trajectory
@@ -9,11 +11,13 @@ from motionstream.sampler.guidance import joint_guidance
 class Toward:
     """A model that knows the data: the velocity that leads to the clean latents named by its conditions."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, image_conditioning: str = "first_latent") -> None:
+        self.config = SimpleNamespace(image_conditioning=image_conditioning)
+        self.calls, self.times = 0, []
 
     def __call__(self, noisy, t, conditions, context=None):
         self.calls += 1
+        self.times.append(t)
         return (noisy - conditions) / t.reshape(t.shape[0], 1, -1, 1, 1).clamp(min=1e-3)
 
 
@@ -46,3 +50,12 @@ def test_the_given_picture_is_clean_at_every_step():
     assert [round(t, 3) for t, _, _ in states] == [1.0, 0.9, 0.75, 0.5, 0.0]
     for _, x, _ in states:
         torch.testing.assert_close(x[:, :, :1], first, atol=0, rtol=0)
+
+
+def test_a_concatenated_picture_goes_its_own_straight_path():
+    first, noise, model = latents(5)[:, :, :1], latents(0), Toward("concat")
+    *states, (_, end, _) = trajectory(model, noise, latents(1), steps=4, shift=3.0, first_latent=first)
+    for t, x, _ in states:
+        torch.testing.assert_close(x[:, :, :1], (1 - t) * first + t * noise[:, :, :1])
+    torch.testing.assert_close(end[:, :, :1], first, atol=0, rtol=0)
+    assert all((t == t[:, :1]).all() for t in model.times), "such a model knows one noise level for all frames"

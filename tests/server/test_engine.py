@@ -50,7 +50,7 @@ def pipeline() -> MotionStreamPipeline:
     """Untrained weights begin at zero where it matters and make grey frames, all alike: these ones do not."""
     pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
     generator = torch.Generator().manual_seed(0)
-    for module in (pipeline.model, pipeline.autoencoder):
+    for module in (pipeline.model, pipeline.parts.autoencoder):
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     frames = [pipeline.stream(picture(), seed=seed).step() for seed in (0, 1)]

@@ -36,6 +36,10 @@ def cosine_basis(count: int) -> Tensor:
     return whole.reshape(BLOCK_VALUES, BLOCK_VALUES)[order].float()
 
 
+class EncoderState(NamedTuple):
+    """The stream has begun; a linear code remembers nothing else."""
+
+
 class DecoderState(NamedTuple):
     """The last latent frame of the chunk before; all that decoding remembers."""
 
@@ -114,8 +118,12 @@ class LinearAutoencoder(nn.Module):
         self.scale.copy_(scale)
         return float(values[:kept].sum() / values.sum())
 
-    def encode(self, video: Tensor, *, first: bool = True) -> Tensor:
-        """Video (B, 3, T, H, W) in [−1, 1] → latents (B, C, F, H/8, W/8). ``first``: it begins the stream."""
+    def encode(self, video: Tensor, state: EncoderState | None = None) -> tuple[Tensor, EncoderState]:
+        """Video (B, 3, T, H, W) in [−1, 1] → latents (B, C, F, H/8, W/8) and the state for what follows."""
+        return self.encode_part(video, first=state is None), EncoderState()
+
+    def encode_part(self, video: Tensor, *, first: bool) -> Tensor:
+        """Latents of any part of a stream, without its past: carried content is encoded at every chunk."""
         blocks = to_blocks(video, first=first)
         weight = self.basis / self.scale[:, None]
         bias = weight @ self.mean

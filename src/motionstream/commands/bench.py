@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from dataclasses import dataclass
@@ -10,11 +11,11 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from motionstream.commands.common import progress
+from motionstream.commands.common import PlacementOptions, parse_size, progress
 
 
-@dataclass(frozen=True)
-class BenchCommand:
+@dataclass(frozen=True, kw_only=True)
+class BenchCommand(PlacementOptions):
     """The options of ``motionstream bench``."""
 
     HELP: ClassVar[str] = """\
@@ -25,18 +26,25 @@ stream: an endless stream with a moving drag, chunk by chunk.
 Examples:
   motionstream bench stream --preset nano --chunks 100
   motionstream bench stream --preset nano --chunks 500 --threads 1 --untrained
+  motionstream bench stream --preset wan2.1-1.3b --untrained --device cuda --decoder tiny --backend flash3
   motionstream bench stream --output benchmarks/results/stream.json"""
 
     name: tyro.conf.Positional[Literal["stream"]]
     """What to measure."""
     preset: str = "nano"
-    """An embedded model, or a folder with one."""
+    """An embedded model, a preset, or a folder with weights."""
     chunks: int = 100
     """How many chunks; from 210 on, late chunks are compared with early ones."""
     threads: int | None = None
     """Threads of torch; without it torch's own choice."""
     untrained: bool = False
     """Accept weights that were not trained: they are as fast."""
+    size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
+    """Size of the video; without it the model's own."""
+    causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
+    """Another attention pattern than the model's own: latent frames of a chunk, sink chunks, window chunks."""
+    backend: str = "auto"
+    """Attention backend, see `motionstream doctor`; auto takes the fastest that runs."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.json")] = None
     """Also write the JSON object to a file."""
 
@@ -44,8 +52,11 @@ Examples:
     def command(self) -> str:
         """The command line that does this again."""
         words = ["motionstream", "bench", self.name, "--preset", self.preset, "--chunks", str(self.chunks)]
-        words += [] if self.threads is None else ["--threads", str(self.threads)]
-        return shlex.join([*words, *(["--untrained"] if self.untrained else [])])
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("name", "preset", "chunks", "output") and value != field.default:
+                words += [f"--{field.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        return shlex.join(words)
 
     def run(self) -> None:
         """Check the options, measure, and print the table and the JSON line."""
@@ -53,6 +64,7 @@ Examples:
 
         if self.output is not None:
             check_output(self.output, (".json",))
+        size = parse_size(self.size)
         from motionstream.bench import bench_stream, print_stream
 
         with progress() as bars:
@@ -63,6 +75,10 @@ Examples:
                 untrained=self.untrained,
                 threads=self.threads,
                 after_chunk=lambda: bars.advance(bar),
+                size=size,
+                causal=self.causal,
+                backend=self.backend,
+                placement=self.placement(),
             )
         result["command"] = self.command
         print_stream(result)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from motionstream.components import Placement
     from motionstream.pipeline import MotionStreamPipeline
 
 
@@ -40,21 +44,60 @@ def check_paths(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -
         taken.add(path.resolve())
 
 
-def load_pipeline(model: str, *, untrained: bool = False, causal: str | None = None) -> MotionStreamPipeline:
-    """``MotionStreamPipeline.from_pretrained``, where damaged files are the user's mistake, too."""
-    from safetensors import SafetensorError
+@dataclass(frozen=True)
+class PlacementOptions:
+    """Where and in which form a model runs."""
 
+    device: str = "auto"
+    """cpu, cuda, cuda:1 or mps; auto takes CUDA, else MPS, else the CPU."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of weights and activations; without it the model's own."""
+    decoder: Literal["full", "tiny"] = "full"
+    """The full autoencoder's decoder, or the tiny one."""
+    text_encoder: Literal["released", "resident", "int8", "cpu"] = "released"
+    """released frees it after a prompt; resident keeps it; int8 has 8-bit weights; cpu encodes on the processor."""
+    tile: int | None = None
+    """Side of the autoencoder's tiles in latent cells: less memory; without it whole frames."""
+    offload_blocks: bool = False
+    """Bring the transformer's blocks to the device one by one: least memory, slow."""
+
+    def placement(self) -> Placement:
+        """The same as the pipeline takes it."""
+        from motionstream.components import Placement
+
+        # the verbs inherit these options: only what a placement has is handed on
+        return Placement(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Placement)})
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """``832x480`` (width x height) → (480, 832)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise ValueError(f"--size is {text!r}; write it like 832x480 (width x height)")
+    return int(match[2]), int(match[1])
+
+
+def load_pipeline(
+    model: str,
+    *,
+    untrained: bool = False,
+    causal: str | None = None,
+    options: PlacementOptions | None = None,
+    needs: tuple[str, ...] | None = None,
+) -> MotionStreamPipeline:
+    """``MotionStreamPipeline.from_pretrained``, the pattern checked first: loading takes a while."""
     from motionstream.config import CausalConfig
-    from motionstream.pipeline import WEIGHTS, MotionStreamPipeline
+    from motionstream.loading import STAGES
+    from motionstream.pipeline import MotionStreamPipeline
 
     if causal is not None:
         CausalConfig.parse(causal)
-    try:
-        return MotionStreamPipeline.from_pretrained(model, untrained=untrained, causal=causal)
-    except (SafetensorError, KeyError, TypeError, RuntimeError, UnicodeDecodeError) as error:
-        if (WEIGHTS / model).is_dir():
-            raise  # our own files: not the user's mistake
-        reason = f"{type(error).__name__}: {error}"[:200]
-        raise ValueError(
-            f"cannot load the model {model!r}: its files are damaged or of another model ({reason})"
-        ) from error
+    return MotionStreamPipeline.from_pretrained(
+        model,
+        untrained=untrained,
+        causal=causal,
+        placement=None if options is None else options.placement(),
+        needs=tuple(STAGES) if needs is None else needs,
+    )

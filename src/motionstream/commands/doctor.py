@@ -1,11 +1,22 @@
-"""``motionstream doctor``: what is here, what is missing."""
+"""``motionstream doctor``: what is here, what is missing, what fits into memory."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import tyro
+
+from motionstream.commands.common import check_positive
+
+if TYPE_CHECKING:
+    from motionstream.config import ModelConfig
+    from motionstream.memory import Budget
 
 # Import names of what pyproject.toml requires.
 NEEDED = (
@@ -13,49 +24,209 @@ NEEDED = (
     *("skimage", "torch", "torchmetrics", "tyro", "uvicorn", "websockets"),
 )
 
+OPTIONAL = {
+    "transformers": "the text and image encoders of the Wan models",
+    "ftfy": "prompts cleaned as Wan's are",
+    "torchao": "the text encoder in 8 bits (--text-encoder int8)",
+}
+
+GIB = 2**30
+
 
 @dataclass(frozen=True)
 class DoctorCommand:
-    """``motionstream doctor`` has no options."""
+    """The options of ``motionstream doctor``."""
 
     HELP: ClassVar[str] = """\
-Say what this installation has and what it lacks; exit code 1 if anything needed is missing.
+Say what this installation has and what it lacks, and which models fit into its memory; exit code 1 if anything needed
+is missing.
 
 Examples:
-  motionstream doctor"""
+  motionstream doctor
+  motionstream doctor --preset wan2.1-1.3b --memory 16
+  motionstream doctor --memory 24 --causal c3s1w2 --json"""
+
+    preset: str | None = None
+    """The memory of this model alone; without it that of all but the tests' own."""
+    memory: Annotated[float | None, tyro.conf.arg(metavar="GIB")] = None
+    """Pretend an empty CUDA card with so much memory, for planning."""
+    causal: str | None = None
+    """Another attention pattern than the models' own, written like c3s1w1."""
+    json: bool = False
+    """Print one JSON object, with all numbers in bytes."""
 
     def run(self) -> int:
-        """Print one line a finding."""
-        from importlib.util import find_spec
-
+        """Check the options, look, and print what was found."""
         from motionstream import __version__
+        from motionstream.config import CausalConfig
 
-        print(f"motionstream {__version__}")
-        print(f"python       {platform.python_version()} on {platform.system()} {platform.machine()}")
-        packages = [name for name in NEEDED if find_spec(name) is None]
-        missing = [f"the package {name} (make setup installs it)" for name in packages]
-        if not packages:
-            missing += self._look()
-        for line in missing or ["nothing"]:
-            print(f"missing      {line}")
-        return 1 if missing else 0
+        check_positive("--memory", self.memory, "GiB")
+        if self.causal is not None:
+            CausalConfig.parse(self.causal)
+        facts: dict[str, Any] = {
+            "motionstream": __version__,
+            "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+            "missing": [f"the package {name} (make setup installs it)" for name in absent(NEEDED)],
+            "optional": {name: OPTIONAL[name] for name in absent(OPTIONAL)},
+        }
+        if not facts["missing"]:
+            self._look(facts)
+        if self.json:
+            print(json.dumps(facts))
+        else:
+            show(facts)
+        return 1 if facts["missing"] else 0
 
-    def _look(self) -> list[str]:
-        """Print what there is; returns what is missing."""
+    def _look(self, facts: dict[str, Any]) -> None:
+        """What can be said with every package there."""
         import av
         import torch
 
         from motionstream.environment import processor
+        from motionstream.model.backends import describe
         from motionstream.pipeline import WEIGHTS
         from motionstream.presets import PRESETS
 
-        print(f"torch        {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores")
-        print(f"device       {processor()}; the embedded models run on the CPU")
-        models = sorted(path.parent.name for path in WEIGHTS.glob("*/model.json"))
-        print(f"models       {', '.join(models) or 'none'} embedded; presets: {', '.join(sorted(PRESETS))}")
-        missing = []
-        if "nano" not in models:
-            missing.append("the weights of nano (motionstream train makes them; --untrained does without)")
+        facts["torch"] = f"{torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} cores"
+        facts["processor"] = processor()
+        facts["devices"] = devices()
+        facts["attention"] = describe()
+        facts["models"] = sorted(path.parent.name for path in WEIGHTS.glob("*/model.json"))
+        facts["presets"] = sorted(PRESETS)
+        if "nano" not in facts["models"]:
+            facts["missing"].append("the weights of nano (motionstream train makes them; --untrained does without)")
         if "libx264" not in av.codecs_available:
-            missing.append("libx264 in PyAV, which writes videos (install av from its wheel)")
-        return missing
+            facts["missing"].append("libx264 in PyAV, which writes videos (install av from its wheel)")
+        device = facts["devices"][0]
+        if self.memory is not None:
+            device = {"name": f"a CUDA card of {self.memory:g} GiB", "kind": "cuda", "free": int(self.memory * GIB)}
+        facts["memory"] = {"device": device, "models": self._memory(device, facts["optional"])}
+
+    def _memory(self, device: dict[str, Any], lacking: Iterable[str]) -> list[dict[str, Any]]:
+        """A row for every model and shape of picture: its budget on ``device`` and what would make it fit."""
+        from motionstream.component_config import TextConfig
+        from motionstream.config import CausalConfig
+        from motionstream.memory import estimate, remedy, switches_text
+        from motionstream.presets import PRESETS, preset
+
+        names = [self.preset] if self.preset else [name for name in PRESETS if "debug" not in name]
+        switches = {} if self.causal is None else {"causal": CausalConfig.parse(self.causal)}
+        rows = []
+        for config in (preset(name) for name in names):
+            if "transformers" in lacking and not isinstance(config.text, TextConfig):
+                continue
+            for sizes in shapes(config):
+                options: dict[str, Any] = {"size": sizes[0], **switches}
+                budget = estimate(config, device=device["kind"], **options)
+                found = remedy(config, device["free"], device["kind"], **options)
+                rows.append(
+                    {
+                        "preset": config.name,
+                        "sizes": [f"{width}x{height}" for height, width in sizes],
+                        "peak": budget.peak,
+                        "worst": budget.worst,
+                        "resident": budget.resident,
+                        "moments": budget.moments,
+                        "columns": columns(budget),
+                        "fits": found == {},
+                        "fits_with": None if found is None else switches_text(found),
+                    }
+                )
+        return rows
+
+
+def absent(packages: Iterable[str]) -> list[str]:
+    """Those of the packages that are not installed."""
+    return [name for name in packages if find_spec(name) is None]
+
+
+def devices() -> list[dict[str, Any]]:
+    """Every device with its total and free bytes, the one that models take of themselves first."""
+    import torch
+
+    from motionstream.memory import machine_memory
+
+    found = [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append(("mps", "Metal"))
+    rows = []
+    for device, name in [*found, ("cpu", "the processor")]:
+        total, free = machine_memory(device)
+        rows.append({"name": f"{device} ({name})", "kind": device.partition(":")[0], "total": total, "free": free})
+    return rows
+
+
+def shapes(config: ModelConfig) -> list[list[tuple[int, int]]]:
+    """The sizes of a model; portrait and landscape together, since they need the same."""
+    groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for size in config.all_sizes:
+        groups.setdefault(tuple(sorted(size)), []).append(size)
+    return list(groups.values())
+
+
+def columns(budget: Budget) -> dict[str, int]:
+    """A budget in few numbers: the first four stay and add up, of the others the largest comes on top."""
+    stays, moments = dict(budget.resident), dict(budget.moments)
+    weights = stays.pop("transformer") + stays.pop("conditioning")
+    cache, overhead = stays.pop("key-value cache"), stays.pop("overhead")
+    generate = max(moments.pop("generating"), moments.pop("writing the cache"))
+    decode = moments.pop("decoding")
+    return {
+        "weights": weights,
+        "cache": cache,
+        "decoder": sum(stays.values()),
+        "overhead": overhead,
+        "generate": generate,
+        "decode": decode,
+        "encode": max(moments.values()),
+    }
+
+
+def show(facts: dict[str, Any]) -> None:
+    """One line a finding, and the table of what fits."""
+    print(f"motionstream {facts['motionstream']}")
+    print(f"python       {facts['python']}")
+    if "torch" in facts:
+        print(f"torch        {facts['torch']}")
+        print(f"processor    {facts['processor']}")
+        for device in facts["devices"]:
+            print(f"device       {device['name']}: {size(device['free'])} GiB free of {size(device['total'])}")
+        for line in facts["attention"]:
+            print(f"attention    {line}")
+        print(f"models       {', '.join(facts['models']) or 'none'} embedded; presets: {', '.join(facts['presets'])}")
+    for name, purpose in facts["optional"].items():
+        print(f'optional     {name} is not here, for {purpose} (pip install "motionstream[wan]")')
+    for line in facts["missing"] or ["nothing"]:
+        print(f"missing      {line}")
+    if facts.get("memory", {}).get("models"):
+        print_table(**facts["memory"])
+
+
+def print_table(device: dict[str, Any], models: list[dict[str, Any]]) -> None:
+    """The memory of every model and whether it fits."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    table = Table(title=f"Memory in GiB on {device['name']}, {size(device['free'])} free", title_justify="left")
+    table.add_column("model")
+    table.add_column("video")
+    for name in (*models[0]["columns"], "peak"):
+        table.add_column(name, justify="right")
+    table.add_column("fits")
+    for row in models:
+        fits = "yes" if row["fits"] else f"with {row['fits_with']}" if row["fits_with"] else "no"
+        numbers = [size(value) for value in (*row["columns"].values(), row["peak"])]
+        table.add_row(row["preset"], ", ".join(row["sizes"]), *numbers, fits)
+    console.print(table)
+    console.print(
+        "Peak: weights, cache, decoder (autoencoder and stream state) and overhead stay; generate, decode and encode "
+        "follow one another, and only the largest counts. These are estimates: see docs/memory.md."
+    )
+
+
+def size(count: int) -> str:
+    """Bytes in GiB."""
+    return f"{count / GIB:.1f}"

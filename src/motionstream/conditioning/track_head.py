@@ -19,9 +19,10 @@ from motionstream.config import TrackHeadConfig
 def embed_ids(ids: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding (…, dim) of integer ids, float32, each of unit mean square."""
     half = dim // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=ids.device, dtype=torch.float64) / half)
-    angles = ids[..., None].double() * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).float() * math.sqrt(2)
+    # float64 on the CPU: large ids lose their phase in float32, and not every device has float64
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64) / half)
+    angles = ids.cpu()[..., None].double() * frequencies
+    return (torch.cat([angles.sin(), angles.cos()], dim=-1).float() * math.sqrt(2)).to(ids.device)
 
 
 def track_cells(positions: Tensor, visible: Tensor, size: tuple[int, int], cell: int) -> Tensor:

@@ -23,7 +23,9 @@ def frozen(video: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def coded(pipeline: MotionStreamPipeline, video: np.ndarray) -> np.ndarray:
     """The video through the autoencoder and back: what a perfect model would show. 1 + 4k frames."""
-    return _to_video(pipeline.autoencoder.decode(pipeline.autoencoder.encode(_to_tensor(pipeline, video)))[0])
+    return _to_video(
+        pipeline.parts.autoencoder.decode(pipeline.parts.autoencoder.encode(_to_tensor(pipeline, video))[0])[0]
+    )
 
 
 @torch.no_grad()
@@ -41,10 +43,10 @@ def carried_mixture(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: T
     model = pipeline.model
     if model.carry_prior is None:
         return None
-    carried = model.encode_carried(motion_of(pipeline, video, tracks), pipeline.autoencoder)
+    carried = model.encode_carried(motion_of(pipeline, video, tracks), pipeline.parts.autoencoder)
     assert carried is not None
     prior = model.carry_prior(carried.candidates, carried.features)
-    return _to_video(pipeline.autoencoder.decode(prior.mean)[0])
+    return _to_video(pipeline.parts.autoencoder.decode(prior.mean)[0])
 
 
 def motion_of(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> MotionInput:
@@ -60,7 +62,7 @@ def motion_of(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks)
         start=positions[:, 0],
         static=torch.zeros(1, tracks.length, dtype=torch.long, device=device),
     )
-    return MotionInput(positions, visible, whose, first=True, source=source)
+    return MotionInput(positions, visible, whose, size=tracks.size, first=True, source=source)
 
 
 def _to_tensor(pipeline: MotionStreamPipeline, video: np.ndarray) -> Tensor:

@@ -21,6 +21,23 @@ def add_noise(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return (1 - time) * x0 + time * noise
 
 
+def hold_picture(x: Tensor, t: Tensor, picture: Tensor, noise: Tensor, *, clean: bool) -> tuple[Tensor, Tensor]:
+    """Put the given picture's latent into latent frame 0, at every step of every sampler.
+
+    Args:
+        x: noisy latents (B, C, F, h, w) at ``t`` (B, F).
+        picture: (B, C, 1, h, w).
+        noise: what ``x`` was noised with.
+        clean: as it is, with t = 0 (``first_latent``, Wan 2.2). Otherwise (``concat``, Wan 2.1) at the noise level of
+            the other frames, all that such a model has seen: along its own straight path from noise to picture.
+    """
+    if clean:
+        t = torch.cat([torch.zeros_like(t[:, :1]), t[:, 1:]], dim=1)
+    else:
+        picture = add_noise(picture, noise[:, :, :1], t[:, :1])
+    return torch.cat([picture, x[:, :, 1:]], dim=2), t
+
+
 def velocity_to_x0(noisy: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
     """x0 = x_t − t v."""
     return noisy - per_frame(t) * velocity

@@ -117,6 +117,7 @@ class RollingKVCache:
     def _place(self, slot: int, raw_keys: Tensor, values: Tensor | None, position: int) -> None:
         rope = rope_table(self.head_dim, self.positions(position), *self.grid, self.device)
         span = slice(slot * self.chunk_tokens, (slot + 1) * self.chunk_tokens)
-        self._keys[:, :, span] = apply_rope(raw_keys.flatten(0, 1), rope).unflatten(0, raw_keys.shape[:2])
+        for layer in range(self.layers):  # roping is in float32: all layers at once would take gigabytes
+            self._keys[layer, :, span] = apply_rope(raw_keys[layer], rope)
         if values is not None:
             self._values[:, :, span] = values

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from motionstream.autoencoder.base import StreamingAutoencoder
+from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry
 from motionstream.conditioning.track_head import TrackHead
 from motionstream.config import ModelConfig
@@ -25,12 +25,14 @@ from motionstream.model.transformer import MotionTransformer
 class MotionInput:
     """Tracks of the frames to come: ``positions`` (B, T, N, 2), ``visible`` (B, T, N), ``ids`` (B, N).
 
-    ``first``: the frames begin the stream. ``source`` is needed by models that carry content.
+    ``size``: (height, width) of the video in pixels. ``first``: the frames begin the stream. ``source`` is needed by
+    models that carry content.
     """
 
     positions: Tensor
     visible: Tensor
     ids: Tensor
+    size: tuple[int, int]
     first: bool
     source: CarrySource | None = None
 
@@ -46,6 +48,14 @@ class MotionInput:
             ids=self.ids[:, :0],
             source=source,
         )
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """The given picture: ``latent`` (B, C, 1, h, w), ``tokens`` (B, n, image_dim) where there is an image encoder."""
+
+    latent: Tensor
+    tokens: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -100,27 +110,40 @@ class MotionModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.transformer.proj_out.weight.device
+        # not the transformer's: its blocks may wait elsewhere until they are due
+        return self.track_head.project.weight.device
 
-    def encode_carried(self, motion: MotionInput, autoencoder: StreamingAutoencoder) -> CarriedLatents | None:
+    def encode_carried(self, motion: MotionInput, autoencoder: object) -> CarriedLatents | None:
         """Carry the content and encode it; None for models without it."""
         if self.carry_prior is None:
             return None
-        assert self.config.carry is not None
+        assert self.config.carry is not None and isinstance(autoencoder, LinearAutoencoder)
         if motion.source is None:
             raise ValueError("this model carries picture content: MotionInput.source is missing")
         carried = carry(motion.positions, motion.visible, motion.source, grid=self.config.carry.grid)
-        latents = autoencoder.encode(carried.candidates.flatten(0, 1), first=motion.first)
+        latents = autoencoder.encode_part(carried.candidates.flatten(0, 1), first=motion.first)
         features = self.carry_prior.pool(carried.features, first=motion.first)
         return CarriedLatents(latents.unflatten(0, carried.candidates.shape[:2]), features)
 
-    def conditions(self, motion: MotionInput, text: Tensor, carried: CarriedLatents | None = None) -> Conditions:
-        """Assemble the conditions of some latent frames from tracks, text tokens and carried content."""
-        slices = {
-            "tracks": self.track_head(
-                motion.positions, motion.visible, motion.ids, size=self.config.size, first=motion.first
-            )
-        }
+    def conditions(
+        self,
+        motion: MotionInput,
+        text: Tensor,
+        carried: CarriedLatents | None = None,
+        image: ImageInput | None = None,
+    ) -> Conditions:
+        """Assemble the conditions of some latent frames from tracks, text tokens, carried content and the picture.
+
+        A model that concatenates the picture sees its latent in the stream's latent frame 0 and zeros in every later
+        one (the layout of VideoX-Fun's Control models), hence zeros alone in every chunk but the first; the image
+        tokens stay for as long as the stream lasts.
+        """
+        tracks = self.track_head(motion.positions, motion.visible, motion.ids, size=motion.size, first=motion.first)
+        slices = {"tracks": tracks}
+        if self.config.image_conditioning == "concat":
+            if image is None:
+                raise ValueError(f"{self.config.name} is told the picture beside the noise: conditions need an image")
+            slices["image"] = picture_slice(image.latent, tracks.shape[2], first=motion.first)
         prior = None
         if self.carry_prior is not None:
             assert carried is not None, "carried content is missing; encode_carried makes it"
@@ -128,24 +151,26 @@ class MotionModel(nn.Module):
             # the transformer's loss must not bend the prior, which has a likelihood of its own
             mean, spread = prior.mean.detach(), prior.std.detach().log()
             slices["carry"] = torch.cat([carried.candidates.flatten(1, 2), mean, spread, carried.features], dim=1)
-        channels = torch.cat([slices[name] for name, _ in self.config.inputs if name in slices], dim=1)
-        return Conditions(text=text, channels=channels, prior=prior)
+        channels = torch.cat([slices[name].float() for name, _ in self.config.inputs if name in slices], dim=1)
+        tokens = None if image is None else image.tokens
+        return Conditions(text=text, channels=channels, image=tokens, prior=prior)
 
     def forward(
         self, noisy: Tensor, t: Tensor, conditions: Conditions, context: AttentionContext | None = None
     ) -> Tensor:
         """The velocity at noise level ``t``, (B,) or (B, F), of ``noisy`` (B, C, F, h, w)."""
         inputs = torch.cat([noisy, conditions.channels], dim=1).to(self.dtype)
-        out = self.transformer(inputs, t, conditions.text.to(self.dtype), conditions.image, context).to(noisy.dtype)
+        image = None if conditions.image is None else conditions.image.to(self.dtype)
+        out = self.transformer(inputs, t, conditions.text.to(self.dtype), image, context).to(noisy.dtype)
         if conditions.prior is None:
             return out
         mean, std = posterior(conditions.prior.detach(), noisy, t)
         return x0_to_velocity(noisy, mean + std * out, t)
 
-    def make_cache(self, batch: int) -> RollingKVCache:
-        """An empty rolling cache for ``batch`` streams."""
+    def make_cache(self, batch: int, latent_size: tuple[int, int]) -> RollingKVCache:
+        """An empty rolling cache for ``batch`` streams with latents of this (height, width)."""
         patch = self.config.transformer.patch_size
-        rows, columns = self.config.latent_size
+        rows, columns = latent_size
         return RollingKVCache(
             self.config.causal,
             **self.transformer.cache_geometry(),
@@ -154,6 +179,12 @@ class MotionModel(nn.Module):
             device=self.device,
             dtype=self.dtype,
         )
+
+
+def picture_slice(latent: Tensor, frames: int, *, first: bool) -> Tensor:
+    """The image slice of ``frames`` latent frames: ``latent`` (B, C, 1, h, w) in frame 0 of a stream, zeros after."""
+    zeros = latent.new_zeros(*latent.shape[:2], frames - first, *latent.shape[3:])
+    return torch.cat([latent, zeros], dim=2) if first else zeros
 
 
 def posterior(prior: Prior, noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from motionstream.model.flow import schedule, velocity_to_x0
+from motionstream.model.attention import AttentionContext
+from motionstream.model.flow import hold_picture, schedule, velocity_to_x0
 from motionstream.model.motion_model import Conditions, MotionModel
 from motionstream.sampler.guidance import joint_guidance
 
@@ -25,13 +26,18 @@ class Guidance:
 
 
 def guided_velocity(
-    model: MotionModel, noisy: Tensor, t: Tensor, conditions: Conditions, guidance: Guidance | None
+    model: MotionModel,
+    noisy: Tensor,
+    t: Tensor,
+    conditions: Conditions,
+    guidance: Guidance | None,
+    context: AttentionContext | None = None,
 ) -> Tensor:
     """One evaluation without guidance, three with it."""
-    full = model(noisy, t, conditions)
+    full = model(noisy, t, conditions, context)
     if guidance is None:
         return full
-    no_text, no_motion = (model(noisy, t, c) for c in (guidance.no_text, guidance.no_motion))
+    no_text, no_motion = (model(noisy, t, c, context) for c in (guidance.no_text, guidance.no_motion))
     return joint_guidance(full, no_text, no_motion, guidance.text, guidance.motion)
 
 
@@ -45,13 +51,15 @@ def trajectory(
     shift: float,
     first_latent: Tensor | None = None,
     guidance: Guidance | None = None,
+    context: AttentionContext | None = None,
 ) -> Iterator[tuple[float, Tensor, Tensor]]:
     """Solve the flow's differential equation by Euler steps, from noise to data.
 
     Args:
         noise: (B, C, F, h, w).
-        first_latent: the given picture's latent (B, C, 1, h, w); it replaces latent frame 0, with t = 0, at every
-            step (Wan 2.2's image conditioning).
+        first_latent: the given picture's latent (B, C, 1, h, w); it is held in latent frame 0 (``hold_picture``), where
+            the solution ends in it.
+        context: attention context; bidirectional when None.
 
     Yields:
         (t, x_t, x0 as predicted from it) for every time of the schedule but the last, then (0, x_0, x_0).
@@ -61,9 +69,9 @@ def trajectory(
     for now, after in pairwise(times):
         t = torch.full((x.shape[0], x.shape[2]), now, device=x.device)
         if first_latent is not None:
-            x = torch.cat([first_latent, x[:, :, 1:]], dim=2)
-            t[:, 0] = 0
-        velocity = guided_velocity(model, x, t, conditions, guidance)
+            clean = model.config.image_conditioning == "first_latent"
+            x, t = hold_picture(x, t, first_latent, noise, clean=clean)
+        velocity = guided_velocity(model, x, t, conditions, guidance, context)
         yield now, x, velocity_to_x0(x, velocity, t)
         x = x + (after - now) * velocity
     if first_latent is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from motionstream.model.attention import Cached
-from motionstream.model.flow import add_noise, keyed_noise, velocity_to_x0
+from motionstream.model.flow import add_noise, hold_picture, keyed_noise, velocity_to_x0
 from motionstream.model.motion_model import Conditions, MotionModel
 
 
@@ -24,7 +24,9 @@ class Rollout:
 
     Args:
         times: noise levels of the few-step student, falling (``SamplerConfig.student_times``).
-        first_latent: latent of the given picture (B, C, 1, h, w); it is latent frame 0, with t = 0.
+        first_latent: latent of the given picture (B, C, 1, h, w). It is held in latent frame 0 (``hold_picture``), and
+            whatever the model makes of that frame, the picture's latent is what is handed out and what the sink keeps.
+        latent_size: (height, width) of the latents where there is no picture; the model's own when None.
         seed: every random number depends on (seed, sample, chunk, step) alone.
     """
 
@@ -36,13 +38,16 @@ class Rollout:
         seed: int,
         first_latent: Tensor | None = None,
         batch: int = 1,
+        latent_size: tuple[int, int] | None = None,
     ) -> None:
         self.model = model
         self.times = times
         self.seed = seed
         self.first_latent = first_latent
         self.batch = batch if first_latent is None else first_latent.shape[0]
-        self.cache = model.make_cache(self.batch)
+        size = model.config.latent_size if latent_size is None else latent_size
+        self.latent_size = size if first_latent is None else (first_latent.shape[3], first_latent.shape[4])
+        self.cache = model.make_cache(self.batch, self.latent_size)
         self._unsettled: tuple[Tensor, Conditions] | None = None
 
     @property
@@ -53,21 +58,23 @@ class Rollout:
     def step(self, conditions: Conditions) -> Tensor:
         """The next chunk's clean latents (B, C, chunk_frames, h, w). Gradients flow unless the caller forbids them."""
         self.settle()
-        chunk, frames = self.cache.chunks, self.model.config.causal.chunk_frames
-        shape = (self.batch, self.model.config.latent_channels, frames, *self.model.config.latent_size)
-        first_latent = self.first_latent if chunk == 0 else None
+        chunk, config = self.cache.chunks, self.model.config
+        frames = config.causal.chunk_frames
+        shape = (self.batch, config.latent_channels, frames, *self.latent_size)
+        picture = self.first_latent if chunk == 0 else None
         context = Cached(self.cache)
-        temperature = self.model.config.sampler.temperature
         x0: Tensor | None = None
         for step, now in enumerate(self.times):
             t = torch.full((self.batch, frames), now, device=self.model.device)
-            noise = temperature * keyed_noise(shape, seed=self.seed, chunk=chunk, step=step, device=self.model.device)
+            noise = keyed_noise(shape, seed=self.seed, chunk=chunk, step=step, device=self.model.device)
+            noise = config.sampler.temperature * noise
             x = noise if x0 is None else add_noise(x0, noise, t)
-            if first_latent is not None:
-                x = torch.cat([first_latent, x[:, :, 1:]], dim=2)
-                t[:, 0] = 0
+            if picture is not None:
+                x, t = hold_picture(x, t, picture, noise, clean=config.image_conditioning == "first_latent")
             x0 = velocity_to_x0(x, self.model(x, t, conditions, context), t)
         assert x0 is not None
+        if picture is not None:
+            x0 = torch.cat([picture, x0[:, :, 1:]], dim=2)
         self._unsettled = (x0.detach(), conditions)
         return x0
 

@@ -26,8 +26,9 @@ from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from motionstream.loading import STAGES
 from motionstream.media import fit, read_picture
-from motionstream.pipeline import STAGES, MotionStreamPipeline
+from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.engine import Engine, EngineBusy
 from motionstream.server.protocol import MAX_MESSAGE, Start, ViewerClock, chunk_message, control_message, hello, parse
 from motionstream.server.session import Chunk, Failed, Session

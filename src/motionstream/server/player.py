@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motionstream.pipeline import Stream
 from motionstream.server.session import (
     Accepted,
     Chunk,
@@ -27,6 +26,7 @@ from motionstream.server.session import (
     Session,
     TrackGroup,
 )
+from motionstream.stream import Stream
 from motionstream.tracks import LiveTracks, Tracks
 
 MARGIN = 0.03

@@ -60,7 +60,7 @@ class DecoderStage:
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         video = to_float(render(self.scene, self.batch, self.seed + 10_000 + step, self.bank).video)
         with torch.no_grad():
-            latents = self.autoencoder.encode(video)
+            latents, _ = self.autoencoder.encode(video)
             # what is decoded while streaming is generated, not encoded: teach the decoder to bear small errors
             latents = latents + 0.05 * torch.rand((), generator=self.rng) * torch.randn_like(latents)
         decoded, _ = self.autoencoder.decode(latents)
@@ -71,7 +71,7 @@ class DecoderStage:
         numbers = {}
         for name, bank in (("rendered", self.bank), ("held_out", self.held_out)):
             video = to_float(render(self.scene, 8, 1, bank).video)
-            latents = module.encode(video)
+            latents, _ = module.encode(video)
             decoded, _ = module.decode(latents)
             linear = module.decode_linear(latents)
             numbers[f"psnr_{name}"] = psnr(decoded, video)

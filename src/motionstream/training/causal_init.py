@@ -150,7 +150,9 @@ class CausalStage:
         noisy, t = self._mix_levels(states, x0)
         causal = CausalConfig(self.model.config.causal.chunk_frames, self._one_of(SINKS), self._one_of(WINDOWS))
         prediction = velocity_to_x0(noisy, self.model(noisy, t, conditions, BlockCausal(causal)), t)
-        counted = (t > 0)[:, None, :, None, None].expand_as(x0)
+        counted = t > 0
+        counted[:, 0] = False  # the given picture, whatever its noise level
+        counted = counted[:, None, :, None, None].expand_as(x0)
         loss = x0_loss(prediction, x0, noisy, t, conditions)[counted].mean()
         return loss, {"regression": loss.item()}
 
@@ -167,7 +169,8 @@ class CausalStage:
         clean[:, -1] &= ~clean.all(dim=1)  # something must be left to learn from
         level, clean = (x.repeat_interleave(size, dim=1) for x in (level, clean))
         t = torch.where(clean, 0.0, self.store.times[level])
-        t[:, 0] = 0
+        if self.model.config.image_conditioning == "first_latent":
+            t[:, 0] = 0
         index = level[:, None, None, :, None, None].expand(-1, 1, *states.shape[2:])
         noisy = states.gather(1, index)[:, 0]
         return torch.where((t > 0)[:, None, :, None, None], noisy, x0), t

@@ -117,7 +117,7 @@ def prepare(
     config = model.config
     video = to_float(clips.video)
     starts = chunk_frames(config, video.shape[2])
-    latents = autoencoder.encode(video)
+    latents, _ = autoencoder.encode(video)
     tracks = sample_tracks(clips.positions, clips.visible, clips.layer, mix, generator, chunks=starts)
     source = CarrySource(
         pictures=source_pictures(video, latents, autoencoder, starts),
@@ -126,7 +126,7 @@ def prepare(
         static=static_index(tracks.events, starts, video.shape[2]),
     )
     ids = torch.zeros(tracks.birth.shape, dtype=torch.long, device=video.device)
-    motion = MotionInput(tracks.positions, tracks.visible, ids, first=True, source=source)
+    motion = MotionInput(tracks.positions, tracks.visible, ids, size=config.size, first=True, source=source)
     carried = model.encode_carried(motion, autoencoder)
     if carried is None:
         empty = torch.zeros(len(video), 3, 0, *latents.shape[2:], device=video.device)

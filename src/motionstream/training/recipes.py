@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.component_config import LinearAutoencoderConfig, TextConfig
+from motionstream.components import Components
 from motionstream.conditioning.text import HashedTextEncoder
 from motionstream.config import ModelConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
@@ -112,7 +114,7 @@ class Trainee(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if config.text is None:
+        if not isinstance(config.text, TextConfig):
             raise ValueError(f"model {config.name!r} has no trainable text encoder; this recipe needs one")
         self.model = MotionModel(config)
         self.text = HashedTextEncoder(config.text, config.transformer.text_dim)
@@ -136,7 +138,7 @@ def _load(module: nn.Module, folder: Path, stage: str) -> None:
 
 
 def load_autoencoder(recipe: Recipe, folder: Path) -> LinearAutoencoder:
-    assert recipe.model.autoencoder is not None
+    assert isinstance(recipe.model.autoencoder, LinearAutoencoderConfig)
     autoencoder = LinearAutoencoder(recipe.model.autoencoder)
     _load(autoencoder, folder, "autoencoder")
     return autoencoder.eval().requires_grad_(False)
@@ -144,7 +146,7 @@ def load_autoencoder(recipe: Recipe, folder: Path) -> LinearAutoencoder:
 
 def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
     """Principal components, then the residual decoder."""
-    assert recipe.model.autoencoder is not None
+    assert isinstance(recipe.model.autoencoder, LinearAutoencoderConfig)
     torch.manual_seed(recipe.seed)
     autoencoder = LinearAutoencoder(recipe.model.autoencoder)
     scene = replace(recipe.scene, frames=recipe.autoencoder_scene_frames)
@@ -244,7 +246,7 @@ def export(recipe: Recipe, folder: Path, target: Path) -> None:
     autoencoder, trainee = load_autoencoder(recipe, folder), Trainee(recipe.model)
     _load(trainee, folder, "causal")
     _load(autoencoder, folder, "decoder")
-    pipeline = MotionStreamPipeline(trainee.model, autoencoder, trainee.text, stages=("teacher", "causal"))
+    pipeline = MotionStreamPipeline(trainee.model, Components(autoencoder, trainee.text), stages=("teacher", "causal"))
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
         pipeline.save_pretrained(temporary)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from motionstream.conditioning.text import HashedTextEncoder
 from motionstream.model.attention import AttentionContext
-from motionstream.model.flow import add_noise, keyed_noise, shift_time, velocity_to_x0
-from motionstream.model.motion_model import CarriedLatents, Conditions, MotionInput, MotionModel, posterior
+from motionstream.model.flow import add_noise, hold_picture, keyed_noise, shift_time, velocity_to_x0
+from motionstream.model.motion_model import CarriedLatents, Conditions, ImageInput, MotionInput, MotionModel, posterior
 from motionstream.sampler.bidirectional import sample
 from motionstream.tracks.sampling import draw_ids
 from motionstream.training.clips import ClipPool, PreparedClips
@@ -27,15 +27,9 @@ def make_conditions(
     """Conditions of whole clips, with ids drawn anew."""
     batch, _, count = clips.visible.shape
     ids = draw_ids(generator, batch, count, model.config.track_head.id_range).to(model.device)
-    motion = MotionInput(clips.positions, clips.visible, ids, first=True)
-    return model.conditions(motion, text.encode(captions), CarriedLatents(clips.candidates, clips.features))
-
-
-def keep_first(noisy: Tensor, t: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
-    """The given picture's latent is clean, with t = 0, in every stage."""
-    t = t.clone()
-    t[:, 0] = 0
-    return torch.cat([x0[:, :, :1], noisy[:, :, 1:]], dim=2), t
+    motion = MotionInput(clips.positions, clips.visible, ids, size=model.config.size, first=True)
+    carried = CarriedLatents(clips.candidates, clips.features)
+    return model.conditions(motion, text.encode(captions), carried, ImageInput(clips.latents[:, :, :1]))
 
 
 def x0_loss(prediction: Tensor, x0: Tensor, noisy: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
@@ -61,7 +55,8 @@ def evaluate_loss(
     context: AttentionContext | None = None,
 ) -> Tensor:
     """Mean loss over every frame but the given one."""
-    noisy, t = keep_first(add_noise(x0, noise, t), t, x0)
+    clean = model.config.image_conditioning == "first_latent"
+    noisy, t = hold_picture(add_noise(x0, noise, t), t, x0[:, :, :1], noise, clean=clean)
     prediction = velocity_to_x0(noisy, model(noisy, t, conditions, context), t)
     return x0_loss(prediction, x0, noisy, t, conditions)[:, :, 1:].mean()
 

@@ -1,0 +1,214 @@
+"""The parts around the transformer, whatever their kind: autoencoder, tiny decoder, text encoder, image encoder.
+
+A model's folder holds them as their own libraries write them: ``vae/`` (diffusers), ``text_encoder/``, ``tokenizer/``
+and ``image_encoder/`` (transformers), ``tiny_decoder.safetensors`` (TAEHV's names); the embedded model's own parts are
+``autoencoder.safetensors`` and ``text_encoder.safetensors``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from motionstream.autoencoder.base import StreamingAutoencoder
+from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.autoencoder.tiny import TinyAutoencoder
+from motionstream.autoencoder.wan import WanAutoencoder
+from motionstream.checkpoint_files import read_state
+from motionstream.component_config import (
+    LinearAutoencoderConfig,
+    TextConfig,
+    UMT5Config,
+    WanAutoencoderConfig,
+)
+from motionstream.conditioning.image import CLIPImageEncoder
+from motionstream.conditioning.text import HashedTextEncoder, TextEncoder
+from motionstream.conditioning.umt5 import UMT5TextEncoder
+from motionstream.config import ModelConfig
+
+DECODERS = ("full", "tiny")
+TEXT_ENCODERS = ("released", "resident", "int8", "cpu")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in which form the parts of a model live; none of it changes what a model is."""
+
+    device: str = "auto"
+    """``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes CUDA, else MPS, else the CPU."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of weights and activations, the islands aside; the model's own when None."""
+    decoder: Literal["full", "tiny"] = "full"
+    text_encoder: Literal["released", "resident", "int8", "cpu"] = "released"
+    """``released``: loaded for a new prompt and freed again; ``resident``: kept; ``int8``: 8-bit weights, released;
+    ``cpu``: encodes on the CPU, released."""
+    tile: int | None = None
+    """Side of the autoencoder's tiles in latent cells; None does the whole frame at once."""
+    offload_blocks: bool = False
+    """Keep the transformer's blocks in the computer's memory and bring each to the device when it is due."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("decoder", DECODERS), ("text_encoder", TEXT_ENCODERS), ("dtype", (None, *DTYPES))):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} = {value!r}: give one of {', '.join(str(k) for k in known if k)}")
+        if self.tile is not None and self.tile < 8:
+            raise ValueError(f"tile = {self.tile}: give at least 8 latent cells")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that is meant; ValueError where this machine has none of that kind."""
+        if self.device == "auto":
+            mps = torch.backends.mps.is_available()
+            return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"device = {self.device!r}: give auto, cpu, cuda, cuda:N or mps") from error
+        here = {"cpu": True, "meta": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not here.get(device.type, False):
+            raise ValueError(f"device = {self.device!r}: this machine has none; use auto or cpu")
+        return device
+
+    def adapted(self, config: ModelConfig) -> ModelConfig:
+        """``config`` in the precision that is meant."""
+        return config if self.dtype is None else replace(config, dtype=self.dtype)
+
+    def torch_dtype(self, config: ModelConfig) -> torch.dtype:
+        """The precision to load ``config``'s weights in."""
+        return DTYPES[self.dtype or config.dtype]
+
+
+@dataclass
+class Components:
+    """The parts of one model. ``decoder`` is the autoencoder, or the tiny one in its place."""
+
+    autoencoder: StreamingAutoencoder
+    text_encoder: TextEncoder
+    image_encoder: CLIPImageEncoder | None = None
+    tiny: TinyAutoencoder | None = None
+
+    def __post_init__(self) -> None:
+        for part in (self.autoencoder, self.text_encoder, self.tiny):
+            if isinstance(part, nn.Module):
+                part.eval().requires_grad_(False)
+
+    @property
+    def decoder(self) -> StreamingAutoencoder:
+        return self.autoencoder if self.tiny is None else self.tiny
+
+
+def random_components(config: ModelConfig, placement: Placement, seed: int = 0) -> Components:
+    """Parts with random weights, for tests and benchmarks."""
+    device, dtype = placement.torch_device, placement.torch_dtype(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        autoencoder: LinearAutoencoder | WanAutoencoder
+        if isinstance(config.autoencoder, LinearAutoencoderConfig):
+            autoencoder = LinearAutoencoder(config.autoencoder)
+        elif isinstance(config.autoencoder, WanAutoencoderConfig):
+            autoencoder = WanAutoencoder(config.autoencoder)
+            autoencoder.tile = placement.tile
+        else:
+            raise ValueError(f"model {config.name!r} names no autoencoder")
+        tiny = None
+        if placement.decoder == "tiny":
+            tiny = _tiny_of(config).to(device, dtype)
+        if isinstance(config.text, TextConfig):
+            text: TextEncoder = HashedTextEncoder(config.text, config.transformer.text_dim).to(device)
+        elif isinstance(config.text, UMT5Config):
+            text = UMT5TextEncoder.random(config.text, seed, **_text_settings(config, placement))
+        else:
+            raise ValueError(f"model {config.name!r} names no text encoder")
+        image = None
+        if config.image_encoder is not None:
+            image = CLIPImageEncoder.random(config.image_encoder, seed, **_image_settings(config, placement))
+    return Components(autoencoder.to(device, dtype), text, image, tiny)
+
+
+def load_components(folder: Path, config: ModelConfig, placement: Placement) -> Components:
+    """Parts from a model's folder. ValueError names what is missing or damaged."""
+    device, dtype = placement.torch_device, placement.torch_dtype(config)
+    autoencoder: StreamingAutoencoder
+    if isinstance(config.autoencoder, LinearAutoencoderConfig):
+        linear = LinearAutoencoder(config.autoencoder)
+        _load_into(linear, folder / "autoencoder.safetensors")
+        autoencoder = linear.to(device)
+    else:
+        assert isinstance(config.autoencoder, WanAutoencoderConfig)
+        autoencoder = WanAutoencoder.load(folder / "vae", config.autoencoder, dtype=dtype, device=device)
+        autoencoder.tile = placement.tile
+    tiny = None
+    if placement.decoder == "tiny":
+        _tiny_of(config)
+        path = folder / "tiny_decoder.safetensors"
+        tiny = TinyAutoencoder.load(path, config.tiny_decoder, dtype=dtype, device=device)
+    text: TextEncoder
+    if isinstance(config.text, TextConfig):
+        hashed = HashedTextEncoder(config.text, config.transformer.text_dim)
+        _load_into(hashed, folder / "text_encoder.safetensors")
+        text = hashed.to(device)
+    else:
+        assert isinstance(config.text, UMT5Config)
+        settings = _text_settings(config, placement)
+        text = UMT5TextEncoder.from_folder(folder / "text_encoder", folder / "tokenizer", config.text, **settings)
+    image = None
+    if config.image_encoder is not None:
+        settings = _image_settings(config, placement)
+        image = CLIPImageEncoder.from_folder(folder / "image_encoder", config.image_encoder, **settings)
+    return Components(autoencoder, text, image, tiny)
+
+
+def save_components(parts: Components, folder: Path) -> None:
+    """Write the parts to ``folder``: the embedded model's in half precision, others in their own."""
+    if isinstance(parts.autoencoder, WanAutoencoder):
+        parts.autoencoder.save(folder / "vae")
+    else:
+        _save_half(cast(nn.Module, parts.autoencoder), folder / "autoencoder.safetensors")
+    if isinstance(parts.text_encoder, UMT5TextEncoder):
+        parts.text_encoder.save(folder / "text_encoder", folder / "tokenizer")
+    else:
+        _save_half(cast(nn.Module, parts.text_encoder), folder / "text_encoder.safetensors")
+    if isinstance(parts.image_encoder, CLIPImageEncoder):
+        parts.image_encoder.save(folder / "image_encoder")
+    if parts.tiny is not None:
+        parts.tiny.save(folder / "tiny_decoder.safetensors")
+
+
+def _load_into(module: nn.Module, path: Path) -> None:
+    try:
+        module.load_state_dict({name: value.float() for name, value in read_state(path).items()})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is of another model ({reason})") from error
+
+
+def _save_half(module: nn.Module, path: Path) -> None:
+    save_file({name: value.half().contiguous() for name, value in module.state_dict().items()}, path)
+
+
+def _tiny_of(config: ModelConfig) -> TinyAutoencoder:
+    if config.tiny_decoder is None:
+        raise ValueError(f"model {config.name!r} has no tiny decoder; use the full one")
+    return TinyAutoencoder(config.tiny_decoder)
+
+
+def _text_settings(config: ModelConfig, placement: Placement) -> dict[str, Any]:
+    return {
+        "dtype": placement.torch_dtype(config),
+        "device": torch.device("cpu") if placement.text_encoder == "cpu" else placement.torch_device,
+        "output_device": placement.torch_device,
+        "keep": placement.text_encoder == "resident",
+        "quantise": "int8" if placement.text_encoder == "int8" else "none",
+    }
+
+
+def _image_settings(config: ModelConfig, placement: Placement) -> dict[str, Any]:
+    device = placement.torch_device
+    return {"dtype": placement.torch_dtype(config), "device": device, "output_device": device}

@@ -1,0 +1,49 @@
+"""Where the content that a stream carries along its tracks comes from: the pictures in which they began."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from motionstream.conditioning.carry import CarrySource
+from motionstream.tracks import Tracks
+
+
+class CarryMemory:
+    """Remembers where and when each track of a stream began, and the pictures content is taken from.
+
+    Whenever the set of tracks changes between chunks, the last generated frame becomes a new source: for the tracks
+    that begin there, and for whatever no track speaks of (a released object stays where it was let go). Pictures that
+    nothing refers to any more are dropped, so that memory stays bounded.
+    """
+
+    def __init__(self, picture: Tensor) -> None:
+        self.last = picture
+        self._pictures = {0: picture}
+        self._static = 0
+        self._births: dict[int, tuple[int, np.ndarray]] = {}
+        self._present: set[int] | None = None
+
+    def source(self, tracks: Tracks, device: torch.device) -> CarrySource:
+        """The sources of a chunk's tracks; called once a chunk, in order."""
+        ids = tracks.ids.tolist()
+        shown = np.any(tracks.visible, axis=0)
+        begun = [row for row, track in enumerate(ids) if shown[row] and track not in self._births]
+        changed = self._present is not None and (bool(begun) or set(ids) != self._present)
+        if changed:
+            self._static = max(self._pictures) + 1
+            self._pictures[self._static] = self.last
+        self._present = set(ids)
+        for row in begun:
+            start = tracks.positions[np.argmax(tracks.visible[:, row]), row]
+            self._births[ids[row]] = (self._static, start)
+        self._births = {track: birth for track, birth in self._births.items() if track in self._present}
+        used = sorted({self._static} | {key for key, _ in self._births.values()})
+        self._pictures = {key: self._pictures[key] for key in used}
+        births = [self._births.get(track, (self._static, np.zeros(2, np.float32))) for track in ids]
+        index = torch.tensor([used.index(key) for key, _ in births], dtype=torch.long, device=device)
+        start = torch.from_numpy(np.array([place for _, place in births], np.float32).reshape(-1, 2)).to(device)
+        static = torch.full((1, tracks.length), used.index(self._static), dtype=torch.long, device=device)
+        pictures = torch.stack([self._pictures[key] for key in used], dim=1)
+        return CarrySource(pictures, index[None], start[None], static)

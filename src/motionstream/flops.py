@@ -1,0 +1,264 @@
+"""How many floating-point operations a model needs: what a measured time is held against.
+
+A multiplication with its addition counts two, as ``torch.utils.flop_counter`` counts: matrix products, convolutions
+and attention. Norms, softmax and other element-wise work count nothing, nor does looking up tracks. The transformer and
+the encoders are formulas, so that no attention backend hides from the count; autoencoders and the small convolutional
+parts run on the meta device under torch's counter. Neither allocates anything.
+
+Legend: D width, L tokens, S keys, F latent frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeVar
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.autoencoder.tiny import TinyAutoencoder
+from motionstream.autoencoder.wan import WanAutoencoder
+from motionstream.component_config import (
+    AutoencoderConfig,
+    CLIPConfig,
+    LinearAutoencoderConfig,
+    TextEncoderConfig,
+    TinyAutoencoderConfig,
+    UMT5Config,
+)
+from motionstream.conditioning.carry import CarryPrior
+from motionstream.conditioning.track_head import TrackHead
+from motionstream.config import CARRY_CANDIDATES, CARRY_FEATURES, ModelConfig, TransformerConfig
+
+Module = TypeVar("Module", bound=nn.Module)
+Size = tuple[int, int]
+"""(height, width), of the video or of its latents."""
+
+
+@dataclass(frozen=True)
+class ForwardFlops:
+    """One evaluation of the transformer. The attentions are the products of queries, keys and values alone.
+
+    ``context``: embeddings, keys and values of the text and image tokens. They are the same at every evaluation, so a
+    cache could save them; the model computes them anew.
+    """
+
+    self_attention: int
+    cross_attention: int
+    linear: int
+    context: int
+
+    @property
+    def total(self) -> int:
+        return self.self_attention + self.cross_attention + self.linear + self.context
+
+
+@dataclass(frozen=True)
+class ChunkFlops:
+    """One chunk of a stream in steady state; the names are those of the stages that are timed.
+
+    ``conditions``: track head and carried content. ``decode``: all latent frames of the chunk.
+    """
+
+    forward: ForwardFlops
+    steps: int
+    conditions: int
+    decode: int
+
+    @property
+    def generate(self) -> int:
+        return self.steps * self.forward.total
+
+    @property
+    def settle(self) -> int:
+        """The clean pass."""
+        return self.forward.total
+
+    @property
+    def total(self) -> int:
+        return self.conditions + self.generate + self.decode + self.settle
+
+
+@dataclass(frozen=True)
+class StartFlops:
+    """What a stream costs once: ``picture`` through the autoencoder, ``text`` and ``image`` through their encoders."""
+
+    picture: int
+    text: int
+    image: int
+
+
+def chunk_flops(
+    config: ModelConfig, *, size: Size | None = None, decoder: Literal["full", "tiny"] = "full"
+) -> ChunkFlops:
+    """A chunk of ``config``'s student once sink and window are full.
+
+    Args:
+        size: (height, width) of the video; the model's own when None.
+
+    Raises:
+        ValueError: a tiny decoder for a model that has none, or no autoencoder at all.
+    """
+    causal = config.causal
+    visible = len(causal.visible_chunks(causal.sink_chunks + causal.window_chunks))
+    tokens = causal.chunk_frames * tokens_per_frame(config, size)
+    return ChunkFlops(
+        forward=_forward(config, tokens=tokens, keys=visible * tokens, times=causal.chunk_frames),
+        steps=len(config.sampler.student_times),
+        conditions=_condition_flops(config, size or config.size),
+        decode=causal.chunk_frames * decoder_flops(config, size=size, decoder=decoder),
+    )
+
+
+def clip_flops(config: ModelConfig, latent_frames: int, *, size: Size | None = None) -> ForwardFlops:
+    """One evaluation over a whole clip, everything attending to everything: the teacher's. Guidance takes three."""
+    tokens = latent_frames * tokens_per_frame(config, size)
+    return _forward(config, tokens=tokens, keys=tokens, times=latent_frames)
+
+
+def start_flops(config: ModelConfig, *, size: Size | None = None) -> StartFlops:
+    """What is encoded before a stream begins; a sentence is taken to fill all its tokens."""
+    text = 0 if config.text is None else text_flops(config.text, config.transformer.text_dim)
+    image = 0 if config.image_encoder is None else clip_image_flops(config.image_encoder)
+    return StartFlops(picture=_picture_flops(_autoencoder_of(config), size or config.size), text=text, image=image)
+
+
+def tokens_per_frame(config: ModelConfig, size: Size | None = None) -> int:
+    """Tokens of one latent frame of a (height, width) video."""
+    height, width = config.latents_of(size or config.size)
+    _, rows, columns = config.transformer.patch_size
+    return (height // rows) * (width // columns)
+
+
+def _forward(config: ModelConfig, *, tokens: int, keys: int, times: int) -> ForwardFlops:
+    text = 0 if config.text is None else config.text.tokens
+    image = 0 if config.image_encoder is None else config.image_encoder.tokens
+    return transformer_flops(
+        config.transformer, tokens=tokens, keys=keys, times=times, text_tokens=text, image_tokens=image
+    )
+
+
+def transformer_flops(
+    config: TransformerConfig, *, tokens: int, keys: int, times: int, text_tokens: int, image_tokens: int = 0
+) -> ForwardFlops:
+    """One evaluation of ``MotionTransformer`` for a batch of one.
+
+    Args:
+        tokens, keys: L and S, queries and what they attend to, themselves included.
+        times: noise levels, one per latent frame (F) or 1.
+        text_tokens, image_tokens: of the encoders; no image tokens for models without an image branch.
+    """
+    width, patch = config.width, math.prod(config.patch_size)
+    image_dim, added = config.image_dim or 0, config.added_kv_proj_dim or 0
+    # multiplications with their additions from here on, to be doubled
+    block = tokens * (6 * width**2 + 2 * width * config.ffn_dim)  # q, k, v, out; q, out; feed-forward
+    ends = tokens * patch * (config.in_channels + config.out_channels) * width
+    time = times * (config.freq_dim * width + width**2 + 6 * width**2)
+    text = text_tokens * (config.text_dim * width + width**2 + config.num_layers * 2 * width**2)
+    image = image_tokens * (image_dim**2 + image_dim * width + config.num_layers * 2 * added * width)
+    return ForwardFlops(
+        self_attention=2 * config.num_layers * 2 * tokens * keys * width,
+        cross_attention=2 * config.num_layers * 2 * tokens * (text_tokens + image_tokens) * width,
+        linear=2 * (config.num_layers * block + ends + time),
+        context=2 * (text + image),
+    )
+
+
+def text_flops(config: TextEncoderConfig, dim: int) -> int:
+    """One sentence of all its tokens. ``dim``: width of the small encoder's tokens; the large one has its own."""
+    tokens = config.tokens
+    if not isinstance(config, UMT5Config):
+        return 2 * tokens * 4 * dim**2
+    inner = config.num_heads * config.d_kv
+    layer = tokens * (4 * config.d_model * inner + 3 * config.d_model * config.d_ff) + 2 * tokens**2 * inner
+    return 2 * config.num_layers * layer
+
+
+def clip_image_flops(config: CLIPConfig) -> int:
+    """One picture through the image encoder, its last layer included, though only the one before it is used."""
+    width, tokens = config.hidden_size, config.tokens
+    layer = tokens * (4 * width**2 + 2 * width * config.intermediate_size) + 2 * tokens**2 * width
+    patches = (tokens - 1) * 3 * config.patch_size**2 * width
+    return 2 * (config.num_hidden_layers * layer + patches)
+
+
+def decoder_flops(config: ModelConfig, *, size: Size | None = None, decoder: Literal["full", "tiny"] = "full") -> int:
+    """Decoding one latent frame in the middle of a stream."""
+    part: AutoencoderConfig | TinyAutoencoderConfig = _autoencoder_of(config)
+    if decoder == "tiny":
+        if config.tiny_decoder is None:
+            raise ValueError(f"model {config.name!r} has no tiny decoder; count the full one")
+        part = config.tiny_decoder
+    return _decode_flops(part, config.latents_of(size or config.size))
+
+
+def _autoencoder_of(config: ModelConfig) -> AutoencoderConfig:
+    if config.autoencoder is None:
+        raise ValueError(f"model {config.name!r} names no autoencoder to count")
+    return config.autoencoder
+
+
+def count(run: Callable[[], object]) -> int:
+    """What torch's counter counts while ``run`` runs."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def on_meta(build: Callable[[], Module]) -> Module:
+    """A module without memory, its buffers included."""
+    with torch.device("meta"):
+        return build().to("meta")
+
+
+def _build_autoencoder(
+    config: AutoencoderConfig | TinyAutoencoderConfig,
+) -> LinearAutoencoder | WanAutoencoder | TinyAutoencoder:
+    if isinstance(config, LinearAutoencoderConfig):
+        return on_meta(lambda: LinearAutoencoder(config))
+    if isinstance(config, TinyAutoencoderConfig):
+        return on_meta(lambda: TinyAutoencoder(config))
+    return on_meta(lambda: WanAutoencoder(config))
+
+
+@lru_cache(maxsize=64)
+def _decode_flops(config: AutoencoderConfig | TinyAutoencoderConfig, latent_size: Size) -> int:
+    autoencoder = _build_autoencoder(config)
+    latent = torch.empty(1, config.latent_channels, 1, *latent_size, device="meta")
+    with torch.no_grad():
+        _, state = autoencoder.decode(latent)
+    return count(lambda: autoencoder.decode(latent, state))  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=64)
+def _picture_flops(config: AutoencoderConfig, size: Size) -> int:
+    autoencoder = _build_autoencoder(config)
+    return count(lambda: autoencoder.encode(torch.empty(1, 3, 1, *size, device="meta")))
+
+
+@lru_cache(maxsize=64)
+def _condition_flops(config: ModelConfig, size: Size) -> int:
+    """Track head and carried content of a chunk in the middle of a stream."""
+    latent_frames, spatial, temporal = (
+        config.causal.chunk_frames,
+        config.spatial_compression,
+        config.temporal_compression,
+    )
+    frames = latent_frames * temporal
+    head = on_meta(lambda: TrackHead(config.track_head, spatial=spatial, temporal=temporal))
+    with torch.device("meta"):
+        ids = torch.empty(1, config.track_head.id_dim, frames, *config.latents_of(size))
+        flops = count(lambda: head.project(head.compress(ids)))
+        if config.carry is None:
+            return flops
+        carry, autoencoder = config.carry, _build_autoencoder(_autoencoder_of(config))
+        assert isinstance(autoencoder, LinearAutoencoder)
+        prior = on_meta(lambda: CarryPrior(carry, config.latent_channels, spatial=spatial, temporal=temporal))
+        videos = torch.empty(CARRY_CANDIDATES, 3, frames, *size)
+        features = torch.empty(1, CARRY_FEATURES, latent_frames, *config.latents_of(size))
+        return flops + count(lambda: prior(autoencoder.encode_part(videos, first=False)[None], features))

@@ -1,0 +1,96 @@
+"""What a video begins with: the given picture and the identity of its tracks, as the model takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from motionstream.components import Components
+from motionstream.conditioning.carry_memory import CarryMemory
+from motionstream.media import fit, read_picture
+from motionstream.model.motion_model import Conditions, ImageInput, MotionInput, MotionModel
+from motionstream.tracks import Tracks
+
+Picture = str | Path | np.ndarray | Image.Image
+
+
+class Scene:
+    """One picture, fitted to one of the model's sizes and encoded, and what is needed to make conditions from tracks.
+
+    Args:
+        size: (height, width) of the video; the model's size nearest to the picture's shape when None.
+        seed: draws the track ids of equation 1.
+
+    Raises:
+        ValueError: a picture that cannot be read, a size that the latents cannot have.
+    """
+
+    def __init__(
+        self, model: MotionModel, parts: Components, image: Picture, seed: int, size: tuple[int, int] | None = None
+    ) -> None:
+        self.model, self.parts = model, parts
+        config = model.config
+        picture = read_rgb(image)
+        self.size = config.nearest_size(*picture.shape[:2]) if size is None else config.checked_size(size)
+        self.fps = config.fps
+        self.picture, self.fit = fit(picture, self.size)
+        self.pixels = _to_tensor(self.picture, model.device)
+        with torch.no_grad():
+            latent, _ = parts.autoencoder.encode(self.pixels[:, :, None])
+            tokens = None if parts.image_encoder is None else parts.image_encoder.encode(self.pixels)
+        self.image = ImageInput(latent.float(), tokens)
+        self.carry = CarryMemory(self.pixels)
+        numbers = torch.Generator().manual_seed(seed % 2**63)
+        self._id_numbers = torch.randperm(config.track_head.id_range, generator=numbers)
+
+    @torch.no_grad()
+    def conditions(self, tracks: Tracks, prompt: str, *, first: bool) -> Conditions:
+        """Conditions of the frames of ``tracks``; called in the order of the stream. ``first``: they begin it."""
+        return self.conditions_of(self.motion(tracks, first=first), prompt)
+
+    @torch.no_grad()
+    def conditions_of(self, motion: MotionInput, prompt: str) -> Conditions:
+        """Conditions of tracks that are the model's input already."""
+        text = self.parts.text_encoder.encode([prompt]).to(self.model.device)
+        carried = self.model.encode_carried(motion, self.parts.autoencoder)
+        return self.model.conditions(motion, text, carried, self.image)
+
+    def motion(self, tracks: Tracks, *, first: bool) -> MotionInput:
+        """Tracks as the model takes them, with ids drawn for them and the places their content comes from."""
+        config = self.model.config
+        if tuple(tracks.size) != tuple(self.size):
+            raise ValueError(
+                f"the tracks are for a {tracks.size[1]}x{tracks.size[0]} picture, the stream is "
+                f"{self.size[1]}x{self.size[0]}: use tracks.resize({self.size})"
+            )
+        tracks = tracks.clipped()
+        if config.carry is not None and tracks.count > config.carry.max_tracks:
+            keep = np.linspace(0, tracks.count - 1, config.carry.max_tracks).round().astype(int)
+            tracks = tracks.select(keep)
+        device = self.model.device
+        source = None if config.carry is None else self.carry.source(tracks, device)
+        positions = torch.from_numpy(np.nan_to_num(tracks.positions)).to(device)[None]
+        visible = torch.from_numpy(tracks.visible.copy()).to(device)[None]
+        ids = self._id_numbers[torch.from_numpy(tracks.ids % len(self._id_numbers))].to(device)[None]
+        return MotionInput(positions, visible, ids, size=self.size, first=first, source=source)
+
+
+def read_rgb(image: Picture) -> np.ndarray:
+    """Any picture as uint8 (H, W, 3)."""
+    if isinstance(image, str | Path):
+        return read_picture(image)
+    return np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+
+
+def _to_tensor(picture: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 (H, W, 3) → float (1, 3, H, W) in [−1, 1]."""
+    return torch.from_numpy(picture.copy()).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_pictures(video: Tensor) -> np.ndarray:
+    """Video (1, 3, T, H, W) in [−1, 1] → uint8 (T, H, W, 3)."""
+    return ((video[0].permute(1, 2, 3, 0).float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

@@ -1,0 +1,118 @@
+"""One endless video, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from motionstream.components import Components
+from motionstream.device_timing import StageClock
+from motionstream.model.motion_model import MotionModel
+from motionstream.sampler.rollout import Rollout
+from motionstream.scene import Picture, Scene, to_pictures
+from motionstream.tracks import Tracks
+
+
+@dataclass
+class Timings:
+    """Seconds of the last step: conditions, generation, decoding, and ``latency`` from the call to the frames."""
+
+    conditions: float = 0.0
+    generate: float = 0.0
+    decode: float = 0.0
+    settle: float = 0.0
+
+    @property
+    def latency(self) -> float:
+        return self.conditions + self.generate + self.decode
+
+
+class Stream:
+    """``step`` makes the next chunk; the same seed gives the same frames however it is paced.
+
+    ``prompt`` may be set at any time and takes effect with the next chunk. ``settle`` does the clean pass early: call
+    it once a chunk is on its way; ``step`` does it otherwise.
+    """
+
+    def __init__(
+        self,
+        model: MotionModel,
+        parts: Components,
+        image: Picture,
+        prompt: str,
+        seed: int,
+        *,
+        times: tuple[float, ...],
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        self.model, self.parts, self.prompt = model, parts, prompt
+        self.scene = Scene(model, parts, image, seed, size)
+        self.size, self.fps = self.scene.size, self.scene.fps
+        self.picture, self.fit = self.scene.picture, self.scene.fit
+        self.timings = Timings()
+        self._rollout = Rollout(model, times=times, seed=seed, first_latent=self.scene.image.latent)
+        self._decoder_state: Any = None
+        self._frames_made = 0
+
+    @property
+    def chunk(self) -> int:
+        """Index of the chunk that ``step`` makes next."""
+        return self._rollout.chunk
+
+    @property
+    def frame(self) -> int:
+        """Index of the first frame that ``step`` makes next."""
+        return self._frames_made
+
+    @property
+    def next_frames(self) -> int:
+        """How many frames ``step`` makes next: 9, then 12."""
+        return self.model.config.chunk_video_frames(self.chunk)
+
+    @torch.no_grad()
+    def step(
+        self, tracks: Tracks | None = None, *, on_frames: Callable[[np.ndarray], object] | None = None
+    ) -> np.ndarray:
+        """Make the next chunk, uint8 (``next_frames``, H, W, 3).
+
+        ``tracks``: positions for these frames, at the stream's size; fewer frames hold their last positions, None
+        leaves everything unspecified. Track identity over chunks is ``tracks.ids``. ``on_frames`` is given the frames
+        of each latent frame as soon as they are decoded, before those of the next are.
+        """
+        frames = self.next_frames
+        tracks = self._whole_chunk(tracks, frames)
+        clock = StageClock(self.model.device)
+        conditions = self.scene.conditions(tracks, self.prompt, first=self.chunk == 0)
+        clock.mark("conditions")
+        latents = self._rollout.step(conditions)
+        clock.mark("generate")
+        pictures = []
+        for part in [latents] if on_frames is None else latents.split(1, dim=2):
+            video, self._decoder_state = self.parts.decoder.decode(part, self._decoder_state)
+            pictures.append(to_pictures(video))
+            if on_frames is not None:
+                on_frames(pictures[-1])
+        self.scene.carry.last = video[:, :, -1]
+        clock.mark("decode")
+        self.timings = Timings(**clock.read())
+        self._frames_made += frames
+        return np.concatenate(pictures)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write the last chunk's clean keys and values now rather than at the next ``step``."""
+        clock = StageClock(self.model.device)
+        self._rollout.settle()
+        clock.mark("settle")
+        self.timings.settle = clock.read()["settle"]
+
+    def _whole_chunk(self, tracks: Tracks | None, frames: int) -> Tracks:
+        if tracks is None:
+            return Tracks.empty(frames, self.size, self.fps)
+        if not 1 <= tracks.length <= frames:
+            raise ValueError(f"the tracks have {tracks.length} frames, this chunk takes 1 to {frames} (next_frames)")
+        return tracks.hold(frames - tracks.length) if tracks.length < frames else tracks
