@@ -260,6 +260,8 @@ class ModelConfig:
                 width,
                 f"the model's are {self.latent_channels}",
             )
+        whole = self.whole_chunks(self.clip_frames)
+        require(whole == self.clip_frames > 0, "clip_frames", self.clip_frames, f"must be whole chunks: {whole} are")
         require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "must be 'float32' or 'bfloat16'")
 
     @property
@@ -289,6 +291,11 @@ class ModelConfig:
     def frames_of(self, latent_frames: int) -> int:
         """Frames that ``latent_frames`` latent frames from the start of a stream stand for."""
         return (latent_frames - 1) * self.temporal_compression + 1
+
+    def whole_chunks(self, frames: int) -> int:
+        """The most frames, at most ``frames``, that are whole chunks: of Wan 2.2's 121 and 241 frames, 117 and 237."""
+        latent = (frames - 1) // self.temporal_compression + 1
+        return self.frames_of(latent // self.causal.chunk_frames * self.causal.chunk_frames)
 
     def chunk_video_frames(self, chunk: int) -> int:
         """Frames of chunk ``chunk`` (from 0): 9 for the first, 12 for every other at the usual sizes."""

@@ -74,7 +74,7 @@ def test_optional_packages_are_missed_without_harm(capsys, monkeypatch):
     assert main(["doctor", "--memory", "16"]) == 0
     said = capsys.readouterr().out
     assert "optional     transformers is not here, for the text and image encoders" in said
-    assert "optional     torchao is not here" in said and "missing      nothing" in said
+    assert "optional     ftfy is not here" in said and "missing      nothing" in said
     assert "│ nano" in said and "│ wan" not in said  # their encoders cannot be counted
 
 

@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
 # Import names of what pyproject.toml requires.
 NEEDED = (
-    *("av", "cv2", "diffusers", "einops", "fastapi", "numpy", "PIL", "rich", "safetensors", "simplejpeg"),
+    *("accelerate", "av", "cv2", "diffusers", "einops", "fastapi", "numpy", "PIL", "rich", "safetensors", "simplejpeg"),
     *("skimage", "torch", "torchmetrics", "tyro", "uvicorn", "websockets"),
 )
 
 OPTIONAL = {
     "transformers": "the text and image encoders of the Wan models",
     "ftfy": "prompts cleaned as Wan's are",
-    "torchao": "the text encoder in 8 bits (--text-encoder int8)",
 }
 
 GIB = 2**30
