@@ -13,6 +13,7 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from motionstream import MotionStreamPipeline
+from motionstream.cli import main
 from motionstream.components import Placement
 from motionstream.loading import locate
 from motionstream.model.key_maps import to_official
@@ -74,6 +75,15 @@ def test_a_stock_model_is_refused_with_what_it_lacks_and_taken_when_asked(stock)
     assert pipeline.stream(picture).step().shape == (9, 64, 96, 3)
     weight = pipeline.model.transformer.patch_embedding.weight
     assert weight[:, 16:].abs().max() == 0 and weight[:, :16].abs().max() > 0
+
+
+def test_a_repository_converts_with_all_its_parts(stock, tmp_path):
+    assert main(["convert", "motionstream", str(stock), str(tmp_path / "out")]) == 0
+    pipeline = load(tmp_path / "out")
+    picture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    assert pipeline.stream(picture, "a dog").step().std() > 0
+    with pytest.raises(ValueError, match="has not been through: teacher, causal"):
+        MotionStreamPipeline.from_pretrained(tmp_path / "out")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -28,6 +28,13 @@ CLASS_NAMES = {
     "text_encoder": ("UMT5EncoderModel", "UMT5ForConditionalGeneration", "UMT5Model"),
     "image_encoder": ("CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPModel"),
 }
+PLACES = {
+    "vae": ("vae", "Wan2.1_VAE.pth", "Wan2.2_VAE.pth"),
+    "text_encoder": ("text_encoder", "models_t5_umt5-xxl-enc-bf16.pth"),
+    "tokenizer": ("tokenizer", "google/umt5-xxl"),
+    "image_encoder": ("image_encoder", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"),
+}
+"""Where the parts lie in a repository: diffusers' folders, the official files."""
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer_config.json")
 
 
@@ -38,8 +45,10 @@ class ConvertCommand:
     HELP: ClassVar[str] = """\
 Turn a Wan checkpoint into a MotionStream folder, or a MotionStream folder into diffusers' layout.
 
+Autoencoder, encoders and tokenizer are taken from SRC where a repository has them; options name them otherwise.
+
 Examples:
-  motionstream convert motionstream Wan2.1-Fun-1.3B-Control wan-folder --vae Wan2.1_VAE.pth
+  motionstream convert motionstream Wan2.1-Fun-1.3B-Control wan-folder --tiny-decoder taew2_1.pth
   motionstream convert motionstream self_forcing_dmd.pt student --preset wan2.1-1.3b
   motionstream convert diffusers wan-folder for-diffusers"""
 
@@ -65,6 +74,15 @@ Examples:
     """Of the transformer's weights; the preset's by default, for diffusers what the folder has."""
     overwrite: bool = False
     """Replace DST if it is a model's folder."""
+
+    def _all_parts(self, config: ModelConfig) -> dict[str, Path]:
+        """The given parts, and those that lie in the source, of the kinds that the model has."""
+        found = {}
+        for name, places in PLACES.items():
+            inside = [self.source / place for place in places if (self.source / place).exists()]
+            if inside and (name != "image_encoder" or config.image_encoder is not None):
+                found[name] = inside[0]
+        return found | self._parts
 
     @property
     def _parts(self) -> dict[str, Path]:
@@ -134,7 +152,7 @@ Examples:
             transformer.save_pretrained(folder / "transformer")
             del transformer
             _save_track_head(config, folder / "conditioning.safetensors")
-            for name, path in self._parts.items():
+            for name, path in self._all_parts(config).items():
                 _save_part(name, path, config, folder)
             # no stage of training: the track head is random, and streaming refuses it unless asked
             settings = {"config": config.to_dict(), "stages": []}
