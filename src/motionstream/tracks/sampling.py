@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from motionstream.tracks.hasty import HastyConfig, make_hasty
+
 
 @dataclass(frozen=True)
 class TrackMix:
@@ -30,6 +32,8 @@ class TrackMix:
     """Chance that a drag is released before the clip ends."""
     mask_probability: float = 0.0
     """Stochastic mid-frame masking (paper, section 3.1): 0.2 in the second phase of the teacher."""
+    hasty: HastyConfig | None = None
+    """What is done to the chosen tracks so that clumsy ones are followed, too; nothing by default."""
 
     def __post_init__(self) -> None:
         total = self.dense + self.random + self.drags
@@ -182,4 +186,6 @@ def _assemble(
         first = _integer(1, max(1, frames - 4), generator)
         length = _integer(4, max(4, frames // 2), generator)
         out_visible[first : first + length] = False
+    if mix.hasty is not None:
+        out_positions, out_visible = make_hasty(out_positions, out_visible, mix.hasty, generator)
     return out_positions, out_visible, birth, start, events
