@@ -124,6 +124,9 @@ class TrackHeadConfig:
     hidden_channels: int = 64
     id_range: int = 100_000
     """Ids are drawn from 0 … id_range − 1, each at most once in a scene."""
+    hidden_map: bool = False
+    """A second map for points that are hidden (somewhere, but not seen). Without it hidden and unspecified are one and
+    the same input, zeros, which the paper names as its limitation (section 3.1)."""
 
     def __post_init__(self) -> None:
         require(self.id_dim % 2 == 0, "track_head.id_dim", self.id_dim, "must be even: sines and cosines")

@@ -73,7 +73,7 @@ class Scene:
             tracks = tracks.select(keep)
         device = self.model.device
         source = None if config.carry is None else self.carry.source(tracks, device)
-        positions = torch.from_numpy(np.nan_to_num(tracks.positions)).to(device)[None]
+        positions = torch.from_numpy(tracks.positions.copy()).to(device)[None]
         visible = torch.from_numpy(tracks.visible.copy()).to(device)[None]
         ids = self._id_numbers[torch.from_numpy(tracks.ids % len(self._id_numbers))].to(device)[None]
         return MotionInput(positions, visible, ids, size=self.size, first=first, source=source)

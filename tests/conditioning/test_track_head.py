@@ -83,3 +83,24 @@ def test_chunk_by_chunk_equals_whole_and_the_past_ignores_the_future(later):
     torch.testing.assert_close(torch.cat(parts, dim=2), whole)
     visible[:, 21:] = False
     torch.testing.assert_close(head(positions, visible, ids, size=SIZE, first=True)[:, :, :6], whole[:, :, :6])
+
+
+def test_hidden_and_unspecified_are_two_inputs_where_the_head_has_a_map_for_each():
+    torch.manual_seed(0)
+    ids = torch.tensor([[3, 7]])
+    positions = torch.tensor([[4.0, 4.0], [20.0, 12.0]]).expand(1, 9, 2, 2).clone()
+    seen = torch.ones(1, 9, 2, dtype=torch.bool)
+    hidden = seen.clone()
+    hidden[:, 3:, 1] = False
+    absent = positions.clone()
+    absent[:, 3:, 1] = torch.nan
+    for hidden_map in (False, True):
+        config = TrackHeadConfig(out_channels=4, id_dim=8, hidden_channels=8, hidden_map=hidden_map)
+        head = TrackHead(config, spatial=8, temporal=4)
+        outputs = [
+            head(places, shown, ids, size=(32, 32), first=True)
+            for places, shown in ((positions, seen), (positions, hidden), (absent, hidden))
+        ]
+        assert all(output.isfinite().all() for output in outputs)
+        assert (outputs[0] - outputs[1]).abs().max() > 1e-3
+        assert ((outputs[1] - outputs[2]).abs().max() > 1e-3) == hidden_map

@@ -39,13 +39,19 @@ def test_chosen_tracks_are_tracks_of_the_scene_and_never_unused_rows():
 def test_drags_begin_late_end_early_and_take_their_start_from_the_frame_before():
     mix = TrackMix(dense=0, random=0, drags=1, late_birth=1.0, release=1.0)
     late = released = 0
+    positions, visible, _ = scene()
     for seed in range(10):
         tracks = draw(mix, seed)
         for b, m in (tracks.visible.any(1)).nonzero().tolist():
             birth = int(tracks.birth[b, m])
             assert birth >= 1 and not tracks.visible[b, : CHUNKS[birth], m].any()
             assert tracks.events[b, birth]
-            torch.testing.assert_close(tracks.start[b, m], tracks.positions[b, CHUNKS[birth] - 1, m])
+            source = (positions[b, CHUNKS[birth] - 1] == tracks.start[b, m]).all(-1).nonzero()[0, 0]
+            told = tracks.positions[b, :, m].isfinite().all(-1)
+            torch.testing.assert_close(tracks.positions[b, told, m], positions[b, told, source], atol=0, rtol=0)
+            # hidden is a number, unspecified is none: before it begins and after its release
+            assert not told[: CHUNKS[birth]].any() and told[CHUNKS[birth]]
+            assert torch.equal(tracks.visible[b, told, m], visible[b, told, source])
             late += 1
             released += not tracks.visible[b, -4:, m].any()
     assert late > 50 and released > 10

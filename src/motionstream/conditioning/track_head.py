@@ -81,15 +81,21 @@ class TrackHead(nn.Module):
         self.spatial = spatial
         self.temporal = temporal
         kernel = (temporal, 1, 1)
-        self.compress = nn.Conv3d(config.id_dim, config.hidden_channels, kernel, stride=kernel)
+        maps = 2 if config.hidden_map else 1
+        self.compress = nn.Conv3d(maps * config.id_dim, config.hidden_channels, kernel, stride=kernel)
         self.project = nn.Conv3d(config.hidden_channels, config.out_channels, 1)
 
     def forward(self, positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], first: bool) -> Tensor:
         """Channels (B, out_channels, F, height / s, width / s).
 
         ``first``: the frames begin the stream, so frame 0 is a latent frame of its own (1 + 4k frames in), otherwise
-        4k frames. Shapes of the others as in ``track_map``. No tracks (N = 0) is "no motion given".
+        4k frames. Shapes of the others as in ``track_map``. No tracks (N = 0) is "no motion given". A track that is not
+        visible is hidden where its position is a number, and unspecified where it is NaN.
         """
-        grid = track_map(positions, visible, ids, size=size, cell=self.spatial, dim=self.config.id_dim)
+        shown = [visible]
+        if self.config.hidden_map:
+            shown.append(~visible & positions.isfinite().all(dim=-1))
+        maps = [track_map(positions, s, ids, size=size, cell=self.spatial, dim=self.config.id_dim) for s in shown]
+        grid = torch.cat(maps, dim=1)
         grid = group_frames(grid, self.temporal, first=first).flatten(2, 3)
         return self.project(F.silu(self.compress(grid.to(self.compress.weight.dtype))))

@@ -59,7 +59,8 @@ def make_hasty(
         ends = torch.randint(1, frames, (count,), generator=generator)
         stays = torch.rand(count, generator=generator) >= config.tail_dropout
         until = torch.where(stays, frames, ends).to(visible.device)
-        visible = visible & (torch.arange(frames, device=visible.device)[:, None] < until)
+        there = torch.arange(frames, device=visible.device)[:, None] < until
+        visible, positions = visible & there, positions.masked_fill(~there[..., None], torch.nan)
     return positions, visible
 
 

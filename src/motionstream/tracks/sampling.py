@@ -47,7 +47,8 @@ class TrackMix:
 class SampledTracks:
     """Conditioning tracks (B, T, M, …). ``birth`` (B, M): the chunk in which each begins, its content being taken from
     ``start`` (B, M, 2) in the frame before that chunk (in frame 0 for chunk 0). ``events`` (B, chunks): whether any
-    track begins at that chunk or ended in the one before, that is, whether the static picture is taken anew."""
+    track begins at that chunk or ended in the one before, that is, whether the static picture is taken anew. Positions
+    are NaN where a track is unspecified (not begun, released, masked, an unused row), numbers where it is hidden."""
 
     positions: Tensor
     visible: Tensor
@@ -159,7 +160,7 @@ def _assemble(
     before: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     frames, count, device = len(positions), mix.max_tracks, positions.device
-    out_positions = torch.zeros(frames, count, 2, device=device)
+    out_positions = torch.full((frames, count, 2), torch.nan, device=device)
     out_visible = torch.zeros(frames, count, dtype=torch.bool, device=device)
     birth = torch.zeros(count, dtype=torch.long, device=device)
     start = torch.zeros(count, 2, device=device)
@@ -173,8 +174,9 @@ def _assemble(
         at += len(members)
         out_positions[:, rows] = positions[:, members]
         out_visible[:, rows] = visible[:, members]
-        out_visible[: chunks[born], rows] = False
-        out_visible[end:, rows] = False
+        for absent in (slice(0, chunks[born]), slice(end, frames)):
+            out_visible[absent, rows] = False
+            out_positions[absent, rows] = torch.nan
         birth[rows] = born
         start[rows] = positions[before[born], members]
         events[born] = True
@@ -186,6 +188,7 @@ def _assemble(
         first = _integer(1, max(1, frames - 4), generator)
         length = _integer(4, max(4, frames // 2), generator)
         out_visible[first : first + length] = False
+        out_positions[first : first + length] = torch.nan
     if mix.hasty is not None:
         out_positions, out_visible = make_hasty(out_positions, out_visible, mix.hasty, generator)
     return out_positions, out_visible, birth, start, events
