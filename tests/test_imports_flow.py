@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "whole_clip": LEFT_OF_PIPELINE | {"scene"},
     "loading": LEFT_OF_PIPELINE | {"components"},
     "pipeline": LEFT_OF_PIPELINE | {"memory", "components", "loading", "scene", "stream", "whole_clip"},
-    "data": {"config", "media", "tracks", "autoencoder"},
+    "data": LEFT_OF_PIPELINE | {"components", "loading"},
     "environment": set(),
     "bench": LEFT_OF_PIPELINE | {"components", "pipeline", "stream", "environment", "memory", "flops"},
     # The three that stand furthest right never import one another.

@@ -24,6 +24,7 @@ from motionstream.commands.convert import ConvertCommand
 from motionstream.commands.demo import DemoCommand
 from motionstream.commands.doctor import DoctorCommand
 from motionstream.commands.evaluate import EvaluateCommand
+from motionstream.commands.prepare import PrepareCommand
 from motionstream.commands.stream import StreamCommand
 from motionstream.commands.teacher import TeacherCommand
 from motionstream.commands.track import TrackCommand
@@ -53,6 +54,7 @@ COMMANDS: dict[str, type[Verb]] = {
     "teacher": TeacherCommand,
     "track": TrackCommand,
     "demo": DemoCommand,
+    "prepare": PrepareCommand,
     "train": TrainCommand,
     "evaluate": EvaluateCommand,
     "bench": BenchCommand,
