@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,7 @@ def _fail(unit):
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "words"), [(_die, "a worker process died.*fewer --workers"), (_fail, "tracker's")])
 def test_a_worker_that_dies_or_fails_ends_the_run_with_one_line(videos, tmp_path, monkeypatch, task, words):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # a worker imports the task from this file
     monkeypatch.setattr(module, "_prepare_in_worker", task)
     with pytest.raises(ValueError, match=words):
         prepare(videos_of_folder(videos), tmp_path / "set", SETTINGS, replace(CPU, workers=1))

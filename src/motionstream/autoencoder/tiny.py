@@ -203,10 +203,13 @@ class TinyAutoencoder(nn.Module):
             latents.append(latent.transpose(1, 2))
         return torch.cat(latents, dim=2).to(video.dtype), _state("encoder", frame, memory)
 
-    def decode(self, latents: Tensor, state: TinyState | None = None) -> tuple[Tensor, TinyState]:
+    def decode(
+        self, latents: Tensor, state: TinyState | None = None, *, clamp: bool = True
+    ) -> tuple[Tensor, TinyState]:
         """Latents (B, C, F, h, w) → video (B, 3, T, 8ph, 8pw) in [−1, 1] and the state for the next call.
 
-        Without a state the latents begin the stream: T = 4F − 3; with one T = 4F.
+        Without a state the latents begin the stream: T = 4F − 3; with one T = 4F. ``clamp=False`` is for training: a
+        pixel out of range keeps its value, and with it a gradient.
 
         Raises:
             ValueError: no latent frames, another number of channels, another stream's state.
@@ -222,7 +225,8 @@ class TinyAutoencoder(nn.Module):
         groups = []
         for latent in latents.split(1, dim=2):
             pictures, memory = _run(self.decoder, latent.transpose(1, 2).to(self.dtype), memory)
-            pictures = F.pixel_shuffle(pictures, self.config.patch_size).clamp(0, 1)
+            pictures = F.pixel_shuffle(pictures, self.config.patch_size)
+            pictures = pictures.clamp(0, 1) if clamp else pictures
             groups.append(pictures.transpose(1, 2).to(latents.dtype) * 2 - 1)
         video = torch.cat(groups, dim=2)
         # the first latent frame stands for one frame, the last of its four

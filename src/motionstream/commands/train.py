@@ -28,7 +28,7 @@ Examples:
   motionstream train export --recipe nano --folder work/nano -o work/nano/model
   motionstream stream photo.jpg --model work/nano/model --drag 0.3,0.5:0.7,0.5"""
 
-    stage: tyro.conf.Positional[Literal["autoencoder", "teacher", "causal", "decoder", "all", "export"]]
+    stage: tyro.conf.Positional[Literal["autoencoder", "teacher", "causal", "self-forcing", "decoder", "all", "export"]]
     """What to train; all: every stage in order; export: make a model's folder of the finished stages."""
     recipe: str = "nano"
     """The numbers of the run: nano, or debug (everything once, for tests)."""
@@ -61,11 +61,9 @@ Examples:
             self._train(stage, recipe)
 
     def _train(self, stage: str, recipe: Recipe) -> None:
-        from rich.console import Console
-
         from motionstream.training import recipes
+        from motionstream.training.distributed import process_group
 
-        # The loop's own lines tell how far it is; the spinner below them only that it lives.
-        with Console().status(f"training {stage}"):
+        with process_group():
             recipes.TRAINERS[stage](recipe, self.folder, lambda line: print(line, flush=True))
         print(f"{recipes.weights_path(self.folder, stage)}: the {stage} stage is done")

@@ -6,13 +6,14 @@ writes its clean keys and values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from motionstream.model.attention import Cached
 from motionstream.model.flow import add_noise, hold_picture, keyed_noise, velocity_to_x0
+from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.motion_model import Conditions, MotionModel
 
 
@@ -27,7 +28,13 @@ class Rollout:
         first_latent: latent of the given picture (B, C, 1, h, w). It is held in latent frame 0 (``hold_picture``), and
             whatever the model makes of that frame, the picture's latent is what is handed out and what the sink keeps.
         latent_size: (height, width) of the latents where there is no picture; the model's own when None.
-        seed: every random number depends on (seed, sample, chunk, step) alone.
+        seed: every random number depends on (seed, sample, chunk, step) alone. With one seed for each sample of the
+            batch, a sample depends on its own and not on its place among the others.
+        cache: an empty cache to stream against, of other sink and window sizes than the model's own (training draws
+            them); the model's own when None.
+        exit_step: training's gradient truncation (section 3.2, Self-Forcing). Every chunk ends at this step of
+            ``times``: its x0 is the chunk, and only it carries a gradient; the steps before it, like the clean pass
+            that writes the cache, carry none. None: all steps, with gradients if the caller has them on.
     """
 
     def __init__(
@@ -35,19 +42,24 @@ class Rollout:
         model: MotionModel,
         *,
         times: tuple[float, ...],
-        seed: int,
+        seed: int | Sequence[int],
         first_latent: Tensor | None = None,
         batch: int = 1,
         latent_size: tuple[int, int] | None = None,
+        cache: RollingKVCache | None = None,
+        exit_step: int | None = None,
     ) -> None:
+        if exit_step is not None and not 0 <= exit_step < len(times):
+            raise ValueError(f"exit_step {exit_step}: the student has steps 0 to {len(times) - 1}")
         self.model = model
-        self.times = times
+        self.times = times if exit_step is None else times[: exit_step + 1]
+        self.exit_step = exit_step
         self.seed = seed
         self.first_latent = first_latent
         self.batch = batch if first_latent is None else first_latent.shape[0]
         size = model.config.latent_size if latent_size is None else latent_size
         self.latent_size = size if first_latent is None else (first_latent.shape[3], first_latent.shape[4])
-        self.cache = model.make_cache(self.batch, self.latent_size)
+        self.cache = model.make_cache(self.batch, self.latent_size) if cache is None else cache
         self._unsettled: tuple[Tensor, Conditions] | None = None
 
     @property
@@ -56,27 +68,38 @@ class Rollout:
         return self.cache.chunks + (self._unsettled is not None)
 
     def step(self, conditions: Conditions) -> Tensor:
-        """The next chunk's clean latents (B, C, chunk_frames, h, w). Gradients flow unless the caller forbids them."""
+        """The next chunk's clean latents (B, C, chunk_frames, h, w). Gradients flow unless the caller forbids them;
+        with ``exit_step`` through that step alone."""
         self.settle()
-        chunk, config = self.cache.chunks, self.model.config
-        frames = config.causal.chunk_frames
-        shape = (self.batch, config.latent_channels, frames, *self.latent_size)
-        picture = self.first_latent if chunk == 0 else None
-        context = Cached(self.cache)
+        picture = self.first_latent if self.cache.chunks == 0 else None
         x0: Tensor | None = None
-        for step, now in enumerate(self.times):
-            t = torch.full((self.batch, frames), now, device=self.model.device)
-            noise = keyed_noise(shape, seed=self.seed, chunk=chunk, step=step, device=self.model.device)
-            noise = config.sampler.temperature * noise
-            x = noise if x0 is None else add_noise(x0, noise, t)
-            if picture is not None:
-                x, t = hold_picture(x, t, picture, noise, clean=config.image_conditioning == "first_latent")
-            x0 = velocity_to_x0(x, self.model(x, t, conditions, context), t)
+        for step in range(len(self.times)):
+            truncated = self.exit_step is not None and step < self.exit_step
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not truncated):
+                x0 = self._denoise(x0, step, conditions, picture)
         assert x0 is not None
         if picture is not None:
             x0 = torch.cat([picture, x0[:, :, 1:]], dim=2)
         self._unsettled = (x0.detach(), conditions)
         return x0
+
+    def _denoise(self, x0: Tensor | None, step: int, conditions: Conditions, picture: Tensor | None) -> Tensor:
+        """One evaluation: x0 as predicted from the last step's x0 noised to this step's level."""
+        config, frames = self.model.config, self.cache.causal.chunk_frames
+        t = torch.full((self.batch, frames), self.times[step], device=self.model.device)
+        noise = self._noise((self.batch, config.latent_channels, frames, *self.latent_size), step)
+        noise = config.sampler.temperature * noise
+        x = noise if x0 is None else add_noise(x0, noise, t)
+        if picture is not None:
+            x, t = hold_picture(x, t, picture, noise, clean=config.image_conditioning == "first_latent")
+        return velocity_to_x0(x, self.model(x, t, conditions, Cached(self.cache)), t)
+
+    def _noise(self, shape: tuple[int, ...], step: int) -> Tensor:
+        chunk, device = self.cache.chunks, self.model.device
+        if not isinstance(self.seed, Sequence):
+            return keyed_noise(shape, seed=self.seed, chunk=chunk, step=step, device=device)
+        alone = (1, *shape[1:])
+        return torch.cat([keyed_noise(alone, seed=s, chunk=chunk, step=step, device=device) for s in self.seed])
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -95,11 +118,15 @@ def rollout(
     conditions: Iterable[Conditions],
     *,
     times: tuple[float, ...],
-    seed: int,
+    seed: int | Sequence[int],
     first_latent: Tensor | None = None,
     batch: int = 1,
+    cache: RollingKVCache | None = None,
+    exit_step: int | None = None,
 ) -> Iterator[Tensor]:
     """Yield the clean latents of one chunk for each of ``conditions``, which may be endless and made on demand."""
-    state = Rollout(model, times=times, seed=seed, first_latent=first_latent, batch=batch)
+    state = Rollout(
+        model, times=times, seed=seed, first_latent=first_latent, batch=batch, cache=cache, exit_step=exit_step
+    )
     for chunk in conditions:
         yield state.step(chunk)

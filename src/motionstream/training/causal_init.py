@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,9 +21,10 @@ from motionstream.config import CausalConfig
 from motionstream.model.attention import BlockCausal
 from motionstream.model.flow import velocity_to_x0
 from motionstream.model.motion_model import MotionModel
-from motionstream.sampler.bidirectional import trajectory
+from motionstream.sampler.bidirectional import Guidance, trajectory
 from motionstream.sampler.rollout import rollout
 from motionstream.training.clips import ClipPool, PreparedClips
+from motionstream.training.distributed import SampleDraws, keyed_generator, shard
 from motionstream.training.teacher import decibels, make_conditions, x0_loss
 
 SINKS = (0, 1, 2)
@@ -33,15 +35,31 @@ SHARD = 16
 
 @torch.no_grad()
 def solve(
-    model: MotionModel, text: HashedTextEncoder, clips: PreparedClips, generator: torch.Generator
+    model: MotionModel,
+    text: HashedTextEncoder,
+    clips: PreparedClips,
+    generator: torch.Generator,
+    *,
+    guided: bool = False,
 ) -> dict[str, Tensor]:
     """The teacher's trajectories on these clips, kept where the student will be asked.
+
+    ``guided``: under joint guidance by the model's own weights (paper, appendix D), at three times the evaluations.
 
     Returns ``states`` (B, levels, C, F, h, w), x_t at the schedule's times nearest to the student's levels, those
     ``times`` (levels,), and ``x0`` (B, C, F, h, w).
     """
     settings = model.config.sampler
     conditions = make_conditions(model, text, clips, clips.captions, generator)
+    guidance = None
+    if guided:
+        nothing = clips.without_tracks(torch.ones(len(clips), dtype=torch.bool))
+        guidance = Guidance(
+            no_text=conditions.with_text(text.encode([""] * len(clips))),
+            no_motion=make_conditions(model, text, nothing, clips.captions, generator),
+            text=settings.text_guidance,
+            motion=settings.motion_guidance,
+        )
     noise = settings.temperature * torch.randn(clips.latents.shape, generator=generator)
     path = list(
         trajectory(
@@ -51,6 +69,7 @@ def solve(
             steps=settings.teacher_steps,
             shift=settings.shift,
             first_latent=clips.latents[:, :, :1],
+            guidance=guidance,
         )
     )
     kept = [min(path[:-1], key=lambda state: abs(state[0] - level)) for level in settings.student_times]
@@ -81,7 +100,10 @@ class TrajectoryStore:
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[PreparedClips, Tensor, Tensor]:
         """Random clips with their states (B, levels, C, F, h, w) and ends x0."""
-        rows = torch.randint(len(self), (batch,), generator=generator).tolist()
+        return self.take(torch.randint(len(self), (batch,), generator=generator).tolist())
+
+    def take(self, rows: list[int]) -> tuple[PreparedClips, Tensor, Tensor]:
+        """These clips with their states (B, levels, C, F, h, w) and ends x0."""
         taken = {name: value[rows] for name, value in self.tensors.items()}
         states, x0 = taken.pop("states").float(), taken.pop("x0").float()
         return PreparedClips(**taken, captions=[self.captions[r] for r in rows]).float(), states, x0
@@ -96,12 +118,15 @@ def make_trajectories(
     count: int,
     seed: int,
     bf16: bool = False,
+    guided: bool = False,
     say: Callable[[str], None] = print,
-) -> TrajectoryStore:
-    """Solve ``count`` trajectories into shards in ``folder``; shards already there are kept."""
+) -> list[Path]:
+    """Solve ``count`` trajectories into shards in ``folder``, for ``TrajectoryStore``; those already there are kept.
+
+    ``guided``: see ``solve``. Returns the shards.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
-    generator = torch.Generator().manual_seed(seed)
     shards = []
     for index in range(-(-count // SHARD)):
         path = folder / f"{index:05d}.safetensors"
@@ -110,10 +135,12 @@ def make_trajectories(
             continue
         parts: list[PreparedClips] = []
         solved: list[dict[str, Tensor]] = []
-        while sum(len(part) for part in parts) < SHARD:
-            parts.append(source.draw(generator))
+        draws = -(-SHARD // source.batch)
+        for draw in range(index * draws, (index + 1) * draws):  # keyed, so that shards solved later are the same
+            generator = keyed_generator("trajectories", seed, draw)
+            parts.append(source.at(draw))
             with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-                solved.append(solve(model, text, parts[-1], generator))
+                solved.append(solve(model, text, parts[-1], generator, guided=guided))
         clips = PreparedClips.join(parts).half()
         tensors = {f.name: getattr(clips, f.name) for f in fields(clips) if f.name != "captions"}
         tensors |= {name: torch.cat([s[name] for s in solved]).half() for name in ("states", "x0")}
@@ -123,7 +150,7 @@ def make_trajectories(
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
         temporary.replace(path)
         say(f"trajectories {(index + 1) * SHARD} of {count}")
-    return TrajectoryStore(shards)
+    return shards
 
 
 class CausalStage:
@@ -141,31 +168,39 @@ class CausalStage:
         seed: int,
     ) -> None:
         self.module, self.model, self.text, self.store, self.batch = module, model, text, store, batch
-        self.rng = torch.Generator().manual_seed(seed)
+        self.rng, self.seed = torch.Generator().manual_seed(seed), seed
         self.validation = validation
+        self._last: dict[str, Any] = {}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        clips, states, x0 = self.store.draw(self.batch, self.rng)
-        conditions = make_conditions(self.model, self.text, clips, clips.captions, self.rng)
-        noisy, t = self._mix_levels(states, x0)
-        causal = CausalConfig(self.model.config.causal.chunk_frames, self._one_of(SINKS), self._one_of(WINDOWS))
+        samples = shard(self.batch)
+        draws = SampleDraws(self.seed, step, samples)
+        rows = draws.randint(len(self.store)).tolist()
+        self._last = {"rows": rows, "samples": list(samples)}
+        clips, states, x0 = self.store.take(rows)
+        conditions = make_conditions(self.model, self.text, clips, clips.captions, draws.generators)
+        noisy, t = self._mix_levels(states, x0, draws)
+        shared = keyed_generator(self.seed, step)
+        sink, window = (c[int(torch.randint(len(c), (), generator=shared))] for c in (SINKS, WINDOWS))
+        causal = CausalConfig(self.model.config.causal.chunk_frames, sink, window)
         prediction = velocity_to_x0(noisy, self.model(noisy, t, conditions, BlockCausal(causal)), t)
         counted = t > 0
         counted[:, 0] = False  # the given picture, whatever its noise level
-        counted = counted[:, None, :, None, None].expand_as(x0)
-        loss = x0_loss(prediction, x0, noisy, t, conditions)[counted].mean()
+        frames = x0_loss(prediction, x0, noisy, t, conditions).mean(dim=(1, 3, 4))
+        # a mean for each sample: over the batch, a sample's weight would depend on what it is batched with
+        loss = ((frames * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
         return loss, {"regression": loss.item()}
 
-    def _one_of(self, choices: tuple[int, ...]) -> int:
-        return choices[int(torch.randint(len(choices), (), generator=self.rng))]
+    def last_batch(self) -> dict[str, Any]:
+        return self._last
 
-    def _mix_levels(self, states: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+    def _mix_levels(self, states: Tensor, x0: Tensor, draws: SampleDraws) -> tuple[Tensor, Tensor]:
         """Independent levels per chunk: noisy latents and t (B, F), with 0 for clean chunks and the given picture."""
-        batch, levels, _, frames = states.shape[:4]
+        levels, frames = states.shape[1], states.shape[3]
         size = self.model.config.causal.chunk_frames
         chunks = frames // size
-        level = torch.randint(levels, (batch, chunks), generator=self.rng)
-        clean = torch.rand(batch, chunks, generator=self.rng) < CLEAN_PROBABILITY
+        level = draws.randint(levels, chunks)
+        clean = draws.rand(chunks) < CLEAN_PROBABILITY
         clean[:, -1] &= ~clean.all(dim=1)  # something must be left to learn from
         level, clean = (x.repeat_interleave(size, dim=1) for x in (level, clean))
         t = torch.where(clean, 0.0, self.store.times[level])

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from motionstream.autoencoder.linear import DecoderState, LinearAutoencoder
 from motionstream.conditioning.carry import CarrySource
@@ -20,6 +21,8 @@ from motionstream.data.procedural import Clips, SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.model.motion_model import CarriedLatents, MotionInput, MotionModel
 from motionstream.tracks.sampling import TrackMix, chunk_starts, sample_tracks
+from motionstream.training.distributed import keyed_generator, rank, world_size
+from motionstream.training.logs import data_wait
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class PreparedClips:
         pick = rows.reshape(-1, 1, 1, 1, 1, 1)
         return replace(
             self,
+            positions=self.positions.masked_fill(rows[:, None, None, None], torch.nan),
             visible=self.visible & ~rows[:, None, None],
             candidates=torch.where(pick, static, self.candidates),
             features=torch.where(pick[..., 0], torch.zeros_like(self.features), self.features),
@@ -144,8 +148,8 @@ def static_index(events: Tensor, starts: list[int], frames: int) -> Tensor:
     return latest[:, chunk_of_frame.to(events.device)]
 
 
-class _Rendered(IterableDataset):
-    """Endless prepared batches from consecutive seeds; runs in a worker process."""
+class _Rendered(Dataset):
+    """Prepared clips by (lane, number): each depends on its key alone. Runs in worker processes."""
 
     def __init__(
         self,
@@ -154,29 +158,45 @@ class _Rendered(IterableDataset):
         mix: TrackMix,
         autoencoder: LinearAutoencoder,
         textures: tuple[str, ...],
-        batch: int,
         seed: int,
     ) -> None:
         self.config, self.scene, self.mix, self.autoencoder = config, scene, mix, autoencoder
-        self.textures, self.batch, self.seed = textures, batch, seed
+        self.textures, self.seed = textures, seed
+        self._made: tuple[MotionModel, TextureBank] | None = None
 
-    def __iter__(self) -> Iterator[PreparedClips]:
-        torch.set_num_threads(1)
-        model = MotionModel(self.config)
-        bank = TextureBank(self.textures)
-        seed = self.seed
-        while True:
-            generator = torch.Generator().manual_seed(seed)
-            clips = render(self.scene, self.batch, seed, bank)
-            yield prepare(clips, model, self.autoencoder, self.mix, generator).half()
-            seed += 1
+    def __getitem__(self, key: Key) -> tuple[Key, PreparedClips]:
+        if self._made is None:
+            # weights are drawn here that nobody uses: leave the caller's random numbers as they were
+            with torch.random.fork_rng(devices=[]):
+                self._made = MotionModel(self.config), TextureBank(self.textures)
+        model, bank = self._made
+        generator = keyed_generator("clip", self.seed, *key)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return key, prepare(render(self.scene, 1, seed, bank), model, self.autoencoder, self.mix, generator).half()
+
+
+Key = tuple[int, int]
+"""lane, number of the clip in it"""
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _unchanged(item: Any) -> Any:
+    return item
 
 
 class ClipPool:
-    """A pool of prepared clips. ``draw`` gives a random batch; every ``reuse`` draws a fresh rendered batch goes in.
+    """Prepared clips, each used several times before it is replaced.
+
+    Every sample of the batch has a lane, a pool of its own: at each step one of the lane's clips, chosen at random;
+    every ``reuse`` steps a fresh clip takes the oldest one's place. Which clip that is depends on (seed, step, sample)
+    alone, so the position in the data is the step: a resumed run, and one on several ranks, sees what an uninterrupted
+    one on a single rank sees. Clips are rendered when first needed, by workers, in the order of need.
 
     Args:
-        size: clips kept. batch: clips a draw returns, and clips rendered at a time.
+        size: clips kept, all lanes together. batch: lanes, that is, samples of a global batch.
         reuse: how often a clip is used on average before it is replaced.
         workers: rendering processes; 0 renders in this one.
     """
@@ -195,26 +215,82 @@ class ClipPool:
         seed: int,
         workers: int = 1,
     ) -> None:
-        source = _Rendered(config, scene, mix, autoencoder, textures, batch, seed)
-        loader = DataLoader(source, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
-        self._fresh = iter(loader)
-        self._slots: list[PreparedClips] = []
-        self._capacity = max(1, size // batch)
-        self.batch, self.reuse = batch, reuse
-        self._draws = 0
-        self._next = 0
+        self.batch, self.reuse, self.seed, self.workers = batch, reuse, seed, workers
+        self._depth = max(1, size // batch)
+        self._source = _Rendered(config, scene, mix, autoencoder, textures, seed)
+        self._kept: dict[Key, PreparedClips] = {}
+        self._rendered: Iterator[tuple[Key, PreparedClips]] | None = None
+        self._drawn = 0
 
-    def draw(self, generator: torch.Generator) -> PreparedClips:
-        """A batch mixed from the whole pool, float32."""
-        if len(self._slots) < 2 or self._draws % self.reuse == 0:
-            fresh = next(self._fresh)
-            if len(self._slots) < self._capacity:
-                self._slots.append(fresh)
-            else:
-                self._slots[self._next] = fresh
-                self._next = (self._next + 1) % self._capacity
-        self._draws += 1
-        slots = torch.randint(len(self._slots), (self.batch,), generator=generator).tolist()
-        rows = torch.randint(self.batch, (self.batch,), generator=generator).tolist()
+    def at(self, step: int, samples: range | None = None) -> PreparedClips:
+        """The clips of ``samples`` (None: of the whole batch) at a step, float32.
+
+        Any step may be asked for; going on from one to the next finds the clips rendered ahead. Raises ValueError for
+        samples that the pool does not have.
+        """
+        samples = range(self.batch) if samples is None else samples
+        if not 0 <= samples.start < samples.stop <= self.batch:
+            raise ValueError(f"samples {samples.start}:{samples.stop} are not among the pool's {self.batch}")
+        keys = [self._key(step, sample) for sample in samples]
+        with data_wait:
+            for key in keys:
+                if key not in self._kept:
+                    self._kept[key] = self._render(key, step, samples)
         # widened before joining: autocast refuses half precision on the CPU
-        return PreparedClips.join([self._slots[s].take([r]).float() for s, r in zip(slots, rows, strict=True)])
+        clips = PreparedClips.join([self._kept[key].float() for key in keys])
+        self._kept = {key: clip for key, clip in self._kept.items() if key[1] >= self._oldest(step)}
+        return clips
+
+    def draw(self, generator: torch.Generator | None = None) -> PreparedClips:
+        """The next step's clips, from 0 on; ``generator`` is not used. For what need not go on where it stopped."""
+        self._drawn += 1
+        return self.at(self._drawn - 1)
+
+    def _newest(self, step: int) -> int:
+        return 1 + step // self.reuse
+
+    def _oldest(self, step: int) -> int:
+        return max(0, self._newest(step) - self._depth + 1)
+
+    def _key(self, step: int, sample: int) -> Key:
+        generator = keyed_generator("draw", self.seed, step, sample)
+        number = torch.randint(self._oldest(step), self._newest(step) + 1, (), generator=generator)
+        return sample, int(number)
+
+    def _needs(self, step: int, samples: range) -> Iterator[Key]:
+        """Clips to render, in the order of need, from ``samples`` of a step on: this rank's of all steps to come."""
+        size = self.batch // world_size()
+        lanes = range(rank() * size, (rank() + 1) * size)
+        if samples.start not in lanes or samples[-1] not in lanes:
+            lanes = samples
+        seen = set(self._kept)
+        waiting = range(samples.start, lanes.stop)
+        while True:
+            for key in (self._key(step, sample) for sample in waiting):
+                if key not in seen:
+                    seen.add(key)
+                    yield key
+            step, waiting = step + 1, lanes
+            seen = {key for key in seen if key[1] >= self._oldest(step)}
+
+    def _render(self, key: Key, step: int, samples: range) -> PreparedClips:
+        """The clip from the workers, which are told anew what is needed where the caller has jumped."""
+        if self._rendered is not None:
+            made, clip = next(self._rendered)
+            if made == key:
+                return clip
+        ahead = max(2, 4 * self.batch // max(1, self.workers))
+        loader = DataLoader(
+            self._source,
+            batch_size=None,
+            sampler=self._needs(step, range(key[0], samples.stop)),
+            num_workers=self.workers,
+            prefetch_factor=ahead if self.workers else None,
+            worker_init_fn=_one_thread,
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # else it takes a number from the global one, which a resumed run would miss
+        )
+        self._rendered = iter(loader)
+        made, clip = next(self._rendered)
+        assert made == key, f"rendered clip {made}, needed {key}"
+        return clip

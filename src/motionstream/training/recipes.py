@@ -7,7 +7,7 @@ weights that the next stage starts from. Calling a stage again goes on where it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.component_config import LinearAutoencoderConfig, TextConfig
+from motionstream.component_config import LinearAutoencoderConfig
 from motionstream.components import Components
-from motionstream.conditioning.text import HashedTextEncoder
 from motionstream.config import ModelConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.procedural import SceneConfig, render
@@ -30,8 +29,11 @@ from motionstream.tracks.sampling import TrackMix
 from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis
 from motionstream.training.causal_init import CausalStage, TrajectoryStore, make_trajectories
 from motionstream.training.clips import ClipPool, PreparedClips, prepare
-from motionstream.training.loop import TrainConfig, train
+from motionstream.training.distributed import agree
+from motionstream.training.loop import Run, TrainConfig, train
+from motionstream.training.self_forcing import SelfForcingConfig, SelfForcingStage
 from motionstream.training.teacher import TeacherStage
+from motionstream.training.trainee import Trainee
 
 Say = Callable[[str], None]
 
@@ -46,6 +48,8 @@ class Recipe:
     teacher: tuple[TrainConfig, TrainConfig]
     """Two phases: without masking, then with stochastic mid-frame masking (paper, appendix D)."""
     causal: TrainConfig
+    self_forcing: TrainConfig
+    """Its steps count the critic's updates too: one in ``critic_updates`` + 1 is the student's."""
     decoder: TrainConfig
     """The residual decoder once more, on latents that the teacher made."""
     autoencoder_scene_frames: int = 21
@@ -55,6 +59,11 @@ class Recipe:
     pool: int = 640
     reuse: int = 4
     trajectories: int = 112
+    guided_trajectories: bool = False
+    """Under joint guidance (paper, appendix D), at three times the cost."""
+    rollouts: SelfForcingConfig = field(default_factory=SelfForcingConfig)
+    long_frames: int = 141
+    """Length of the held-out clips on which drift is measured, far beyond the training clips; whole chunks."""
     seed: int = 0
 
 
@@ -67,13 +76,42 @@ def nano(minutes: float | None = None) -> Recipe:
     return Recipe(
         model=preset("nano"),
         scene=SceneConfig(frames=45),
-        autoencoder=TrainConfig(steps=4000, lr=1e-3, minutes=part(0.1), validate_every=200),
+        autoencoder=TrainConfig(steps=4000, lr=1e-3, minutes=part(0.09), validate_every=200),
         teacher=(
-            TrainConfig(steps=60_000, lr=1e-3, minutes=part(0.45), bf16=True),
-            TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.08), warmup=10, bf16=True),
+            TrainConfig(steps=60_000, lr=1e-3, minutes=part(0.39), bf16=True),
+            TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.07), warmup=10, bf16=True),
         ),
-        causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(0.2), bf16=True),
-        decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(0.1), bf16=True),
+        causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(0.16), bf16=True),
+        self_forcing=TrainConfig(
+            steps=3600,
+            lr=5e-5,
+            betas=(0.0, 0.999),
+            clip=10.0,
+            ema=0.99,
+            minutes=part(0.14),
+            validate_every=300,
+            bf16=True,
+        ),
+        decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(0.09), bf16=True),
+        rollouts=SelfForcingConfig(sinks=(0, 1), windows=(1, 2)),
+    )
+
+
+def paper_self_forcing() -> TrainConfig:
+    """Self-Forcing of the Wan students, at a batch of 64: about 400 updates of the student (appendix D).
+
+    The scan has lost the exponents of the learning rates: 2e-6 and, for the critic, 4e-7 are ours, being Self-Forcing's
+    own, as betas, clipping and averaging are. That the 400 count the student's updates alone is our reading, too.
+    """
+    return TrainConfig(
+        steps=400 * (SelfForcingConfig().critic_updates + 1),
+        lr=2e-6,
+        opponent_lr=4e-7,
+        final_lr=1.0,
+        betas=(0.0, 0.999),
+        clip=10.0,
+        ema=0.99,
+        bf16=True,
     )
 
 
@@ -95,7 +133,10 @@ def debug(minutes: float | None = None) -> Recipe:
         autoencoder=short,
         teacher=(short, short),
         causal=short,
+        self_forcing=short,
         decoder=short,
+        rollouts=SelfForcingConfig(critic_updates=1, sinks=(0, 1), windows=(1, 2)),
+        long_frames=69,
         basis_batches=2,
         decoder_batch=2,
         batch=2,
@@ -106,18 +147,7 @@ def debug(minutes: float | None = None) -> Recipe:
 
 
 RECIPES = {"nano": nano, "debug": debug}
-STAGES = ("autoencoder", "teacher", "causal", "decoder")
-
-
-class Trainee(nn.Module):
-    """What the diffusion stages train together: the model and its text encoder."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        if not isinstance(config.text, TextConfig):
-            raise ValueError(f"model {config.name!r} has no trainable text encoder; this recipe needs one")
-        self.model = MotionModel(config)
-        self.text = HashedTextEncoder(config.text, config.transformer.text_dim)
+STAGES = ("autoencoder", "teacher", "causal", "self-forcing", "decoder")
 
 
 def weights_path(folder: Path, stage: str) -> Path:
@@ -128,6 +158,12 @@ def save_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
     temporary = path.with_suffix(".tmp")
     save_file({k: v.contiguous() for k, v in state.items()}, temporary)
     temporary.replace(path)
+
+
+def save_average(run: Run, folder: Path, stage: str) -> None:
+    """Write a finished run's averaged weights, from the first rank; every rank calls it, and goes on once they are."""
+    average = run.average
+    agree(lambda: save_weights(weights_path(folder, stage), average))
 
 
 def _load(module: nn.Module, folder: Path, stage: str) -> None:
@@ -154,7 +190,7 @@ def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
     say(f"{autoencoder.latent_channels} components keep {kept:.4f} of the energy")
     stage = DecoderStage(autoencoder, scene, TRAIN, HELD_OUT, batch=recipe.decoder_batch, seed=recipe.seed)
     run = train(stage, recipe.autoencoder, folder / "autoencoder", say=say)
-    save_weights(weights_path(folder, "autoencoder"), run.average)
+    save_average(run, folder, "autoencoder")
 
 
 def _pool(recipe: Recipe, folder: Path, mix: TrackMix, *, seed: int) -> ClipPool:
@@ -171,10 +207,11 @@ def _pool(recipe: Recipe, folder: Path, mix: TrackMix, *, seed: int) -> ClipPool
     )
 
 
-def _validation_clips(recipe: Recipe, folder: Path) -> PreparedClips:
-    """The same held-out clips in every stage, so that their figures can be compared."""
+def _validation_clips(recipe: Recipe, folder: Path, frames: int | None = None) -> PreparedClips:
+    """The same held-out clips in every stage, so that their figures can be compared; ``frames`` for another length."""
     generator = torch.Generator().manual_seed(0)
-    clips = render(recipe.scene, recipe.batch, 77_000_000, TextureBank(HELD_OUT))
+    scene = recipe.scene if frames is None else replace(recipe.scene, frames=frames)
+    clips = render(scene, recipe.batch, 77_000_000, TextureBank(HELD_OUT))
     return prepare(clips, MotionModel(recipe.model), load_autoencoder(recipe, folder), TrackMix(drags=0.6), generator)
 
 
@@ -190,8 +227,8 @@ def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
         pool = _pool(recipe, folder, mix, seed=recipe.seed + 1_000_000 * (phase + 1))
         stage = TeacherStage(trainee, trainee.model, trainee.text, pool, validation, seed=recipe.seed + phase)
         run = train(stage, config, folder / f"teacher_phase{phase + 1}", say=say)
-        trainee.load_state_dict(run.average)
-    save_weights(weights_path(folder, "teacher"), trainee.state_dict())
+        run.use_average()
+    save_average(run, folder, "teacher")
 
 
 def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
@@ -201,21 +238,47 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
     _load(trainee, folder, "teacher")
     mix = TrackMix(mask_probability=0.1)
     source = _pool(recipe, folder, mix, seed=recipe.seed + 5_000_000)
-    store = make_trajectories(
-        trainee.model,
-        trainee.text,
-        source,
-        folder / "trajectories",
-        count=recipe.trajectories,
-        seed=recipe.seed,
-        bf16=recipe.causal.bf16,
-        say=say,
+    # the first rank solves them all, and the others read what it wrote
+    shards = agree(
+        lambda: make_trajectories(
+            trainee.model,
+            trainee.text,
+            source,
+            folder / "trajectories",
+            count=recipe.trajectories,
+            seed=recipe.seed,
+            bf16=recipe.causal.bf16,
+            guided=recipe.guided_trajectories,
+            say=say,
+        )
     )
+    store = TrajectoryStore(shards)
     validation = _validation_clips(recipe, folder)
     trainee.model.track_head.requires_grad_(False)
     stage = CausalStage(trainee, trainee.model, trainee.text, store, validation, batch=recipe.batch, seed=recipe.seed)
     run = train(stage, recipe.causal, folder / "causal", say=say)
-    save_weights(weights_path(folder, "causal"), run.average)
+    save_average(run, folder, "causal")
+
+
+def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """Distribution matching on the student's own rollouts, from the causal stage's weights."""
+    torch.manual_seed(recipe.seed)
+    student, teacher, critic = (Trainee(recipe.model) for _ in range(3))
+    _load(student, folder, "causal")
+    for network in (teacher, critic):
+        _load(network, folder, "teacher")
+    stage = SelfForcingStage(
+        student,
+        teacher,
+        critic,
+        _pool(recipe, folder, TrackMix(mask_probability=0.1), seed=recipe.seed + 7_000_000),
+        _validation_clips(recipe, folder),
+        _validation_clips(recipe, folder, recipe.long_frames),
+        recipe.rollouts,
+        seed=recipe.seed,
+    )
+    run = train(stage, recipe.self_forcing, folder / "self-forcing", say=say)
+    save_average(run, folder, "self-forcing")
 
 
 def train_decoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
@@ -224,13 +287,14 @@ def train_decoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
     store = TrajectoryStore(sorted((folder / "trajectories").glob("*.safetensors")))
     stage = GeneratedDecoderStage(autoencoder, store, batch=recipe.decoder_batch, seed=recipe.seed)
     run = train(stage, recipe.decoder, folder / "decoder", say=say)
-    save_weights(weights_path(folder, "decoder"), run.average)
+    save_average(run, folder, "decoder")
 
 
 TRAINERS = {
     "autoencoder": train_autoencoder,
     "teacher": train_teacher,
     "causal": train_causal,
+    "self-forcing": train_self_forcing,
     "decoder": train_decoder,
 }
 
@@ -238,15 +302,19 @@ TRAINERS = {
 def export(recipe: Recipe, folder: Path, target: Path) -> None:
     """Make a model's folder of the finished stages in ``folder``, for ``MotionStreamPipeline.from_pretrained``.
 
+    The student is Self-Forcing's where that stage is finished, the causal stage's otherwise; the folder says which.
     ``target`` is created, or its model replaced (other files in it stay). Everything is written beside it first, so
     that a failure leaves it as it was. Raises ValueError for a stage that is missing and a target that is no model's.
     """
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / "model.json").is_file()):
         raise ValueError(f"{target} is no model's folder and not empty; name a new one")
     autoencoder, trainee = load_autoencoder(recipe, folder), Trainee(recipe.model)
-    _load(trainee, folder, "causal")
+    stages = ["teacher", "causal"]
+    if weights_path(folder, "self-forcing").exists():
+        stages.append("self-forcing")
+    _load(trainee, folder, stages[-1])
     _load(autoencoder, folder, "decoder")
-    pipeline = MotionStreamPipeline(trainee.model, Components(autoencoder, trainee.text), stages=("teacher", "causal"))
+    pipeline = MotionStreamPipeline(trainee.model, Components(autoencoder, trainee.text), stages=stages)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
         pipeline.save_pretrained(temporary)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from motionstream.model.motion_model import CarriedLatents, Conditions, ImageInp
 from motionstream.sampler.bidirectional import sample
 from motionstream.tracks.sampling import draw_ids
 from motionstream.training.clips import ClipPool, PreparedClips
+from motionstream.training.distributed import SampleDraws, shard
 
 TEXT_DROPOUT = 0.1
 MOTION_DROPOUT = 0.1
@@ -22,11 +25,12 @@ def make_conditions(
     text: HashedTextEncoder,
     clips: PreparedClips,
     captions: list[str],
-    generator: torch.Generator,
+    generator: torch.Generator | list[torch.Generator],
 ) -> Conditions:
-    """Conditions of whole clips, with ids drawn anew."""
+    """Conditions of whole clips, with ids drawn anew, from one generator or from one for each clip."""
     batch, _, count = clips.visible.shape
-    ids = draw_ids(generator, batch, count, model.config.track_head.id_range).to(model.device)
+    each = generator if isinstance(generator, list) else [generator] * batch
+    ids = torch.cat([draw_ids(g, 1, count, model.config.track_head.id_range) for g in each]).to(model.device)
     motion = MotionInput(clips.positions, clips.visible, ids, size=model.config.size, first=True)
     carried = CarriedLatents(clips.candidates, clips.features)
     return model.conditions(motion, text.encode(captions), carried, ImageInput(clips.latents[:, :, :1]))
@@ -75,25 +79,28 @@ class TeacherStage:
         seed: int,
     ) -> None:
         self.module, self.model, self.text, self.pool = module, model, text, pool
-        self.rng = torch.Generator().manual_seed(seed)
+        self.rng, self.seed = torch.Generator().manual_seed(seed), seed
         self.validation = validation
+        self._last: dict[str, Any] = {}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        clips = self.pool.draw(self.rng)
-        batch, frames = clips.latents.shape[0], clips.latents.shape[2]
-        captions = [c if self._chance(1 - TEXT_DROPOUT) else "" for c in clips.captions]
-        clips = clips.without_tracks(torch.rand(batch, generator=self.rng) < MOTION_DROPOUT)
-        conditions = make_conditions(self.model, self.text, clips, captions, self.rng)
-        t = shift_time(torch.rand(batch, 1, generator=self.rng), self.model.config.sampler.shift).expand(-1, frames)
-        noise = torch.randn(clips.latents.shape, generator=self.rng)
+        samples = shard(self.pool.batch)
+        draws = SampleDraws(self.seed, step, samples)
+        clips = self.pool.at(step, samples)
+        self._last = vars(clips) | {"samples": list(samples)}
+        captions = [c if keep else "" for c, keep in zip(clips.captions, draws.rand() >= TEXT_DROPOUT, strict=True)]
+        clips = clips.without_tracks(draws.rand() < MOTION_DROPOUT)
+        conditions = make_conditions(self.model, self.text, clips, captions, draws.generators)
+        t = shift_time(draws.rand(1), self.model.config.sampler.shift).expand(-1, clips.latents.shape[2])
+        noise = draws.randn(*clips.latents.shape[1:])
         flow = evaluate_loss(self.model, clips.latents, t.clamp(0.02, 1), noise, conditions)
         if conditions.prior is None:
             return flow, {"flow": flow.item()}
         likelihood = conditions.prior.negative_log_likelihood(clips.latents)[:, :, 1:].mean()
         return flow + likelihood, {"flow": flow.item(), "prior": likelihood.item()}
 
-    def _chance(self, probability: float) -> bool:
-        return torch.rand((), generator=self.rng).item() < probability
+    def last_batch(self) -> dict[str, Any]:
+        return self._last
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Loss with tracks and without on held-out photographs; latent error of samples beside the carried mean and

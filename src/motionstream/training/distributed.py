@@ -1,0 +1,319 @@
+"""Training on several ranks: the process group, who takes which samples, sharding, and blocks that save memory.
+
+Data parallel throughout: all ranks run the same steps on their own samples. Transformers may be sharded (FSDP2); every
+other parameter is small, kept whole on each rank, its gradients averaged here. Random numbers and data are keyed by
+(seed, step, sample of the global batch), so that neither ranks nor accumulation change what is trained on.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint
+
+from motionstream.model.attention import AttentionContext, Cached
+from motionstream.model.kv_cache import RollingKVCache
+from motionstream.model.transformer import MotionTransformer
+
+T = TypeVar("T")
+
+# ---------------------------------------------------------------------------------------------- the process group
+
+
+def rank() -> int:
+    """This process's number, 0 where there is but one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def device() -> torch.device:
+    """Where this rank trains: the GPU of its number on this machine, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+@contextmanager
+def process_group() -> Iterator[torch.device]:
+    """Join the other processes where torchrun started several, leave them at the end; yields this rank's device.
+
+    gloo carries what is on the CPU, NCCL what is on GPUs. Started without torchrun it does nothing.
+    """
+    where = device()
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield where
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield where
+    finally:
+        dist.destroy_process_group()
+
+
+def agree(decide: Callable[[], T]) -> T:
+    """What the first rank decides, on every rank; what it raises is raised on all."""
+    if not dist.is_initialized():
+        return decide()
+    answer: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            answer[0] = decide()
+        except Exception as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer, src=0)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+def gather(value: T) -> list[T]:
+    """The ranks' values in their order, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def mean_over_ranks(numbers: dict[str, float]) -> dict[str, float]:
+    """Each number's mean over the ranks that have it."""
+    if world_size() == 1:
+        return numbers
+    found: dict[str, list[float]] = {}
+    for one in gather(numbers):
+        for name, value in one.items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+# ------------------------------------------------------------------------------- samples and their random numbers
+
+_micro: ContextVar[tuple[int, int]] = ContextVar("micro", default=(0, 1))
+
+
+@contextmanager
+def micro_batch(index: int, count: int) -> Iterator[None]:
+    """The loop is at micro-batch ``index`` of ``count``: what ``shard`` answers depends on it."""
+    token = _micro.set((index, count))
+    try:
+        yield
+    finally:
+        _micro.reset(token)
+
+
+def shard(batch: int) -> range:
+    """Which samples of a global batch this rank takes now. Losses are means over them.
+
+    Raises ValueError where the batch does not divide: parts of different size would weigh their samples differently.
+    """
+    index, count = _micro.get()
+    parts = count * world_size()
+    if batch % parts:
+        raise ValueError(
+            f"a batch of {batch} does not divide by {world_size()} ranks × accumulate {count}: choose a multiple of "
+            f"{parts}"
+        )
+    size = batch // parts
+    first = (rank() * count + index) * size
+    return range(first, first + size)
+
+
+def keyed_generator(*key: int | str) -> torch.Generator:
+    """A generator on the CPU that depends on ``key`` alone, such as (seed, step) for what all samples share."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+class SampleDraws:
+    """Random numbers of some samples of a step, each sample from a generator of its own (``generators``).
+
+    All tensors are (samples, *shape) and on the CPU. ``purpose`` keeps two consumers of one step apart.
+    """
+
+    def __init__(self, seed: int, step: int, samples: Iterable[int], purpose: str = "") -> None:
+        self.generators = [keyed_generator(seed, step, sample, purpose) for sample in samples]
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1)."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self.generators])
+
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators])
+
+    def randint(self, high: int, *shape: int) -> Tensor:
+        """Integers 0 … high − 1."""
+        return torch.stack([torch.randint(high, shape, generator=g) for g in self.generators])
+
+
+# -------------------------------------------------------------------------------------- parameters and gradients
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this rank holds but a part of it."""
+    return isinstance(tensor, DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part, sharing memory; a whole tensor is its own."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole tensor, gathered from all ranks (which must call this together)."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` in the form of ``like``: on its device, and sharded as it is."""
+    if is_sharded(value) or not isinstance(like, DTensor):
+        return value.to(like.device)
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def spread(module: nn.Module, *, shard: bool = False) -> None:
+    """Make a module the same on all ranks, and divide its transformers among them (FSDP2, block by block).
+
+    Without ``shard`` every rank keeps all of it. Arithmetic stays float32 under autocast: master weights are what is
+    sharded and gathered, and the islands of full precision remain. A module that is sharded already is left alone.
+    """
+    if world_size() == 1 or any(map(is_sharded, module.parameters())):
+        return
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor, src=0)
+    if not shard:
+        return
+    # the transformer's outputs are views, which nobody changes in place
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    mesh = init_device_mesh(next(module.parameters()).device.type, (world_size(),))
+    for part in [part for part in module.modules() if isinstance(part, MotionTransformer)]:
+        for block in part.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(part, mesh=mesh)
+
+
+@torch.no_grad()
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Mean over the ranks, in place, of the gradients that FSDP2 does not average itself.
+
+    A parameter that some ranks did not use counts as zero there; one that no rank used keeps no gradient, as in a
+    single process.
+    """
+    mine = [p for p in parameters if not is_sharded(p)]
+    if world_size() == 1 or not mine:
+        return
+    used = torch.tensor([p.grad is not None for p in mine], dtype=torch.float32, device=mine[0].device)
+    dist.all_reduce(used)
+    mine = [p for p, count in zip(mine, used.tolist(), strict=True) if count]
+    if not mine:
+        return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in mine]
+    flat = torch.cat([g.flatten().float() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for parameter, part in zip(mine, flat.split([p.numel() for p in mine]), strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Scale all gradients in place so that their common norm is at most ``limit``; returns the norm before."""
+    found = [p.grad for p in parameters if p.grad is not None]
+    parts = [local(g) for g in found if is_sharded(g)]
+    norm = nn.utils.get_total_norm([g for g in found if not is_sharded(g)])
+    if any(map(is_sharded, parameters)):
+        square = nn.utils.get_total_norm(parts).to(parameters[0].device) ** 2
+        dist.all_reduce(square)
+        norm = (norm.to(square.device) ** 2 + square).sqrt()
+    nn.utils.clip_grads_with_norm_([p for p in parameters if p.grad is not None and not is_sharded(p)], limit, norm)
+    if parts:
+        torch._foreach_mul_(parts, torch.clamp(limit / (norm + 1e-6), max=1.0))
+    return norm
+
+
+# ----------------------------------------------------------------------- blocks: less memory, compiled arithmetic
+
+
+class _PastOfOneLayer:
+    """What ``Cached`` reads of a rolling cache, as it is now. A block that is recomputed in the backward pass, long
+    after the cache has rolled on, must not see the newer chunks."""
+
+    def __init__(self, cache: RollingKVCache, layer: int) -> None:
+        keys, values, positions = cache.read(layer)
+        self.current_positions = cache.current_positions
+        self._past = keys.clone(), values.clone(), positions
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        return self._past
+
+
+def _freeze_past(context: AttentionContext, layer: int) -> AttentionContext:
+    if not isinstance(context, Cached):
+        return context
+    assert not context.write, "the cache is written without gradients"
+    past: Any = _PastOfOneLayer(context.cache, layer)
+    return Cached(past)
+
+
+def tune_blocks(
+    module: nn.Module, *, recompute: bool = False, compiled: bool = False, backend: str = "inductor"
+) -> None:
+    """Activation checkpointing and ``torch.compile`` of every transformer block in ``module``; names stay.
+
+    Call it once, after all copies of the module are made (a copy would run the original's weights) and before
+    ``spread``.
+
+    Args:
+        recompute: keep only the blocks' inputs for the backward pass and run them again there.
+        compiled: compile whole-clip forwards, shape by shape. Blocks on the rolling cache stay eager, for the cache
+            changes under them.
+        backend: of ``torch.compile``.
+    """
+    if not (recompute or compiled):
+        return
+    for part in [part for part in module.modules() if isinstance(part, MotionTransformer)]:
+        for block in part.blocks:
+            if "forward" not in vars(block):  # tuned already
+                block.forward = _tuned(block.forward, recompute=recompute, compiled=compiled, backend=backend)
+
+
+def _tuned(forward: Callable[..., Tensor], *, recompute: bool, compiled: bool, backend: str) -> Callable[..., Tensor]:
+    fast = forward
+    if compiled:
+        # one for each sink and window of the causal initialisation; beyond the limit torch goes back to eager
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
+        fast = torch.compile(forward, dynamic=False, backend=backend)
+
+    @functools.wraps(forward)
+    def run(
+        x: Tensor, modulation: Tensor, text: Tensor, image: Tensor | None, layer: int, context: Any, grid: Any
+    ) -> Tensor:
+        cached = isinstance(context, Cached)
+        # contexts of whole clips do not ask for the layer: one compiled block then serves all
+        chosen, number = (forward, layer) if cached else (fast, 0)
+        if not (recompute and torch.is_grad_enabled()):
+            return chosen(x, modulation, text, image, number, context, grid)
+        context = _freeze_past(context, layer)
+        return checkpoint(chosen, x, modulation, text, image, number, context, grid, use_reentrant=False)
+
+    return run

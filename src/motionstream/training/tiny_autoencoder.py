@@ -1,0 +1,312 @@
+"""Training the tiny decoder (paper, appendix A): pictures from the full autoencoder's latents, at a tenth of its cost.
+
+The encoder is frozen and the decoder starts from scratch: L1 and a perceptual distance at once, a PatchGAN with replay
+later. A clip is decoded as a stream is: one call equals chunk by chunk bit for bit and lets gradients through the
+memory. That memory reaches eight latent frames back, farther than the paper's clips are long (six, 21 frames), so a
+clip may have a lead-in: decoded before, without gradients, and handed on as the state of a stream that has long begun.
+
+Every clip and every random choice is a function of (seed, step, sample of the global batch): going on after a stop
+needs no position in the data, and processes that share a batch meet what one alone would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from motionstream import metrics
+from motionstream.autoencoder.base import StreamingAutoencoder
+from motionstream.autoencoder.tiny import TinyAutoencoder
+from motionstream.training import distributed
+from motionstream.training.clips import to_float
+from motionstream.training.discriminator import PatchDiscriminator, ReplayBuffer, adversarial_loss, judge_loss
+from motionstream.training.logs import Say
+from motionstream.training.loop import Run, TrainConfig, train
+from motionstream.training.perceptual import ContrastStandIn, Perceptual
+from motionstream.training.video_clips import ClipBatches, DrawClip
+
+
+@dataclass(frozen=True)
+class TinyTraining:
+    """What the tiny decoder is trained for. The paper gives the batch; the weights and the schedule are ours."""
+
+    batch: int = 16
+    target: Literal["video", "decoder"] = "video"
+    """What to regress: the video itself, or what the full decoder makes of its latents, which costs a decoding."""
+    perceptual_weight: float = 1.0
+    adversarial_weight: float = 0.02
+    """0 does without a discriminator."""
+    adversarial_start: int = 20_000
+    """Decoder updates before there is one: pictures that are still blurred teach it nothing."""
+    adversarial_ramp: int = 10_000
+    """Decoder updates over which its weight then rises from 0."""
+    discriminator_channels: int = 64
+    replay: int = 4
+    """Earlier clips kept for every sample of the batch."""
+    lead_in: int = 0
+    """Latent frames by which the clips drawn are longer than what is learned from. Every step draws how many of them,
+    0 … ``lead_in``, come before it."""
+    workers: int = 0
+    """Threads that draw the next step's clips meanwhile; 0 draws them when they are needed."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "adversarial_ramp"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+        for name in ("adversarial_start", "replay", "lead_in", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
+        for name in ("perceptual_weight", "adversarial_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must not be negative; 0 leaves it out")
+        if self.target not in ("video", "decoder"):
+            raise ValueError(f"target = {self.target!r}: give 'video' or 'decoder'")
+
+    def loop_steps(self, decoder_updates: int) -> int:
+        """Steps of the loop for so many decoder updates: once the discriminator plays, it has every other step."""
+        if self.adversarial_weight == 0:
+            return decoder_updates
+        return decoder_updates + max(0, decoder_updates - self.adversarial_start)
+
+
+def paper_recipe() -> tuple[TrainConfig, TinyTraining]:
+    """Appendix A: 200,000 updates of 16 clips with AdamW; clips of 144×144 pixels and 21 frames, our lead-in before.
+
+    The learning rate's exponent is illegible in our copy: 3e-4 is our reading. Everything else is ours.
+    ``VideoFolder(folder, frames=21 + 4 * settings.lead_in)`` draws such clips.
+    """
+    training = TinyTraining(workers=16, lead_in=8)
+    config = TrainConfig(
+        steps=training.loop_steps(200_000),
+        lr=3e-4,
+        warmup=1000,
+        betas=(0.9, 0.99),
+        ema=0.999,
+        bf16=True,
+        log_every=50,
+        checkpoint_every=1000,
+        validate_every=2000,
+    )
+    return config, training
+
+
+@contextmanager
+def _untouched(module: nn.Module) -> Iterator[None]:
+    """Gradients pass through ``module`` and leave none in its parameters."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+class TinyDecoderStage:
+    """The tiny decoder against its target, and the discriminator against the decoder.
+
+    ``module`` is the decoder alone: the tiny encoder, if it is to be used, comes from elsewhere.
+
+    Args:
+        tiny: whose decoder is trained, for the latents of ``autoencoder``, which is frozen.
+        draw: where clips come from. held_out: videos (B, 3, T, H, W) for validation, uint8 or float in [−1, 1].
+        perceptual: LPIPS or the stand-in.
+
+    Raises ValueError where the decoder does not fit the latents.
+    """
+
+    def __init__(
+        self,
+        tiny: TinyAutoencoder,
+        autoencoder: StreamingAutoencoder,
+        draw: DrawClip,
+        held_out: Tensor,
+        settings: TinyTraining,
+        perceptual: Perceptual | None = None,
+    ) -> None:
+        if tiny.latent_channels != autoencoder.latent_channels:
+            raise ValueError(
+                f"the tiny decoder is for latents of {tiny.latent_channels} channels, the autoencoder's have "
+                f"{autoencoder.latent_channels}: give it their number"
+            )
+        self.tiny, self.autoencoder, self.settings = tiny, autoencoder, settings
+        self.module: nn.Module = tiny.decoder
+        self.device = next(tiny.decoder.parameters()).device
+        self.opponent: nn.Module | None = None
+        if settings.adversarial_weight > 0:
+            self.opponent = PatchDiscriminator(settings.discriminator_channels).to(self.device)
+        self.perceptual = ContrastStandIn() if perceptual is None else perceptual
+        self.perceptual.to(self.device)
+        self.replay = ReplayBuffer(settings.replay)
+        self.rng = torch.Generator().manual_seed(settings.seed)
+        self._clips = ClipBatches(draw, seed=settings.seed, workers=settings.workers)
+        self._held_out = (to_float(held_out) if held_out.dtype == torch.uint8 else held_out).to(self.device)
+        self._held_latents = self._encode(self._held_out)
+        with torch.no_grad():
+            made = tiny.decode(self._held_latents[:1, :, :1])[0].shape[3:]
+        if made != self._held_out.shape[3:]:
+            wanted, got = (f"{h}×{w}" for h, w in (self._held_out.shape[3:], made))
+            raise ValueError(
+                f"the tiny decoder makes {got} pixels where the video has {wanted}: its patch_size is "
+                f"{tiny.config.patch_size}, the autoencoder's compression another"
+            )
+        self._full: dict[str, float] | None = None
+        self._last = torch.zeros(0)
+
+    def _own_precision(self) -> AbstractContextManager[object]:
+        """What is frozen or measured is not rounded by the loop's mixed precision: SSIM would be another figure."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    @torch.no_grad()
+    def _encode(self, video: Tensor) -> Tensor:
+        with self._own_precision():
+            return self.autoencoder.encode(video)[0]
+
+    @torch.no_grad()
+    def _full_decoding(self, latents: Tensor) -> Tensor:
+        with self._own_precision():
+            return self.autoencoder.decode(latents)[0]
+
+    def _adversarial_step(self, step: int) -> int | None:
+        """Steps since the discriminator plays, None before."""
+        since = step - self.settings.adversarial_start
+        return None if self.opponent is None or since < 0 else since
+
+    def turn(self, step: int) -> Literal["module", "opponent"]:
+        """From ``adversarial_start`` on the discriminator and the decoder take turns, the discriminator first."""
+        since = self._adversarial_step(step)
+        return "module" if since is None or since % 2 else "opponent"
+
+    def adversarial_weight(self, step: int) -> float:
+        """The discriminator's weight in the decoder's loss."""
+        since = self._adversarial_step(step)
+        if since is None:
+            return 0.0
+        updates = (since + 1) // 2
+        return self.settings.adversarial_weight * min(1.0, updates / self.settings.adversarial_ramp)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        samples = distributed.shard(self.settings.batch)
+        video = self._last = self._clips.at(step, samples).to(self.device)
+        lead = self._lead(step, (video.shape[2] + 3) // 4)
+        used = video.shape[2] - 4 * (self.settings.lead_in - lead)
+        video = video[:, :, :used]
+        latents = self._encode(video)
+        if self.settings.target == "decoder":
+            video = self._full_decoding(latents)
+        if self.turn(step) == "opponent":
+            return self._judge(latents, video, lead, step, samples)
+        return self._regress(latents, video, lead, step)
+
+    def _lead(self, step: int, latent_frames: int) -> int:
+        """Latent frames of this step's lead-in, the same for all its clips."""
+        most = self.settings.lead_in
+        if latent_frames <= most:
+            raise ValueError(
+                f"clips of {latent_frames} latent frames leave nothing to learn from after lead_in = {most}: draw more "
+                "frames"
+            )
+        generator = distributed.keyed_generator(self.settings.seed, step, "lead-in")
+        return int(torch.randint(most + 1, (), generator=generator))
+
+    def _decode(self, latents: Tensor, lead: int) -> Tensor:
+        """The pictures of all but the lead-in, out of range where the decoder is: clamped, they would get no gradient.
+
+        After a lead-in the first three frames are left out, so that clips have 4F − 3 frames in either case.
+        """
+        if lead == 0:
+            return self.tiny.decode(latents, clamp=False)[0]
+        with torch.no_grad():
+            _, state = self.tiny.decode(latents[:, :, :lead])
+        return self.tiny.decode(latents[:, :, lead:], state, clamp=False)[0][:, :, 3:]
+
+    def _regress(self, latents: Tensor, video: Tensor, lead: int, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The decoder's loss."""
+        decoded = self._decode(latents, lead)
+        video = video[:, :, -decoded.shape[2] :]
+        absolute = F.l1_loss(decoded, video)
+        numbers = {"l1": absolute.item(), "psnr": float(metrics.psnr(decoded.detach().clamp(-1, 1), video).mean())}
+        loss = absolute
+        if self.settings.perceptual_weight > 0:
+            distance = self.perceptual(decoded, video).mean()
+            loss = loss + self.settings.perceptual_weight * distance
+            numbers[self.perceptual.name] = distance.item()
+        weight = self.adversarial_weight(step)
+        if weight > 0:
+            assert self.opponent is not None
+            with _untouched(self.opponent):
+                adversarial = adversarial_loss(self.opponent(decoded))
+            loss = loss + weight * adversarial
+            numbers |= {"adversarial": adversarial.item(), "adversarial_weight": weight}
+        return loss, numbers
+
+    def last_batch(self) -> dict[str, Tensor]:
+        return {"video": self._last}
+
+    def _judge(
+        self, latents: Tensor, video: Tensor, lead: int, step: int, samples: range
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The discriminator's loss, on pictures of now and of before."""
+        assert self.opponent is not None
+        with torch.no_grad():
+            decoded = self._decode(latents, lead)
+        draws = distributed.SampleDraws(self.settings.seed, step, samples, "replay")
+        shown = self.replay.exchange(decoded, samples, draws.generators)
+        real, fake = self.opponent(video[:, :, -decoded.shape[2] :]), self.opponent(shown)
+        loss = judge_loss(real, fake)
+        # shares judged right: both at 1 mean that the discriminator has won, both at 0.5 that it sees no difference
+        right = {"real_right": (real > 0).float().mean().item(), "fake_right": (fake < 0).float().mean().item()}
+        return loss, {"judge": loss.item(), **right}
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """PSNR (dB), SSIM and the perceptual distance on the held-out videos, and the full decoder's beside them."""
+        assert module is self.module
+        if self._full is None:
+            self._full = self._figures(self._full_decoding(self._held_latents))
+        figures = self._figures(self.tiny.decode(self._held_latents)[0])
+        return figures | {f"{name}_full": value for name, value in self._full.items()}
+
+    def _figures(self, decoded: Tensor) -> dict[str, float]:
+        with self._own_precision():
+            figures = {
+                "psnr": metrics.psnr(decoded, self._held_out),
+                "ssim": metrics.ssim(decoded, self._held_out),
+                self.perceptual.name: self.perceptual(decoded, self._held_out),
+            }
+        return {name: float(value.mean()) for name, value in figures.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"replay": self.replay.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.replay.load_state_dict(state["replay"])
+
+
+def train_tiny(
+    tiny: TinyAutoencoder,
+    autoencoder: StreamingAutoencoder,
+    draw: DrawClip,
+    held_out: Tensor,
+    folder: Path,
+    config: TrainConfig,
+    settings: TinyTraining,
+    *,
+    perceptual: Perceptual | None = None,
+    say: Say = print,
+) -> Run:
+    """Train ``tiny``'s decoder to the end or go on, and write ``FOLDER/tiny_decoder.safetensors`` in TAEHV's layout.
+
+    The file has the averaged decoder and ``tiny``'s encoder as it was. ``tiny`` ends as the file is.
+    """
+    stage = TinyDecoderStage(tiny, autoencoder, draw, held_out, settings, perceptual)
+    run = train(stage, config, folder / "tiny_decoder", say=say)
+    run.use_average()
+    if distributed.rank() == 0:
+        tiny.save(folder / "tiny_decoder.safetensors")
+    return run

@@ -1,0 +1,281 @@
+"""The loop on stages small enough to know the answer: players, accumulation, what is not finite, logs, data."""
+
+import json
+import sys
+from itertools import pairwise
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from motionstream.training import logs, recipes
+from motionstream.training.clips import ClipPool
+from motionstream.training.distributed import SampleDraws, keyed_generator, micro_batch, shard
+from motionstream.training.loop import Run, TrainConfig, train
+
+BATCH = 8
+
+
+def quiet(text):
+    pass
+
+
+class Line:
+    """Fits y = Σx on samples drawn by (seed, step, sample); ``spoil`` may change the loss of a step."""
+
+    def __init__(self, spoil=None, keyed=True):
+        torch.manual_seed(0)
+        self.module = nn.Linear(3, 1)
+        self.rng = torch.Generator().manual_seed(0)
+        self.spoil, self.keyed = spoil, keyed
+        self.seen = []
+
+    def loss(self, step):
+        samples = shard(BATCH)
+        if self.keyed:
+            x = SampleDraws(7, step, samples).randn(3)
+        else:
+            x = torch.randn(len(samples), 3, generator=self.rng)
+        self._last = {"x": x, "samples": list(samples)}
+        self.seen.append(x)
+        loss = (self.module(x) - x.sum(1, keepdim=True)).square().mean()
+        if self.spoil is not None:
+            loss = self.spoil(step, loss)
+        return loss, {"largest": x.max().item()}
+
+    def last_batch(self):
+        return self._last
+
+    def validate(self, module):
+        x = torch.randn(64, 3, generator=torch.Generator().manual_seed(5))
+        return {"error": (module(x) - x.sum(1, keepdim=True)).square().mean().item()}
+
+
+def weights(run):
+    return {k: v.clone() for k, v in run.stage.module.state_dict().items()}
+
+
+def test_accumulated_micro_batches_are_the_whole_batch(tmp_path):
+    runs = {
+        n: train(Line(), TrainConfig(steps=5, lr=0.05, accumulate=n, log_every=1), tmp_path / str(n), say=quiet)
+        for n in (1, 2, 4)
+    }
+    records = {n: read_log(tmp_path / str(n), "train") for n in runs}
+    losses = {n: [r["loss"] for r in found] for n, found in records.items()}
+    assert len(set(losses[1])) == 5
+    for n in (2, 4):
+        assert losses[n] == pytest.approx(losses[1], abs=1e-5)
+        assert [len(x) for x in runs[n].stage.seen[:n]] == [BATCH // n] * n
+        torch.testing.assert_close(torch.cat(runs[n].stage.seen[:n]), runs[1].stage.seen[0], atol=0, rtol=0)
+        torch.testing.assert_close(weights(runs[n]), weights(runs[1]), atol=1e-5, rtol=0)
+    other = train(Line(keyed=False), TrainConfig(steps=5, lr=0.05, log_every=1), tmp_path / "unkeyed", say=quiet)
+    assert (weights(other)["weight"] - weights(runs[1])["weight"]).abs().max() > 1e-4
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"batch of 8 .* accumulate 3: choose a multiple of 3"):
+        train(Line(), TrainConfig(steps=1, accumulate=3), tmp_path, say=quiet)
+
+
+def test_sample_draws_depend_on_seed_step_sample_and_purpose_alone():
+    whole = SampleDraws(1, 2, range(4)).randn(5)
+    torch.testing.assert_close(SampleDraws(1, 2, range(2, 4)).randn(5), whole[2:], atol=0, rtol=0)
+    for other in (SampleDraws(2, 2, range(4)), SampleDraws(1, 3, range(4)), SampleDraws(1, 2, range(4), "noise")):
+        assert (other.randn(5) - whole).abs().min() > 0
+    assert SampleDraws(1, 2, range(300)).randint(3).bincount().tolist() == pytest.approx([100] * 3, abs=30)
+    first, second = (torch.rand((), generator=keyed_generator(1, step)) for step in (0, 1))
+    assert first != second
+    with micro_batch(1, 4):
+        assert shard(8) == range(2, 4)
+    assert shard(8) == range(8)
+
+
+class Duel(Line):
+    """The module follows the opponent's number, the opponent runs away from the module's."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.module, self.opponent = nn.Linear(1, 1), nn.Linear(1, 1)
+        self.rng = torch.Generator().manual_seed(0)
+        self.history = []
+
+    def turn(self, step):
+        return "module" if step % 3 == 2 else "opponent"
+
+    def loss(self, step):
+        self.history.append((self.turn(step), self.module.weight.item(), self.opponent.weight.item()))
+        gap = (self.module(torch.ones(1)) - self.opponent(torch.ones(1))).square().sum()
+        return (gap if self.turn(step) == "module" else -gap), {}
+
+    last_batch = None
+
+    def validate(self, module):
+        return {}
+
+
+def test_players_take_turns_each_with_its_own_rate(tmp_path):
+    config = TrainConfig(steps=7, lr=0.01, opponent_lr=0.03, warmup=1, weight_decay=0.0, log_every=1)
+    run = train(Duel(), config, tmp_path / "straight", say=quiet)
+    history = [*run.stage.history, (None, run.stage.module.weight.item(), run.stage.opponent.weight.item())]
+    for (turn, module, opponent), (_, later_module, later_opponent) in pairwise(history):
+        assert (module != later_module) == (turn == "module")
+        assert (opponent != later_opponent) == (turn == "opponent")
+    # Adam's first step is as long as its rate
+    assert abs(history[1][2] - history[0][2]) == pytest.approx(0.03, rel=0.05)
+    assert abs(history[3][1] - history[2][1]) == pytest.approx(0.01, rel=0.3)
+    assert set(run.average) == set(run.stage.module.state_dict())
+    assert {name: p.updates for name, p in run.players.items()} == {"module": 2, "opponent": 5}
+    assert Run(Duel(), TrainConfig(steps=1, lr=0.5), tmp_path / "default").players["opponent"].lr == 1.0
+
+
+def test_both_players_resume(tmp_path):
+    config = TrainConfig(steps=9, lr=0.01, warmup=1, log_every=1)
+    straight = train(Duel(), config, tmp_path / "straight", say=quiet)
+    first = Run(Duel(), config, tmp_path / "cut")
+    for _ in range(4):
+        first.update()
+    first.save()
+    resumed = train(Duel(), config, tmp_path / "cut", say=quiet)
+    assert resumed.stage.history == straight.stage.history[4:]
+    torch.testing.assert_close(
+        resumed.stage.opponent.state_dict(), straight.stage.opponent.state_dict(), atol=0, rtol=0
+    )
+    with pytest.raises(ValueError, match="of another stage"):
+        Run(Line(), config, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_with_the_batch_saved_and_the_weights_untouched(tmp_path, what, accumulate):
+    def spoil(step, loss):
+        if step != 6:
+            return loss
+        return loss * float("nan") if what == "loss" else loss.detach() + (loss - loss.detach()).sqrt()
+
+    config = TrainConfig(steps=10, lr=0.05, warmup=1, accumulate=accumulate, checkpoint_every=4)
+    straight = train(Line(keyed=False), config, tmp_path / "straight", say=quiet)
+    cut = tmp_path / "cut"
+    stage = Line(spoil, keyed=False)
+    message = "the loss is nan" if what == "loss" else "the gradient's norm is (nan|inf)"
+    with pytest.raises(
+        FloatingPointError, match=rf"{message} at step 6; its batch is in .*bad_batch\.pt.*learning rate"
+    ):
+        train(stage, config, cut, say=quiet)
+    bad = torch.load(cut / "bad_batch.pt", weights_only=True)
+    assert bad["step"] == 6 and len(bad["batches"]) == accumulate
+    torch.testing.assert_close(bad["batches"][-1]["x"], stage.seen[-1], atol=0, rtol=0)
+    # six good updates and no more; the seventh is tried again with the same batch
+    assert torch.isfinite(stage.module.weight).all()
+    healed = Line(keyed=False)
+    resumed = train(healed, config, cut, say=quiet)
+    torch.testing.assert_close(healed.seen[:accumulate], stage.seen[-accumulate:], atol=0, rtol=0)
+    torch.testing.assert_close(weights(resumed), weights(straight), atol=0, rtol=0)
+
+
+def test_nothing_to_train_is_said(tmp_path):
+    stage = Line()
+    stage.module.requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        Run(stage, TrainConfig(steps=1), tmp_path)
+
+
+def test_settings_are_checked():
+    for name in ("accumulate", "log_every", "checkpoint_every"):
+        with pytest.raises(ValueError, match=f"{name} = 0"):
+            TrainConfig(steps=1, **{name: 0})
+
+
+def read_log(folder, kind):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def test_the_log_tells_the_pace_and_is_cut_back_on_resume(tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            written.append(("open", purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+
+        def close(self):
+            written.append(("close", None))
+
+    board = ModuleType("torch.utils.tensorboard")
+    board.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    monkeypatch.setattr(logs, "find_spec", lambda name: object())
+
+    class Waiting(Line):
+        def loss(self, step):
+            with logs.data_wait:
+                SampleDraws(0, 0, range(200)).randn(10)
+            return super().loss(step)
+
+    config = TrainConfig(steps=4, log_every=2, validate_every=3, checkpoint_every=2)
+    train(Waiting(), config, tmp_path, say=quiet)
+    records = read_log(tmp_path, "train")
+    assert [r["step"] for r in records] == [2, 4]
+    assert all(0.1 < r["data_wait"] < 1 and r["step_seconds"] > 0 for r in records)
+    assert [r["step"] for r in read_log(tmp_path, "validate")] == [3, 4]
+    assert ("open", 1) in written and ("train/loss", 2) in written and ("validate/error", 4) in written
+    assert written[-1] == ("close", None)
+
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"step": 9, "kind": "train"}\n{"step": 5, "ki')
+    train(Waiting(), TrainConfig(steps=6, log_every=2, validate_every=3), tmp_path, say=quiet)
+    assert [r["step"] for r in read_log(tmp_path, "train")] == [2, 4, 6]
+
+
+@pytest.fixture(scope="module")
+def make_pool():
+    recipe = recipes.debug()
+    autoencoder = recipes.LinearAutoencoder(recipe.model.autoencoder)
+
+    def make(**changes):
+        settings = {"size": 6, "batch": 2, "reuse": 3, "seed": 4, "workers": 0} | changes
+        return ClipPool(recipe.model, recipe.scene, recipes.TrackMix(), autoencoder, recipes.TRAIN, **settings)
+
+    return make
+
+
+def same(a, b):
+    return a.captions == b.captions and torch.equal(a.latents, b.latents) and torch.equal(a.candidates, b.candidates)
+
+
+def test_the_position_in_the_data_is_the_step(make_pool):
+    pool = make_pool()
+    state = torch.get_rng_state()
+    straight = [pool.at(step) for step in range(8)]
+    assert torch.equal(torch.get_rng_state(), state)
+    late = make_pool()
+    for step in (5, 6, 7):
+        assert same(late.at(step), straight[step])
+    assert same(late.at(2), straight[2])  # back again
+    in_parts = make_pool(workers=1)
+    for step in (4, 5):
+        for sample in (0, 1):
+            assert same(in_parts.at(step, range(sample, sample + 1)), straight[step].take([sample]))
+    drawn = make_pool()
+    assert same(drawn.draw(), straight[0]) and same(drawn.draw(), straight[1])
+    assert not same(make_pool(seed=5).at(0), straight[0])
+    latents = torch.cat([clips.latents for clips in straight])
+    assert latents.std() > 0.1
+    with pytest.raises(ValueError, match="samples 1:3 are not among the pool's 2"):
+        pool.at(0, range(1, 3))
+
+
+def test_a_clip_is_used_reuse_times_and_then_forgotten(make_pool):
+    pool = make_pool(reuse=4)
+    made = []
+    source = pool._source
+    pool._source = type("Counted", (), {"__getitem__": lambda self, key: (made.append(key), source[key])[1]})()
+    for step in range(24):
+        pool.at(step)
+    assert len(made) == len(set(made))
+    # two lanes, a fresh clip every four steps, two to begin with; a few are never chosen
+    assert 9 <= len(made) <= 2 * (2 + 24 // 4)
+    assert len(pool._kept) <= 6
