@@ -162,8 +162,7 @@ def test_the_scores_see_the_whole_clip_and_only_the_teacher_is_guided(clips, mon
     assert all(entry[3] is not None for entry in asked if entry[0] == "student")
     # guidance is what the teacher adds: without it, teacher and critic are the same network and agree
     gap = stage.loss(5)[1]["score_gap"]
-    sampler = replace(stage.teacher.model.config.sampler, text_guidance=0.0, motion_guidance=0.0)
-    stage.teacher.model.config = replace(stage.teacher.model.config, sampler=sampler)
+    stage.settings = replace(stage.settings, guided=False)
     assert stage.loss(5)[1]["score_gap"] < 1e-6 < 1e-3 < gap
 
 
@@ -177,9 +176,7 @@ def test_the_prior_weighs_the_difference(clips, monkeypatch):
 def test_a_few_updates_bring_the_student_towards_the_teacher(clips):
     """A teacher whose transformer answers nothing is the carried prior itself, a Gaussian. A student moved off begins
     to come back to its mean, the critic learning beside it."""
-    stage = make_stage(clips, critic_updates=4)
-    sampler = replace(stage.teacher.model.config.sampler, text_guidance=0.0, motion_guidance=0.0)
-    stage.teacher.model.config = replace(stage.teacher.model.config, sampler=sampler)
+    stage = make_stage(clips, critic_updates=4, guided=False)
     for network in (stage.student, stage.teacher, stage.critic):
         torch.manual_seed(3)
         network.load_state_dict(Trainee(preset("debug")).state_dict())

@@ -60,6 +60,8 @@ class SelfForcingConfig:
     """Steps at the beginning that are all the critic's: a copy of the teacher knows nothing of the student yet."""
     sinks: tuple[int, ...] = (1,)
     windows: tuple[int, ...] = (1,)
+    guided: bool = True
+    """Joint guidance of the real score by the sampler's weights. Only for a teacher whose guided samples are better."""
 
     def __post_init__(self) -> None:
         if self.critic_updates < 1:
@@ -196,10 +198,10 @@ class SelfForcingStage:
         )
 
     def _real(self, clips: PreparedClips, told: Conditions, ids: list[int]) -> Denoiser:
-        """The teacher under joint guidance (equation 2); plain where both weights are 0."""
+        """The teacher under joint guidance (equation 2), or its plain conditional prediction."""
         model, settings = self.teacher.model, self.teacher.model.config.sampler
         guidance = None
-        if settings.text_guidance + settings.motion_guidance > 0:
+        if self.settings.guided:
             everywhere = torch.ones(len(clips), dtype=torch.bool, device=clips.visible.device)
             no_text = told.with_text(self.teacher.text.encode([settings.negative_prompt] * len(clips)))
             no_motion = _conditions(self.teacher, clips.without_tracks(everywhere), ids)
