@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry
 from motionstream.conditioning.track_head import TrackHead
-from motionstream.config import ModelConfig
+from motionstream.config import CausalConfig, ModelConfig
 from motionstream.model.attention import AttentionContext
 from motionstream.model.flow import per_frame, x0_to_velocity
 from motionstream.model.kv_cache import RollingKVCache
@@ -167,12 +167,17 @@ class MotionModel(nn.Module):
         mean, std = posterior(conditions.prior.detach(), noisy, t)
         return x0_to_velocity(noisy, mean + std * out, t)
 
-    def make_cache(self, batch: int, latent_size: tuple[int, int]) -> RollingKVCache:
-        """An empty rolling cache for ``batch`` streams with latents of this (height, width)."""
+    def make_cache(
+        self, batch: int, latent_size: tuple[int, int], causal: CausalConfig | None = None
+    ) -> RollingKVCache:
+        """An empty rolling cache for ``batch`` streams with latents of this (height, width).
+
+        ``causal``: another sink and window than the model's own, as training draws them.
+        """
         patch = self.config.transformer.patch_size
         rows, columns = latent_size
         return RollingKVCache(
-            self.config.causal,
+            causal or self.config.causal,
             **self.transformer.cache_geometry(),
             batch=batch,
             grid=(rows // patch[1], columns // patch[2]),

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from motionstream.config import CausalConfig
 from motionstream.model.flow import add_noise, hold_picture, velocity_to_x0
 from motionstream.model.kv_cache import RollingKVCache
-from motionstream.model.motion_model import Conditions, MotionModel
+from motionstream.model.motion_model import Conditions
 from motionstream.sampler.bidirectional import Guidance, guided_velocity
 from motionstream.sampler.rollout import rollout
 from motionstream.training.clips import ClipPool, PreparedClips
@@ -193,7 +193,9 @@ class SelfForcingStage:
             clips,
             _conditions(self.student, clips, drawn.ids),
             seed=drawn.seeds,
-            cache=_make_cache(self.student.model, drawn.causal, clips),
+            cache=self.student.model.make_cache(
+                len(clips), (clips.latents.shape[3], clips.latents.shape[4]), drawn.causal
+            ),
             exit_step=drawn.exit_step,
         )
 
@@ -227,20 +229,6 @@ def _conditions(network: Trainee, clips: PreparedClips, ids: list[int]) -> Condi
     """What a network is told about the clips; the same ``ids`` make the same ids of the tracks."""
     generators = [torch.Generator().manual_seed(seed) for seed in ids]
     return make_conditions(network.model, network.text, clips, clips.captions, generators)
-
-
-def _make_cache(model: MotionModel, causal: CausalConfig, clips: PreparedClips) -> RollingKVCache:
-    """``MotionModel.make_cache`` for another sink and window."""
-    patch = model.config.transformer.patch_size
-    rows, columns = clips.latents.shape[3:]
-    return RollingKVCache(
-        causal,
-        **model.transformer.cache_geometry(),
-        batch=len(clips),
-        grid=(rows // patch[1], columns // patch[2]),
-        device=model.device,
-        dtype=model.dtype,
-    )
 
 
 def _roll_out(
