@@ -116,6 +116,7 @@ def test_carry_memory_takes_content_where_and_when_a_track_begins():
 
 def test_save_and_load_give_the_same_frames_and_refuse_what_is_untrained(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()}) == 1
     with pytest.raises(ValueError, match="teacher, causal"):
         MotionStreamPipeline.from_pretrained(tmp_path)
     again = MotionStreamPipeline.from_pretrained(tmp_path, untrained=True)

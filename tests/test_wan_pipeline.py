@@ -133,6 +133,8 @@ def test_the_teacher_makes_any_length_under_guidance(pipeline):
 
 def test_a_saved_folder_streams_the_same_and_says_what_it_lacks(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "model")
+    written = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert len({path.stat().st_mode for path in written}) == 1, "whoever may read one file may read all"
     with pytest.raises(ValueError, match=r"teacher, causal \(no trained track head, not distilled"):
         MotionStreamPipeline.from_pretrained(tmp_path / "model")
     again = MotionStreamPipeline.from_pretrained(tmp_path / "model", untrained=True, placement=CPU)

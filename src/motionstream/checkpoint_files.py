@@ -1,21 +1,25 @@
-"""Weight files → tensors by name: one safetensors file, a folder with one, a folder of shards, or a pickle.
+"""Weight files → tensors by name: one safetensors file, a folder with one, a folder of shards, or a pickle. And back.
 
 Tensors are mapped from the file rather than copied, so reading costs no memory until they are used. Every way in which
-a download goes wrong has an error of its own.
+a download goes wrong has an error of its own. Files are written whole or not at all.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
+import secrets
+import stat
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -41,6 +45,49 @@ def read_state(path: str | Path, *, allow_pickle: bool = False) -> State:
     if path.name.endswith(INDEX):
         return _read_shards(path)
     return _read_file(path, allow_pickle)
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a .safetensors file beside ``path``, then rename it: what fails leaves an older file as it was.
+
+    The file has the mode of any new one (0666 less the umask); ``save_file`` alone leaves it to its owner. Tensors are
+    written from where they are, only those that are not contiguous or not on the CPU are copied.
+
+    Raises:
+        OSError: it cannot be written (no such folder, no permission, a full disk).
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name[:32]}.{secrets.token_hex(4)}.tmp")
+    try:
+        mode = _touch(temporary)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        except SafetensorError as error:
+            if (code := re.search(r"\(os error (\d+)\)", str(error))) is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
+        temporary.chmod(mode)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def give_usual_mode(folder: Path) -> None:
+    """Let the .safetensors files in ``folder``, written by another library, have the mode of any new file."""
+    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    mode = _touch(probe)
+    probe.unlink()
+    for file in folder.glob("*.safetensors"):
+        file.chmod(mode)
+
+
+def _touch(path: Path) -> int:
+    """Make an empty file; returns its mode. The umask itself cannot be read without changing it for all threads."""
+    path.touch(exist_ok=False)
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def _file_in(folder: Path) -> Path:

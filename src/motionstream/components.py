@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from motionstream.autoencoder.base import StreamingAutoencoder
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.autoencoder.wan import WanAutoencoder
-from motionstream.checkpoint_files import read_state
+from motionstream.checkpoint_files import give_usual_mode, read_state, write_tensors
 from motionstream.component_config import (
     LinearAutoencoderConfig,
     TextConfig,
@@ -169,14 +168,17 @@ def save_components(parts: Components, folder: Path) -> None:
     """Write the parts to ``folder``: the embedded model's in half precision, others in their own."""
     if isinstance(parts.autoencoder, WanAutoencoder):
         parts.autoencoder.save(folder / "vae")
+        give_usual_mode(folder / "vae")
     else:
         _save_half(cast(nn.Module, parts.autoencoder), folder / "autoencoder.safetensors")
     if isinstance(parts.text_encoder, UMT5TextEncoder):
         parts.text_encoder.save(folder / "text_encoder", folder / "tokenizer")
+        give_usual_mode(folder / "text_encoder")
     else:
         _save_half(cast(nn.Module, parts.text_encoder), folder / "text_encoder.safetensors")
     if isinstance(parts.image_encoder, CLIPImageEncoder):
         parts.image_encoder.save(folder / "image_encoder")
+        give_usual_mode(folder / "image_encoder")
     if parts.tiny is not None:
         parts.tiny.save(folder / "tiny_decoder.safetensors")
 
@@ -190,7 +192,7 @@ def _load_into(module: nn.Module, path: Path) -> None:
 
 
 def _save_half(module: nn.Module, path: Path) -> None:
-    save_file({name: value.half().contiguous() for name, value in module.state_dict().items()}, path)
+    write_tensors(path, {name: value.half() for name, value in module.state_dict().items()})
 
 
 def _tiny_of(config: ModelConfig) -> TinyAutoencoder:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
+from motionstream.checkpoint_files import give_usual_mode, write_tensors
 from motionstream.component_config import LinearAutoencoderConfig
 from motionstream.components import Components, Placement, load_components, random_components, save_components
 from motionstream.config import CausalConfig, ModelConfig, SamplerConfig
@@ -109,9 +109,10 @@ class MotionStreamPipeline:
             transformer.load_state_dict(self.model.transformer.state_dict())
             transformer = transformer.half()
         transformer.save_pretrained(folder / "transformer")
+        give_usual_mode(folder / "transformer")
         others = {k: v for k, v in self.model.state_dict().items() if not k.startswith("transformer.")}
-        halved = {k: (v.half() if v.dtype == torch.float32 else v).contiguous() for k, v in others.items()}
-        save_file(halved, folder / "conditioning.safetensors")
+        halved = {k: v.half() if v.dtype == torch.float32 else v for k, v in others.items()}
+        write_tensors(folder / "conditioning.safetensors", halved)
         save_components(self.parts, folder)
         settings = {"config": self.config.to_dict(), "stages": list(self.stages)}
         (folder / "model.json").write_text(json.dumps(settings, indent=2) + "\n")

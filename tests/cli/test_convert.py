@@ -53,6 +53,11 @@ def convert(*arguments):
     return cli.main(["convert", *map(str, arguments)])
 
 
+def modes(folder):
+    """The distinct permissions of the files in a folder."""
+    return {oct(path.stat().st_mode) for path in Path(folder).rglob("*") if path.is_file()}
+
+
 def test_an_official_file_becomes_a_folder_that_loads(here, capsys):
     state = official("wan.safetensors", WAN22, in_channels=48)
     assert convert("motionstream", "wan.safetensors", "out") == 0
@@ -64,6 +69,7 @@ def test_an_official_file_becomes_a_folder_that_loads(here, capsys):
     ours, report = load_transformer("out", WAN22)
     assert report.track_head and torch.equal(ours.state_dict()["proj_out.weight"], state["head.head.weight"])
     head = TrackHead(WAN22.track_head, spatial=16, temporal=4)
+    assert len(modes("out")) == 1, "whoever may read one file may read all"
     made = load_file("out/conditioning.safetensors")
     head.load_state_dict({name.removeprefix("track_head."): value for name, value in made.items()})
     assert head.project.weight.std() > 0
@@ -91,6 +97,7 @@ def test_to_diffusers_loads_strictly_there_and_is_exact(dtype):
     official("wan.safetensors", WAN21, in_channels=36)
     assert convert("motionstream", "wan.safetensors", "ours", "--dtype", dtype) == 0
     assert convert("diffusers", "ours", "theirs") == 0
+    assert len(modes("theirs")) == 1
     model, info = WanTransformer3DModel.from_pretrained("theirs/transformer", output_loading_info=True)
     assert not any(info.values()), info
     expected, _ = load_transformer("ours", own_config("ours"))
@@ -161,6 +168,7 @@ def test_every_part_is_taken_from_official_files(here, monkeypatch):
     assert {path.name for path in (here / "out").iterdir()} == names | {
         *("vae", "text_encoder", "image_encoder", "tokenizer"),
     }
+    assert len(modes("out")) == 1
     loaded = AutoencoderKLWan.from_pretrained("out/vae")
     assert all(torch.equal(value, vae[name]) for name, value in loaded.state_dict().items())
     assert WanAutoencoder.load("out/vae", WAN21.autoencoder).latent_channels == 16

@@ -43,6 +43,28 @@ def test_groups_of_points_change_nothing(clip):
     assert np.allclose(whole.positions, tracks.positions, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["cotracker", "cotracker-online"])
+def test_cotracker_follows_all_points_together(clip, monkeypatch, name):
+    from motionstream.tracks import tracker as module
+
+    asked = []
+
+    def make(*arguments):
+        asked.append(arguments)
+        return Spy()
+
+    class Spy(TemplateTracker):
+        def track(self, video, points, fps=24.0):
+            asked.append(len(points))
+            return super().track(video, points, fps)
+
+    monkeypatch.setattr(module, "make_tracker", make)
+    arguments = ["--grid", "12", "--tracker", name, "--cotracker", "clone", "weights.pth", "--device", "cpu"]
+    assert main(["track", "clip.mp4", *arguments]) == 0
+    assert asked == [(name, ("clone", "weights.pth"), "cpu"), 144]
+    assert Tracks.load("clip.npz").count == 144
+
+
 def test_limit(clip):
     assert main(["track", "clip.mp4", "-o", "t.npz", "--grid", "3", "--limit", "4"]) == 0
     assert Tracks.load("t.npz").length == 4
@@ -57,6 +79,10 @@ def test_limit(clip):
         (["clip.mp4", "--grid", "101"], "--grid is 101"),
         (["clip.mp4", "--limit", "0"], "--limit is 0"),
         (["clip.mp4", "--tracker", "magic"], "'magic'"),
+        (["clip.mp4", "--cotracker", "a", "b"], "--cotracker has no effect with --tracker lucas-kanade"),
+        (["clip.mp4", "--tracker", "template", "--device", "cpu"], "--device has no effect with --tracker template"),
+        (["clip.mp4", "--tracker", "cotracker-online", "--cotracker", "a", "b"], "a has no hubconf.py"),
+        (["clip.mp4", "--tracker", "cotracker", "--device", "abacus"], "abacus"),
         (["clip.mp4", "-o", "t.txt"], "t.txt"),
         (["clip.mp4", "-o", "none/t.npz"], "none/t.npz"),
     ],

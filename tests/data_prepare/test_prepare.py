@@ -228,8 +228,9 @@ def test_an_error_of_ours_skips_the_video_and_says_its_kind(videos, tmp_path, mo
     assert report_of(tmp_path / "set") == [{"video": "1.mp4", "reason": "RuntimeError: decoder gave up"}]
 
 
-def test_a_missing_tracker_is_no_videos_fault(videos, tmp_path):
-    settings = replace(SETTINGS, tracker="cotracker", cotracker=(str(tmp_path / "none"), "none"))
+@pytest.mark.parametrize("tracker", ["cotracker", "cotracker-online"])
+def test_a_missing_tracker_is_no_videos_fault(videos, tmp_path, tracker):
+    settings = replace(SETTINGS, tracker=tracker, cotracker=(str(tmp_path / "none"), "none"))
     with pytest.raises(ValueError, match=r"none has no hubconf\.py"):
         prepare(videos_of_folder(videos), tmp_path / "set", settings, CPU)
     assert not list((tmp_path / "set/units").iterdir())

@@ -2,9 +2,8 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
-from motionstream.tracks.tracker import CoTracker, LucasKanade, TemplateTracker, Tracker, grid_points
+from motionstream.tracks.tracker import LucasKanade, TemplateTracker, Tracker, grid_points, make_tracker
 
 SIZE = (96, 128)
 TRACKERS = [LucasKanade(), TemplateTracker()]
@@ -204,62 +203,10 @@ def test_bad_settings_are_named(make, message: str):
         make()
 
 
-# CoTracker
-
-
-HUBCONF = """
-import torch
-
-class Model(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.step = torch.nn.Parameter(torch.zeros(2))
-
-class Predictor(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.model = Model()
-
-    def forward(self, video, queries):
-        batch, frames, channels, height, width = video.shape
-        assert (batch, channels) == (1, 3) and video.dtype == torch.float32 and video.max() > 1
-        assert queries.shape[0] == 1 and queries.shape[2] == 3 and (queries[..., 0] == 0).all()
-        time = torch.arange(frames)[None, :, None, None]
-        seen = queries[:, None, :, 1] > 10
-        return queries[:, None, :, 1:] + time * self.model.step, seen.expand(-1, frames, -1)
-
-def cotracker3_offline(pretrained):
-    assert not pretrained, "nothing is downloaded"
-    return Predictor()
-"""
-
-
-@pytest.fixture
-def repository(tmp_path):
-    (tmp_path / "hubconf.py").write_text(HUBCONF)
-    torch.save({"step": torch.tensor([2.0, -1.0])}, tmp_path / "weights.pth")
-    return tmp_path
-
-
-def test_cotracker_is_handed_what_it_expects(repository):
-    tracker = CoTracker(repository, repository / "weights.pth")
-    points = np.array([[20.0, 40.0], [5.0, 40.0], [500.0, 3.0], [120.0, 4.0]], np.float32)
-    tracks = tracker.track(pan((2.0, -1.0), frames=6), points, fps=16)
-    assert tracks.fps == 16 and tracks.size == SIZE
-    np.testing.assert_allclose(tracks.positions[:, 0, 0], 20 + 2 * np.arange(6))
-    np.testing.assert_allclose(tracks.positions[:, 0, 1], 40 - np.arange(6))
-    assert tracks.visible[:, :3].tolist() == [[True, False, False]] * 6  # seen, hidden, outside
-    assert tracks.visible[:, 3].tolist() == [True] * 4 + [False] * 2  # leaves at the right
-
-
-def test_cotracker_says_what_is_absent(repository, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"nowhere has no hubconf\.py.*CC BY-NC"):
-        CoTracker(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"other\.pth does not exist.*CC BY-NC"):
-        CoTracker(repository, tmp_path / "other.pth")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match="facebookresearch_co-tracker_main has no hubconf"):
-        CoTracker()
+def test_trackers_have_names():
+    assert make_tracker("lucas-kanade") == LucasKanade() and make_tracker("template") == TemplateTracker()
+    with pytest.raises(ValueError, match=r"tracker = 'magic': give one of lucas-kanade, .*cotracker-online"):
+        make_tracker("magic")
 
 
 # Grids

@@ -7,19 +7,17 @@ convolutions that merge or split pairs of frames. All that a stream remembers is
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.autoencoder.wan_checkpoint import check_state
-from motionstream.checkpoint_files import read_state
+from motionstream.checkpoint_files import read_state, write_tensors
 from motionstream.component_config import TinyAutoencoderConfig
 
 GROUP = 4
@@ -276,10 +274,7 @@ class TinyAutoencoder(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write a .safetensors file that ``load`` reads, whole or not at all."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.tmp")
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, temporary)
-        os.replace(temporary, target)
+        write_tensors(path, self.state_dict())
 
 
 def recognise(tensors: dict[str, Tensor], path: str | Path = "the file") -> TinyAutoencoderConfig:

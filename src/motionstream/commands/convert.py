@@ -138,6 +138,7 @@ Examples:
             raise ValueError(f"cannot write {self.target}: there is no folder {target.parent}; create it first")
 
     def _motionstream(self) -> LoadReport:
+        from motionstream.checkpoint_files import give_usual_mode
         from motionstream.model.checkpoints import load_transformer
         from motionstream.presets import preset
 
@@ -150,6 +151,7 @@ Examples:
         with _written_whole(self.target) as folder:
             transformer, report = load_transformer(self.source, config, dtype=_dtype(config.dtype), allow_pickle=True)
             transformer.save_pretrained(folder / "transformer")
+            give_usual_mode(folder / "transformer")
             del transformer
             _save_track_head(config, folder / "conditioning.safetensors")
             for name, path in self._all_parts(config).items():
@@ -169,11 +171,13 @@ Examples:
         return name
 
     def _diffusers(self, config: ModelConfig) -> LoadReport:
+        from motionstream.checkpoint_files import give_usual_mode
         from motionstream.model.checkpoints import load_transformer
 
         with _written_whole(self.target) as folder:
             transformer, report = load_transformer(self.source, config, dtype=_dtype(self.dtype))
             transformer.save_pretrained(folder / "transformer")
+            give_usual_mode(folder / "transformer")
             settings_file = folder / "transformer" / "config.json"
             settings = json.loads(settings_file.read_text()) | {"_class_name": "WanTransformer3DModel"}
             settings_file.write_text(json.dumps(settings, indent=2) + "\n")
@@ -210,14 +214,14 @@ def _written_whole(folder: Path) -> Iterator[Path]:
 
 def _save_track_head(config: ModelConfig, path: Path) -> None:
     import torch
-    from safetensors.torch import save_file
 
+    from motionstream.checkpoint_files import write_tensors
     from motionstream.conditioning.track_head import TrackHead
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(HEAD_SEED)
         head = TrackHead(config.track_head, spatial=config.spatial_compression, temporal=config.temporal_compression)
-    save_file({f"track_head.{name}": value for name, value in head.state_dict().items()}, path)
+    write_tensors(path, {f"track_head.{name}": value for name, value in head.state_dict().items()})
 
 
 def _save_part(name: str, path: Path, config: ModelConfig, folder: Path) -> None:
@@ -265,19 +269,18 @@ def _link_or_copy(source: str, target: str) -> None:
 def _save_autoencoder(path: Path, config: ModelConfig, folder: Path) -> None:
     from motionstream.autoencoder.wan import WanAutoencoder
     from motionstream.autoencoder.wan_checkpoint import from_official
-    from motionstream.checkpoint_files import read_state
+    from motionstream.checkpoint_files import give_usual_mode, read_state
     from motionstream.component_config import WanAutoencoderConfig
 
     if not isinstance(config.autoencoder, WanAutoencoderConfig):
         raise ValueError(f"--vae: {config.name} has no Wan autoencoder")
     state = from_official(read_state(path, allow_pickle=True))
     WanAutoencoder.from_state(state, config.autoencoder, source=str(path)).save(folder)
+    give_usual_mode(folder)
 
 
 def _save_encoder(name: str, path: Path, config: ModelConfig, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    from motionstream.checkpoint_files import read_state
+    from motionstream.checkpoint_files import read_state, write_tensors
     from motionstream.component_config import UMT5Config
     from motionstream.conditioning import image, umt5
 
@@ -292,5 +295,4 @@ def _save_encoder(name: str, path: Path, config: ModelConfig, folder: Path) -> N
         settings = image.transformers_config(config.image_encoder)
     folder.mkdir()
     settings.save_pretrained(folder)
-    contiguous = {key: value.contiguous() for key, value in weights.items()}
-    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", weights, metadata={"format": "pt"})

@@ -60,8 +60,9 @@ Examples:
     """Of the clips, such as 832x480; without it the model's own. Videos are scaled and cropped to it."""
     clips_per_video: int = 1
     """Cut at most so many clips from a video, one after the other."""
-    tracker: Literal["lucas-kanade", "template", "cotracker"] = "lucas-kanade"
-    """Optical flow; template matching, slower, for small rendered video; or CoTracker3 from files of yours."""
+    tracker: Literal["lucas-kanade", "template", "cotracker", "cotracker-online"] = "lucas-kanade"
+    """Optical flow; template matching, slower, for small rendered video; or CoTracker3 from files of yours, which sees
+    a clip at once (cotracker) or in windows, in less memory (cotracker-online)."""
     cotracker: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="REPOSITORY CHECKPOINT")] = None
     """Where CoTracker's code and weights are; without it where torch.hub keeps them."""
     grid: int = 50
@@ -123,7 +124,7 @@ Examples:
             raise ValueError("--generate makes its own captions; leave out --csv")
         if self.videos and not self.generate:
             raise ValueError("--videos is where --generate writes; give the videos' folder as SOURCE")
-        if self.cotracker and self.tracker != "cotracker":
+        if self.cotracker and not self.tracker.startswith("cotracker"):
             raise ValueError(f"--cotracker has no effect with --tracker {self.tracker}; add --tracker cotracker")
         if self.at_least and not self.csv:
             raise ValueError("--at-least compares columns of a table; name it with --csv")

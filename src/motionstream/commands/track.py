@@ -26,6 +26,7 @@ Follow a grid of points through a video and save their tracks.
 Examples:
   motionstream track clip.mp4 -o tracks.npz
   motionstream track clip.mp4 --grid 20 --tracker template --limit 48
+  motionstream track clip.mp4 --tracker cotracker-online --cotracker co-tracker scaled_online.pth
   motionstream stream photo.jpg --tracks tracks.npz"""
 
     video: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
@@ -34,8 +35,14 @@ Examples:
     """The tracks; without it the video's name with .npz, in this folder."""
     grid: int = 50
     """Points a side; 50, as in the paper, makes 2500 tracks."""
-    tracker: Literal["lucas-kanade", "template"] = "lucas-kanade"
-    """Optical flow, for natural video; or template matching, slower, for small rendered video with soft shapes."""
+    tracker: Literal["lucas-kanade", "template", "cotracker", "cotracker-online"] = "lucas-kanade"
+    """Optical flow, for natural video; template matching, slower, for small rendered video with soft shapes; or
+    CoTracker3 from files of yours, which sees the video at once (cotracker) or in windows, in less memory
+    (cotracker-online)."""
+    cotracker: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="REPOSITORY CHECKPOINT")] = None
+    """Where CoTracker's code and weights are; without it where torch.hub keeps them."""
+    device: str | None = None
+    """Of CoTracker: cpu, cuda, cuda:1 or mps; without it auto, which takes CUDA, else MPS, else the CPU."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="FRAMES")] = None
     """Stop after so many frames."""
 
@@ -45,6 +52,9 @@ Examples:
             raise ValueError(f"--grid is {self.grid}; give 1 to {MAX_GRID} points a side")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is {self.limit}; give at least 1 frame")
+        if not self._joint and (self.cotracker or self.device):
+            given = "--cotracker" if self.cotracker else "--device"
+            raise ValueError(f"{given} has no effect with --tracker {self.tracker}; add --tracker cotracker")
         output = self.output or Path(f"{self.video.stem}.npz")
         check_paths([self.video], [output])
         from motionstream.media import check_output, read_video
@@ -52,15 +62,16 @@ Examples:
         from motionstream.tracks.tracks import check_counts
 
         check_output(output, (".npz",))
+        tracker = self._tracker()
         with progress() as bars:
             bars.add_task(f"reading {self.video}", total=None)
             video, fps = read_video(self.video, limit=self.limit)
         size = (video.shape[1], video.shape[2])
         points = grid_points(size, self.grid)
         check_counts(len(video), len(points))
-        tracker, parts = self._tracker(), []
-        # Every point is followed by itself, so groups change nothing; few, since each goes through all frames.
-        group = max(64, -(-len(points) // 16))
+        parts = []
+        # Where every point is followed by itself, groups change nothing; few, since each goes through all frames.
+        group = len(points) if self._joint else max(64, -(-len(points) // 16))
         with progress() as bars:
             for start in bars.track(range(0, len(points), group), description="tracking"):
                 parts.append(tracker.track(video, points[start : start + group], fps))
@@ -72,7 +83,17 @@ Examples:
             f"{kept:.0%} of them seen to the end"
         )
 
-    def _tracker(self) -> Tracker:
-        from motionstream.tracks.tracker import LucasKanade, TemplateTracker
+    @property
+    def _joint(self) -> bool:
+        """Whether the tracker follows all points together."""
+        return self.tracker.startswith("cotracker")
 
-        return TemplateTracker() if self.tracker == "template" else LucasKanade()
+    def _tracker(self) -> Tracker:
+        from motionstream.tracks.tracker import make_tracker
+
+        if not self._joint:
+            return make_tracker(self.tracker)
+        from motionstream.components import Placement
+
+        files = None if self.cotracker is None else (str(self.cotracker[0]), str(self.cotracker[1]))
+        return make_tracker(self.tracker, files, str(Placement(device=self.device or "auto").torch_device))

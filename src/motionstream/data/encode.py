@@ -22,9 +22,8 @@ from motionstream.data.sources import Filters, SourceVideo
 from motionstream.loading import locate
 from motionstream.media import Fit, fit, read_video
 from motionstream.presets import preset
-from motionstream.tracks.tracker import CoTracker, LucasKanade, TemplateTracker, Tracker, grid_points
+from motionstream.tracks.tracker import TRACKERS, Tracker, grid_points, make_tracker
 
-TRACKERS = ("lucas-kanade", "template", "cotracker")
 MAX_GRID = 100
 
 
@@ -40,9 +39,9 @@ class PrepareSettings:
     """(height, width) of the clips; the model's own when None."""
     clips_per_video: int = 1
     """At most so many clips, one after the other from the start of a video."""
-    tracker: Literal["lucas-kanade", "template", "cotracker"] = "lucas-kanade"
+    tracker: Literal["lucas-kanade", "template", "cotracker", "cotracker-online"] = "lucas-kanade"
     cotracker: tuple[str, str] | None = None
-    """CoTracker's repository and checkpoint; None looks where torch.hub keeps them."""
+    """CoTracker's repository and checkpoint (each form has its own); None looks where torch.hub keeps them."""
     grid: int = 50
     """Points a side, tracked from the first frame of a clip: 50 × 50 in the paper."""
     filters: Filters = field(default_factory=Filters)
@@ -151,10 +150,8 @@ class Encoder:
     @cached_property
     def tracker(self) -> Tracker:
         """The chosen tracker; ValueError where its files are missing."""
-        if self.settings.tracker == "cotracker":
-            repository, checkpoint = self.settings.cotracker or (None, None)
-            return CoTracker(repository, checkpoint, str(self.placement.torch_device))
-        return TemplateTracker() if self.settings.tracker == "template" else LucasKanade()
+        device = str(self.placement.torch_device)
+        return make_tracker(self.settings.tracker, self.settings.cotracker, device)
 
     def load(self) -> None:
         """Load the parts and the tracker now. ValueError where files are missing, damaged or of another model."""

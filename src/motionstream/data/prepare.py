@@ -21,16 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as tensors_to_bytes
 
 from motionstream import __version__
+from motionstream.checkpoint_files import write_tensors
 from motionstream.components import Placement
 from motionstream.data.encode import Encoder, PrepareSettings, find_model, read_clips, weights_fingerprint
 from motionstream.data.json_files import first_difference, read_json, write_text
 from motionstream.data.samples import Sample, write_shards
 from motionstream.data.shards import FIXED_TEXT, FORMAT, MANIFEST
 from motionstream.data.sources import SourceVideo, fingerprint
-from motionstream.media import atomic_path
 
 REPORT = "report.jsonl"
 LIBRARIES = ("av", "diffusers", "numpy", "opencv-python-headless", "pillow", "torch", "transformers", "webdataset")
@@ -125,10 +124,8 @@ class UnitPreparer:
     def _write_fixed_text(self, path: Path) -> None:
         """What training needs of the text encoder besides the captions: the null condition and the negative prompt."""
         sentences = ("", self.encoder.config.sampler.negative_prompt)
-        empty, negative = (text.contiguous() for text in self.encoder.texts(sentences))
-        with atomic_path(path) as temporary:
-            # not save_file, whose files only their owner may read
-            temporary.write_bytes(tensors_to_bytes({"empty": empty, "negative": negative.clone()}))
+        empty, negative = self.encoder.texts(sentences)
+        write_tensors(path, {"empty": empty, "negative": negative.clone()})  # the same tensor where both are empty
 
 
 def prepare(

@@ -1,22 +1,32 @@
-"""Trackers: video to tracks. `LucasKanade` and `TemplateTracker` need OpenCV only; `CoTracker` is an adapter.
+"""Trackers: video to tracks. `LucasKanade` and `TemplateTracker` need OpenCV only; `cotracker.py` has adapters.
 
 Axes: video uint8 (T, H, W, 3), points float32 (N, 2) in pixels of frame 0, (0, 0) the centre of the top-left
 pixel.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from motionstream.tracks.cotracker import CoTracker, CoTrackerOnline
 from motionstream.tracks.grids import grid_points
 from motionstream.tracks.recorder import Recorder
 from motionstream.tracks.template import TemplateTracker
 from motionstream.tracks.tracks import Tracks
 
-__all__ = ["CoTracker", "LucasKanade", "TemplateTracker", "Tracker", "grid_points"]
+__all__ = [
+    "TRACKERS",
+    "CoTracker",
+    "CoTrackerOnline",
+    "LucasKanade",
+    "TemplateTracker",
+    "Tracker",
+    "grid_points",
+    "make_tracker",
+]
+
+TRACKERS = ("lucas-kanade", "template", "cotracker", "cotracker-online")
 
 
 class Tracker(Protocol):
@@ -77,54 +87,16 @@ class LucasKanade:
         return np.asarray(end), np.asarray(found)[:, 0] == 1
 
 
-class CoTracker:
-    """CoTracker3, offline (Karaev et al. 2024), which made the paper's tracks: an adapter.
+def make_tracker(name: str, cotracker: tuple[str, str] | None = None, device: str = "cpu") -> Tracker:
+    """The tracker of a name in ``TRACKERS``; ``cotracker`` (repository, checkpoint) and ``device`` are CoTracker's.
 
-    Its code and weights are not part of this project, are licensed CC BY-NC 4.0 (no commercial use), and
-    nothing here downloads them. `repository`: a folder with a clone of facebookresearch/co-tracker;
-    `checkpoint`: its scaled_offline.pth. Both default to where torch.hub caches them. Raises ValueError where
-    either is missing. Clips that are long or large need much memory: the whole video is tracked at once, on
-    `device`.
+    Raises ValueError where CoTracker's files are missing or do not fit.
     """
-
-    def __init__(
-        self,
-        repository: str | os.PathLike[str] | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        device: str = "cpu",
-    ) -> None:
-        import torch
-
-        hub = Path(torch.hub.get_dir())
-        folder = Path(repository or hub / "facebookresearch_co-tracker_main")
-        weights = Path(checkpoint or hub / "checkpoints" / "scaled_offline.pth")
-        if not (folder / "hubconf.py").is_file():
-            raise ValueError(
-                f"{folder} has no hubconf.py; clone facebookresearch/co-tracker (CC BY-NC 4.0) and name it"
-            )
-        if not weights.is_file():
-            raise ValueError(
-                f"{weights} does not exist; download facebook/cotracker3's scaled_offline.pth "
-                "(CC BY-NC 4.0) and name it"
-            )
-        self.device = device
-        self.model = torch.hub.load(str(folder), "cotracker3_offline", source="local", pretrained=False)
-        self.model.model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        self.model = self.model.to(device).eval()
-
-    def track(self, video: np.ndarray, points: np.ndarray, fps: float = 24.0) -> Tracks:
-        """See Tracker."""
-        import torch
-
-        start = Recorder(video, points)
-        index = np.flatnonzero(start.alive)
-        positions = np.repeat(start.current[None], len(video), axis=0)
-        visible = np.zeros(positions.shape[:2], bool)
-        if len(index):
-            clip = torch.from_numpy(np.ascontiguousarray(video)).to(self.device).permute(0, 3, 1, 2)[None].float()
-            queries = np.concatenate([np.zeros((len(index), 1), np.float32), start.current[index]], axis=1)
-            with torch.no_grad():
-                found, seen = self.model(clip, queries=torch.from_numpy(queries).to(self.device)[None])
-            positions[:, index] = found[0].float().cpu().numpy()
-            visible[:, index] = seen[0].bool().cpu().numpy()
-        return Tracks(positions, visible, video.shape[1:3], fps).clipped()
+    repository, checkpoint = cotracker or (None, None)
+    if name == "cotracker":
+        return CoTracker(repository, checkpoint, device)
+    if name == "cotracker-online":
+        return CoTrackerOnline(repository, checkpoint, device)
+    if name not in TRACKERS:
+        raise ValueError(f"tracker = {name!r}: give one of {', '.join(TRACKERS)}")
+    return TemplateTracker() if name == "template" else LucasKanade()

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionstream.checkpoint_files import read_state
-from motionstream.media import atomic_path
+from motionstream.checkpoint_files import read_state, write_tensors
+from motionstream.media import check_output
 
 ALEXNET_LAYERS = (0, 3, 6, 8, 10)
 """The convolutions of AlexNet, each followed by a ReLU whose output LPIPS compares."""
@@ -126,8 +125,7 @@ def convert_lpips(alexnet: str | Path, heads: str | Path, target: str | Path) ->
     features = {k: v for k, v in read_state(alexnet, allow_pickle=True).items() if k.startswith("features.")}
     state = features | read_state(heads, allow_pickle=True)
     _check(state, f"{alexnet} with {heads}")
-    with atomic_path(target, (".safetensors",)) as temporary:
-        save_file({name: value.float().contiguous() for name, value in state.items()}, temporary)
+    write_tensors(check_output(target, (".safetensors",)), {name: value.float() for name, value in state.items()})
 
 
 class ContrastStandIn(nn.Module):
