@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from motionstream.checkpoint_files import write_tensors as save_weights
 from motionstream.cli import main
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.training import recipes
-from motionstream.training.recipes import Trainee, save_weights, weights_path
+from motionstream.training import recipes, stages
+from motionstream.training.sources import weights_path
+from motionstream.training.trainee import Trainee
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_stages_run_in_order(tmp_path, monkeypatch, capsys):
         stage: lambda recipe, folder, say, stage=stage: ran.append((stage, recipe.model.name, recipe.causal.minutes))
         for stage in recipes.STAGES
     }
-    monkeypatch.setattr(recipes, "TRAINERS", trainers)
+    monkeypatch.setattr(stages, "TRAINERS", trainers)
     folder = tmp_path / "run"
     assert main(["train", "all", "--recipe", "debug", "--folder", str(folder), "--minutes", "3"]) == 0
     assert ran == [(stage, "debug", 3.0) for stage in recipes.STAGES]

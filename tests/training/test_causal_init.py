@@ -11,11 +11,14 @@ from motionstream.model.flow import per_frame
 from motionstream.model.motion_model import Conditions
 from motionstream.sampler.bidirectional import trajectory
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training.causal_init import CausalStage, solve
-from motionstream.training.clips import PreparedClips, prepare
+from motionstream.training.causal_init import CausalStage
+from motionstream.training.clips import PreparedClips
 from motionstream.training.distributed import SampleDraws
-from motionstream.training.recipes import RECIPES, Trainee
-from motionstream.training.teacher import x0_loss
+from motionstream.training.flow_matching import x0_loss
+from motionstream.training.named_recipes import RECIPES
+from motionstream.training.rendered_clips import prepare
+from motionstream.training.trainee import Trainee
+from motionstream.training.trajectories import solve
 
 DEVIATION = 0.4
 TIMES = (1.0, 0.8, 0.5)
@@ -80,7 +83,7 @@ def clips(trainee) -> PreparedClips:
     from motionstream.autoencoder.linear import LinearAutoencoder
 
     recipe = RECIPES["debug"]()
-    rendered = render(recipe.scene, 2, 1, TextureBank(()))
+    rendered = render(recipe.data.scene, 2, 1, TextureBank(()))
     generator = torch.Generator().manual_seed(0)
     mix = TrackMix(dense=1.0, random=0.0, drags=0.0)
     return prepare(rendered, trainee.model, LinearAutoencoder(recipe.model.autoencoder), mix, generator)
@@ -88,8 +91,7 @@ def clips(trainee) -> PreparedClips:
 
 def test_trajectories_under_guidance_are_others_and_keep_the_picture(trainee, clips):
     solved = {
-        guided: solve(trainee.model, trainee.text, clips, torch.Generator().manual_seed(1), guided=guided)
-        for guided in (False, True)
+        guided: solve(trainee, clips, torch.Generator().manual_seed(1), guided=guided) for guided in (False, True)
     }
     for parts in solved.values():
         torch.testing.assert_close(parts["x0"][:, :, :1], clips.latents[:, :, :1], atol=0, rtol=0)
@@ -98,9 +100,9 @@ def test_trajectories_under_guidance_are_others_and_keep_the_picture(trainee, cl
 
 
 def test_levels_are_drawn_chunk_by_chunk_and_the_picture_is_not_in_the_loss(trainee, clips):
-    solved = solve(trainee.model, trainee.text, clips, torch.Generator().manual_seed(1))
+    solved = solve(trainee, clips, torch.Generator().manual_seed(1))
     store = SimpleNamespace(times=solved["times"])
-    stage = CausalStage(trainee, trainee.model, trainee.text, store, clips, batch=2, seed=0)
+    stage = CausalStage(trainee, store, clips, batch=2, seed=0)
     seen = set()
     for step in range(20):
         noisy, t = stage._mix_levels(solved["states"], solved["x0"], SampleDraws(0, step, range(2)))

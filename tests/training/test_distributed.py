@@ -12,15 +12,27 @@ import pytest
 import torch
 from torch import nn
 
+from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.autoencoder.tiny import TinyAutoencoder
+from motionstream.component_config import LinearAutoencoderConfig
 from motionstream.config import CausalConfig
+from motionstream.data.procedural import render
+from motionstream.data.textures import TextureBank
 from motionstream.model.attention import BlockCausal
+from motionstream.presets import preset
 from motionstream.sampler.rollout import Rollout
-from motionstream.training import distributed, recipes
-from motionstream.training.causal_init import CausalStage, TrajectoryStore, make_trajectories
+from motionstream.training import distributed, recipes, sources, stages
+from motionstream.training.autoencoder import DecoderStage
+from motionstream.training.causal_init import CausalStage
 from motionstream.training.checkpoint import Checkpoints
-from motionstream.training.clips import ClipPool
+from motionstream.training.flow_matching import make_conditions
 from motionstream.training.loop import Run, TrainConfig, train
-from motionstream.training.teacher import TeacherStage, make_conditions
+from motionstream.training.rendered_clips import ClipPool
+from motionstream.training.self_forcing import SelfForcingConfig, SelfForcingStage
+from motionstream.training.teacher import TeacherStage
+from motionstream.training.tiny_autoencoder import TinyDecoderStage, TinyTraining
+from motionstream.training.trajectories import TrajectoryStore, make_trajectories
+from motionstream.training.video_clips import rendered_clips
 
 fork = multiprocessing.get_context("fork")
 RECIPE = recipes.debug()
@@ -70,74 +82,106 @@ def together(work, *arguments, ranks=2):
 def data(tmp_path_factory):
     """The autoencoder's weights, held-out clips and the teacher's trajectories, for stages to be made of."""
     folder = tmp_path_factory.mktemp("data")
-    recipe = replace(RECIPE, batch=BATCH, autoencoder=replace(RECIPE.autoencoder, steps=1))
-    recipes.train_autoencoder(recipe, folder, say=quiet)
+    own = RECIPE.own_autoencoder
+    recipe = replace(RECIPE, batch=BATCH, autoencoder=replace(own, train=replace(own.train, steps=1)))
+    stages.train_autoencoder(recipe, folder, say=quiet)
     trainee = make_trainee()
-    store = TrajectoryStore(
-        make_trajectories(trainee.model, trainee.text, make_pool(folder), folder / "t", count=16, seed=0, say=quiet)
-    )
-    return folder, recipes._validation_clips(recipe, folder), store
+    store = TrajectoryStore(make_trajectories(trainee, make_pool(folder), folder / "t", count=16, seed=0, say=quiet))
+    return folder, sources.validation_clips(recipe, folder), store
 
 
-def make_trainee():
-    torch.manual_seed(0)
-    trainee = recipes.Trainee(RECIPE.model)
+def make_trainee(seed=0):
+    torch.manual_seed(seed)
+    trainee = sources.Trainee(RECIPE.model)
     with torch.no_grad():  # it begins at zero, where the blocks get no gradient
         trainee.model.transformer.proj_out.weight.normal_(std=0.2)
     return trainee
 
 
 def make_pool(folder):
-    autoencoder = recipes.load_autoencoder(RECIPE, folder)
+    autoencoder = sources.load_autoencoder(RECIPE, folder)
     settings = {"size": 8, "batch": BATCH, "reuse": 2, "seed": 3, "workers": 0}
-    return ClipPool(RECIPE.model, RECIPE.scene, recipes.TrackMix(), autoencoder, recipes.TRAIN, **settings)
+    return ClipPool(RECIPE.model, RECIPE.data.scene, recipes.TrackMix(), autoencoder, stages.TRAIN, **settings)
 
 
 def make_stage(kind, data):
     folder, validation, store = data
     trainee = make_trainee()
+    if kind == "autoencoder":
+        scene = replace(RECIPE.data.scene, frames=9)
+        autoencoder = sources.load_autoencoder(RECIPE, folder).requires_grad_(True)
+        return DecoderStage(autoencoder, scene, stages.TRAIN, stages.HELD_OUT, batch=BATCH, seed=5)
+    if kind == "tiny":
+        return make_tiny_stage()
     if kind == "teacher":
-        return TeacherStage(trainee, trainee.model, trainee.text, make_pool(folder), validation, seed=5)
+        return TeacherStage(trainee, make_pool(folder), validation, seed=5)
+    if kind == "self-forcing":
+        networks = trainee, make_trainee(1), make_trainee(1)
+        settings = SelfForcingConfig(critic_updates=1, sinks=(0, 1), windows=(1, 2), own_content=False)
+        return SelfForcingStage(*networks, make_pool(folder), validation, None, settings, seed=5)
     assert isinstance(store, TrajectoryStore)
-    return CausalStage(trainee, trainee.model, trainee.text, store, validation, batch=BATCH, seed=5)
+    return CausalStage(trainee, store, validation, batch=BATCH, seed=5)
+
+
+def make_tiny_stage():
+    """A decoder and, from the second step on, its discriminator in turns."""
+    autoencoder = LinearAutoencoder(LinearAutoencoderConfig(latent_channels=16, decoder_channels=8, decoder_blocks=1))
+    scene = replace(RECIPE.data.scene, frames=9)
+    draw, held_out = rendered_clips(scene, TextureBank(())), render(scene, 2, 1, TextureBank(())).video
+    settings = TinyTraining(
+        batch=BATCH, adversarial_weight=0.5, adversarial_start=1, adversarial_ramp=1, discriminator_channels=8
+    )
+    return TinyDecoderStage(TinyAutoencoder(preset("wan2.1-debug").tiny_decoder), autoencoder, draw, held_out, settings)
 
 
 def train_stage(kind, data, target, config=CONFIG):
-    """Losses of the first steps, averaged weights, number of parts sharded, validation."""
+    """Losses of the first steps, whose turns they were, averaged weights, number of parts sharded, validation."""
+    if kind == "self-forcing":  # its gradients are differences of networks: Adam makes steps of their rounding
+        config = replace(config, lr=1e-4)
     run = Run(make_stage(kind, data), config, target)
-    losses = []
+    losses, turns = [], []
     while run.step < config.steps:
+        turns.append(run.player().name)
         losses.append(run.update()["loss"])
     sharded = sum(map(distributed.is_sharded, run.stage.module.parameters()))
-    return losses, run.average, sharded, run.validate()
+    return losses, turns, run.average, sharded, run.validate()
 
 
-def train_all(data, target):
-    made = {}
-    for kind in ("teacher", "causal"):
-        for name, changes in (("whole", {}), ("sharded", {"shard": True, "recompute": True})):
-            made[kind, name] = train_stage(kind, data, target / kind / name, replace(CONFIG, **changes))
-    return made
+SHARDED = {"shard": True, "recompute": True}
+OFFLOADED = {"shard": True, "offload_frozen": True, "offload_optimiser": True}
+WAYS = {
+    "autoencoder": {"whole": {}},
+    "teacher": {"whole": {}, "sharded": SHARDED},
+    "causal": {"whole": {}, "sharded": SHARDED},
+    "self-forcing": {"whole": {}, "sharded": SHARDED, "sharded and offloaded": OFFLOADED},
+    "tiny": {"whole": {}},
+}
 
 
-def test_two_processes_have_the_losses_of_one(data, tmp_path):
-    alone = {kind: train_stage(kind, data, tmp_path / f"alone-{kind}") for kind in ("teacher", "causal")}
-    first, second = together(train_all, data, tmp_path)
-    for (kind, name), (losses, average, sharded, figures) in first.items():
-        expected, weights, _, alone_figures = alone[kind]
-        assert losses == second[kind, name][0]
+def train_ways(kind, data, target):
+    return {
+        name: train_stage(kind, data, target / name, replace(CONFIG, **changes)) for name, changes in WAYS[kind].items()
+    }
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_two_processes_have_the_losses_of_one(kind, data, tmp_path):
+    expected, turns, weights, _, figures = train_stage(kind, data, tmp_path / "alone")
+    assert len(set(expected)) == 3 and torch.isfinite(torch.tensor(expected)).all()
+    assert len(set(turns)) == (2 if kind in ("self-forcing", "tiny") else 1)
+    first, second = together(train_ways, kind, data, tmp_path)
+    for name, (losses, _, average, sharded, together_figures) in first.items():
+        assert losses == second[name][0]
         assert losses == pytest.approx(expected, abs=1e-5)
-        assert (sharded > 0) == (name == "sharded")
+        assert (sharded > 0) == ("sharded" in name)
         for key, value in weights.items():
             torch.testing.assert_close(
                 average[key], value, atol=2e-4, rtol=0, msg=lambda text, key=key: f"{key}: {text}"
             )
-        assert figures == pytest.approx(alone_figures, abs=2e-2)
-    for kind in alone:
-        assert len(set(alone[kind][0])) == 3 and torch.isfinite(torch.tensor(alone[kind][0])).all()
-    half = replace(CONFIG, accumulate=2)
-    for kind in alone:
-        assert train_stage(kind, data, tmp_path / f"half-{kind}", half)[0] == pytest.approx(alone[kind][0], abs=1e-5)
+        assert together_figures == pytest.approx(figures, abs=2e-2)
+    if kind != "autoencoder":
+        half = replace(CONFIG, accumulate=2)
+        assert train_stage(kind, data, tmp_path / "half", half)[0] == pytest.approx(expected, abs=1e-5)
 
 
 def save_two_and_go_on(data, target):
@@ -241,7 +285,7 @@ def test_gradients_are_averaged_where_any_rank_has_one():
 def gradients(trainee, data, how):
     """Of a whole clip in one forward, or of two chunks on the rolling cache."""
     clips = data[1].take([0, 1])
-    conditions = make_conditions(trainee.model, trainee.text, clips, clips.captions, torch.Generator().manual_seed(0))
+    conditions = make_conditions(trainee.model, trainee.text, clips, torch.Generator().manual_seed(0))
     if how == "cached":
         model = trainee.model
         state = Rollout(model, times=(0.9, 0.5), seed=0, first_latent=clips.latents[:, :, :1])

@@ -2,17 +2,21 @@
 
 import json
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from motionstream.training import logs, recipes
-from motionstream.training.clips import ClipPool
+from motionstream.media import read_picture
+from motionstream.training import logs, loop, recipes, stages
 from motionstream.training.distributed import SampleDraws, keyed_generator, micro_batch, shard
 from motionstream.training.loop import Run, TrainConfig, train
+from motionstream.training.rendered_clips import ClipPool
+from motionstream.training.shortage import explain
 
 BATCH = 8
 
@@ -186,6 +190,153 @@ def test_settings_are_checked():
             TrainConfig(steps=1, **{name: 0})
 
 
+class Shown(Line):
+    """Shows its weight as a grey picture, as it is while it validates."""
+
+    def pictures(self):
+        grey = int(128 + 50 * self.module.weight[0, 0].item())
+        return {"weight": np.full((4, 6, 3), grey, np.uint8), "black": np.zeros((2, 2, 3), np.uint8)}
+
+
+def test_pictures_of_the_averaged_weights_are_written(tmp_path):
+    config = TrainConfig(steps=6, lr=0.1, warmup=1, ema=0.5, validate_every=4)
+    run = train(Shown(), config, tmp_path, say=quiet)
+    names = sorted(path.name for path in (tmp_path / "validation").iterdir())
+    assert names == ["000004-black.png", "000004-weight.png", "000006-black.png", "000006-weight.png"]
+    picture = read_picture(tmp_path / "validation" / "000006-weight.png")
+    averaged, trained = (int(128 + 50 * w[0, 0].item()) for w in (run.average["weight"], run.stage.module.weight))
+    assert (picture == averaged).all() and averaged != trained and picture.shape == (4, 6, 3)
+    train(Line(), TrainConfig(steps=1), tmp_path / "none", say=quiet)
+    assert not (tmp_path / "none" / "validation").exists()
+
+
+def test_tensorboard_has_the_scalars_and_the_pictures(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = TrainConfig(steps=4, lr=0.1, warmup=1, log_every=2, validate_every=4)
+    train(Shown(), config, tmp_path, say=quiet)
+    # a resumed run goes on in the same place
+    train(Shown(), TrainConfig(steps=6, log_every=2, validate_every=6), tmp_path, say=quiet)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    for kind, names in {"train": ("loss", "lr", "gradient_norm", "largest"), "validate": ("error",)}.items():
+        records = read_log(tmp_path, kind)
+        for name in names:
+            scalars = events.Scalars(f"{kind}/{name}")
+            assert [scalar.step for scalar in scalars] == [r["step"] for r in records]
+            assert [s.value for s in scalars] == pytest.approx([r[name] for r in records], rel=1e-5)
+    image = events.Images("validate/weight")[0]
+    written = tmp_path / "validation" / "000004-weight.png"
+    assert image.step == 4 and (image.height, image.width) == (4, 6)
+    (tmp_path / "image.png").write_bytes(image.encoded_image_string)
+    np.testing.assert_array_equal(read_picture(tmp_path / "image.png"), read_picture(written))
+
+
+class Counted(Line):
+    def flops(self, step):
+        return 1e6 * (step + 1)
+
+
+def test_the_share_of_the_peak_is_logged_where_flops_and_peak_are_known(tmp_path, monkeypatch):
+    def records(stage, tflops, **changes):
+        asked = []
+        monkeypatch.setattr(loop, "data_sheet_tflops", lambda *about: (asked.append(about), tflops)[1])
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        train(stage, TrainConfig(steps=4, log_every=2, **changes), folder, say=quiet)
+        assert asked == [(torch.device("cpu"), torch.bfloat16 if changes else torch.float32)]
+        return read_log(folder, "train")
+
+    for record in records(Counted(), 1e-3):
+        step = record["step"]  # of steps step − 2 and step − 1, counted from 0
+        assert record["share_of_peak"] == pytest.approx(1e6 * (2 * step - 1) / (2 * record["step_seconds"] * 1e9))
+    assert all("share_of_peak" in record for record in records(Counted(), 1e-3, bf16=True))
+    for stage, tflops in ((Line(), 1e-3), (Counted(), None)):
+        assert all("share_of_peak" not in record for record in records(stage, tflops))
+
+
+def test_peak_memory_of_a_gpu_is_that_since_the_last_line(monkeypatch):
+    held = [3e9]
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: max(held))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: held.__setitem__(slice(None), [1e9]))
+    pace = logs.Pace(torch.device("cuda", 0))
+    held.append(5e9)
+    pace.add(0, 0.5)
+    pace.add(1, 1.5)
+    first = pace.take()
+    assert first["peak_memory_gb"] == 5 and first["step_seconds"] == 1
+    assert pace.take()["peak_memory_gb"] == 1
+    assert "peak_memory_gb" not in logs.Pace(torch.device("cpu")).take()
+
+
+def short_of_memory(kind):
+    if kind == "allocator":  # what PyTorch says on the CPU; on GPUs it is an error of its own
+        torch.empty(2**60, dtype=torch.uint8)
+    raise {"gpu": torch.OutOfMemoryError, "python": MemoryError}[kind]("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+@pytest.mark.parametrize("kind", ["gpu", "python", "allocator"])
+def test_out_of_memory_names_the_remedies_and_loses_nothing(tmp_path, kind):
+    def spoil(step, loss):
+        if step == 6:
+            loss.backward(retain_graph=True)
+            short_of_memory(kind)
+        return loss
+
+    config = TrainConfig(steps=10, lr=0.05, warmup=1, accumulate=2, checkpoint_every=4)
+    straight = train(Line(keyed=False), config, tmp_path / "straight", say=quiet)
+    stage, cut = Line(spoil, keyed=False), tmp_path / "cut"
+    with pytest.raises(MemoryError, match="out of memory at step 6") as caught:
+        train(stage, config, cut, say=quiet)
+    message = str(caught.value)
+    assert "took 4 samples at a time (accumulate = 2, recompute = False, shard = False)" in message
+    for remedy in ("accumulate = 4", "recompute = True", "shard = True", "a smaller batch"):
+        assert remedy in message
+    assert "its state before the step is in its checkpoint" in message
+    assert all(p.grad is None for p in stage.module.parameters())
+    # the steps since the last checkpoint are not lost, nor the random numbers of the one that failed
+    healed = Line(keyed=False)
+    resumed = train(healed, config, cut, say=quiet)
+    torch.testing.assert_close(healed.seen[0], stage.seen[-1], atol=0, rtol=0)
+    torch.testing.assert_close(weights(resumed), weights(straight), atol=0, rtol=0)
+
+
+def test_out_of_memory_in_the_optimiser_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    config = TrainConfig(steps=10, lr=0.05, warmup=1, checkpoint_every=4)
+    straight = train(Line(), config, tmp_path / "straight", say=quiet)
+    run = Run(Line(), config, tmp_path / "cut")
+    for _ in range(5):
+        run.update()
+        if run.step == 4:
+            run.save()
+
+    def half_done():
+        run.stage.module.weight.data.add_(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run.players["module"].optimiser, "step", half_done)
+    with pytest.raises(MemoryError, match="nothing newer could be saved: its last checkpoint is intact"):
+        run.update()
+    resumed = train(Line(), config, tmp_path / "cut", say=quiet)
+    torch.testing.assert_close(weights(resumed), weights(straight), atol=0, rtol=0)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path):
+    def spoil(step, loss):
+        raise RuntimeError("the sizes of tensors must match")
+
+    with pytest.raises(RuntimeError, match="sizes of tensors"):
+        train(Line(spoil), TrainConfig(steps=1), tmp_path, say=quiet)
+
+
+def test_remedies_are_those_that_are_left():
+    config = TrainConfig(steps=1, accumulate=4, recompute=True)
+    assert "accumulate = 12, or" in explain(config, range(8, 17), 1)  # 9 samples divide by 3
+    single = explain(config, range(1), 2)
+    assert "took 1 sample at a time" in single and single.endswith("less at a time: shard = True, or a smaller batch")
+    assert explain(replace(config, shard=True), range(1), 2).endswith("less at a time: a smaller batch")
+
+
 def read_log(folder, kind):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]
@@ -233,11 +384,11 @@ def test_the_log_tells_the_pace_and_is_cut_back_on_resume(tmp_path, monkeypatch)
 @pytest.fixture(scope="module")
 def make_pool():
     recipe = recipes.debug()
-    autoencoder = recipes.LinearAutoencoder(recipe.model.autoencoder)
+    autoencoder = stages.LinearAutoencoder(recipe.model.autoencoder)
 
     def make(**changes):
         settings = {"size": 6, "batch": 2, "reuse": 3, "seed": 4, "workers": 0} | changes
-        return ClipPool(recipe.model, recipe.scene, recipes.TrackMix(), autoencoder, recipes.TRAIN, **settings)
+        return ClipPool(recipe.model, recipe.data.scene, recipes.TrackMix(), autoencoder, stages.TRAIN, **settings)
 
     return make
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from motionstream.training import recipes
+from motionstream.training import recipes, sources, stages
 from motionstream.training.loop import TrainConfig, train
 
 
@@ -16,14 +16,14 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     recipe = recipes.debug()
     for stage in recipes.STAGES:
-        recipes.TRAINERS[stage](recipe, folder, say=lambda text: None)
+        stages.TRAINERS[stage](recipe, folder, say=lambda text: None)
     return recipe, folder
 
 
 def test_every_stage_leaves_weights_and_a_log(trained):
     _, folder = trained
     for stage in recipes.STAGES:
-        weights = load_file(recipes.weights_path(folder, stage))
+        weights = load_file(sources.weights_path(folder, stage))
         assert all(torch.isfinite(value).all() for value in weights.values())
     lines = [json.loads(line) for line in (folder / "causal" / "log.jsonl").read_text().splitlines()]
     assert {line["kind"] for line in lines} == {"train", "validate"}
@@ -32,22 +32,22 @@ def test_every_stage_leaves_weights_and_a_log(trained):
 
 def test_training_again_goes_on_instead_of_starting_over(trained):
     recipe, folder = trained
-    before = load_file(recipes.weights_path(folder, "causal"))
+    before = load_file(sources.weights_path(folder, "causal"))
     said: list[str] = []
-    recipes.train_causal(recipe, folder, say=said.append)
+    stages.train_causal(recipe, folder, say=said.append)
     assert any("going on from step 2" in line for line in said)
-    after = load_file(recipes.weights_path(folder, "causal"))
+    after = load_file(sources.weights_path(folder, "causal"))
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, atol=0, rtol=0)
     longer = replace(recipe, causal=replace(recipe.causal, steps=4))
-    recipes.train_causal(longer, folder, say=said.append)
-    changed = load_file(recipes.weights_path(folder, "causal"))
+    stages.train_causal(longer, folder, say=said.append)
+    changed = load_file(sources.weights_path(folder, "causal"))
     assert any((changed[name] - value).abs().max() > 0 for name, value in before.items())
 
 
 def test_a_missing_stage_is_named(tmp_path):
     with pytest.raises(ValueError, match="train the autoencoder stage first"):
-        recipes.train_teacher(recipes.debug(), tmp_path)
+        stages.train_teacher(recipes.debug(), tmp_path)
 
 
 class _Line:

@@ -5,15 +5,17 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from motionstream.training import checkpoint, recipes
+from motionstream.training import checkpoint, recipes, sources, stages
 from motionstream.training.checkpoint import Checkpoints, damage, previous, save_file
 from motionstream.training.loop import Run, TrainConfig
 from motionstream.training.teacher import TeacherStage
@@ -46,19 +48,20 @@ def inode(path):
         return None
 
 
-def save_forever(folder, first):
-    checkpoints = Checkpoints(folder)
+def save_forever(folder, first, background):
+    checkpoints = Checkpoints(folder, background=background)
     for step in range(first, first + 100_000):
         checkpoints.save(*state(step))
 
 
-def test_kill_9_while_saving_never_leaves_a_folder_that_cannot_resume(tmp_path):
+@pytest.mark.parametrize("background", [False, True])
+def test_kill_9_while_saving_never_leaves_a_folder_that_cannot_resume(tmp_path, background):
     moments = random.Random(0)
     reached, interrupted = 0, 0
     Checkpoints(tmp_path).save(*state(0))
     for _ in range(20):
         before = inode(tmp_path / "checkpoint.pt")
-        process = fork.Process(target=save_forever, args=(tmp_path, reached + 1))
+        process = fork.Process(target=save_forever, args=(tmp_path, reached + 1, background))
         process.start()
         while process.is_alive() and inode(tmp_path / "checkpoint.pt") == before:
             time.sleep(0.001)
@@ -151,18 +154,28 @@ def test_no_checkpoint_is_none(tmp_path):
     assert read(tmp_path) is None
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@contextmanager
+def room(size):
+    """No file can grow beyond ``size`` bytes: the disk is full in the middle of one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_a_full_disk_is_said_and_leaves_the_old_checkpoint(tmp_path, background):
     checkpoints = Checkpoints(tmp_path, background=background)
     checkpoints.save(*state(1))
     checkpoints.wait()
-    (tmp_path / "checkpoint.pt.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"No space left .*the checkpoint before it is intact: make room") as caught:
+    whole = (tmp_path / "checkpoint.pt").stat().st_size
+    with room(whole // 2), pytest.raises(OSError, match="the checkpoint before it is intact: make room") as caught:
         checkpoints.save(*state(2))
         checkpoints.wait()
-    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "checkpoint.pt")
-    assert read(tmp_path) == 1
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(tmp_path / "checkpoint.pt")
+    assert read(tmp_path) == 1 and [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
     checkpoints.save(*state(3))  # there is room again
     checkpoints.wait()
     assert read(tmp_path) == 3
@@ -221,16 +234,17 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path):
 
 def teacher(recipe, folder):
     torch.manual_seed(recipe.seed)
-    trainee = recipes.Trainee(recipe.model)
-    pool = recipes._pool(recipe, folder, recipes.TrackMix(), seed=3)
-    validation = recipes._validation_clips(recipe, folder)
-    return TeacherStage(trainee, trainee.model, trainee.text, pool, validation, seed=1)
+    trainee = sources.Trainee(recipe.model)
+    pool = sources.clip_source(recipe, folder, recipes.TrackMix(), seed=3)
+    validation = sources.validation_clips(recipe, folder)
+    return TeacherStage(trainee, pool, validation, seed=1)
 
 
-def run_teacher(folder, target):
+def run_teacher(folder, target, background=False):
     recipe = recipes.debug()
-    config = replace(recipe.teacher[0], steps=20, checkpoint_every=10, log_every=1, validate_every=100)
-    return recipes.train(teacher(recipe, folder), config, target, say=quiet)
+    config = replace(recipe.teacher[0].train, steps=20, checkpoint_every=10, log_every=1, validate_every=100)
+    config = replace(config, background_checkpoints=background)
+    return stages.train(teacher(recipe, folder), config, target, say=quiet)
 
 
 def losses(folder):
@@ -238,9 +252,10 @@ def losses(folder):
     return {line["step"]: (line["loss"], line["gradient_norm"]) for line in lines if line["kind"] == "train"}
 
 
-def test_twenty_steps_are_ten_a_kill_and_ten_more_bit_for_bit(tmp_path):
-    recipes.train_autoencoder(recipes.debug(), tmp_path, say=quiet)
-    process = fork.Process(target=run_teacher, args=(tmp_path, tmp_path / "cut"))
+@pytest.mark.parametrize("background", [False, True])
+def test_twenty_steps_are_ten_a_kill_and_ten_more_bit_for_bit(tmp_path, background):
+    stages.train_autoencoder(recipes.debug(), tmp_path, say=quiet)
+    process = fork.Process(target=run_teacher, args=(tmp_path, tmp_path / "cut", background))
     process.start()
     while process.is_alive() and not (
         (tmp_path / "cut" / "log.jsonl").exists() and max(losses(tmp_path / "cut"), default=0) >= 13
@@ -250,7 +265,7 @@ def test_twenty_steps_are_ten_a_kill_and_ten_more_bit_for_bit(tmp_path):
     process.join()
     assert process.exitcode == -signal.SIGKILL
     before = losses(tmp_path / "cut")
-    resumed = run_teacher(tmp_path, tmp_path / "cut")
+    resumed = run_teacher(tmp_path, tmp_path / "cut", background)
     straight = run_teacher(tmp_path, tmp_path / "straight")
     assert losses(tmp_path / "cut") == losses(tmp_path / "straight")
     assert {step: before[step] for step in range(1, 11)} == {s: losses(tmp_path / "cut")[s] for s in range(1, 11)}

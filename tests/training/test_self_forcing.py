@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from motionstream.checkpoint_files import write_tensors
 from motionstream.cli import main
 from motionstream.config import CausalConfig
 from motionstream.data.procedural import render
@@ -15,12 +16,12 @@ from motionstream.model.motion_model import MotionModel
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training import recipes
-from motionstream.training.clips import prepare
+from motionstream.training import recipes, sources, stages
 from motionstream.training.distributed import micro_batch
 from motionstream.training.dmd import LOWEST
+from motionstream.training.flow_matching import make_conditions
+from motionstream.training.rendered_clips import prepare
 from motionstream.training.self_forcing import SelfForcingConfig, SelfForcingStage, rollout_figures
-from motionstream.training.teacher import make_conditions
 from motionstream.training.trainee import Trainee
 
 
@@ -47,7 +48,7 @@ def trainee(config, seed):
 def clips():
     recipe = recipes.debug()
     autoencoder = MotionStreamPipeline.from_pretrained("debug", untrained=True).parts.autoencoder
-    rendered = render(recipe.scene, 2, 5, TextureBank(recipes.TRAIN))
+    rendered = render(recipe.data.scene, 2, 5, TextureBank(stages.TRAIN))
     generator = torch.Generator().manual_seed(0)
     return prepare(rendered, MotionModel(recipe.model), autoencoder, TrackMix(drags=0.6), generator)
 
@@ -58,7 +59,10 @@ def make_stage(clips, **settings):
     critic = Trainee(config)
     critic.load_state_dict(teacher.state_dict())
     rollouts = SelfForcingConfig(**({"sinks": (0, 1), "windows": (1, 2)} | settings))
-    return SelfForcingStage(student, teacher, critic, Pool(clips), clips, clips, rollouts, seed=0)
+    autoencoder = MotionStreamPipeline.from_pretrained("debug", untrained=True).parts.autoencoder
+    return SelfForcingStage(
+        student, teacher, critic, Pool(clips), clips, clips, rollouts, seed=0, autoencoder=autoencoder
+    )
 
 
 def trained_parts(network):
@@ -187,7 +191,7 @@ def test_a_few_updates_bring_the_student_towards_the_teacher(clips):
     def off():
         """How far the student's mean is from the prior's, in its deviations."""
         drawn = stage._draw(1000, range(2), clips)
-        prior = make_conditions(stage.student.model, stage.student.text, clips, clips.captions, stage.rng).prior
+        prior = make_conditions(stage.student.model, stage.student.text, clips, stage.rng).prior
         return ((stage._generate(clips, drawn) - prior.mean) / prior.std)[:, :, 1:].mean().item()
 
     before, critic = off(), []
@@ -213,7 +217,7 @@ def test_validation_stands_beside_the_student_it_began_with(clips):
         assert before["rollout_db"] == pytest.approx(before["ode_rollout_db"])
         stage.student.model.transformer.proj_out.bias.add_(0.5)
         after = stage.validate(stage.module)
-        figures = rollout_figures(stage.student, clips)
+        figures = rollout_figures(stage.student, clips, stage.autoencoder)
     assert after["ode_rollout_db"] == before["ode_rollout_db"] and after["rollout_db"] != before["rollout_db"]
     assert after["carried_db"] == before["carried_db"] and "ode_carried_db" not in after
     assert figures["rollout_drift_db"] != 0 and after["long_rollout_drift_db"] == figures["rollout_drift_db"]
@@ -235,11 +239,11 @@ def test_the_command_trains_the_stage_and_export_takes_it(tmp_path, capsys):
     folder.mkdir()
     pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
     for stage in ("autoencoder", "decoder"):
-        recipes.save_weights(recipes.weights_path(folder, stage), pipeline.parts.autoencoder.state_dict())
+        write_tensors(sources.weights_path(folder, stage), pipeline.parts.autoencoder.state_dict())
     train = ["train", "self-forcing", "--recipe", "debug", "--folder", str(folder)]
     assert main(train) == 2 and "train the causal stage first" in capsys.readouterr().err
     for seed, stage in enumerate(("teacher", "causal")):
-        recipes.save_weights(recipes.weights_path(folder, stage), trainee(recipe.model, seed).state_dict())
+        write_tensors(sources.weights_path(folder, stage), trainee(recipe.model, seed).state_dict())
     assert main(train) == 0
     lines = [json.loads(line) for line in (folder / "self-forcing" / "log.jsonl").read_text().splitlines()]
     assert [("critic" in line, "dmd" in line) for line in lines if line["kind"] == "train"] == [
@@ -247,8 +251,8 @@ def test_the_command_trains_the_stage_and_export_takes_it(tmp_path, capsys):
         (False, True),
     ]
     assert lines[-1]["kind"] == "validate" and "ode_long_rollout_drift_db" in lines[-1]
-    made = load_file(recipes.weights_path(folder, "self-forcing"))
-    began = load_file(recipes.weights_path(folder, "causal"))
+    made = load_file(sources.weights_path(folder, "self-forcing"))
+    began = load_file(sources.weights_path(folder, "causal"))
     moved = {name for name, value in made.items() if (value - began[name]).abs().max() > 0}
     assert any("transformer.blocks" in name for name in moved)
     assert not any("track_head" in name or "carry_prior" in name for name in moved)

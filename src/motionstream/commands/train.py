@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -25,17 +25,30 @@ Train a model from nothing, stage by stage; a stage called again goes on where i
 Examples:
   motionstream train all --recipe nano --folder work/nano --minutes 120
   motionstream train teacher --recipe nano --folder work/nano
+  motionstream train teacher --recipe nano --shards work/clips --base nano --folder work/mine
   motionstream train export --recipe nano --folder work/nano -o work/nano/model
   motionstream stream photo.jpg --model work/nano/model --drag 0.3,0.5:0.7,0.5"""
 
     stage: tyro.conf.Positional[Literal["autoencoder", "teacher", "causal", "self-forcing", "decoder", "all", "export"]]
     """What to train; all: every stage in order; export: make a model's folder of the finished stages."""
     recipe: str = "nano"
-    """The numbers of the run: nano, or debug (everything once, for tests)."""
+    """The numbers of the run: nano; wan2.1-1.3b, wan2.2-5b (the paper's), the same with -lora (affordable);
+    debug, wan2.1-debug, wan2.2-debug (everything once, for tests)."""
     folder: Path = Path("work/nano")
     """Where checkpoints, logs and weights are."""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="M")] = None
     """Budget of all stages together, shared out among them; without it every stage takes all its steps."""
+    shards: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")] = ()
+    """Folders that `motionstream prepare` has written: one, or one for each phase of the teacher, the last of which
+    serves distillation, too. Without it clips are rendered, where the recipe knows how."""
+    held_out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Prepared clips that are only looked at, for validation; without it some of the last of --shards."""
+    base: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """A model whose autoencoder and encoders are used, by name or folder; the teacher begins with its weights, where
+    it is a model of the same sizes. It is what the shards were prepared with."""
+    student: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Of the causal stage: a transformer to begin with instead of the teacher's weights, such as a public causal
+    student (any checkpoint that `motionstream convert` reads)."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Of export alone: the folder to write."""
 
@@ -45,25 +58,34 @@ Examples:
         if (self.output is not None) != (self.stage == "export"):
             needs = "needs -o DIR, the folder to write" if self.output is None else "takes no -o; only export does"
             raise ValueError(f"train {self.stage} {needs}")
-        from motionstream.training import recipes
-
-        if self.recipe not in recipes.RECIPES:
-            raise ValueError(f"--recipe is {self.recipe!r}; known: {', '.join(sorted(recipes.RECIPES))}")
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--folder {self.folder} is a file; name a folder")
-        recipe = recipes.RECIPES[self.recipe](self.minutes)
+        recipe = self._recipe()
         if self.output is not None:
-            recipes.export(recipe, self.folder, self.output)
+            from motionstream.training.export import export
+
+            export(recipe, self.folder, self.output)
             print(f"{self.output}: the model; use it with --model {shlex.quote(str(self.output))}")
             return
+        if self.stage != "all" and self.stage not in recipe.stages:
+            raise ValueError(f"train {self.stage}: recipe {self.recipe} has {', '.join(recipe.stages)}")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stage in recipes.STAGES if self.stage == "all" else (self.stage,):
+        for stage in recipe.stages if self.stage == "all" else (self.stage,):
             self._train(stage, recipe)
 
+    def _recipe(self) -> Recipe:
+        """The named recipe with what the options change."""
+        from motionstream.training.named_recipes import recipe_named
+        from motionstream.training.recipes import with_data
+
+        recipe = with_data(recipe_named(self.recipe, self.minutes), self.shards, self.held_out, self.base)
+        return recipe if self.student is None else replace(recipe, student=self.student)
+
     def _train(self, stage: str, recipe: Recipe) -> None:
-        from motionstream.training import recipes
         from motionstream.training.distributed import process_group
+        from motionstream.training.sources import weights_path
+        from motionstream.training.stages import TRAINERS
 
         with process_group():
-            recipes.TRAINERS[stage](recipe, self.folder, lambda line: print(line, flush=True))
-        print(f"{recipes.weights_path(self.folder, stage)}: the {stage} stage is done")
+            TRAINERS[stage](recipe, self.folder, lambda line: print(line, flush=True))
+        print(f"{weights_path(self.folder, stage)}: the {stage} stage is done")

@@ -26,6 +26,11 @@ class TrackMix:
     random: float = 0.2
     drags: float = 0.52
     max_tracks: int = 160
+    dense_tracks: int | None = None
+    """``dense`` takes a number from here to ``max_tracks`` (the paper: 1,000 to 2,500); always ``max_tracks`` when
+    None."""
+    radius: tuple[float, float] = (4.0, 22.0)
+    """What one gesture of ``drags`` takes hold of, in pixels."""
     late_birth: float = 0.35
     """Chance that a drag begins at a later chunk of the clip instead of with it."""
     release: float = 0.3
@@ -41,6 +46,10 @@ class TrackMix:
             raise ValueError(f"track mix dense + random + drags = {total}: must lie in 0..1")
         if self.max_tracks < 1:
             raise ValueError(f"max_tracks = {self.max_tracks}: must be at least 1")
+        if self.dense_tracks is not None and not 1 <= self.dense_tracks <= self.max_tracks:
+            raise ValueError(f"dense_tracks = {self.dense_tracks}: must lie in 1..max_tracks = {self.max_tracks}")
+        if not 0 < self.radius[0] <= self.radius[1]:
+            raise ValueError(f"radius = {self.radius}: give the least and the most, both positive")
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,21 @@ def sample_tracks(
     return SampledTracks(*fields)
 
 
+def layers_of(positions: Tensor, visible: Tensor, size: tuple[int, int]) -> Tensor:
+    """Layers (N,) of one clip's tracked points, positions (T, N, 2), where nobody has drawn objects: 1 for those that
+    move otherwise than most, 0 for the others, −1 for those never seen moving.
+
+    What most points do, frame by frame, is taken for the camera's motion (their median); two hundredths of the
+    picture's height away from it, at any time, is motion of one's own.
+    """
+    together = visible & visible[:1]
+    moves = torch.where(together[..., None], positions - positions[:1], torch.nan)
+    camera = moves.nanmedian(dim=1, keepdim=True).values
+    away = (moves - camera).norm(dim=-1).nan_to_num(nan=0.0).amax(dim=0)
+    layer = (away > 0.02 * size[0]).long()
+    return torch.where(visible[0] & (visible.sum(dim=0) > 1), layer, -1)
+
+
 def _chance(probability: float, generator: torch.Generator) -> bool:
     return torch.rand((), generator=generator).item() < probability
 
@@ -111,14 +135,19 @@ def _pick_clip(
     used = layer >= 0
     groups: list[tuple[Tensor, int, int]] = []  # track indices, chunk of birth, first frame after release
     if kind < mix.dense + mix.random:
-        count = mix.max_tracks if kind < mix.dense else _integer(1, mix.max_tracks // 2, generator)
+        if kind < mix.dense:
+            count = mix.max_tracks
+            if mix.dense_tracks is not None:
+                count = _integer(mix.dense_tracks, count, generator)
+        else:
+            count = _integer(1, max(1, mix.max_tracks // 2), generator)
         groups.append((_subset((used & visible[0]).nonzero()[:, 0], count, generator), 0, frames))
     elif kind < mix.dense + mix.random + mix.drags:
         for object_wanted in _drag_plan(layer, generator):
             birth = _integer(1, len(chunks) - 1, generator) if _later(mix, chunks, generator) else 0
             seen = used & visible[before[birth]]
             area = seen & (layer > 0 if object_wanted else layer == 0)
-            members = _grid_around(positions[before[birth]], area, layer, generator)
+            members = _grid_around(positions[before[birth]], area, layer, mix.radius, generator)
             end = frames
             if _chance(mix.release, generator):
                 end = _integer(min(chunks[birth] + 4, frames), frames, generator)
@@ -138,13 +167,15 @@ def _drag_plan(layer: Tensor, generator: torch.Generator) -> list[bool]:
     return [True] * drags + [False] * pins
 
 
-def _grid_around(places: Tensor, area: Tensor, layer: Tensor, generator: torch.Generator) -> Tensor:
+def _grid_around(
+    places: Tensor, area: Tensor, layer: Tensor, reach: tuple[float, float], generator: torch.Generator
+) -> Tensor:
     """Tracks of one layer within a random radius of a random one, thinned at random: what a press would make."""
     candidates = area.nonzero()[:, 0]
     if len(candidates) == 0:
         return candidates
     centre = candidates[_integer(0, len(candidates) - 1, generator)]
-    radius = 4 + 18 * torch.rand((), generator=generator).item()
+    radius = reach[0] + (reach[1] - reach[0]) * torch.rand((), generator=generator).item()
     near = ((places[candidates] - places[centre]) ** 2).sum(-1) <= radius**2
     members = candidates[near & (layer[candidates] == layer[centre])]
     return _subset(members, _integer(1, max(1, len(members)), generator), generator)

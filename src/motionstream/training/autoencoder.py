@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from motionstream.autoencoder.linear import GROUP, LinearAutoencoder, from_blocks, to_blocks
 from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
-from motionstream.training.causal_init import TrajectoryStore
 from motionstream.training.clips import to_float
+from motionstream.training.trajectories import TrajectoryStore
 
 
 def fit_basis(

@@ -107,7 +107,7 @@ class Checkpoints:
                 else:
                     (pending if isinstance(pending, Future) else pending.upload_completion).result()
                 if rank() == 0:
-                    torch.save(rest, temporary / REST)
+                    _write(temporary / REST, rest)
                     sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
                     (temporary / SIZES).write_text(json.dumps(sizes))
                     move_into_place(temporary, path)
@@ -157,14 +157,24 @@ def save_file(path: Path, state: dict[str, Any]) -> None:
     ``previous(path)``. Raises OSError, both left as they were, where there is no room."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(temporary, state)
         move_into_place(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise _cannot_write(path, error) from error
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    with open(path, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # where the disk is full in the middle, PyTorch still tries to end its file, and complains of that instead
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def move_into_place(temporary: Path, path: Path) -> None:

@@ -14,13 +14,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -107,15 +108,26 @@ def mean_over_ranks(numbers: dict[str, float]) -> dict[str, float]:
 
 # ------------------------------------------------------------------------------- samples and their random numbers
 
-_micro: ContextVar[tuple[int, int]] = ContextVar("micro", default=(0, 1))
+
+@dataclass
+class MicroBatch:
+    """Which of how many the loop is at, and which samples this rank took for it."""
+
+    index: int
+    count: int
+    samples: range | None = None
+
+
+_micro: ContextVar[MicroBatch | None] = ContextVar("micro", default=None)
 
 
 @contextmanager
-def micro_batch(index: int, count: int) -> Iterator[None]:
-    """The loop is at micro-batch ``index`` of ``count``: what ``shard`` answers depends on it."""
-    token = _micro.set((index, count))
+def micro_batch(index: int, count: int) -> Iterator[MicroBatch]:
+    """The loop is at micro-batch ``index`` of ``count``: what ``shard`` answers depends on it, and is noted there."""
+    micro = MicroBatch(index, count)
+    token = _micro.set(micro)
     try:
-        yield
+        yield micro
     finally:
         _micro.reset(token)
 
@@ -125,7 +137,8 @@ def shard(batch: int) -> range:
 
     Raises ValueError where the batch does not divide: parts of different size would weigh their samples differently.
     """
-    index, count = _micro.get()
+    micro = _micro.get() or MicroBatch(0, 1)
+    index, count = micro.index, micro.count
     parts = count * world_size()
     if batch % parts:
         raise ValueError(
@@ -134,7 +147,8 @@ def shard(batch: int) -> range:
         )
     size = batch // parts
     first = (rank() * count + index) * size
-    return range(first, first + size)
+    micro.samples = range(first, first + size)
+    return micro.samples
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
@@ -190,11 +204,12 @@ def sharded_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
-def spread(module: nn.Module, *, shard: bool = False) -> None:
+def spread(module: nn.Module, *, shard: bool = False, offload: bool = False) -> None:
     """Make a module the same on all ranks, and divide its transformers among them (FSDP2, block by block).
 
     Without ``shard`` every rank keeps all of it. Arithmetic stays float32 under autocast: master weights are what is
     sharded and gathered, and the islands of full precision remain. A module that is sharded already is left alone.
+    With ``offload`` the ranks keep their parts of a frozen transformer in the computer's memory.
     """
     if world_size() == 1 or any(map(is_sharded, module.parameters())):
         return
@@ -206,10 +221,11 @@ def spread(module: nn.Module, *, shard: bool = False) -> None:
     # the transformer's outputs are views, which nobody changes in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(next(module.parameters()).device.type, (world_size(),))
+    policy = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offload else OffloadPolicy()
     for part in [part for part in module.modules() if isinstance(part, MotionTransformer)]:
         for block in part.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(part, mesh=mesh)
+            fully_shard(block, mesh=mesh, offload_policy=policy)
+        fully_shard(part, mesh=mesh, offload_policy=policy)
 
 
 @torch.no_grad()

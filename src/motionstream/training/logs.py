@@ -9,6 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from motionstream.media import write_picture
 from motionstream.training import distributed
 
 Say = Callable[[str], None]
@@ -35,13 +39,54 @@ data_wait = Stopwatch()
 """Sources of data wait within it; the log tells the share of a step's time."""
 
 
+class Pace:
+    """What steps take, from one log line to the next.
+
+    Args:
+        flops: a step's floating-point operations, of all ranks together (``Stage.flops``).
+        peak: what one device can do in a second at best; None where that is not known.
+    """
+
+    def __init__(
+        self, device: torch.device, flops: Callable[[int], float] | None = None, peak: float | None = None
+    ) -> None:
+        self._device, self._count = device, flops
+        self._peak = None if flops is None else peak
+        self._clear()
+        data_wait.take()
+
+    def _clear(self) -> None:
+        self._steps, self._seconds, self._flops = 0, 0.0, 0.0
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def add(self, step: int, seconds: float) -> None:
+        """``step`` is done, after ``seconds``."""
+        self._steps, self._seconds = self._steps + 1, self._seconds + seconds
+        if self._count is not None and self._peak is not None:
+            self._flops += self._count(step)
+
+    def take(self) -> dict[str, float]:
+        """Of the steps since the last call: ``step_seconds``, ``data_wait`` (its share of the time); on a GPU
+        ``peak_memory_gb`` of this rank, and ``share_of_peak``, of what all devices could have computed meanwhile."""
+        seconds = max(self._seconds, 1e-9)
+        numbers = {"step_seconds": self._seconds / max(1, self._steps), "data_wait": data_wait.take() / seconds}
+        if self._peak is not None:
+            numbers["share_of_peak"] = self._flops / (seconds * self._peak * distributed.world_size())
+        if self._device.type == "cuda":
+            numbers["peak_memory_gb"] = torch.cuda.max_memory_allocated(self._device) / 1e9
+        self._clear()
+        return numbers
+
+
 class Log:
-    """Numbers to ``log.jsonl``, TensorBoard and ``say``, of the first rank alone."""
+    """Numbers to ``log.jsonl``, TensorBoard and ``say``, pictures to ``validation/`` and TensorBoard; of the first rank
+    alone."""
 
     def __init__(self, folder: Path, step: int, say: Say) -> None:
         self.first = distributed.rank() == 0
         self.say: Say = say if self.first else lambda text: None
-        self.path = folder / "log.jsonl"
+        self.path, self.pictures = folder / "log.jsonl", folder / "validation"
         self._board: Any = None
         if not self.first:
             return
@@ -63,6 +108,16 @@ class Log:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
         shown = (head | numbers).items()
         self.say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown))
+
+    def show(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Pictures, uint8 (H, W, 3), by name."""
+        if not self.first:
+            return
+        for name, picture in pictures.items():
+            self.pictures.mkdir(exist_ok=True)
+            write_picture(self.pictures / f"{step:06d}-{name}.png", picture)
+            if self._board is not None:
+                self._board.add_image(f"validate/{name}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         if self._board is not None:

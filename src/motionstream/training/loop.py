@@ -13,93 +13,25 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from motionstream.hardware import data_sheet_tflops
 from motionstream.training import distributed
 from motionstream.training.checkpoint import Checkpoints, save_file
-from motionstream.training.logs import Log, Say, data_wait
+from motionstream.training.frozen import place_frozen
+from motionstream.training.logs import Log, Pace, Say
 from motionstream.training.player import Player, load_weights
+from motionstream.training.shortage import explain, is_out_of_memory
+from motionstream.training.stage import Stage, TrainConfig
 
 BAD_BATCH = "bad_batch.pt"
 FORMAT = 2
 """Of checkpoints; raised when older ones cannot be read any more."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Length and optimiser of a run.
-
-    Resuming is exact, bit for bit, for runs of ``steps`` whose stages draw their random numbers by step or from what
-    the loop saves (``Stage.rng``, torch's and Python's own). A run with ``minutes`` cannot be: its schedule follows the
-    clock.
-    """
-
-    steps: int
-    lr: float = 1e-3
-    opponent_lr: float | None = None
-    """Of the stage's opponent, if it has one; twice ``lr`` when None."""
-    warmup: int = 50
-    final_lr: float = 0.05
-    """The cosine schedule ends at this fraction of ``lr``."""
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float = 1.0
-    ema: float = 0.995
-    seed: int = 0
-    minutes: float | None = None
-    """Wall-clock budget. The schedule then follows whichever of steps and minutes is further on."""
-    bf16: bool = False
-    """Mixed precision by autocast; master weights, optimiser and averages stay float32."""
-    accumulate: int = 1
-    """Micro-batches that the global batch is taken in, one after the other; their gradients are added up."""
-    shard: bool = False
-    """Divide the transformers among the ranks (FSDP2); otherwise each rank keeps all of them."""
-    recompute: bool = False
-    """Activation checkpointing: blocks are run again in the backward pass instead of being remembered."""
-    compile: bool = False
-    """``torch.compile`` the transformer's blocks; worth it where shapes stay the same for long."""
-    background_checkpoints: bool = False
-    """Write checkpoints in a thread, from a copy of the state."""
-    log_every: int = 10
-    checkpoint_every: int = 100
-    validate_every: int = 250
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "log_every", "checkpoint_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema = {self.ema}: must lie in 0..1, below 1")
-        if self.minutes is not None and self.minutes <= 0:
-            raise ValueError(f"minutes = {self.minutes}: must be positive")
-
-
-class Stage(Protocol):
-    """One training stage. ``module`` is what is trained, saved and averaged; ``rng`` is saved with it.
-
-    A stage may have more than is asked for here:
-
-    - ``opponent``, a module with an optimiser of its own (the critic of DMD, the discriminator of a GAN), saved but not
-      averaged, and ``turn(step)``, "module" or "opponent": who is updated at a step. ``loss`` is then that player's.
-    - ``frozen``, modules that are used but not trained (the teacher of DMD): sharded and tuned as ``module`` is.
-    - ``state_dict()`` and ``load_state_dict(state)``: tensors and plain values without which resuming is not exact.
-    - ``last_batch()``, tensors and plain values: what the last ``loss`` was computed from. Saved where it went wrong.
-
-    ``loss`` is a mean over the samples ``distributed.shard(batch)``; random numbers come from
-    ``distributed.SampleDraws``. On several ranks all call ``validate``; the first one's numbers are logged.
-    """
-
-    module: nn.Module
-    rng: torch.Generator
-
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]: ...
-
-    def validate(self, module: nn.Module) -> dict[str, float]: ...
 
 
 class Run:
@@ -109,19 +41,34 @@ class Run:
         self.stage, self.config, self.folder = stage, config, folder
         self.folder.mkdir(parents=True, exist_ok=True)
         opponent: nn.Module | None = getattr(stage, "opponent", None)
-        for module in (stage.module, opponent, *getattr(stage, "frozen", ())):
+        frozen: tuple[nn.Module, ...] = tuple(getattr(stage, "frozen", ()))
+        for module in (stage.module, opponent, *frozen):
             if module is not None:
                 distributed.tune_blocks(module, recompute=config.recompute, compiled=config.compile)
-                distributed.spread(module, shard=config.shard)
-        self.players = {"module": Player("module", stage.module, config.lr, config.betas, config.weight_decay)}
+        self.players = {"module": self._player("module", stage.module, config.lr)}
         if opponent is not None:
             rate = 2 * config.lr if config.opponent_lr is None else config.opponent_lr
-            self.players["opponent"] = Player("opponent", opponent, rate, config.betas, config.weight_decay)
+            self.players["opponent"] = self._player("opponent", opponent, rate)
+        self.device = self.players["module"].parameters[0].device
+        for module in frozen:
+            place_frozen(module, config, self.device)
+        if not frozen and (config.offload_frozen or config.frozen_dtype is not None):
+            warnings.warn("the stage has no frozen network: offload_frozen, frozen_dtype have no effect", stacklevel=2)
         self._average = {k: v.detach().clone() for k, v in stage.module.state_dict().items()}
         self.step = 0
         self.seconds = 0.0
+        self.pictures: dict[str, np.ndarray] = {}
+        """Of the last validation, by name."""
+        self._micro = distributed.MicroBatch(0, config.accumulate)
+        self._changing = False
+        """Weights and moments are between two steps' states."""
         self.checkpoints = Checkpoints(folder, background=config.background_checkpoints)
         self._restore()
+
+    def _player(self, name: str, module: nn.Module, rate: float) -> Player:
+        distributed.spread(module, shard=self.config.shard)
+        config = self.config
+        return Player(name, module, rate, config.betas, config.weight_decay, offload=config.offload_optimiser)
 
     @property
     def average(self) -> dict[str, Tensor]:
@@ -148,8 +95,7 @@ class Run:
         return self.players[stage.turn(self.step)]
 
     def precision(self) -> AbstractContextManager[object]:
-        where = self.players["module"].parameters[0].device.type
-        return torch.autocast(where, torch.bfloat16, enabled=self.config.bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
 
     def learning_rate(self, player: Player) -> float:
         warm = min(1.0, (self.step + 1) / max(1, self.config.warmup))
@@ -223,9 +169,21 @@ class Run:
         """One optimiser step; returns what is to be logged.
 
         Raises FloatingPointError for a loss or a gradient that is not finite: weights are then as they were, the batch
-        is in ``bad_batch.pt`` and the run's state in its checkpoint.
+        is in ``bad_batch.pt`` and the run's state in its checkpoint. Raises MemoryError where there is not enough of
+        it; what of the run is then in its checkpoint, and what to do, the message says.
         """
-        player, before = self.player(), self._random_state()
+        before = self._random_state()
+        try:
+            return self._update(before)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = " ".join(str(error).split())
+        # beyond the clause: within it the error holds on to all tensors of the step
+        self._give_up(problem, before)
+
+    def _update(self, before: dict[str, Any]) -> dict[str, float]:
+        player = self.player()
         for other in self.players.values():
             other.clear()
         loss, numbers, batches = self._backward()
@@ -234,10 +192,12 @@ class Run:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._stop(loss, norm, batches, before)
         rate = self.learning_rate(player)
+        self._changing = True
         player.update(rate)
         if player.name == "module":
             self._update_average(player)
         self.step += 1
+        self._changing = False
         return {"loss": loss, "gradient_norm": norm, "lr": rate, **numbers}
 
     def _backward(self) -> tuple[float, dict[str, float], list[Any]]:
@@ -248,7 +208,7 @@ class Run:
         sums: dict[str, list[float]] = {}
         batches = []
         for index in range(count):
-            with distributed.micro_batch(index, count):
+            with distributed.micro_batch(index, count) as self._micro:
                 with self.precision():
                     loss, numbers = stage.loss(self.step)
                 (loss / count).backward()
@@ -281,6 +241,22 @@ class Run:
             f"batch, or lower the learning rate (lr = {self.config.lr:g}) and train again"
         )
 
+    def _give_up(self, problem: str, before: dict[str, Any]) -> NoReturn:
+        """Out of memory: leave the run as it was before the step, in its checkpoint where that can be had."""
+        for player in self.players.values():
+            player.clear()
+        where = "nothing newer could be saved: its last checkpoint is intact"
+        if not self._changing and distributed.world_size() == 1:  # other ranks do not know, and would not save with us
+            self._set_random_state(before)
+            try:
+                self.save()
+                self.checkpoints.wait()
+                where = "its state before the step is in its checkpoint"
+            except (OSError, MemoryError, RuntimeError):
+                pass  # the one before is as it was, and what is missing is memory
+        advice = explain(self.config, self._micro.samples, distributed.world_size())
+        raise MemoryError(f"out of memory at step {self.step} of {self.folder}; {where}. {advice} ({problem[:300]})")
+
     @torch.no_grad()
     def _update_average(self, player: Player) -> None:
         decay = min(self.config.ema, player.updates / (player.updates + 9))
@@ -289,13 +265,15 @@ class Run:
                 distributed.local(self._average[name]).lerp_(distributed.local(value), 1 - decay)
 
     def validate(self) -> dict[str, float]:
-        """The stage's validation with the averaged weights in place."""
+        """The stage's validation with the averaged weights in place; its pictures are then in ``pictures``."""
         module = self.stage.module
         trained = {k: v.detach().clone() for k, v in module.state_dict().items()}
         module.load_state_dict(self._average)
         module.eval()
+        pictures: Callable[[], dict[str, np.ndarray]] | None = getattr(self.stage, "pictures", None)
         with torch.no_grad(), self.precision():
             numbers = self.stage.validate(module)
+            self.pictures = {} if pictures is None else pictures()
         module.load_state_dict(trained)
         module.train()
         return numbers
@@ -304,14 +282,16 @@ class Run:
 def train(stage: Stage, config: TrainConfig, folder: Path, *, say: Say = print) -> Run:
     """Train to the end, or go on from the checkpoint in ``folder``; returns the run with its averaged weights.
 
-    All ranks call this together. Raises FloatingPointError as ``Run.update`` does, and OSError where a checkpoint
-    cannot be written.
+    All ranks call this together. Raises FloatingPointError and MemoryError as ``Run.update`` does, and OSError where a
+    checkpoint cannot be written.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     run = Run(stage, config, folder)
     log = Log(folder, run.step, say)
+    tflops = data_sheet_tflops(run.device, torch.bfloat16 if config.bf16 else torch.float32)
+    pace = Pace(run.device, getattr(stage, "flops", None), None if tflops is None else tflops * 1e12)
     for player in run.players.values():
         player.module.train()
     if run.step:
@@ -322,33 +302,36 @@ def train(stage: Stage, config: TrainConfig, folder: Path, *, say: Say = print) 
     try:
         with Progress(*columns, TimeRemainingColumn(), console=console, disable=hidden, transient=True) as bar:
             task = bar.add_task(folder.name, total=1.0)
-            _steps(run, log, lambda: bar.update(task, completed=run.progress))
+            _steps(run, log, pace, lambda: bar.update(task, completed=run.progress))
     finally:
         log.close()
         run.checkpoints.wait()
     return run
 
 
-def _steps(run: Run, log: Log, moved: Callable[[], None]) -> None:
+def _steps(run: Run, log: Log, pace: Pace, moved: Callable[[], None]) -> None:
     """The loop itself."""
-    config, since, steps = run.config, 0.0, 0
-    data_wait.take()
+    config = run.config
     while run.progress < 1:
         began = time.monotonic()
         numbers = run.update()
         elapsed = time.monotonic() - began
         if config.minutes is not None:  # ranks must agree when time is up
             elapsed = distributed.mean_over_ranks({"": elapsed})[""]
-        run.seconds, since, steps = run.seconds + elapsed, since + elapsed, steps + 1
+        run.seconds += elapsed
+        pace.add(run.step - 1, elapsed)
         if run.step % config.log_every == 0:
-            pace = {"step_seconds": since / steps, "data_wait": data_wait.take() / max(since, 1e-9)}
-            log.write(run.step, run.seconds, numbers | pace, "train")
-            since, steps = 0.0, 0
+            log.write(run.step, run.seconds, numbers | pace.take(), "train")
         if run.step % config.validate_every == 0:
-            log.write(run.step, run.seconds, run.validate(), "validate")
+            _validate(run, log)
         if run.step % config.checkpoint_every == 0:
             run.save()
         moved()
     if run.step % config.validate_every:
-        log.write(run.step, run.seconds, run.validate(), "validate")
+        _validate(run, log)
     run.save()
+
+
+def _validate(run: Run, log: Log) -> None:
+    log.write(run.step, run.seconds, run.validate(), "validate")
+    log.show(run.step, run.pictures)

@@ -9,12 +9,22 @@ from motionstream.training import distributed
 
 
 class Player:
-    """A module, its optimiser and how often it has been updated."""
+    """A module, its optimiser and how often it has been updated.
+
+    ``offload``: the optimiser's moments wait in the computer's memory between updates.
+    """
 
     def __init__(
-        self, name: str, module: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
+        self,
+        name: str,
+        module: nn.Module,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        *,
+        offload: bool = False,
     ) -> None:
-        self.name, self.module, self.lr, self.updates = name, module, lr, 0
+        self.name, self.module, self.lr, self.updates, self.offload = name, module, lr, 0, offload
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError(f"the stage's {name} has nothing to train: every parameter is frozen")
@@ -46,6 +56,8 @@ class Player:
                 if saved is not None:
                     value = saved if key == "step" else distributed.sharded_like(saved, parameter.detach())
                     self.optimiser.state[parameter][key] = value
+        if self.offload:
+            self._move_moments("cpu")
 
     def clear(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)
@@ -53,8 +65,17 @@ class Player:
     def update(self, rate: float) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        if self.offload:
+            self._move_moments(self.parameters[0].device)
         self.optimiser.step()
+        if self.offload:
+            self._move_moments("cpu")
         self.updates += 1
+
+    def _move_moments(self, device: torch.device | str) -> None:
+        for state in self.optimiser.state.values():
+            for key in ("exp_avg", "exp_avg_sq"):  # the step's number stays on the CPU in any case
+                state[key] = state[key].to(device)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:

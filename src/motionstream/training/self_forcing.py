@@ -11,10 +11,15 @@ chunks would reach earlier ones through cached keys and values. Self-Forcing, wh
 cache, and so does this: one step is drawn for all chunks of a rollout; each chunk ends there and has a gradient through
 that one evaluation (and the text encoder), none through the steps before it, the other chunks, or the clean pass.
 
-**What it leaves out.** Conditions are those of the prepared clips. For models that carry content (``nano``) a track
-that begins later thus takes its content from the rendered video, seen through the autoencoder, where a stream takes it
-from its own last frame: the student does not learn to live with content that it has itself worn out. The clips' latents
-are otherwise used in their frame 0 alone, the given picture, which no loss counts.
+**Own content.** Models that carry content (``nano``) take that of a track that begins late from their own last frame,
+worn as it may be, in rollouts as in a stream (``rollouts.OwnContent``): otherwise the student would not learn to live
+with what it has itself worn out. Teacher and critic are told the prepared clips' conditions, what is known of the real
+clip. No gradient goes through the pictures.
+
+**Regression** (``regression_weight``) is ours and no part of the paper: the rollout's squared distance from the clip
+whose tracks it was told. It takes such a clip to be the one truth, which rendered ones nearly are; where tracks leave
+open what happens, it draws towards the mean of what may. Without it the clips' latents are used in their frame 0 alone,
+the given picture.
 
 **With a Gaussian prior** (``nano``) all three networks predict in units of the posterior's deviation around the same
 prior, which stays as it is. The difference of their x0 is small where the prior is sure, so unweighted it would be
@@ -30,22 +35,23 @@ exactly so for Gaussians (``tests/training/test_dmd.py``), otherwise about.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.config import CausalConfig
 from motionstream.model.flow import add_noise, hold_picture, velocity_to_x0
-from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.motion_model import Conditions
-from motionstream.sampler.bidirectional import Guidance, guided_velocity
-from motionstream.sampler.rollout import rollout
-from motionstream.training.clips import ClipPool, PreparedClips
+from motionstream.sampler.bidirectional import guided_velocity
+from motionstream.training.clips import ClipSource, PreparedClips
 from motionstream.training.distributed import SampleDraws, keyed_generator, shard
 from motionstream.training.dmd import Denoiser, dmd_gradient, dmd_loss, score_times
-from motionstream.training.teacher import decibels, evaluate_loss, make_conditions, x0_loss
+from motionstream.training.flow_matching import evaluate_loss, null_conditions, x0_loss
+from motionstream.training.rollouts import keyed_conditions, roll_out, rollout_figures
 from motionstream.training.trainee import Trainee
 
 
@@ -62,12 +68,24 @@ class SelfForcingConfig:
     windows: tuple[int, ...] = (1,)
     guided: bool = True
     """Joint guidance of the real score by the sampler's weights. Only for a teacher whose guided samples are better."""
+    own_content: bool = True
+    """Late tracks take their content from the rollout's own frames, as in a stream; False: from the prepared clips. No
+    effect on models that carry none."""
+    score_weight: float = 1.0
+    """Of the distribution matching loss; at 0 no critic is trained, and regression is all there is."""
+    regression_weight: float = 0.0
+    """Of the squared distance from the clips' own latents (``x0_loss``): ours, 0 in the paper."""
 
     def __post_init__(self) -> None:
         if self.critic_updates < 1:
             raise ValueError(f"critic_updates = {self.critic_updates}: the critic must follow the student, at least 1")
         if self.critic_first < 0:
             raise ValueError(f"critic_first = {self.critic_first}: must not be negative")
+        for name, weight in (("score_weight", self.score_weight), ("regression_weight", self.regression_weight)):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} = {weight}: must be a number, not negative")
+        if self.score_weight == self.regression_weight == 0:
+            raise ValueError("score_weight and regression_weight are both 0: nothing would be trained")
         for name, sizes in (("sinks", self.sinks), ("windows", self.windows)):
             if not sizes or min(sizes) < 0:
                 raise ValueError(f"{name} = {sizes}: name at least one size, none of them negative")
@@ -89,19 +107,21 @@ class _Drawn:
 
 class SelfForcingStage:
     """See the module's docstring. ``module`` is the student, ``opponent`` the critic; all three begin with weights:
-    the student with the causal stage's, teacher and critic with the teacher's."""
+    the student with the causal stage's, teacher and critic with the teacher's. ``autoencoder`` is needed by models that
+    carry content."""
 
     def __init__(
         self,
         student: Trainee,
         teacher: Trainee,
         critic: Trainee,
-        pool: ClipPool,
+        pool: ClipSource,
         validation: PreparedClips,
-        long_validation: PreparedClips,
+        long_validation: PreparedClips | None,
         settings: SelfForcingConfig,
         *,
         seed: int,
+        autoencoder: LinearAutoencoder | None = None,
     ) -> None:
         self.student, self.teacher, self.critic = student, teacher, critic
         self.module: nn.Module = student
@@ -109,6 +129,10 @@ class SelfForcingStage:
         self.frozen: tuple[nn.Module, ...] = (teacher,)
         self.pool, self.settings, self.seed = pool, settings, seed
         self.validation, self.long_validation = validation, long_validation
+        self.autoencoder = None
+        if student.model.config.carry is not None and settings.own_content:
+            assert autoencoder is not None, "own content is decoded and encoded: give the autoencoder"
+            self.autoencoder = autoencoder.eval().requires_grad_(False).to(student.model.device)
         self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by step and sample
         self._last: dict[str, Any] = {}
         self._check_length(validation.latents.shape[2])
@@ -134,12 +158,14 @@ class SelfForcingStage:
 
     def turn(self, step: int) -> Literal["module", "opponent"]:
         """Whose update ``step`` is: the critic's ``critic_updates`` times, then the student's."""
+        if self.settings.score_weight == 0:
+            return "module"
         cycle = self.settings.critic_updates + 1
         return "module" if step >= self.settings.critic_first and step % cycle == cycle - 1 else "opponent"
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         samples = shard(self.pool.batch)
-        clips = self.pool.at(step, samples)
+        clips = self.pool.at(step, samples).to(self.student.model.device)
         self._last = vars(clips) | {"samples": list(samples)}
         drawn = self._draw(step, samples, clips)
         return self._student_loss(clips, drawn) if self.turn(step) == "module" else self._critic_loss(clips, drawn)
@@ -167,52 +193,68 @@ class SelfForcingStage:
 
     def _student_loss(self, clips: PreparedClips, drawn: _Drawn) -> tuple[Tensor, dict[str, float]]:
         x0 = self._generate(clips, drawn)
+        with torch.no_grad():
+            told = keyed_conditions(self.teacher, clips, drawn.ids)
+        settings, numbers = self.settings, {"exit_step": float(drawn.exit_step)}
+        loss = x0.new_zeros(())
+        if settings.score_weight:
+            matching, figures = self._matching_loss(x0, clips, drawn, told)
+            numbers |= {"dmd": matching.item(), **figures}
+            loss = loss + settings.score_weight * matching
+        if settings.regression_weight:
+            level = self.student.model.config.sampler.student_times[drawn.exit_step]
+            error = x0_loss(x0, clips.latents, x0.detach(), torch.full_like(drawn.t, level), told)
+            regression = error[:, :, 1:].mean()
+            numbers["regression"] = regression.item()
+            loss = loss + settings.regression_weight * regression
+        return loss, numbers
+
+    def _matching_loss(
+        self, x0: Tensor, clips: PreparedClips, drawn: _Drawn, told: Conditions
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Distribution matching of generated clips ``x0``; ``told``: the teacher's conditions."""
         clean = self.student.model.config.image_conditioning == "first_latent"
         noisy = add_noise(x0.detach(), drawn.noise, drawn.t)
         noisy, t = hold_picture(noisy, drawn.t, clips.latents[:, :, :1], drawn.noise, clean=clean)
         with torch.no_grad():
-            told = _conditions(self.teacher, clips, drawn.ids)
             # the weight of x0_loss: what it makes of an error of 1
             weight = x0_loss(torch.ones_like(x0), torch.zeros_like(x0), noisy, t, told)
             real, fake = self._real(clips, told, drawn.ids), self._fake(clips, drawn.ids)
             gradient, figures = dmd_gradient(x0.detach(), noisy, t, real, fake, weight)
-        loss = dmd_loss(x0, gradient)
-        return loss, {"dmd": loss.item(), "exit_step": float(drawn.exit_step), **figures}
+        return dmd_loss(x0, gradient), figures
 
     def _critic_loss(self, clips: PreparedClips, drawn: _Drawn) -> tuple[Tensor, dict[str, float]]:
         with torch.no_grad():
             x0 = self._generate(clips, drawn)
-        told = _conditions(self.critic, clips, drawn.ids)
+        told = keyed_conditions(self.critic, clips, drawn.ids)
         loss = evaluate_loss(self.critic.model, x0, drawn.t, drawn.noise, told)
         return loss, {"critic": loss.item()}
 
     def _generate(self, clips: PreparedClips, drawn: _Drawn) -> Tensor:
         """The student's clips (B, C, F, h, w), latent frame 0 being the given picture's."""
-        return _roll_out(
+        return roll_out(
             self.student,
             clips,
-            _conditions(self.student, clips, drawn.ids),
+            drawn.ids,
             seed=drawn.seeds,
             cache=self.student.model.make_cache(
                 len(clips), (clips.latents.shape[3], clips.latents.shape[4]), drawn.causal
             ),
             exit_step=drawn.exit_step,
+            autoencoder=self.autoencoder,
         )
 
     def _real(self, clips: PreparedClips, told: Conditions, ids: list[int]) -> Denoiser:
         """The teacher under joint guidance (equation 2), or its plain conditional prediction."""
-        model, settings = self.teacher.model, self.teacher.model.config.sampler
-        guidance = None
+        model, guidance = self.teacher.model, None
         if self.settings.guided:
-            everywhere = torch.ones(len(clips), dtype=torch.bool, device=clips.visible.device)
-            no_text = told.with_text(self.teacher.text.encode([settings.negative_prompt] * len(clips)))
-            no_motion = _conditions(self.teacher, clips.without_tracks(everywhere), ids)
-            guidance = Guidance(no_text, no_motion, settings.text_guidance, settings.motion_guidance)
+            generators = [torch.Generator().manual_seed(seed) for seed in ids]
+            guidance = null_conditions(model, self.teacher.text, clips, told, generators)
         return lambda noisy, t: velocity_to_x0(noisy, guided_velocity(model, noisy, t, told, guidance), t)
 
     def _fake(self, clips: PreparedClips, ids: list[int]) -> Denoiser:
         """The critic as it is: guidance would take the meaning from the difference (section 3.2)."""
-        model, told = self.critic.model, _conditions(self.critic, clips, ids)
+        model, told = self.critic.model, keyed_conditions(self.critic, clips, ids)
         return lambda noisy, t: velocity_to_x0(noisy, model(noisy, t, told), t)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -221,63 +263,8 @@ class SelfForcingStage:
         return self._figures() | self.before
 
     def _figures(self) -> dict[str, float]:
-        long = rollout_figures(self.student, self.long_validation)
-        return rollout_figures(self.student, self.validation) | {f"long_{name}": v for name, v in long.items()}
-
-
-def _conditions(network: Trainee, clips: PreparedClips, ids: list[int]) -> Conditions:
-    """What a network is told about the clips; the same ``ids`` make the same ids of the tracks."""
-    generators = [torch.Generator().manual_seed(seed) for seed in ids]
-    return make_conditions(network.model, network.text, clips, clips.captions, generators)
-
-
-def _roll_out(
-    network: Trainee,
-    clips: PreparedClips,
-    conditions: Conditions,
-    *,
-    seed: int | list[int],
-    cache: RollingKVCache | None = None,
-    exit_step: int | None = None,
-) -> Tensor:
-    """As many chunks as the clips have, (B, C, F, h, w)."""
-    config = network.model.config
-    size = config.causal.chunk_frames
-    made = rollout(
-        network.model,
-        (conditions.frames(k, k + size) for k in range(0, clips.latents.shape[2], size)),
-        times=config.sampler.student_times,
-        seed=seed,
-        first_latent=clips.latents[:, :, :1],
-        cache=cache,
-        exit_step=exit_step,
-    )
-    return torch.cat(list(made), dim=2)
-
-
-def rollout_figures(network: Trainee, clips: PreparedClips) -> dict[str, float]:
-    """How a rollout compares with the rendered latents, in dB (``decibels``; higher is nearer).
-
-    ``rollout_db`` of the whole, ``rollout_last_chunk_db``; ``rollout_drift_db``, how much worse the last chunk is than
-    the second; the same of the carried mean, which the model has to beat; ``frozen_db`` of the given picture. Then
-    ``last_chunk_energy``, the mean square of the last chunk over the rendered one's: oversaturated where well above 1.
-    """
-    conditions = _conditions(network, clips, ids=list(range(len(clips))))
-    made, true = _roll_out(network, clips, conditions, seed=0), clips.latents
-    size = network.model.config.causal.chunk_frames
-    second, last = slice(size - 1, 2 * size), slice(-size - 1, None)  # one more, for decibels leaves out the first
-
-    def compare(name: str, latents: Tensor) -> dict[str, float]:
-        early, late = (decibels(latents[:, :, part], true[:, :, part]) for part in (second, last))
-        return {
-            f"{name}_db": decibels(latents, true),
-            f"{name}_last_chunk_db": late,
-            f"{name}_drift_db": early - late,
-        }
-
-    figures = compare("rollout", made)
-    if conditions.prior is not None:
-        figures |= compare("carried", conditions.prior.mean)
-    figures["frozen_db"] = decibels(true[:, :, :1].expand_as(true), true)
-    figures["last_chunk_energy"] = (made[:, :, -size:].square().mean() / true[:, :, -size:].square().mean()).item()
-    return figures
+        figures = rollout_figures(self.student, self.validation, self.autoencoder)
+        if self.long_validation is not None:
+            long = rollout_figures(self.student, self.long_validation, self.autoencoder)
+            figures |= {f"long_{name}": value for name, value in long.items()}
+        return figures

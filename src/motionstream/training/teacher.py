@@ -2,98 +2,107 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from motionstream.conditioning.text import HashedTextEncoder
-from motionstream.model.attention import AttentionContext
-from motionstream.model.flow import add_noise, hold_picture, keyed_noise, shift_time, velocity_to_x0
-from motionstream.model.motion_model import CarriedLatents, Conditions, ImageInput, MotionInput, MotionModel, posterior
+from motionstream.model.flow import keyed_noise, shift_time
+from motionstream.model.motion_model import Conditions
 from motionstream.sampler.bidirectional import sample
-from motionstream.tracks.sampling import draw_ids
-from motionstream.training.clips import ClipPool, PreparedClips
+from motionstream.training.clips import ClipSource, PreparedClips
 from motionstream.training.distributed import SampleDraws, shard
-
-TEXT_DROPOUT = 0.1
-MOTION_DROPOUT = 0.1
-
-
-def make_conditions(
-    model: MotionModel,
-    text: HashedTextEncoder,
-    clips: PreparedClips,
-    captions: list[str],
-    generator: torch.Generator | list[torch.Generator],
-) -> Conditions:
-    """Conditions of whole clips, with ids drawn anew, from one generator or from one for each clip."""
-    batch, _, count = clips.visible.shape
-    each = generator if isinstance(generator, list) else [generator] * batch
-    ids = torch.cat([draw_ids(g, 1, count, model.config.track_head.id_range) for g in each]).to(model.device)
-    motion = MotionInput(clips.positions, clips.visible, ids, size=model.config.size, first=True)
-    carried = CarriedLatents(clips.candidates, clips.features)
-    return model.conditions(motion, text.encode(captions), carried, ImageInput(clips.latents[:, :, :1]))
+from motionstream.training.flow_matching import decibels, evaluate_loss, make_conditions
+from motionstream.training.trainee import Trainee
 
 
-def x0_loss(prediction: Tensor, x0: Tensor, noisy: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-    """Squared error of x0 per element, weighted.
+@dataclass(frozen=True)
+class TeacherConfig:
+    """How the teacher's loss is drawn (paper, section 3.1 and appendix D; the dropouts are not in it and are ours)."""
 
-    Without a prior the weight is 1/t², which makes it the plain flow-matching loss of the velocity (eq. A2, w_t = 1).
-    With one, the error is divided by the posterior's deviation: between the pictures' own energies and a fully
-    whitened error, which would spend the model on what nobody sees.
-    """
-    error = (prediction - x0) ** 2
-    if conditions.prior is None:
-        return error / t.reshape(t.shape[0], 1, -1, 1, 1).clamp(min=0.02) ** 2
-    _, std = posterior(conditions.prior.detach(), noisy, t)
-    return error / std.clamp(min=0.02)
+    shift: float = 6.0
+    """Timestep shift k: t' = k t / (1 + (k − 1) t) of t uniform in 0..1."""
+    weighting: Literal["uniform", "bell"] = "uniform"
+    """w_t of equation A2, which the paper leaves open. ``bell``: most at t = ½, nothing at 0 and 1, 1 on average over
+    t, the form in which others fine-tune Wan."""
+    text_dropout: float = 0.1
+    motion_dropout: float = 0.1
+    image_dropout: float = 0.0
+    """Chance that a clip is trained on as text-to-video: no picture is given, and latent frame 0 counts. Each of the
+    three is dropped independently of the others."""
+    sample_steps: int = 4
+    """Of the samples that validation looks at."""
 
+    def __post_init__(self) -> None:
+        for name in ("text_dropout", "motion_dropout", "image_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must lie in 0..1, below 1")
+        if self.shift <= 0 or self.sample_steps < 1:
+            raise ValueError(f"shift = {self.shift}, sample_steps = {self.sample_steps}: must be positive")
+        if self.weighting not in ("uniform", "bell"):
+            raise ValueError(f"weighting = {self.weighting!r}: 'uniform' or 'bell'")
 
-def evaluate_loss(
-    model: MotionModel,
-    x0: Tensor,
-    t: Tensor,
-    noise: Tensor,
-    conditions: Conditions,
-    context: AttentionContext | None = None,
-) -> Tensor:
-    """Mean loss over every frame but the given one."""
-    clean = model.config.image_conditioning == "first_latent"
-    noisy, t = hold_picture(add_noise(x0, noise, t), t, x0[:, :, :1], noise, clean=clean)
-    prediction = velocity_to_x0(noisy, model(noisy, t, conditions, context), t)
-    return x0_loss(prediction, x0, noisy, t, conditions)[:, :, 1:].mean()
+    def weight(self, t: Tensor) -> Tensor:
+        """w_t."""
+        if self.weighting == "uniform":
+            return torch.ones_like(t)
+        lowest, mean = math.exp(-0.5), math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5))
+        return (torch.exp(-2 * (t - 0.5) ** 2) - lowest) / (mean - lowest)
 
 
 class TeacherStage:
-    """Flow matching on rendered clips; the carried content's prior is trained beside it by its likelihood."""
+    """Flow matching on prepared clips; the carried content's prior is trained beside it by its likelihood."""
 
     def __init__(
         self,
-        module: nn.Module,
-        model: MotionModel,
-        text: HashedTextEncoder,
-        pool: ClipPool,
+        trainee: Trainee,
+        pool: ClipSource,
         validation: PreparedClips,
+        settings: TeacherConfig | None = None,
         *,
         seed: int,
     ) -> None:
-        self.module, self.model, self.text, self.pool = module, model, text, pool
-        self.rng, self.seed = torch.Generator().manual_seed(seed), seed
+        self.module: nn.Module = trainee
+        self.model, self.text, self.pool = trainee.model, trainee.text, pool
+        self.settings = settings or TeacherConfig()
+        if self.model.config.carry is not None and self.settings.image_dropout:
+            raise ValueError(
+                f"image_dropout = {self.settings.image_dropout}: {self.model.config.name} carries the picture's "
+                "content and cannot do without one; set it to 0"
+            )
+        self.rng, self.seed = torch.Generator(), seed  # the loop saves it; random numbers here are keyed by sample
         self.validation = validation
         self._last: dict[str, Any] = {}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        samples = shard(self.pool.batch)
+        samples, settings = shard(self.pool.batch), self.settings
         draws = SampleDraws(self.seed, step, samples)
-        clips = self.pool.at(step, samples)
+        clips = self.pool.at(step, samples).to(self.model.device)
         self._last = vars(clips) | {"samples": list(samples)}
-        captions = [c if keep else "" for c, keep in zip(clips.captions, draws.rand() >= TEXT_DROPOUT, strict=True)]
-        clips = clips.without_tracks(draws.rand() < MOTION_DROPOUT)
-        conditions = make_conditions(self.model, self.text, clips, captions, draws.generators)
-        t = shift_time(draws.rand(1), self.model.config.sampler.shift).expand(-1, clips.latents.shape[2])
-        noise = draws.randn(*clips.latents.shape[1:])
-        flow = evaluate_loss(self.model, clips.latents, t.clamp(0.02, 1), noise, conditions)
+        clips = clips.without_text(draws.rand() < settings.text_dropout)
+        clips = clips.without_tracks(draws.rand() < settings.motion_dropout)
+        without_image = None
+        if settings.image_dropout:
+            without_image = draws.rand() < settings.image_dropout
+        conditions = make_conditions(self.model, self.text, clips, draws.generators, without_image)
+        t = (
+            shift_time(draws.rand(1), settings.shift)
+            .expand(-1, clips.latents.shape[2])
+            .clamp(0.02, 1)
+            .to(clips.latents)
+        )
+        noise = draws.randn(*clips.latents.shape[1:]).to(clips.latents)
+        flow = evaluate_loss(
+            self.model,
+            clips.latents,
+            t,
+            noise,
+            conditions,
+            without_image=without_image,
+            weight=settings.weight(t),
+        )
         if conditions.prior is None:
             return flow, {"flow": flow.item()}
         likelihood = conditions.prior.negative_log_likelihood(clips.latents)[:, :, 1:].mean()
@@ -103,30 +112,33 @@ class TeacherStage:
         return self._last
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Loss with tracks and without on held-out photographs; latent error of samples beside the carried mean and
-        the frozen picture, in dB (higher is better)."""
-        clips = self.validation
+        """Loss with tracks and without on held-out clips; latent error of samples beside the carried mean and the
+        frozen picture, in dB (higher is better)."""
+        clips = self.validation.to(self.model.device)
         generator = torch.Generator().manual_seed(1)
         batch, _, frames = clips.latents.shape[:3]
-        t = torch.linspace(0.1, 1, batch)[:, None].expand(-1, frames)
-        noise = torch.randn(clips.latents.shape, generator=generator)
+        t = torch.linspace(0.1, 1, batch)[:, None].expand(-1, frames).to(clips.latents)
+        noise = torch.randn(clips.latents.shape, generator=generator).to(clips.latents)
         nothing = clips.without_tracks(torch.ones(batch, dtype=torch.bool))
         numbers = {}
         for name, which in (("tracks", clips), ("none", nothing)):
-            conditions = make_conditions(self.model, self.text, which, clips.captions, generator)
+            conditions = make_conditions(self.model, self.text, which, generator)
             numbers[f"loss_{name}"] = evaluate_loss(self.model, clips.latents, t, noise, conditions).item()
-            drawn = keyed_noise(tuple(clips.latents.shape), seed=0, chunk=0, step=0)
-            drawn = self.model.config.sampler.temperature * drawn
-            made = sample(self.model, drawn, conditions, steps=4, shift=3.0, first_latent=clips.latents[:, :, :1])
-            numbers[f"sample_db_{name}"] = decibels(made, clips.latents)
+            numbers[f"sample_db_{name}"] = decibels(self._sample(clips, conditions), clips.latents)
             if name == "tracks" and conditions.prior is not None:
                 numbers["carried_db"] = decibels(conditions.prior.mean, clips.latents)
                 numbers["nearest_db"] = decibels(clips.candidates[:, 0], clips.latents)
         numbers["frozen_db"] = decibels(clips.latents[:, :, :1].expand_as(clips.latents), clips.latents)
         return numbers
 
-
-def decibels(latents: Tensor, target: Tensor) -> float:
-    """Signal-to-error ratio of all but the first latent frame, in dB."""
-    error = (latents - target)[:, :, 1:].square().mean()
-    return float(10 * torch.log10(target[:, :, 1:].square().mean() / error))
+    def _sample(self, clips: PreparedClips, conditions: Conditions) -> Tensor:
+        noise = keyed_noise(tuple(clips.latents.shape), seed=0, chunk=0, step=0, device=clips.latents.device)
+        settings = self.settings
+        return sample(
+            self.model,
+            self.model.config.sampler.temperature * noise,
+            conditions,
+            steps=settings.sample_steps,
+            shift=settings.shift,
+            first_latent=clips.latents[:, :, :1],
+        )

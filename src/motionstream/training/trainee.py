@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
-from torch import nn
+from pathlib import Path
 
-from motionstream.component_config import TextConfig
-from motionstream.conditioning.text import HashedTextEncoder
+import torch
+from torch import Tensor, nn
+
+from motionstream.component_config import TextConfig, UMT5Config
+from motionstream.conditioning.text import HashedTextEncoder, TextEncoder
 from motionstream.config import ModelConfig
+from motionstream.data.samples import pad_text
+from motionstream.data.shards import ShardFolder
 from motionstream.model.motion_model import MotionModel
 
 
-class Trainee(nn.Module):
-    """The model and its text encoder."""
+class StoredText:
+    """The two sentences that training needs of a large text encoder besides the captions, whose tokens are in the
+    shards: the empty one, and the negative prompt."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, empty: Tensor, negative: Tensor) -> None:
+        assert isinstance(config.text, UMT5Config)
+        tokens = config.text.tokens
+        # in this order: where the negative prompt is the empty sentence, both are the same
+        self.rows = {config.sampler.negative_prompt: pad_text(negative, tokens), "": pad_text(empty, tokens)}
+
+    @classmethod
+    def of_shards(cls, config: ModelConfig, folder: str | Path) -> StoredText:
+        """As ``motionstream prepare`` has left them. ValueError where they are missing or damaged."""
+        return cls(config, **ShardFolder(folder).fixed_text())
+
+    def encode(self, sentences: list[str]) -> Tensor:
+        """Tokens (B, tokens, width) on the CPU, float32. ValueError for any other sentence."""
+        for sentence in sentences:
+            if sentence not in self.rows:
+                raise ValueError(
+                    f"the text {sentence[:60]!r} was not encoded beforehand: captions come with their clips' tokens"
+                )
+        return torch.stack([self.rows[sentence].float() for sentence in sentences])
+
+
+class Trainee(nn.Module):
+    """The model and its text encoder, which is trained with it where it is small (``nano``).
+
+    Args:
+        model: with weights; random ones of ``config`` when None.
+        text: what encodes the null sentence for a model whose text encoder is not trained.
+    """
+
+    text: TextEncoder
+
+    def __init__(self, config: ModelConfig, model: MotionModel | None = None, text: TextEncoder | None = None) -> None:
         super().__init__()
-        if not isinstance(config.text, TextConfig):
-            raise ValueError(f"model {config.name!r} has no trainable text encoder; this recipe needs one")
-        self.model = MotionModel(config)
-        self.text = HashedTextEncoder(config.text, config.transformer.text_dim)
+        self.model = MotionModel(config) if model is None else model
+        if isinstance(config.text, TextConfig):
+            self.text = HashedTextEncoder(config.text, config.transformer.text_dim)
+        elif text is None:
+            raise ValueError(f"the text encoder of {config.name!r} is not trained: give its stored tokens (StoredText)")
+        else:
+            self.text = text

@@ -1,0 +1,72 @@
+"""Low-rank fine-tuning (LoRA, through peft) beside the few weights that are new: what fits on one GPU.
+
+Every large projection is frozen and gets two thin matrices; the patch embedding, whose track slice is new, and the
+track head are trained whole. What a stage leaves behind has the thin matrices added to the weights, so that nothing
+after it knows of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from motionstream.conditioning.resident import optional_import
+from motionstream.model.motion_model import MotionModel
+from motionstream.model.precision import cast_with_islands
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+"""The projections of every block, as diffusers names them."""
+BASE, DOWN, UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """How thin, and what is trained whole besides."""
+
+    rank: int = 64
+    alpha: float = 64.0
+    """The product of the two matrices counts alpha / rank times."""
+    whole: tuple[str, ...] = ("patch_embedding",)
+    """Parts of the transformer's names that are trained whole; the track head always is, unless a stage freezes it."""
+    base_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen weights."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"LoRA rank = {self.rank}, alpha = {self.alpha}: must be positive")
+
+
+def add_lora(model: MotionModel, settings: LoraSettings) -> None:
+    """Freeze the transformer and put low-rank matrices beside its projections; they begin as no change.
+
+    Raises ValueError where peft is not installed.
+    """
+    peft = optional_import("peft", 'pip install "motionstream[train]"')
+    if settings.base_dtype == "bfloat16":
+        cast_with_islands(model.transformer, torch.bfloat16)
+    config = peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(TARGETS), bias="none")
+    peft.inject_adapter_in_model(config, model.transformer)
+    for name, parameter in model.transformer.named_parameters():
+        whole = any(part in name for part in settings.whole)
+        parameter.requires_grad_(whole or ".lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # master weights
+
+
+def merged(state: Mapping[str, Tensor], settings: LoraSettings) -> dict[str, Tensor]:
+    """The state of a model as it was named before ``add_lora``, the low-rank matrices added in, float32."""
+    plain: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if ".lora_" in name:
+            continue
+        part, base, kind = name.partition(BASE)
+        value = value.float()
+        if base and kind == "weight":
+            down, up = state[part + DOWN].float(), state[part + UP].float()
+            value = value + settings.alpha / settings.rank * (up @ down)
+        plain[f"{part}.{kind}" if base else name] = value
+    return plain

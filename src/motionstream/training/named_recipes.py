@@ -1,0 +1,26 @@
+"""The recipes by name, as ``motionstream train --recipe`` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from motionstream.training.recipes import Recipe, debug, nano
+from motionstream.training.wan_recipes import affordable, debug_wan, wan21, wan22
+
+RECIPES: dict[str, Callable[[float | None], Recipe]] = {
+    "nano": nano,
+    "debug": debug,
+    "wan2.1-1.3b": wan21,
+    "wan2.2-5b": wan22,
+    "wan2.1-1.3b-lora": lambda minutes: affordable(wan21(minutes), minutes),
+    "wan2.2-5b-lora": lambda minutes: affordable(wan22(minutes), minutes),
+    "wan2.1-debug": lambda minutes: debug_wan("wan2.1-debug", minutes),
+    "wan2.2-debug": lambda minutes: debug_wan("wan2.2-debug", minutes),
+}
+
+
+def recipe_named(name: str, minutes: float | None = None) -> Recipe:
+    """A recipe; ``minutes`` bounds the wall clock of its stages. ValueError for a name that there is none of."""
+    if name not in RECIPES:
+        raise ValueError(f"--recipe is {name!r}; known: {', '.join(sorted(RECIPES))}")
+    return RECIPES[name](minutes)

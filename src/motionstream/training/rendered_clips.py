@@ -1,0 +1,150 @@
+"""Rendered clips made ready for a stage: encoded, conditioned, kept in a pool that is refreshed while it is used.
+
+Rendering and encoding cost about as much as a training step, so a clip is used several times, each time with other
+ids, noise and dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch.utils.data import Dataset
+
+from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.config import ModelConfig
+from motionstream.data.procedural import Clips, SceneConfig, render
+from motionstream.data.textures import TextureBank
+from motionstream.model.motion_model import MotionModel
+from motionstream.tracks.sampling import TrackMix, sample_tracks
+from motionstream.training.clips import PreparedClips, assemble, chunk_frames, to_float
+from motionstream.training.distributed import keyed_generator, rank, world_size
+from motionstream.training.keyed_loader import KeyedLoader
+
+
+@torch.no_grad()
+def prepare(
+    clips: Clips,
+    model: MotionModel,
+    autoencoder: LinearAutoencoder,
+    mix: TrackMix,
+    generator: torch.Generator,
+) -> PreparedClips:
+    """Encode a rendered batch, choose its tracks and carry its content."""
+    video = to_float(clips.video)
+    latents, _ = autoencoder.encode(video)
+    starts = chunk_frames(model.config, video.shape[2])
+    tracks = sample_tracks(clips.positions, clips.visible, clips.layer, mix, generator, chunks=starts)
+    return assemble(latents, video[:, :, 0], tracks, clips.captions, model, autoencoder)
+
+
+class _Rendered(Dataset):
+    """Prepared clips by (lane, number): each depends on its key alone. Runs in worker processes."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        scene: SceneConfig,
+        mix: TrackMix,
+        autoencoder: LinearAutoencoder,
+        textures: tuple[str, ...],
+        seed: int,
+    ) -> None:
+        self.config, self.scene, self.mix, self.autoencoder = config, scene, mix, autoencoder
+        self.textures, self.seed = textures, seed
+        self._made: tuple[MotionModel, TextureBank] | None = None
+
+    def __getitem__(self, key: Key) -> PreparedClips:
+        if self._made is None:
+            with torch.device("meta"):  # no weights are needed to carry content
+                model = MotionModel(self.config)
+            self._made = model, TextureBank(self.textures)
+        model, bank = self._made
+        generator = keyed_generator("clip", self.seed, *key)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return prepare(render(self.scene, 1, seed, bank), model, self.autoencoder, self.mix, generator).half()
+
+
+Key = tuple[int, int]
+"""lane, number of the clip in it"""
+
+
+class ClipPool:
+    """Prepared clips, each used several times before it is replaced.
+
+    Every sample of the batch has a lane, a pool of its own: at each step one of the lane's clips, chosen at random;
+    every ``reuse`` steps a fresh clip takes the oldest one's place. Which clip that is depends on (seed, step, sample)
+    alone, so the position in the data is the step: a resumed run, and one on several ranks, sees what an uninterrupted
+    one on a single rank sees. Clips are rendered when first needed, by workers, in the order of need.
+
+    Args:
+        size: clips kept, all lanes together. batch: lanes, that is, samples of a global batch.
+        reuse: how often a clip is used on average before it is replaced.
+        workers: rendering processes; 0 renders in this one.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        scene: SceneConfig,
+        mix: TrackMix,
+        autoencoder: LinearAutoencoder,
+        textures: tuple[str, ...],
+        *,
+        size: int,
+        batch: int,
+        reuse: int,
+        seed: int,
+        workers: int = 1,
+    ) -> None:
+        self.batch, self.reuse, self.seed = batch, reuse, seed
+        self._depth = max(1, size // batch)
+        source = _Rendered(config, scene, mix, autoencoder, textures, seed)
+        self._loader: KeyedLoader[Key, PreparedClips] = KeyedLoader(source, workers=workers, ahead=4 * batch)
+        self._kept: dict[Key, PreparedClips] = {}
+
+    def at(self, step: int, samples: range | None = None) -> PreparedClips:
+        """The clips of ``samples`` (None: of the whole batch) at a step, float32.
+
+        Any step may be asked for; going on from one to the next finds the clips rendered ahead. Raises ValueError for
+        samples that the pool does not have.
+        """
+        samples = range(self.batch) if samples is None else samples
+        if not 0 <= samples.start < samples.stop <= self.batch:
+            raise ValueError(f"samples {samples.start}:{samples.stop} are not among the pool's {self.batch}")
+        keys = [self._key(step, sample) for sample in samples]
+        for key in keys:
+            if key not in self._kept:
+                self._kept[key] = self._loader.get(key, partial(self._needs, step, range(key[0], samples.stop)))
+        # widened before joining: autocast refuses half precision on the CPU
+        clips = PreparedClips.join([self._kept[key].float() for key in keys])
+        self._kept = {key: clip for key, clip in self._kept.items() if key[1] >= self._oldest(step)}
+        return clips
+
+    def _newest(self, step: int) -> int:
+        return 1 + step // self.reuse
+
+    def _oldest(self, step: int) -> int:
+        return max(0, self._newest(step) - self._depth + 1)
+
+    def _key(self, step: int, sample: int) -> Key:
+        generator = keyed_generator("draw", self.seed, step, sample)
+        number = torch.randint(self._oldest(step), self._newest(step) + 1, (), generator=generator)
+        return sample, int(number)
+
+    def _needs(self, step: int, samples: range) -> Iterator[Key]:
+        """Clips to render, in the order of need, from ``samples`` of a step on: this rank's of all steps to come."""
+        size = self.batch // world_size()
+        lanes = range(rank() * size, (rank() + 1) * size)
+        if samples.start not in lanes or samples[-1] not in lanes:
+            lanes = samples
+        seen = set(self._kept)
+        waiting = range(samples.start, lanes.stop)
+        while True:
+            for key in (self._key(step, sample) for sample in waiting):
+                if key not in seen:
+                    seen.add(key)
+                    yield key
+            step, waiting = step + 1, lanes
+            seen = {key for key in seen if key[1] >= self._oldest(step)}

@@ -1,0 +1,173 @@
+"""Rollouts of a student on prepared clips: the rollout of inference, for the losses and for validation.
+
+**Own content.** Models that carry content (``nano``) find in prepared clips what a track that begins late takes from
+the rendered video. A stream takes it from its own last frame, worn as that may be. Given the autoencoder, a rollout
+does as the stream does: ``OwnContent`` is ``CarryMemory`` for a batch whose events are known beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from motionstream.autoencoder.linear import DecoderState, LinearAutoencoder
+from motionstream.conditioning.carry import CarrySource
+from motionstream.model.kv_cache import RollingKVCache
+from motionstream.model.motion_model import CarriedLatents, Conditions, ImageInput, MotionInput
+from motionstream.sampler.rollout import rollout
+from motionstream.tracks.sampling import draw_ids
+from motionstream.training.clips import PreparedClips, chunk_frames, static_index
+from motionstream.training.flow_matching import decibels, make_conditions, text_tokens
+from motionstream.training.trainee import Trainee
+
+
+def keyed_conditions(network: Trainee, clips: PreparedClips, ids: list[int]) -> Conditions:
+    """What a network is told about the clips; the same ``ids`` make the same ids of the tracks."""
+    generators = [torch.Generator().manual_seed(seed) for seed in ids]
+    return make_conditions(network.model, network.text, clips, generators)
+
+
+class OwnContent:
+    """Conditions chunk by chunk, with the content of tracks that begin late taken from what was generated.
+
+    No gradient goes through the pictures: a stream's past is given, too. Until the first event of any clip the prepared
+    content is that of the stream, and is used as it is.
+    """
+
+    def __init__(self, network: Trainee, clips: PreparedClips, ids: list[int], autoencoder: LinearAutoencoder) -> None:
+        assert clips.picture is not None, "clips for a model that carries content have their picture"
+        self.model, self.clips, self.autoencoder = network.model, clips, autoencoder
+        self.size = clips.picture.shape[2], clips.picture.shape[3]
+        frames = clips.positions.shape[1]
+        self.starts = chunk_frames(network.model.config, frames)
+        self.static = static_index(clips.events, self.starts, frames)
+        # of every chunk the frame before it, where an event asks for it; the given picture stands in for the others
+        self.pictures = clips.picture[:, None].repeat(1, len(self.starts), 1, 1, 1)
+        self.asked: list[bool] = clips.events.any(dim=0).tolist()
+        """By chunk: whether any clip has an event there."""
+        count, id_range = clips.visible.shape[2], network.model.config.track_head.id_range
+        drawn = [draw_ids(torch.Generator().manual_seed(seed), 1, count, id_range) for seed in ids]
+        self.ids = torch.cat(drawn).to(clips.visible.device)
+        self.text = text_tokens(network.text, clips)
+        self.image = ImageInput(clips.latents[:, :, :1], clips.image)
+
+    def conditions(self, chunk: int, made: Tensor | None) -> Conditions:
+        """Of chunk ``chunk``; ``made`` are the latents of the chunk before it (B, C, F, h, w), None for the first."""
+        latent = self.model.config.causal.chunk_frames
+        first, last = self.starts[chunk], [*self.starts, self.clips.positions.shape[1]][chunk + 1]
+        frames, latents = slice(first, last), slice(latent * chunk, latent * (chunk + 1))
+        if made is not None and self.asked[chunk]:
+            self.pictures[:, chunk] = self._last_frame(made)
+        carried = CarriedLatents(self.clips.candidates[:, :, :, latents], self.clips.features[:, :, latents])
+        rows = self.clips.events[:, 1 : chunk + 1].any(dim=1).nonzero()[:, 0]
+        if len(rows):
+            own = self._carry(rows, frames, first=chunk == 0)
+            pairs = ((carried.candidates, own.candidates), (carried.features, own.features))
+            carried = CarriedLatents(*(given.index_copy(0, rows, made) for given, made in pairs))
+        motion = MotionInput(
+            self.clips.positions[:, frames], self.clips.visible[:, frames], self.ids, size=self.size, first=chunk == 0
+        )
+        return self.model.conditions(motion, self.text, carried, self.image)
+
+    @torch.no_grad()
+    def _last_frame(self, made: Tensor) -> Tensor:
+        """The last frame of a chunk as the decoder shows it, (B, 3, H, W)."""
+        with torch.autocast(made.device.type, enabled=False):
+            made = made.detach().float()
+            video, _ = self.autoencoder.decode(made[:, :, -1:], DecoderState(made[:, :, -2:-1]))
+        return video[:, :, -1]
+
+    @torch.no_grad()
+    def _carry(self, rows: Tensor, frames: slice, *, first: bool) -> CarriedLatents:
+        """The content of the clips ``rows``, in float32 as prepared clips have it."""
+        clips = self.clips
+        visible = clips.visible[rows, frames]
+        seen = visible.any(dim=1).any(dim=0).nonzero()[:, 0]  # most rows of tracks are unused: they cost as much
+        source = CarrySource(
+            self.pictures[rows], clips.birth[rows][:, seen], clips.start[rows][:, seen], self.static[rows, frames]
+        )
+        positions = clips.positions[rows, frames][:, :, seen]
+        motion = MotionInput(
+            positions, visible[:, :, seen], self.ids[rows][:, seen], size=self.size, first=first, source=source
+        )
+        with torch.autocast(positions.device.type, enabled=False):
+            carried = self.model.encode_carried(motion, self.autoencoder)
+        assert carried is not None
+        return carried
+
+
+def roll_out(
+    network: Trainee,
+    clips: PreparedClips,
+    ids: list[int],
+    *,
+    seed: int | list[int],
+    cache: RollingKVCache | None = None,
+    exit_step: int | None = None,
+    autoencoder: LinearAutoencoder | None = None,
+) -> Tensor:
+    """As many chunks as the clips have, (B, C, F, h, w).
+
+    ``ids`` draw the tracks' ids. ``autoencoder``: the rollout carries its own content, as a stream does; without it, or
+    for models that carry none, conditions are those of the prepared clips.
+    """
+    config = network.model.config
+    size = config.causal.chunk_frames
+    chunks = range(clips.latents.shape[2] // size)
+    made: list[Tensor] = []
+
+    def told() -> Iterator[Conditions]:
+        if autoencoder is None or config.carry is None:
+            whole = keyed_conditions(network, clips, ids)
+            yield from (whole.frames(size * chunk, size * (chunk + 1)) for chunk in chunks)
+            return
+        content = OwnContent(network, clips, ids, autoencoder)
+        for chunk in chunks:  # asked for when the chunk before it is made
+            yield content.conditions(chunk, made[-1] if made else None)
+
+    for latents in rollout(
+        network.model,
+        told(),
+        times=config.sampler.student_times,
+        seed=seed,
+        first_latent=clips.latents[:, :, :1],
+        cache=cache,
+        exit_step=exit_step,
+    ):
+        made.append(latents)
+    return torch.cat(made, dim=2)
+
+
+def rollout_figures(
+    network: Trainee, clips: PreparedClips, autoencoder: LinearAutoencoder | None = None
+) -> dict[str, float]:
+    """How a rollout compares with the rendered latents, in dB (``decibels``; higher is nearer).
+
+    ``rollout_db`` of the whole, ``rollout_last_chunk_db``; ``rollout_drift_db``, how much worse the last chunk is than
+    the second; the same of the carried mean of the prepared clips, which the model has to beat; ``frozen_db`` of the
+    given picture. Then ``last_chunk_energy``, the mean square of the last chunk over the rendered one's: oversaturated
+    where well above 1. With an ``autoencoder`` the rollout carries its own content, as a stream does.
+    """
+    clips = clips.to(network.model.device)
+    ids = list(range(len(clips)))
+    made, true = roll_out(network, clips, ids, seed=0, autoencoder=autoencoder), clips.latents
+    prior = keyed_conditions(network, clips, ids).prior
+    size = network.model.config.causal.chunk_frames
+    second, last = slice(size - 1, 2 * size), slice(-size - 1, None)  # one more, for decibels leaves out the first
+
+    def compare(name: str, latents: Tensor) -> dict[str, float]:
+        early, late = (decibels(latents[:, :, part], true[:, :, part]) for part in (second, last))
+        return {
+            f"{name}_db": decibels(latents, true),
+            f"{name}_last_chunk_db": late,
+            f"{name}_drift_db": early - late,
+        }
+
+    figures = compare("rollout", made)
+    if prior is not None:
+        figures |= compare("carried", prior.mean)
+    figures["frozen_db"] = decibels(true[:, :, :1].expand_as(true), true)
+    figures["last_chunk_energy"] = (made[:, :, -size:].square().mean() / true[:, :, -size:].square().mean()).item()
+    return figures

@@ -1,0 +1,160 @@
+"""Clips from the shards that ``motionstream prepare`` has written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.component_config import UMT5Config
+from motionstream.config import ModelConfig
+from motionstream.data.samples import Sample, pad_text
+from motionstream.data.shards import SampleStream, ShardFolder
+from motionstream.model.motion_model import MotionModel
+from motionstream.tracks.sampling import SampledTracks, TrackMix, layers_of, sample_tracks
+from motionstream.training.clips import PreparedClips, assemble, chunk_frames, to_float
+from motionstream.training.distributed import keyed_generator, rank, world_size
+from motionstream.training.keyed_loader import KeyedLoader
+
+
+class ShardClips:
+    """Sample after sample of a prepared folder, in an order that depends on (seed, epoch); each time with other tracks.
+
+    Sample ``i`` of step ``s`` is number ``s × batch + i`` of the whole run, on any number of ranks.
+
+    Args:
+        config: the model that is trained. Text and image tokens are taken from the shards where the model's encoders
+            are frozen; a trainable text encoder (``nano``) is given the captions.
+        autoencoder: needed by models that carry content.
+        frames: latent frames to train on, whole chunks; the whole clip when None. Longer clips are cut at their end.
+        workers: reading processes; 0 reads in this one.
+        damaged: what a sample that cannot be read is: an error (``refuse``), or replaced by the next (``skip``).
+
+    Raises:
+        ValueError: no finished data set, one made for another model, clips that are too short.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        folder: str | Path,
+        mix: TrackMix,
+        autoencoder: LinearAutoencoder | None = None,
+        *,
+        batch: int,
+        seed: int,
+        frames: int | None = None,
+        workers: int = 1,
+        damaged: str = "refuse",
+    ) -> None:
+        if damaged not in ("refuse", "skip"):
+            raise ValueError(f"damaged = {damaged!r}: 'refuse' or 'skip'")
+        shards = ShardFolder(folder, damaged="skip" if damaged == "skip" else "refuse")
+        check_made_for(shards, config)
+        self.batch = batch
+        samples = _Samples(config, shards, mix, autoencoder, seed, frames)
+        samples[0]  # what is wrong with all of them is told now
+        self._loader: KeyedLoader[int, PreparedClips] = KeyedLoader(samples, workers=workers, ahead=4 * batch)
+
+    def at(self, step: int, samples: range | None = None) -> PreparedClips:
+        """See ``ClipSource``. Raises ValueError for a sample that cannot be read."""
+        samples = range(self.batch) if samples is None else samples
+        if not 0 <= samples.start < samples.stop <= self.batch:
+            raise ValueError(f"samples {samples.start}:{samples.stop} are not among the batch's {self.batch}")
+        clips = []
+        for sample in samples:
+            needs = partial(self._needs, step, range(sample, samples.stop))
+            clips.append(self._loader.get(step * self.batch + sample, needs).float())
+        return PreparedClips.join(clips)
+
+    def _needs(self, step: int, samples: range) -> Iterator[int]:
+        """Numbers of the samples to read: what is left of this step's, then this rank's of all steps to come."""
+        size = self.batch // world_size()
+        lanes = range(rank() * size, (rank() + 1) * size)
+        if samples.start not in lanes or samples[-1] not in lanes:
+            lanes = samples
+        waiting = range(samples.start, lanes.stop)
+        while True:
+            yield from (step * self.batch + sample for sample in waiting)
+            step, waiting = step + 1, lanes
+
+
+def check_made_for(shards: ShardFolder, config: ModelConfig) -> None:
+    """ValueError where the latents in ``shards`` are another model's."""
+    made = ModelConfig.from_dict(shards.manifest["settings"]["model"])
+    for name in ("latent_channels", "spatial_compression", "temporal_compression", "autoencoder", "fps"):
+        theirs, ours = getattr(made, name), getattr(config, name)
+        if theirs != ours:
+            raise ValueError(
+                f"{shards.folder} was prepared for {made.name!r}, whose {name} is {json.dumps(theirs, default=str)}; "
+                f"{config.name!r} has {json.dumps(ours, default=str)}: prepare the videos for this model"
+            )
+
+
+class _Samples(Dataset):
+    """Prepared clips by their number in the run. Runs in worker processes."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        shards: ShardFolder,
+        mix: TrackMix,
+        autoencoder: LinearAutoencoder | None,
+        seed: int,
+        frames: int | None,
+    ) -> None:
+        self.config, self.mix, self.autoencoder, self.seed, self.frames = config, mix, autoencoder, seed, frames
+        self.stream = SampleStream(shards, seed=seed)
+        self._model: MotionModel | None = None
+
+    def __getitem__(self, number: int) -> PreparedClips:
+        sample = self.stream.at(number)
+        frames = self._latent_frames(sample)
+        generator = keyed_generator("tracks", self.seed, number)
+        latents = sample.latents[None, :, :frames].float()
+        first_frame = to_float(sample.first_frame)[None]
+        tracks = self._tracks(sample, self.config.frames_of(frames), generator)
+        clips = assemble(latents, first_frame, tracks, [sample.caption], self._shell(), self.autoencoder)
+        return self._with_tokens(clips, sample).half()
+
+    def _latent_frames(self, sample: Sample) -> int:
+        there = sample.latents.shape[1]
+        wanted = there if self.frames is None else self.frames
+        chunk = self.config.causal.chunk_frames
+        if wanted > there or wanted % chunk:
+            raise ValueError(
+                f"sample {sample.key} has {there} latent frames: {wanted} of them cannot be trained on (give whole "
+                f"chunks of {chunk}, no more than there are)"
+            )
+        return wanted
+
+    def _tracks(self, sample: Sample, frames: int, generator: torch.Generator) -> SampledTracks:
+        visible, positions = sample.visible[:frames], sample.positions[:frames]
+        # where nothing is known the file says zero; a hidden point's last place is a number, and never exactly that
+        unknown = ~visible & (positions == 0).all(dim=-1)
+        positions = positions.masked_fill(unknown[..., None], torch.nan)
+        layer = layers_of(positions, visible, sample.size)
+        starts = chunk_frames(self.config, frames)
+        return sample_tracks(positions[None], visible[None], layer[None], self.mix, generator, chunks=starts)
+
+    def _shell(self) -> MotionModel:
+        """The model without weights: it knows how content is carried."""
+        if self._model is None:
+            with torch.device("meta"):
+                self._model = MotionModel(self.config)
+        return self._model
+
+    def _with_tokens(self, clips: PreparedClips, sample: Sample) -> PreparedClips:
+        text: Tensor | None = None
+        if isinstance(self.config.text, UMT5Config):  # frozen; a trainable encoder is given the captions
+            text = pad_text(sample.text, self.config.text.tokens)[None]
+        if (self.config.image_encoder is None) != (sample.image is None):
+            raise ValueError(f"sample {sample.key} has image tokens for another model: prepare the videos for this one")
+        return replace(clips, text=text, image=None if sample.image is None else sample.image[None])

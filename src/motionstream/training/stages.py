@@ -1,0 +1,144 @@
+"""The stages of a recipe, one function each, from config to finished weights. ``runs/nano.sh`` calls them in order.
+
+A stage writes ``FOLDER/<stage>/`` (checkpoint, log) and, when it ends, ``FOLDER/<stage>.safetensors``, the averaged
+weights that the next stage starts from. Calling a stage again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.checkpoint_files import write_tensors
+from motionstream.component_config import LinearAutoencoderConfig
+from motionstream.data.photographs import HELD_OUT, TRAIN
+from motionstream.data.textures import TextureBank
+from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis
+from motionstream.training.causal_init import CausalStage
+from motionstream.training.distributed import agree
+from motionstream.training.loop import Run, train
+from motionstream.training.lora import LoraSettings, add_lora, merged
+from motionstream.training.recipes import Recipe, Rendered
+from motionstream.training.self_forcing import SelfForcingStage
+from motionstream.training.sources import (
+    begin,
+    begin_student,
+    clip_source,
+    load_autoencoder,
+    validation_clips,
+    weights_path,
+)
+from motionstream.training.teacher import TeacherStage
+from motionstream.training.trainee import Trainee
+from motionstream.training.trajectories import TrajectoryStore, make_trajectories
+
+Say = Callable[[str], None]
+
+
+def save_average(run: Run, folder: Path, stage: str, lora: LoraSettings | None = None) -> None:
+    """Write a finished run's averaged weights, from the first rank; every rank calls it, and goes on once they are."""
+    average = run.average if lora is None else merged(run.average, lora)
+    agree(lambda: write_tensors(weights_path(folder, stage), average))
+
+
+def _thinned(trainee: Trainee, lora: LoraSettings | None) -> Trainee:
+    """Prepared for LoRA, where the recipe wants it."""
+    if lora is not None:
+        add_lora(trainee.model, lora)
+    return trainee
+
+
+def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """Principal components, then the residual decoder."""
+    own, data = recipe.own_autoencoder, recipe.data
+    if not isinstance(data, Rendered):
+        raise ValueError("the autoencoder is trained on rendered clips; for prepared ones it must be there already")
+    assert isinstance(recipe.model.autoencoder, LinearAutoencoderConfig)
+    torch.manual_seed(recipe.seed)
+    autoencoder = LinearAutoencoder(recipe.model.autoencoder)
+    scene = replace(data.scene, frames=own.scene_frames)
+    kept = fit_basis(autoencoder, scene, TextureBank(TRAIN), batches=own.basis_batches, seed=recipe.seed)
+    say(f"{autoencoder.latent_channels} components keep {kept:.4f} of the energy")
+    stage = DecoderStage(autoencoder, scene, TRAIN, HELD_OUT, batch=own.batch, seed=recipe.seed)
+    save_average(train(stage, own.train, folder / "autoencoder", say=say), folder, "autoencoder")
+
+
+def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """Flow matching in phases (paper: two; the track head is frozen in the second)."""
+    torch.manual_seed(recipe.seed)
+    trainee = _thinned(begin(recipe, folder, None), recipe.lora)
+    validation = validation_clips(recipe, folder)
+    for number, phase in enumerate(recipe.teacher):
+        trainee.model.track_head.requires_grad_(phase.track_head)
+        seed = recipe.seed + 1_000_000 * (number + 1)
+        source = clip_source(recipe, folder, phase.tracks, seed=seed, phase=number)
+        stage = TeacherStage(trainee, source, validation, phase.loss, seed=recipe.seed + number)
+        run = train(stage, phase.train, folder / f"teacher_phase{number + 1}", say=say)
+        run.use_average()
+    save_average(run, folder, "teacher", recipe.lora)
+
+
+def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """Regression on the teacher's trajectories under sink and window masks of many sizes."""
+    torch.manual_seed(recipe.seed)
+    shards = make_trajectories(
+        begin(recipe, folder, "teacher"),
+        clip_source(recipe, folder, recipe.tracks, seed=recipe.seed + 5_000_000),
+        folder / "trajectories",
+        count=recipe.trajectories,
+        seed=recipe.seed,
+        bf16=recipe.causal.bf16,
+        guided=recipe.guided_trajectories,
+        say=say,
+    )
+    lora = recipe.student_lora or recipe.lora
+    trainee = _thinned(begin_student(recipe, folder), lora)
+    trainee.model.track_head.requires_grad_(False)
+    store, validation = TrajectoryStore(shards), validation_clips(recipe, folder)
+    stage = CausalStage(trainee, store, validation, batch=recipe.batch, seed=recipe.seed)
+    save_average(train(stage, recipe.causal, folder / "causal", say=say), folder, "causal", lora)
+
+
+def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """Distribution matching on the student's own rollouts, from the causal stage's weights."""
+    torch.manual_seed(recipe.seed)
+    lora = recipe.student_lora or recipe.lora
+    student = _thinned(begin(recipe, folder, "causal"), lora)
+    teacher, critic = begin(recipe, folder, "teacher"), _thinned(begin(recipe, folder, "teacher"), recipe.lora)
+    batch = recipe.self_forcing_batch
+    long = validation_clips(recipe, folder, long=True) if isinstance(recipe.data, Rendered) else None
+    stage = SelfForcingStage(
+        student,
+        teacher,
+        critic,
+        clip_source(recipe, folder, recipe.tracks, seed=recipe.seed + 7_000_000, batch=batch),
+        validation_clips(recipe, folder),
+        long,
+        recipe.rollouts,
+        seed=recipe.seed,
+        autoencoder=load_autoencoder(recipe, folder),
+    )
+    run = train(stage, recipe.self_forcing, folder / "self-forcing", say=say)
+    save_average(run, folder, "self-forcing", lora)
+
+
+def train_decoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """The residual decoder on the trajectories that the causal stage has left; encoder and latents stay as they are."""
+    own, autoencoder = recipe.own_autoencoder, load_autoencoder(recipe, folder)
+    assert autoencoder is not None
+    store = TrajectoryStore(sorted((folder / "trajectories").glob("*.safetensors")))
+    stage = GeneratedDecoderStage(autoencoder.requires_grad_(True), store, batch=own.batch, seed=recipe.seed)
+    save_average(train(stage, own.decoder, folder / "decoder", say=say), folder, "decoder")
+
+
+TRAINERS: dict[str, Callable[[Recipe, Path, Say], None]] = {
+    "autoencoder": train_autoencoder,
+    "teacher": train_teacher,
+    "causal": train_causal,
+    "self-forcing": train_self_forcing,
+    "decoder": train_decoder,
+}

@@ -1,0 +1,143 @@
+"""Recipes for Wan: the paper's numbers (appendix D), and affordable ones for one to eight GPUs.
+
+The scan of the paper has lost the exponents of the learning rates. 1e-5 and 1e-6 (the teacher's phases) are ours, 2e-6
+(causal initialisation) is legible; 2e-6 and, for the critic, 4e-7 (distillation) are ours, being Self-Forcing's own,
+as its betas, clipping and averaging are. That the 400 steps of distillation count the student's updates alone is our
+reading, too. Batches are global: on fewer GPUs ``accumulate`` takes them in parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from motionstream.presets import preset
+from motionstream.tracks.sampling import TrackMix
+from motionstream.training.loop import TrainConfig
+from motionstream.training.lora import LoraSettings
+from motionstream.training.recipes import Phase, Recipe
+from motionstream.training.self_forcing import SelfForcingConfig
+from motionstream.training.teacher import TeacherConfig
+
+IMAGE_BRANCH = ("image_embedder", "add_k_proj", "add_v_proj", "norm_added")
+"""What a text-to-video student lacks and begins with at zero: trained whole."""
+
+
+def _tracks(height: int) -> TrackMix:
+    """1,000 to 2,500 tracks of the 50×50 that were made (paper), mixed with what people draw (ours)."""
+    return TrackMix(
+        dense=0.6,
+        random=0.15,
+        drags=0.2,
+        max_tracks=2500,
+        dense_tracks=1000,
+        radius=(height / 32, height / 6),  # nano's, relative to the picture
+    )
+
+
+def _loop(steps: int, lr: float, minutes: float | None, *, accumulate: int = 1) -> TrainConfig:
+    return TrainConfig(
+        steps=steps,
+        lr=lr,
+        minutes=minutes,
+        accumulate=accumulate,
+        warmup=100,
+        final_lr=1.0,
+        betas=(0.9, 0.999),
+        ema=0.999,
+        bf16=True,
+        shard=True,
+        recompute=True,
+        background_checkpoints=True,
+        checkpoint_every=200,
+        validate_every=400,
+    )
+
+
+def paper_self_forcing(minutes: float | None = None, *, updates: int = 400, accumulate: int = 1) -> TrainConfig:
+    """Self-Forcing of the Wan students, at a batch of 64: about 400 updates of the student."""
+    steps = updates * (SelfForcingConfig().critic_updates + 1)
+    return replace(
+        _loop(steps, 2e-6, minutes, accumulate=accumulate),
+        opponent_lr=4e-7,
+        betas=(0.0, 0.999),
+        clip=10.0,
+        ema=0.99,
+        frozen_dtype="bfloat16",
+    )
+
+
+def _wan(name: str, second_steps: int, minutes: float | None) -> Recipe:
+    model = preset(name)
+    tracks = _tracks(model.size[0])
+    loss = TeacherConfig(shift=6.0, image_dropout=0.1)
+    return Recipe(
+        model=model,
+        data=None,
+        teacher=(
+            Phase(_loop(4800, 1e-5, minutes), loss, tracks),
+            Phase(_loop(second_steps, 1e-6, minutes), loss, replace(tracks, mask_probability=0.2), track_head=False),
+        ),
+        causal=_loop(2000, 2e-6, minutes),
+        self_forcing=paper_self_forcing(minutes),
+        tracks=replace(tracks, mask_probability=0.2),
+        batch=128,
+        self_forcing_batch=64,
+        trajectories=4000,
+        guided_trajectories=True,
+        validation_clips=4,
+    )
+
+
+def wan21(minutes: float | None = None) -> Recipe:
+    """The paper's main model: 4,800 + 800 steps of the teacher at 832×480."""
+    return _wan("wan2.1-1.3b", 800, minutes)
+
+
+def wan22(minutes: float | None = None) -> Recipe:
+    """The paper's large model: 4,800 + 400 steps of the teacher at 1280×704."""
+    return _wan("wan2.2-5b", 400, minutes)
+
+
+def affordable(recipe: Recipe, minutes: float | None = None) -> Recipe:
+    """The same for one to eight GPUs: LoRA and the track slice, smaller batches, fewer steps. The numbers are ours.
+
+    A public causal student may be what the student begins with (``--student``): it has learned to stream already, and
+    the causal stage has only to teach it tracks.
+    """
+    phases = tuple(
+        replace(phase, train=_loop(steps, 1e-4, minutes, accumulate=8))
+        for phase, steps in zip(recipe.teacher, (2000, 400), strict=True)
+    )
+    causal = _loop(1000, 5e-5, minutes, accumulate=8)
+    distillation = replace(paper_self_forcing(minutes, updates=300, accumulate=8), lr=2e-5, opponent_lr=1e-5)
+    return replace(
+        recipe,
+        teacher=tuple(replace(phase, train=replace(phase.train, shard=False)) for phase in phases),
+        causal=replace(causal, shard=False),
+        self_forcing=replace(distillation, shard=False),
+        batch=8,
+        self_forcing_batch=8,
+        trajectories=500,
+        lora=LoraSettings(),
+        student_lora=LoraSettings(whole=("patch_embedding", *IMAGE_BRANCH)),
+    )
+
+
+def debug_wan(name: str, minutes: float | None = None) -> Recipe:
+    """Everything of a Wan recipe once, on its debug twin: for tests."""
+    short = TrainConfig(steps=2, log_every=1, checkpoint_every=1, validate_every=2, warmup=1, minutes=minutes)
+    tracks = TrackMix(max_tracks=20, radius=(4.0, 30.0))
+    loss = TeacherConfig(image_dropout=0.5, weighting="bell")
+    return Recipe(
+        model=preset(name),
+        data=None,
+        teacher=(Phase(short, loss, tracks), Phase(short, loss, tracks, track_head=False)),
+        causal=short,
+        self_forcing=replace(short, steps=4, frozen_dtype="bfloat16"),
+        rollouts=SelfForcingConfig(critic_updates=1, sinks=(0, 1), windows=(0, 1)),
+        tracks=tracks,
+        batch=2,
+        trajectories=2,
+        guided_trajectories=True,
+        validation_clips=1,
+    )
