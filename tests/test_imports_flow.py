@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "flops": LEFT_OF_PIPELINE,
     "components": LEFT_OF_PIPELINE,
     "device_timing": set(),
+    "hardware": {"config", "device_timing"},
     "scene": LEFT_OF_PIPELINE | {"components"},
     "stream": LEFT_OF_PIPELINE | {"components", "device_timing", "scene"},
     "whole_clip": LEFT_OF_PIPELINE | {"scene"},
@@ -39,9 +40,9 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": LEFT_OF_PIPELINE | {"memory", "components", "loading", "scene", "stream", "whole_clip"},
     "data": LEFT_OF_PIPELINE | {"components", "loading"},
     "environment": set(),
-    "bench": LEFT_OF_PIPELINE | {"components", "pipeline", "stream", "environment", "memory", "flops"},
+    "bench": LEFT_OF_PIPELINE | {"components", "pipeline", "stream", "environment", "memory", "flops", "hardware"},
     # The three that stand furthest right never import one another.
-    "training": ABOVE_PIPELINE,
+    "training": ABOVE_PIPELINE | {"memory", "flops", "hardware", "device_timing"},
     "evaluation": ABOVE_PIPELINE,
     "server": LEFT_OF_PIPELINE | {"loading", "stream", "pipeline", "provenance"},
 }

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +14,14 @@ import torch
 from motionstream.components import Placement
 from motionstream.environment import environment
 from motionstream.flops import chunk_flops
+from motionstream.hardware import (
+    DeviceMemory,
+    data_sheet_tflops,
+    machine_line,
+    matmul_tflops,
+    memory_mb,
+    peak_memory_mb,
+)
 from motionstream.model.backends import choice, use_backend
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.stream import Stream
@@ -28,8 +32,6 @@ WARM_UP = 10
 COMPARED = 100
 """Early chunks (after the warm-up) and late chunks that are compared, so many of each."""
 STAGES = ("conditions", "generate", "decode", "settle")
-PEAK_TFLOPS = {"NVIDIA H100 80GB HBM3": 989, "NVIDIA H200": 989}
-"""Dense bf16 by NVIDIA's data sheets, of the devices whose names say exactly which part they are."""
 
 
 def bench_stream(
@@ -186,8 +188,7 @@ def _compute(
     seconds["total"] = (measured["latency_ms"]["p50"] + measured["stages_ms"]["settle"]["p50"]) / 1e3
     counts = {name: getattr(flops, name) / 1e12 for name in seconds}
     rates = {name: counts[name] / seconds[name] if seconds[name] else None for name in seconds}
-    known = PEAK_TFLOPS.get(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    peak = known if pipeline.model.dtype == torch.bfloat16 else None
+    peak = data_sheet_tflops(device, pipeline.model.dtype)
     return {
         "tflop": {name: float(f"{value:.5g}") for name, value in counts.items()},
         "tflops": {name: None if rate is None else float(f"{rate:.4g}") for name, rate in rates.items()},
@@ -200,49 +201,6 @@ def _compute(
 
 def _share(rate: float | None, peak: float | None) -> float | None:
     return None if rate is None or peak is None else round(rate / peak, 4)
-
-
-@torch.no_grad()
-def matmul_tflops(device: torch.device, dtype: torch.dtype, side: int = 8192, repeats: int = 20) -> float:
-    """What products of random square matrices reach on a CUDA device: the ceiling a measurement can hope for."""
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    out = a @ b
-    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    began.record()
-    for _ in range(repeats):
-        torch.matmul(a, b, out=out)
-    ended.record()
-    ended.synchronize()
-    return repeats * 2 * side**3 / (began.elapsed_time(ended) / 1e3) / 1e12
-
-
-class DeviceMemory:
-    """The most that torch's allocator handed out and held on a CUDA device; nothing is known of others.
-
-    What is asked for in the first chunks, the encoders foremost, is told apart from what streaming needs.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._allocated = self._reserved = 0
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    def begin_anew(self) -> None:
-        """What comes from here on counts as ``streaming``."""
-        if self.device.type == "cuda":
-            self._allocated = max(self._allocated, torch.cuda.max_memory_allocated(self.device))
-            self._reserved = max(self._reserved, torch.cuda.max_memory_reserved(self.device))
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-    def result(self) -> dict[str, float] | None:
-        """MB: the peaks of all, and of ``streaming``; None without a CUDA device."""
-        if self.device.type != "cuda":
-            return None
-        streaming = torch.cuda.max_memory_allocated(self.device)
-        self.begin_anew()
-        values = {"peak_allocated": self._allocated, "peak_reserved": self._reserved, "streaming": streaming}
-        return {name: round(value / 1e6, 1) for name, value in values.items()}
 
 
 def _drag(live: LiveTracks, chunk: int) -> None:
@@ -271,22 +229,6 @@ def _spread(seconds: np.ndarray) -> dict[str, float]:
     return {name: round(1e3 * float(value), 3) for name, value in values.items()}
 
 
-def memory_mb() -> float:
-    """Resident memory of this process now, in MB (10⁶ bytes)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / 1e6
-    except OSError:  # macOS has no /proc
-        shown = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, text=True, check=True)
-        return int(shown.stdout) * 1024 / 1e6
-
-
-def peak_memory_mb() -> float:
-    """The most resident memory this process ever had, in MB: loading the model included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
 def print_stream(result: dict[str, Any]) -> None:
     """What ``bench_stream`` found, for people."""
     from rich.console import Console
@@ -309,7 +251,7 @@ def print_stream(result: dict[str, Any]) -> None:
         f"memory      {memory['peak']:.0f} MB at most, {memory['growth']:+.1f} MB after the warm-up"
         + _device_line(result),
         f"late chunks {'not compared (needs 210 chunks)' if late is None else f'{late:.3f} of the time of early ones'}",
-        f"machine     {_machine_line(result)}",
+        f"machine     {machine_line(result)}",
     ]
     print("\n".join(lines))
 
@@ -327,13 +269,4 @@ def _device_line(result: dict[str, Any]) -> str:
     memory = result["device_memory_mb"]
     return (
         "" if memory is None else f"; on the device {memory['peak_allocated']:.0f}, streaming {memory['streaming']:.0f}"
-    )
-
-
-def _machine_line(result: dict[str, Any]) -> str:
-    device = "" if result["device"] == "cpu" else f"{result['device']}, "
-    load = f"load {result['load_average_before']} before, " if "load_average_before" in result else ""
-    return (
-        f"{device}{result['processor']}, {result['threads']} of {result['cores']} threads, {load}"
-        f"torch {result['versions']['torch']}, commit {result['commit'] or 'unknown'}"
     )

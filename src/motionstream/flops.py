@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, TypeVar
 
@@ -27,13 +27,14 @@ from motionstream.component_config import (
     AutoencoderConfig,
     CLIPConfig,
     LinearAutoencoderConfig,
+    TextConfig,
     TextEncoderConfig,
     TinyAutoencoderConfig,
     UMT5Config,
 )
 from motionstream.conditioning.carry import CarryPrior
 from motionstream.conditioning.track_head import TrackHead
-from motionstream.config import CARRY_CANDIDATES, CARRY_FEATURES, ModelConfig, TransformerConfig
+from motionstream.config import CARRY_CANDIDATES, CARRY_FEATURES, CausalConfig, ModelConfig, TransformerConfig
 
 Module = TypeVar("Module", bound=nn.Module)
 Size = tuple[int, int]
@@ -119,6 +120,32 @@ def clip_flops(config: ModelConfig, latent_frames: int, *, size: Size | None = N
     """One evaluation over a whole clip, everything attending to everything: the teacher's. Guidance takes three."""
     tokens = latent_frames * tokens_per_frame(config, size)
     return _forward(config, tokens=tokens, keys=tokens, times=latent_frames)
+
+
+def causal_clip_flops(
+    config: ModelConfig, latent_frames: int, causal: CausalConfig, *, size: Size | None = None, cached: bool = False
+) -> ForwardFlops:
+    """One evaluation of every chunk of a clip, each attending to its sink, its window and itself, as training does.
+
+    Args:
+        latent_frames: whole chunks of ``causal``, from the beginning of a stream.
+        cached: chunk by chunk against the cache, each with keys and values of the text and image tokens of its own;
+            otherwise the whole clip in one forward.
+    """
+    frame = tokens_per_frame(config, size)
+    chunk_tokens, chunks = causal.chunk_frames * frame, latent_frames // causal.chunk_frames
+    pairs = sum(len(causal.visible_chunks(chunk)) for chunk in range(chunks))  # (chunk, chunk that it sees)
+    whole = _forward(config, tokens=chunks * chunk_tokens, keys=0, times=latent_frames)
+    chunk = _forward(config, tokens=chunk_tokens, keys=chunk_tokens, times=causal.chunk_frames)
+    context = whole.context * (chunks if cached else 1)
+    return replace(whole, self_attention=pairs * chunk.self_attention, context=context)
+
+
+def condition_flops(config: ModelConfig, latent_frames: int, *, size: Size | None = None) -> int:
+    """The track head, the prior of carried content and the small text encoder over a clip whose content is encoded
+    already, as training meets them."""
+    text = 0 if not isinstance(config.text, TextConfig) else text_flops(config.text, config.transformer.text_dim)
+    return text + _condition_parts(config, latent_frames, size or config.size)
 
 
 def start_flops(config: ModelConfig, *, size: Size | None = None) -> StartFlops:
@@ -241,24 +268,30 @@ def _picture_flops(config: AutoencoderConfig, size: Size) -> int:
     return count(lambda: autoencoder.encode(torch.empty(1, 3, 1, *size, device="meta")))
 
 
-@lru_cache(maxsize=64)
 def _condition_flops(config: ModelConfig, size: Size) -> int:
     """Track head and carried content of a chunk in the middle of a stream."""
-    latent_frames, spatial, temporal = (
-        config.causal.chunk_frames,
-        config.spatial_compression,
-        config.temporal_compression,
-    )
-    frames = latent_frames * temporal
+    latent_frames = config.causal.chunk_frames
+    flops = _condition_parts(config, latent_frames, size)
+    if config.carry is None:
+        return flops
+    autoencoder = _build_autoencoder(_autoencoder_of(config))
+    assert isinstance(autoencoder, LinearAutoencoder)
+    videos = torch.empty(CARRY_CANDIDATES, 3, latent_frames * config.temporal_compression, *size, device="meta")
+    return flops + count(lambda: autoencoder.encode_part(videos, first=False))
+
+
+@lru_cache(maxsize=64)
+def _condition_parts(config: ModelConfig, latent_frames: int, size: Size) -> int:
+    """Track head and prior of some latent frames, the content they carry being encoded."""
+    spatial, temporal, cells = config.spatial_compression, config.temporal_compression, config.latents_of(size)
     head = on_meta(lambda: TrackHead(config.track_head, spatial=spatial, temporal=temporal))
     with torch.device("meta"):
-        ids = torch.empty(1, config.track_head.id_dim, frames, *config.latents_of(size))
+        ids = torch.empty(1, head.compress.in_channels, latent_frames * temporal, *cells)
         flops = count(lambda: head.project(head.compress(ids)))
         if config.carry is None:
             return flops
-        carry, autoencoder = config.carry, _build_autoencoder(_autoencoder_of(config))
-        assert isinstance(autoencoder, LinearAutoencoder)
+        carry = config.carry
         prior = on_meta(lambda: CarryPrior(carry, config.latent_channels, spatial=spatial, temporal=temporal))
-        videos = torch.empty(CARRY_CANDIDATES, 3, frames, *size)
-        features = torch.empty(1, CARRY_FEATURES, latent_frames, *config.latents_of(size))
-        return flops + count(lambda: prior(autoencoder.encode_part(videos, first=False)[None], features))
+        candidates = torch.empty(1, CARRY_CANDIDATES, config.latent_channels, latent_frames, *cells)
+        features = torch.empty(1, CARRY_FEATURES, latent_frames, *cells)
+        return flops + count(lambda: prior(candidates, features))

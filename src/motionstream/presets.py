@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from motionstream.component_config import LinearAutoencoderConfig, TextConfig
+from motionstream.component_config import LinearAutoencoderConfig, TextConfig, TinyAutoencoderConfig
 from motionstream.config import (
     CARRY_CANDIDATES,
     CARRY_FEATURES,
@@ -45,6 +45,10 @@ def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> Mod
         carry=CarryConfig(),
         text=TextConfig(),
         autoencoder=LinearAutoencoderConfig(latent_channels=latent_channels),
+        # a ninth of the residual decoder's weights but no faster on a CPU: full-resolution layers cost time there
+        tiny_decoder=TinyAutoencoderConfig(
+            latent_channels=latent_channels, encoder_channels=16, decoder_channels=(64, 32, 8, 8), blocks=1
+        ),
         causal=CausalConfig(chunk_frames=3, sink_chunks=1, window_chunks=1),
         sampler=SamplerConfig(teacher_steps=12, shift=3.0, temperature=0.25, text_guidance=1.5, motion_guidance=1.5),
     )
@@ -73,6 +77,9 @@ def debug() -> ModelConfig:
         carry=CarryConfig(hidden_channels=16),
         text=TextConfig(tokens=6, buckets=256),
         autoencoder=LinearAutoencoderConfig(latent_channels=latent_channels, decoder_channels=16, decoder_blocks=1),
+        tiny_decoder=TinyAutoencoderConfig(
+            latent_channels=latent_channels, encoder_channels=8, decoder_channels=(16, 8, 8, 8), blocks=1
+        ),
         sampler=SamplerConfig(teacher_steps=4, shift=3.0, text_guidance=1.5, motion_guidance=1.5),
     )
 

@@ -22,6 +22,7 @@ from motionstream.conditioning.umt5 import UMT5TextEncoder
 from motionstream.model.checkpoints import load_transformer, own_config
 from motionstream.model.key_maps import to_official
 from motionstream.presets import preset
+from motionstream.training.perceptual import LPIPS
 
 WAN21, WAN22 = preset("wan2.1-debug"), preset("wan2.2-debug")
 
@@ -267,3 +268,50 @@ def test_our_embedded_model_converts_to_diffusers(here):
 
     assert convert("diffusers", WEIGHTS / "nano", "theirs") == 0
     assert WanTransformer3DModel.from_pretrained("theirs/transformer").config["in_channels"] > 96
+
+
+def lpips_files():
+    """Of the right shapes, as they are published: AlexNet with its classifier, and the heads."""
+    torch.manual_seed(0)
+    state = LPIPS().state_dict()
+    alexnet = {name: value for name, value in state.items() if name.startswith("features.")}
+    heads = {name: value for name, value in state.items() if name.startswith("lin")}
+    torch.save({**alexnet, "classifier.1.weight": torch.zeros(2, 2)}, "alexnet.pth")
+    torch.save(heads, "alex.pth")
+    return state
+
+
+def test_lpips_is_made_of_its_two_files(here, capsys):
+    state = lpips_files()
+    command = ("lpips", "alexnet.pth", "lpips.safetensors", "--heads", "alex.pth")
+    assert convert(*command) == 0
+    assert "--lpips lpips.safetensors" in capsys.readouterr().out
+    loaded = LPIPS.load("lpips.safetensors").state_dict()
+    assert loaded.keys() == state.keys() and all(torch.equal(loaded[name], value) for name, value in state.items())
+    (here / "lpips.safetensors").write_bytes(b"old")
+    assert convert(*command) == 2 and (here / "lpips.safetensors").read_bytes() == b"old"
+    assert convert(*command, "--overwrite") == 0 and LPIPS.load("lpips.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("lpips alexnet.pth out.safetensors", "needs --heads PATH"),
+        ("lpips alexnet.pth out.safetensors --heads no.pth", "no.pth: there is no such file"),
+        ("lpips no.pth out.safetensors --heads alex.pth", "no.pth: there is no such file"),
+        ("lpips alexnet.pth out.pth --heads alex.pth", "end the name in .safetensors"),
+        ("lpips alexnet.pth no/out.safetensors --heads alex.pth", "create it first"),
+        ("lpips alexnet.pth alex.pth --heads alex.pth --overwrite", "cannot write alex.pth: it is an input"),
+        ("lpips alex.pth out.safetensors --heads alexnet.pth", "holds no LPIPS v0.1 on AlexNet"),
+        ("lpips alexnet.pth out.safetensors --heads alexnet.pth", "holds no LPIPS v0.1 on AlexNet"),
+        ("lpips alexnet.pth out.safetensors --heads alex.pth --vae there", "--vae has no meaning for convert lpips"),
+        ("motionstream alexnet.pth out --heads alex.pth", "--heads has no meaning for convert motionstream"),
+    ],
+)
+def test_lpips_files_that_do_not_fit_are_named(here, capsys, arguments, words):
+    lpips_files()
+    before = {path: path.read_bytes() for path in here.iterdir()}
+    assert convert(*arguments.split()) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+    assert {path: path.read_bytes() for path in here.iterdir()} == before

@@ -1,10 +1,14 @@
+import numpy as np
 import pytest
 import torch
 
 from motionstream.checkpoint_files import write_tensors as save_weights
 from motionstream.cli import main
+from motionstream.components import Placement
+from motionstream.media import write_video
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.training import recipes, stages
+from motionstream.training.perceptual import LPIPS
 from motionstream.training.sources import weights_path
 from motionstream.training.trainee import Trainee
 
@@ -88,6 +92,31 @@ def test_stages_run_in_order(tmp_path, monkeypatch, capsys):
         assert ran == [(stage, "debug", None)]
 
 
+def test_the_tiny_decoder_trains_on_videos_with_lpips_and_is_exported(finished, tmp_path, capsys):
+    folder, _ = finished
+    assert export(folder, tmp_path / "before") == 0
+    assert not (tmp_path / "before" / "tiny_decoder.safetensors").exists()
+    (tmp_path / "films").mkdir()
+    for index in range(3):
+        noise = np.random.default_rng(index).integers(0, 255, (12, 40, 48, 3), np.uint8)
+        write_video(tmp_path / "films" / f"{index}.mp4", noise, 24)
+    torch.manual_seed(1)
+    save_weights(tmp_path / "lpips.safetensors", LPIPS().state_dict())
+    options = ["--videos", str(tmp_path / "films"), "--lpips", str(tmp_path / "lpips.safetensors")]
+    assert main(["train", "tiny-decoder", "--recipe", "debug", "--folder", str(folder), *options]) == 0
+    said = capsys.readouterr().out
+    assert "of 3 videos in" in said and "perceptual distance: lpips (of" in said and "lpips_full" in said
+    assert "stand_in" not in said
+    assert export(folder, tmp_path / "after") == 0
+    pipeline = MotionStreamPipeline.from_pretrained(
+        tmp_path / "after", placement=Placement(device="cpu", decoder="tiny")
+    )
+    frames = pipeline.stream(np.zeros((32, 32, 3), np.uint8)).step()
+    assert frames.shape == (9, 32, 32, 3) and frames.std() > 0
+    full = MotionStreamPipeline.from_pretrained(tmp_path / "after")
+    assert not np.array_equal(full.stream(np.zeros((32, 32, 3), np.uint8)).step(), frames)
+
+
 def test_the_autoencoder_stage_trains(tmp_path, capsys):
     assert main(["train", "autoencoder", "--recipe", "debug", "--folder", str(tmp_path / "run")]) == 0
     assert weights_path(tmp_path / "run", "autoencoder").is_file()
@@ -102,6 +131,13 @@ def test_the_autoencoder_stage_trains(tmp_path, capsys):
         (["all", "--recipe", "giant"], "'giant'; known: debug, nano"),
         (["all", "--minutes", "0"], "--minutes is 0"),
         (["causal", "--recipe", "debug", "--folder", "empty"], "missing: train the"),
+        (["tiny-decoder", "--recipe", "debug", "--folder", "empty"], "missing: train the autoencoder stage first"),
+        (["tiny-decoder", "--recipe", "debug", "--lpips", "no.safetensors"], "no.safetensors: there is no such file"),
+        (["tiny-decoder", "--recipe", "wan2.1-debug", "--videos", "no"], "name it (--base)"),
+        (
+            ["tiny-decoder", "--recipe", "debug", "--shards", "no", "--base", "nano"],
+            "has teacher, causal, self-forcing; --videos DIR adds the tiny decoder",
+        ),
     ],
 )
 def test_bad_values_are_one_line(tmp_path, monkeypatch, capsys, arguments, words):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import socket
 import traceback
 from dataclasses import replace
@@ -232,6 +233,29 @@ def test_a_sharded_run_resumes_exactly_and_on_another_number_of_ranks(data, tmp_
     part.write_bytes(part.read_bytes()[:-7])
     with pytest.warns(UserWarning, match=r"checkpoint\.sharded is damaged \(.*has not its"), pytest.raises(ValueError):
         Checkpoints(folder).load(dict)
+
+
+def fill_the_disk(data, target):
+    """A checkpoint, then one that does not fit: what is said, and the step resumed from."""
+    config = replace(CONFIG, shard=True)
+    run = Run(make_stage("causal", data), config, target)
+    run.update()
+    run.save()
+    run.update()
+    largest = max(path.stat().st_size for path in target.glob("checkpoint.sharded/*"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, before[1]))  # no file can grow beyond
+    try:
+        with pytest.raises(OSError, match="intact: make room") as caught:
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return str(caught.value), Run(make_stage("causal", data), config, target).step
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_sharded_checkpoint_leaves_the_one_before(data, tmp_path):
+    for said, step in together(fill_the_disk, data, tmp_path):
+        assert "checkpoint.sharded" in said and step == 1
 
 
 class Unlucky:

@@ -1,4 +1,4 @@
-"""The loop on stages small enough to know the answer: players, accumulation, what is not finite, logs, data."""
+"""The loop on stages small enough to know the answer: players, accumulation, failures, pictures, logs."""
 
 import json
 import sys
@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from motionstream.media import read_picture
-from motionstream.training import logs, loop, recipes, stages
+from motionstream.training import logs, loop
 from motionstream.training.distributed import SampleDraws, keyed_generator, micro_batch, shard
 from motionstream.training.loop import Run, TrainConfig, train
-from motionstream.training.rendered_clips import ClipPool
 from motionstream.training.shortage import explain
 
 BATCH = 8
@@ -379,54 +378,3 @@ def test_the_log_tells_the_pace_and_is_cut_back_on_resume(tmp_path, monkeypatch)
         file.write('{"step": 9, "kind": "train"}\n{"step": 5, "ki')
     train(Waiting(), TrainConfig(steps=6, log_every=2, validate_every=3), tmp_path, say=quiet)
     assert [r["step"] for r in read_log(tmp_path, "train")] == [2, 4, 6]
-
-
-@pytest.fixture(scope="module")
-def make_pool():
-    recipe = recipes.debug()
-    autoencoder = stages.LinearAutoencoder(recipe.model.autoencoder)
-
-    def make(**changes):
-        settings = {"size": 6, "batch": 2, "reuse": 3, "seed": 4, "workers": 0} | changes
-        return ClipPool(recipe.model, recipe.data.scene, recipes.TrackMix(), autoencoder, stages.TRAIN, **settings)
-
-    return make
-
-
-def same(a, b):
-    return a.captions == b.captions and torch.equal(a.latents, b.latents) and torch.equal(a.candidates, b.candidates)
-
-
-def test_the_position_in_the_data_is_the_step(make_pool):
-    pool = make_pool()
-    state = torch.get_rng_state()
-    straight = [pool.at(step) for step in range(8)]
-    assert torch.equal(torch.get_rng_state(), state)
-    late = make_pool()
-    for step in (5, 6, 7):
-        assert same(late.at(step), straight[step])
-    assert same(late.at(2), straight[2])  # back again
-    in_parts = make_pool(workers=1)
-    for step in (4, 5):
-        for sample in (0, 1):
-            assert same(in_parts.at(step, range(sample, sample + 1)), straight[step].take([sample]))
-    drawn = make_pool()
-    assert same(drawn.draw(), straight[0]) and same(drawn.draw(), straight[1])
-    assert not same(make_pool(seed=5).at(0), straight[0])
-    latents = torch.cat([clips.latents for clips in straight])
-    assert latents.std() > 0.1
-    with pytest.raises(ValueError, match="samples 1:3 are not among the pool's 2"):
-        pool.at(0, range(1, 3))
-
-
-def test_a_clip_is_used_reuse_times_and_then_forgotten(make_pool):
-    pool = make_pool(reuse=4)
-    made = []
-    source = pool._source
-    pool._source = type("Counted", (), {"__getitem__": lambda self, key: (made.append(key), source[key])[1]})()
-    for step in range(24):
-        pool.at(step)
-    assert len(made) == len(set(made))
-    # two lanes, a fresh clip every four steps, two to begin with; a few are never chosen
-    assert 9 <= len(made) <= 2 * (2 + 24 // 4)
-    assert len(pool._kept) <= 6

@@ -1,12 +1,15 @@
 """Training on prepared shards: what a stage is given, and whole recipes of every kind of model at debug size."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from motionstream.checkpoint_files import write_tensors
 from motionstream.cli import main
 from motionstream.components import Placement
 from motionstream.data.encode import PrepareSettings
@@ -18,6 +21,7 @@ from motionstream.data.sources import videos_of_folder
 from motionstream.media import write_video
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks.sampling import TrackMix, layers_of
+from motionstream.training.export import export
 from motionstream.training.lora import LoraSettings
 from motionstream.training.named_recipes import recipe_named
 from motionstream.training.recipes import with_data
@@ -55,7 +59,8 @@ def made(request, tmp_path_factory):
     settings = PrepareSettings(model=str(folder / "base"), grid=6)
     execution = Execution(placement=Placement(device="cpu"))
     prepare_videos(videos_of_folder(folder / "videos"), folder / "set", settings, execution)
-    return with_data(recipe_named(request.param), (folder / "set",), base=str(folder / "base")), folder
+    recipe = recipe_named(request.param)
+    return with_data(recipe, (folder / "set",), base=str(folder / "base"), videos=folder / "videos"), folder
 
 
 def source(recipe, folder, **settings):
@@ -103,14 +108,48 @@ def test_every_stage_trains_on_them_and_the_export_streams(made, tmp_path):
     assert all(value.isfinite().all() for value in student.values())
     log = [json.loads(line) for line in (tmp_path / "self-forcing" / "log.jsonl").read_text().splitlines()]
     assert any("rollout_db" in line for line in log)
+    log = [json.loads(line) for line in (tmp_path / "tiny-decoder" / "log.jsonl").read_text().splitlines()]
+    assert {"l1", "judge", "adversarial", "psnr_full"} <= {name for line in log for name in line}
 
     arguments = ["train", "export", "--recipe", recipe.model.name, "--folder", str(tmp_path)]
     arguments += ["--shards", str(folder / "set"), "--base", str(folder / "base"), "-o", str(tmp_path / "model")]
     assert main(arguments) == 0
-    loaded = MotionStreamPipeline.from_pretrained(tmp_path / "model")
-    picture = moving(1, recipe.model.size, 9)[0]
-    frames = loaded.stream(picture, "clip number 1").step()
-    assert frames.shape == (9, *recipe.model.size, 3)
+    picture, shown = moving(1, recipe.model.size, 9)[0], []
+    for decoder in ("full", "tiny"):
+        placement = Placement(device="cpu", decoder=decoder)
+        loaded = MotionStreamPipeline.from_pretrained(tmp_path / "model", placement=placement)
+        shown.append(loaded.stream(picture, "clip number 1").step())
+        assert shown[-1].shape == (9, *recipe.model.size, 3)
+    assert not np.array_equal(*shown)
+    trained = load_file(weights_path(tmp_path, "tiny-decoder"))
+    assert all(torch.equal(value, trained[name]) for name, value in loaded.parts.tiny.state_dict().items())
+
+
+@pytest.mark.parametrize("made", ["wan2.2-debug"], indirect=True)
+def test_the_tiny_decoder_needs_videos_and_a_base_alone(made, tmp_path, capsys):
+    """No shards and no stage before it; an export takes the base's where none was trained."""
+    recipe, folder = made
+    arguments = ["--recipe", "wan2.2-debug", "--base", str(folder / "base"), "--folder", str(tmp_path / "run")]
+    assert main(["train", "tiny-decoder", *arguments]) == 2
+    assert "needs --shards" in capsys.readouterr().err
+    assert main(["train", "tiny-decoder", *arguments, "--videos", str(folder / "videos")]) == 0
+    said = capsys.readouterr().out
+    assert "of 3 videos in" in said and "of which the last one is held out; perceptual distance: stand_in (our" in said
+    trained = load_file(weights_path(tmp_path / "run", "tiny-decoder"))
+
+    shutil.copytree(folder / "base", tmp_path / "base")
+    own = replace(recipe, base=str(tmp_path / "base"))
+    write_tensors(weights_path(tmp_path, "causal"), begin(own, tmp_path, None).state_dict())
+    export(own, tmp_path, tmp_path / "none")
+    with pytest.raises(ValueError, match="has no tiny decoder"):
+        MotionStreamPipeline.from_pretrained(tmp_path / "none", placement=Placement(device="cpu", decoder="tiny"))
+    write_tensors(tmp_path / "base" / "tiny_decoder.safetensors", trained)
+    export(own, tmp_path, tmp_path / "theirs")
+    assert all(torch.equal(v, trained[k]) for k, v in load_file(tmp_path / "theirs/tiny_decoder.safetensors").items())
+    tiny = MotionStreamPipeline.from_pretrained(
+        tmp_path / "theirs", placement=Placement(device="cpu", decoder="tiny")
+    ).parts.tiny
+    assert tiny is not None and tiny.config == recipe.model.tiny_decoder
 
 
 @pytest.mark.parametrize("made", ["wan2.1-debug"], indirect=True)
@@ -144,6 +183,10 @@ def test_what_does_not_fit_is_named(made, tmp_path):
         with_data(recipe_named("wan2.1-debug"), (folder / "set",))
     with pytest.raises(ValueError, match="needs --shards"):
         with_data(recipe_named("wan2.2-5b"))
+    without = with_data(recipe_named("wan2.1-debug"), (folder / "set",), base=str(folder / "base"))
+    assert without.stages == ("teacher", "causal", "self-forcing")
+    with pytest.raises(ValueError, match=r"the tiny decoder of wan2.1-debug is trained on videos: .* \(--videos\)"):
+        TRAINERS["tiny-decoder"](without, tmp_path, quiet)
     other = with_data(recipe_named("wan2.2-debug"), (folder / "set",), base=str(folder / "base"))
     with pytest.raises(ValueError, match="of other sizes than"):
         begin(other, tmp_path, None)
@@ -154,8 +197,6 @@ def test_what_does_not_fit_is_named(made, tmp_path):
 
 @pytest.mark.parametrize("made", ["debug"], indirect=True)
 def test_a_damaged_shard_stops_a_run_or_is_passed_over(made, tmp_path):
-    import shutil
-
     recipe, folder = made
     shutil.copytree(folder / "set", tmp_path / "set")
     shutil.copytree(folder / "base", tmp_path / "base")

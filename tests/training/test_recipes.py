@@ -1,7 +1,9 @@
 """Every stage at debug size: it runs, resumes where it stopped, and its weights load into a pipeline."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from safetensors.torch import load_file
 
 from motionstream.training import recipes, sources, stages
 from motionstream.training.loop import TrainConfig, train
+from motionstream.training.named_recipes import RECIPES, recipe_named
+from motionstream.wan_presets import TINY_WAN22_LARGE
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,55 @@ def test_every_stage_leaves_weights_and_a_log(trained):
     lines = [json.loads(line) for line in (folder / "causal" / "log.jsonl").read_text().splitlines()]
     assert {line["kind"] for line in lines} == {"train", "validate"}
     assert "rollout_db" in lines[-1]
+
+
+def test_the_tiny_decoder_follows_the_last_stage_of_the_full_one(trained, tmp_path):
+    """Its latents are the autoencoder's; what it is compared to is the ``decoder`` stage's where that is finished."""
+    recipe, folder = trained
+    log = [json.loads(line) for line in (folder / "tiny-decoder" / "log.jsonl").read_text().splitlines()]
+    assert {"l1", "stand_in", "judge", "adversarial"} <= {name for line in log for name in line}
+    shutil.copy(sources.weights_path(folder, "autoencoder"), tmp_path)
+    said: list[str] = []
+    stages.TRAINERS["tiny-decoder"](recipe, tmp_path, said.append)
+    assert said[0] == (
+        "clips: rendered, validation on held-out pictures; perceptual distance: stand_in (our stand-in; --lpips takes "
+        "LPIPS)"
+    )
+    trained_here, before = (load_file(sources.weights_path(f, "tiny-decoder")) for f in (tmp_path, folder))
+    assert all(torch.equal(value, before[name]) for name, value in trained_here.items()), "the target is the video"
+    other = [json.loads(line) for line in (tmp_path / "tiny-decoder" / "log.jsonl").read_text().splitlines()]
+    assert other[-1]["psnr"] == log[-1]["psnr"] and other[-1]["psnr_full"] != log[-1]["psnr_full"]
+
+
+def test_recipes_have_the_tiny_decoders_they_can_train():
+    for name in RECIPES:
+        recipe = recipe_named(name)
+        rendered = isinstance(recipe.data, recipes.Rendered)
+        assert ("tiny-decoder" in recipe.stages) == rendered
+        assert with_videos(recipe).own_tiny.videos is not None
+        assert recipe.tiny.side % (8 * recipe.model.tiny_decoder.patch_size) == 0
+    large = recipe_named("wan2.2-5b")
+    assert large.model.tiny_decoder == TINY_WAN22_LARGE and large.tiny.drawn_frames == 53
+    updates = large.tiny.train.steps - (large.tiny.train.steps - large.tiny.loss.adversarial_start) // 2
+    assert updates == 200_000 and large.tiny.loss.batch == 16
+    assert nano_minutes(100) == pytest.approx(100)
+    with pytest.raises(ValueError, match="for debug trains no tiny decoder"):
+        replace(recipes.debug(), tiny=None).own_tiny  # noqa: B018
+    with pytest.raises(ValueError, match="for debug trains no tiny decoder"):
+        with_videos(replace(recipes.debug(), tiny=None))
+    with pytest.raises(ValueError, match="frames = 8"):
+        replace(recipes.debug().tiny, frames=8)
+
+
+def with_videos(recipe):
+    return recipes.with_data(recipe, videos=Path("films"))
+
+
+def nano_minutes(minutes):
+    recipe = recipes.nano(minutes)
+    own = recipe.autoencoder
+    parts = [own.train, *(phase.train for phase in recipe.teacher), recipe.causal, recipe.self_forcing, own.decoder]
+    return sum(part.minutes for part in (*parts, recipe.tiny.train))
 
 
 def test_training_again_goes_on_instead_of_starting_over(trained):

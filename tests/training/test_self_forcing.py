@@ -177,10 +177,44 @@ def test_the_prior_weighs_the_difference(clips, monkeypatch):
     assert abs(stage.loss(5)[0].item() - weighted) > 1e-3
 
 
+def test_late_tracks_take_their_content_from_the_rollout_unless_told_otherwise(clips):
+    own, prepared = make_stage(clips), make_stage(clips, own_content=False)
+    late = clips.events[:, 1:].any(dim=1)
+    assert late.any() and prepared.autoencoder is None
+    drawn = own._draw(5, range(len(clips)), clips)
+    with torch.no_grad():
+        off = (own._generate(clips, drawn) - prepared._generate(clips, drawn)).abs().amax(dim=(1, 2, 3, 4))
+    assert (off[late] > 1e-2).all() and (off[~late] < 1e-5).all()
+
+
+def test_regression_alone_needs_neither_teacher_nor_critic(clips, monkeypatch):
+    stage = make_stage(clips, score_weight=0, regression_weight=1)
+    for network in (stage.teacher, stage.critic):
+        monkeypatch.setattr(network.model, "forward", None)
+    assert {stage.turn(step) for step in range(12)} == {"module"}
+    loss, numbers = stage.loss(5)
+    assert set(numbers) == {"exit_step", "regression"} and numbers["regression"] == loss.item() > 0
+    loss.backward()
+    assert any("blocks.1.attn1.to_q" in name for name in trained_parts(stage.student))
+    # it is the distance from the clips' own latents, in the metric of the other stages
+    drawn = stage._draw(5, range(len(clips)), clips)
+    with torch.no_grad():
+        made = stage._generate(clips, drawn)
+        stage.pool = Pool(replace(clips, latents=torch.cat([clips.latents[:, :, :1], made[:, :, 1:]], dim=2)))
+        assert stage.loss(5)[0].item() == 0
+
+
+def test_regression_adds_to_distribution_matching(clips):
+    matching, both = make_stage(clips), make_stage(clips, regression_weight=0.5)
+    loss, numbers = both.loss(5)
+    assert numbers["dmd"] == matching.loss(5)[0].item()
+    assert loss.item() == pytest.approx(numbers["dmd"] + 0.5 * numbers["regression"])
+
+
 def test_a_few_updates_bring_the_student_towards_the_teacher(clips):
     """A teacher whose transformer answers nothing is the carried prior itself, a Gaussian. A student moved off begins
     to come back to its mean, the critic learning beside it."""
-    stage = make_stage(clips, critic_updates=4, guided=False)
+    stage = make_stage(clips, critic_updates=4, guided=False, own_content=False)
     for network in (stage.student, stage.teacher, stage.critic):
         torch.manual_seed(3)
         network.load_state_dict(Trainee(preset("debug")).state_dict())
@@ -226,6 +260,10 @@ def test_validation_stands_beside_the_student_it_began_with(clips):
 def test_settings_are_checked(clips):
     with pytest.raises(ValueError, match="critic_updates = 0"):
         SelfForcingConfig(critic_updates=0)
+    with pytest.raises(ValueError, match="regression_weight = -1"):
+        SelfForcingConfig(regression_weight=-1)
+    with pytest.raises(ValueError, match="both 0"):
+        SelfForcingConfig(score_weight=0)
     with pytest.raises(ValueError, match="critic_first = -1"):
         SelfForcingConfig(critic_first=-1)
     with pytest.raises(ValueError, match=r"windows = \(\)"):

@@ -274,7 +274,7 @@ def test_a_run_leaves_a_file_that_loads(tmp_path):
     draw = rendered_clips(SCENE, TextureBank(()))
     settings = replace(PLAIN, batch=1, perceptual_weight=0.1)
     run = train_tiny(decoder, autoencoder, draw, held_out(), tmp_path, config, settings, say=said.append)
-    loaded = TinyAutoencoder.load(tmp_path / "tiny_decoder.safetensors", TINY)
+    loaded = TinyAutoencoder.load(tmp_path / "tiny-decoder.safetensors", TINY)
     for name, value in loaded.state_dict().items():
         if name.startswith("decoder."):
             assert torch.equal(value, run.average[name.removeprefix("decoder.")])
@@ -331,6 +331,15 @@ def test_clips_are_cut_out_of_videos(tmp_path):
     down = numbers[:, 1].mean(dim=1).diff(dim=-2).mean(dim=(1, 2)) / 5
     assert (across - down).abs().max() < 0.1 and across.min() > 0.9 and 1.2 < across.max() < 1.6
     assert numbers[:, 0].mean(dim=(1, 2, 3)).std() > 5, "from other places"
+    parts = folder.split(8)
+    assert [[path.stem for path in part.paths] for part in parts] == [["broken", "long"], ["short"]]
+    many = VideoFolder(tmp_path, frames=9, side=32)
+    many.paths = [tmp_path / f"{index:03}.mp4" for index in range(100)]
+    assert [len(part.paths) for most in (8, 20) for part in many.split(most)] == [92, 8, 90, 10]
+    assert many.split(8)[1].paths == many.paths[-8:] and len(many.paths) == 100
+    many.paths = many.paths[:1]
+    with pytest.raises(ValueError, match=r"000\.mp4 is alone in its folder"):
+        many.split(8)
 
     (tmp_path / "long.mp4").unlink()
     with warnings.catch_warnings(), pytest.raises(ValueError, match="20 videos in a row cannot be used, the last"):

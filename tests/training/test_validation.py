@@ -66,15 +66,12 @@ def test_points_are_followed_to_where_the_content_went(autoencoder):
     assert figures["epe_px"] == pytest.approx(figures["epe_frozen_px"], abs=0.02)
 
 
-def test_points_that_are_gone_are_lost_and_not_counted_as_found(autoencoder):
+def test_points_that_are_gone_are_lost_and_count_as_if_nothing_had_moved(autoencoder):
     clips = clips_of([1.0], autoencoder)
     gone = clips.latents.clone()
     gone[:, :, 2:] = 0  # grey from frame 5 on
     figures, _ = ClipView(clips, autoencoder).look(gone)
-    assert figures["lost"] > 0.9 and figures.get("epe_px", 0) < 0.2 and figures["epe_frozen_px"] > 8
-    later = clips.latents.clone()
-    later[:, :, 1:] = 0
-    assert set(ClipView(clips, autoencoder).look(later)[0]) == {"epe_frozen_px", "lost"}
+    assert figures["lost"] > 0.9 and 8 < figures["epe_px"] <= figures["epe_frozen_px"] + 0.1
 
 
 def test_few_points_are_followed_and_none_where_nothing_moves(autoencoder):

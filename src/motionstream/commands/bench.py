@@ -1,4 +1,4 @@
-"""``motionstream bench``: how fast a model is on this machine."""
+"""``motionstream bench``: how fast a model streams, or is trained, on this machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from motionstream.commands.common import PlacementOptions, parse_size, progress
+
+STREAM_ONLY = ("chunks", "untrained", "causal", "decoder", "text_encoder", "tile", "offload_blocks")
+TRAIN_ONLY = ("stage", "steps", "batch", "frames", "data", "recompute", "compile", "shard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,39 +25,60 @@ class BenchCommand(PlacementOptions):
 Measure speed, latency and memory on this machine. The last line of the output is one JSON object.
 
 stream: an endless stream with a moving drag, chunk by chunk.
+train: updates of a training stage, with random weights; nothing is kept. Several processes: start it with torchrun.
 
 Examples:
   motionstream bench stream --preset nano --chunks 100
   motionstream bench stream --preset nano --chunks 500 --threads 1 --untrained
   motionstream bench stream --preset wan2.1-1.3b --untrained --device cuda --decoder tiny --backend flash3
-  motionstream bench stream --output benchmarks/results/stream.json"""
+  motionstream bench stream --output benchmarks/results/stream.json
+  motionstream bench train --preset nano --steps 50
+  motionstream bench train --preset wan2.1-1.3b --device cuda --recompute --batch 2
+  motionstream bench train --preset nano --stage self-forcing --batch 4"""
 
-    name: tyro.conf.Positional[Literal["stream"]]
+    name: tyro.conf.Positional[Literal["stream", "train"]]
     """What to measure."""
     preset: str = "nano"
-    """An embedded model, a preset, or a folder with weights."""
-    chunks: int = 100
-    """How many chunks; from 210 on, late chunks are compared with early ones."""
+    """stream: an embedded model, a preset, or a folder with weights; train: a preset."""
     threads: int | None = None
     """Threads of torch; without it torch's own choice."""
-    untrained: bool = False
-    """Accept weights that were not trained: they are as fast."""
     size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
     """Size of the video; without it the model's own."""
-    causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
-    """Another attention pattern than the model's own: latent frames of a chunk, sink chunks, window chunks."""
     backend: str = "auto"
     """Attention backend, see `motionstream doctor`; auto takes the fastest that runs."""
+    chunks: int = 100
+    """Of stream: how many chunks; from 210 on, late chunks are compared with early ones."""
+    untrained: bool = False
+    """Of stream: accept weights that were not trained: they are as fast."""
+    causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
+    """Of stream: another attention pattern than the model's own: latent frames of a chunk, sink chunks, window."""
+    stage: Literal["teacher", "causal", "self-forcing"] = "teacher"
+    """Of train: which stage."""
+    steps: int = 20
+    """Of train: how many updates are counted, after a warm-up."""
+    batch: int | None = None
+    """Of train: clips of an update, over all processes; without it 8 of nano, 1 a process of larger models."""
+    frames: int | None = None
+    """Of train: frames of a clip, whole chunks; without it the model's own."""
+    data: Literal["auto", "rendered", "synthetic"] = "auto"
+    """Of train: clips rendered meanwhile, as nano is trained on, or random numbers; auto renders for nano alone."""
+    recompute: bool = False
+    """Of train: activation checkpointing, less memory for one more forward."""
+    compile: bool = False
+    """Of train: torch.compile the transformer's blocks."""
+    shard: bool = False
+    """Of train: divide the transformers among the processes (FSDP2)."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.json")] = None
     """Also write the JSON object to a file."""
 
     @property
     def command(self) -> str:
         """The command line that does this again."""
-        words = ["motionstream", "bench", self.name, "--preset", self.preset, "--chunks", str(self.chunks)]
+        count = ("chunks", self.chunks) if self.name == "stream" else ("steps", self.steps)
+        words = ["motionstream", "bench", self.name, "--preset", self.preset, f"--{count[0]}", str(count[1])]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("name", "preset", "chunks", "output") and value != field.default:
+            if field.name not in ("name", "preset", "chunks", "steps", "output") and value != field.default:
                 words += [f"--{field.name.replace('_', '-')}", *([] if value is True else [str(value)])]
         return shlex.join(words)
 
@@ -62,8 +86,26 @@ Examples:
         """Check the options, measure, and print the table and the JSON line."""
         from motionstream.media import atomic_path, check_output
 
+        self._check_options()
         if self.output is not None:
             check_output(self.output, (".json",))
+        result = self._stream() if self.name == "stream" else self._train()
+        if result is None:
+            return
+        if self.output is not None:
+            with atomic_path(self.output, (".json",)) as temporary:
+                temporary.write_text(json.dumps(result, indent=2) + "\n")
+        print(json.dumps(result))
+
+    def _check_options(self) -> None:
+        """Refuse those of the other benchmark."""
+        others, other = (TRAIN_ONLY, "train") if self.name == "stream" else (STREAM_ONLY, "stream")
+        for field in dataclasses.fields(self):
+            if field.name in others and getattr(self, field.name) != field.default:
+                option = field.name.replace("_", "-")
+                raise ValueError(f"bench {self.name} takes no --{option}; only bench {other} does")
+
+    def _stream(self) -> dict[str, Any]:
         size = parse_size(self.size)
         from motionstream.bench import bench_stream, print_stream
 
@@ -82,7 +124,40 @@ Examples:
             )
         result["command"] = self.command
         print_stream(result)
-        if self.output is not None:
-            with atomic_path(self.output, (".json",)) as temporary:
-                temporary.write_text(json.dumps(result, indent=2) + "\n")
-        print(json.dumps(result))
+        return result
+
+    def _train(self) -> dict[str, Any] | None:
+        """None in all processes but the first."""
+        size, wanted = parse_size(self.size), self.placement().torch_device
+        from motionstream.training import distributed
+        from motionstream.training.benchmark import bench_train, print_train
+        from motionstream.training.workload import workload
+
+        with distributed.process_group() as own, progress() as bars:
+            work = workload(
+                self.preset,
+                frames=self.frames,
+                size=size,
+                batch=self.batch,
+                stage=self.stage,
+                data=self.data,
+                bf16=self.dtype != "float32",
+                recompute=self.recompute,
+                compile=self.compile,
+                shard=self.shard,
+            )
+            bar = bars.add_task("training", total=None)
+            result = bench_train(
+                work,
+                self.steps,
+                device=own if distributed.world_size() > 1 and self.device == "auto" else wanted,
+                threads=self.threads,
+                backend=self.backend,
+                after_step=lambda: bars.advance(bar),
+            )
+            first = distributed.rank() == 0
+        if not first:
+            return None
+        result["command"] = self.command
+        print_train(result)
+        return result

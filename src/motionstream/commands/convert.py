@@ -1,4 +1,5 @@
-"""``motionstream convert``: other projects' checkpoints become a folder of ours, and ours become diffusers'."""
+"""``motionstream convert``: other projects' checkpoints become a folder of ours, and ours become diffusers'; LPIPS's
+two files become the one that training reads."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
+
+from motionstream.commands.common import check_paths
 
 if TYPE_CHECKING:
     import torch
@@ -43,21 +46,24 @@ class ConvertCommand:
     """The options of ``motionstream convert``."""
 
     HELP: ClassVar[str] = """\
-Turn a Wan checkpoint into a MotionStream folder, or a MotionStream folder into diffusers' layout.
+Turn a Wan checkpoint into a MotionStream folder, or a MotionStream folder into diffusers' layout; or LPIPS's published
+weights into the file that the tiny decoder's training takes.
 
 Autoencoder, encoders and tokenizer are taken from SRC where a repository has them; options name them otherwise.
 
 Examples:
   motionstream convert motionstream Wan2.1-Fun-1.3B-Control wan-folder --tiny-decoder taew2_1.pth
   motionstream convert motionstream self_forcing_dmd.pt student --preset wan2.1-1.3b
-  motionstream convert diffusers wan-folder for-diffusers"""
+  motionstream convert diffusers wan-folder for-diffusers
+  motionstream convert lpips alexnet-owt-7be5be79.pth lpips.safetensors --heads alex.pth"""
 
-    kind: Annotated[tyro.conf.Positional[Literal["motionstream", "diffusers"]], tyro.conf.arg(metavar="KIND")]
+    kind: Annotated[tyro.conf.Positional[Literal["motionstream", "diffusers", "lpips"]], tyro.conf.arg(metavar="KIND")]
     """What to make."""
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
-    """A transformer's file or folder: diffusers, official, VideoX-Fun or Self-Forcing; or a MotionStream folder."""
+    """A transformer's file or folder: diffusers, official, VideoX-Fun or Self-Forcing; or a MotionStream folder. Of
+    lpips: torchvision's AlexNet."""
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
-    """The folder to write; written whole or not at all."""
+    """The folder to write, of lpips the .safetensors file; written whole or not at all."""
     preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The model to make; told from the checkpoint's sizes by default."""
     vae: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
@@ -70,10 +76,12 @@ Examples:
     """The image encoder of Wan 2.1: transformers' folder or the official CLIP file."""
     tiny_decoder: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """The tiny autoencoder's file (taew2_1, taew2_2)."""
+    heads: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Of lpips alone: the heads of LPIPS v0.1 on AlexNet."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the transformer's weights; the preset's by default, for diffusers what the folder has."""
     overwrite: bool = False
-    """Replace DST if it is a model's folder."""
+    """Replace DST if it is a model's folder, or LPIPS's file."""
 
     def _all_parts(self, config: ModelConfig) -> dict[str, Path]:
         """The given parts, and those that lie in the source, of the kinds that the model has."""
@@ -98,6 +106,11 @@ Examples:
 
     def run(self) -> None:
         """Check everything, convert into a temporary folder, give it its name."""
+        if self.kind == "lpips":
+            self._lpips()
+            return
+        if self.heads is not None:
+            raise ValueError(f"--heads has no meaning for convert {self.kind}; only convert lpips takes it")
         self._check()
         from motionstream.model.checkpoints import own_config
 
@@ -111,6 +124,22 @@ Examples:
                 raise ValueError(f"{self.source} already is a MotionStream folder; to diffusers: convert diffusers")
             report = self._motionstream()
         print(f"{report}\n{self.target}: written")
+
+    def _lpips(self) -> None:
+        """One file of two."""
+        options = {**self._parts, "preset": self.preset, "dtype": self.dtype}
+        given = [name.replace("_", "-") for name, value in options.items() if value is not None]
+        if given:
+            raise ValueError(f"--{given[0]} has no meaning for convert lpips, which takes --heads alone")
+        if self.heads is None:
+            raise ValueError("convert lpips needs --heads PATH, the heads of LPIPS v0.1 on AlexNet (alex.pth)")
+        check_paths((self.source, self.heads), (self.target,))
+        if self.target.exists() and not self.overwrite:
+            raise ValueError(f"cannot write {self.target}: it exists; --overwrite replaces it")
+        from motionstream.training.perceptual import convert_lpips
+
+        convert_lpips(self.source, self.heads, self.target)
+        print(f"{self.target}: written; use it with motionstream train tiny-decoder --lpips {self.target}")
 
     def _check(self) -> None:
         if self.kind == "diffusers" and (self._parts or self.preset):

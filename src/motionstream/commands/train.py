@@ -26,10 +26,13 @@ Examples:
   motionstream train all --recipe nano --folder work/nano --minutes 120
   motionstream train teacher --recipe nano --folder work/nano
   motionstream train teacher --recipe nano --shards work/clips --base nano --folder work/mine
+  motionstream train tiny-decoder --recipe wan2.1-1.3b-lora --base wan-folder --videos films --folder work/tiny
   motionstream train export --recipe nano --folder work/nano -o work/nano/model
   motionstream stream photo.jpg --model work/nano/model --drag 0.3,0.5:0.7,0.5"""
 
-    stage: tyro.conf.Positional[Literal["autoencoder", "teacher", "causal", "self-forcing", "decoder", "all", "export"]]
+    stage: tyro.conf.Positional[
+        Literal["autoencoder", "teacher", "causal", "self-forcing", "decoder", "tiny-decoder", "all", "export"]
+    ]
     """What to train; all: every stage in order; export: make a model's folder of the finished stages."""
     recipe: str = "nano"
     """The numbers of the run: nano; wan2.1-1.3b, wan2.2-5b (the paper's), the same with -lora (affordable);
@@ -49,6 +52,11 @@ Examples:
     student: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Of the causal stage: a transformer to begin with instead of the teacher's weights, such as a public causal
     student (any checkpoint that `motionstream convert` reads)."""
+    videos: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Of the tiny decoder: a folder of videos to cut its clips from, a tenth of them held out for validation (at most
+    eight, the last by name). Without it clips are rendered, where the recipe knows how."""
+    lpips: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Of the tiny decoder: LPIPS's weights, as `motionstream convert lpips` writes them, in place of our stand-in."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Of export alone: the folder to write."""
 
@@ -68,7 +76,8 @@ Examples:
             print(f"{self.output}: the model; use it with --model {shlex.quote(str(self.output))}")
             return
         if self.stage != "all" and self.stage not in recipe.stages:
-            raise ValueError(f"train {self.stage}: recipe {self.recipe} has {', '.join(recipe.stages)}")
+            hint = "; --videos DIR adds the tiny decoder" if self.stage == "tiny-decoder" else ""
+            raise ValueError(f"train {self.stage}: recipe {self.recipe} has {', '.join(recipe.stages)}{hint}")
         self.folder.mkdir(parents=True, exist_ok=True)
         for stage in recipe.stages if self.stage == "all" else (self.stage,):
             self._train(stage, recipe)
@@ -78,7 +87,14 @@ Examples:
         from motionstream.training.named_recipes import recipe_named
         from motionstream.training.recipes import with_data
 
-        recipe = with_data(recipe_named(self.recipe, self.minutes), self.shards, self.held_out, self.base)
+        recipe = with_data(
+            recipe_named(self.recipe, self.minutes),
+            self.shards,
+            self.held_out,
+            self.base,
+            videos=self.videos,
+            lpips=self.lpips,
+        )
         return recipe if self.student is None else replace(recipe, student=self.student)
 
     def _train(self, stage: str, recipe: Recipe) -> None:

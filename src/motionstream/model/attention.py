@@ -17,7 +17,16 @@ from motionstream.model.backends import attention, plain_attention
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.rope import apply_rope, rope_table
 
-__all__ = ["AttentionContext", "Bidirectional", "BlockCausal", "Cached", "Grid", "attention", "plain_attention"]
+__all__ = [
+    "AttentionContext",
+    "Bidirectional",
+    "BlockCausal",
+    "Cached",
+    "Grid",
+    "TeacherForced",
+    "attention",
+    "plain_attention",
+]
 
 Grid = tuple[int, int, int]
 
@@ -71,6 +80,40 @@ class BlockCausal:
             values = torch.cat([v[j] for j, _ in visible], dim=1)
             outputs.append(attention(roped(q[chunk], visible[-1][1]), keys, values))
         return torch.cat(outputs, dim=1)
+
+
+class TeacherForced(BlockCausal):
+    """Every chunk of a noisy clip against the clean past that streaming would have cached, all in one forward.
+
+    The batch holds the clean clips, at t = 0, and behind them the same clips noised, (2 B, ...). A clean chunk sees
+    sink ∪ window ∪ itself, as in the clean pass that writes the cache; a noisy one the clean chunks of its sink and
+    window, and itself. Nothing is detached: the loss on noisy chunks trains the clean pass, too.
+    """
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
+        if query.shape[0] % 2:
+            raise ValueError(f"a batch of {query.shape[0]} is no clean clips and as many noisy ones")
+        (clean_query, noisy_query), (clean_key, noisy_key), (clean_value, noisy_value) = (
+            x.chunk(2) for x in (query, key, value)
+        )
+        clean = super().attend(layer, clean_query, clean_key, clean_value, grid)
+        frames, height, width = grid
+        size = self.causal.chunk_frames
+        tokens = size * height * width
+        q, k, v = (x.split(tokens, dim=1) for x in (noisy_query, noisy_key, noisy_value))
+        past_k, past_v = (x.split(tokens, dim=1) for x in (clean_key, clean_value))
+
+        def roped(x: Tensor, place: int) -> Tensor:
+            positions = tuple(range(place * size, (place + 1) * size))
+            return apply_rope(x, rope_table(x.shape[-1], positions, height, width, x.device))
+
+        outputs = []
+        for chunk in range(frames // size):
+            *past, (_, slot) = self._visible(chunk)
+            keys = torch.cat([*(roped(past_k[j], place) for j, place in past), roped(k[chunk], slot)], dim=1)
+            values = torch.cat([*(past_v[j] for j, _ in past), v[chunk]], dim=1)
+            outputs.append(attention(roped(q[chunk], slot), keys, values))
+        return torch.cat([clean, torch.cat(outputs, dim=1)])
 
 
 class Cached:

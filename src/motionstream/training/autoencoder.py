@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from motionstream.autoencoder.linear import GROUP, LinearAutoencoder, from_blocks, to_blocks
 from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
-from motionstream.training.clips import to_float
+from motionstream.training.clips import PreparedClips, to_float
+from motionstream.training.distributed import SampleDraws, shard
 from motionstream.training.trajectories import TrajectoryStore
 
 
@@ -55,14 +56,17 @@ class DecoderStage:
         self.scene, self.batch, self.seed = scene, batch, seed
         self.bank = TextureBank(textures)
         self.held_out = TextureBank(held_out)
-        self.rng = torch.Generator().manual_seed(seed)
+        self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        video = to_float(render(self.scene, self.batch, self.seed + 10_000 + step, self.bank).video)
+        draws = SampleDraws(self.seed, step, shard(self.batch))
+        clips = [render(self.scene, 1, seed, self.bank).video for seed in draws.randint(2**31 - 1).tolist()]
+        video = to_float(torch.cat(clips)).to(self.autoencoder.mean.device)
         with torch.no_grad():
             latents, _ = self.autoencoder.encode(video)
             # what is decoded while streaming is generated, not encoded: teach the decoder to bear small errors
-            latents = latents + 0.05 * torch.rand((), generator=self.rng) * torch.randn_like(latents)
+            strength = 0.05 * draws.rand(1, 1, 1, 1)
+            latents = latents + (strength * draws.randn(*latents.shape[1:])).to(latents)
         decoded, _ = self.autoencoder.decode(latents)
         return picture_loss(decoded, video), {"psnr": psnr(decoded.detach(), video)}
 
@@ -70,7 +74,7 @@ class DecoderStage:
         assert isinstance(module, LinearAutoencoder)
         numbers = {}
         for name, bank in (("rendered", self.bank), ("held_out", self.held_out)):
-            video = to_float(render(self.scene, 8, 1, bank).video)
+            video = to_float(render(self.scene, 8, 1, bank).video).to(module.mean.device)
             latents, _ = module.encode(video)
             decoded, _ = module.decode(latents)
             linear = module.decode_linear(latents)
@@ -90,15 +94,22 @@ class GeneratedDecoderStage:
     def __init__(self, autoencoder: LinearAutoencoder, store: TrajectoryStore, *, batch: int, seed: int) -> None:
         self.module: nn.Module = autoencoder
         self.autoencoder, self.store, self.batch = autoencoder, store, batch
-        self.rng = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
         self._held = store.draw(batch, torch.Generator().manual_seed(seed + 1))
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        clips, _, made = self.store.draw(self.batch, self.rng)
-        share = torch.rand(self.batch, 1, 1, 1, 1, generator=self.rng)
-        latents = clips.latents + share * (made - clips.latents)
-        video, decoded = self._linear(clips.latents), self.autoencoder.decode(latents)[0]
+        draws = SampleDraws(self.seed, step, shard(self.batch))
+        true, made = self._taken(self.store.take(draws.randint(len(self.store)).tolist()))
+        share = draws.rand(1, 1, 1, 1).to(true)
+        video, decoded = self._linear(true), self.autoencoder.decode(true + share * (made - true))[0]
         return picture_loss(decoded, video), {"psnr": psnr(decoded.detach(), video)}
+
+    def _taken(self, taken: tuple[PreparedClips, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """True latents and those the teacher made."""
+        clips, _, made = taken
+        device = self.autoencoder.mean.device
+        return clips.latents.to(device), made.to(device)
 
     def _linear(self, latents: Tensor) -> Tensor:
         with torch.no_grad():
@@ -107,10 +118,10 @@ class GeneratedDecoderStage:
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         assert isinstance(module, LinearAutoencoder)
-        clips, _, made = self._held
-        video = self._linear(clips.latents)
+        true, made = self._taken(self._held)
+        video = self._linear(true)
         return {
             "psnr_made": psnr(module.decode(made)[0], video),
             "psnr_made_linear": psnr(self._linear(made), video),
-            "psnr_true": psnr(module.decode(clips.latents)[0], video),
+            "psnr_true": psnr(module.decode(true)[0], video),
         }

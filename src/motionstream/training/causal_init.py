@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from motionstream.training.flow_matching import make_conditions, x0_loss
 from motionstream.training.rollouts import rollout_figures
 from motionstream.training.trainee import Trainee
 from motionstream.training.trajectories import TrajectoryStore
+from motionstream.training.validation import ClipView
 
 SINKS = (0, 1, 2)
 WINDOWS = (1, 2, 3)
@@ -31,13 +33,20 @@ class CausalStage:
     """See the module's docstring. Validation rolls out with the cache, as streaming does."""
 
     def __init__(
-        self, trainee: Trainee, store: TrajectoryStore, validation: PreparedClips, *, batch: int, seed: int
+        self,
+        trainee: Trainee,
+        store: TrajectoryStore,
+        validation: PreparedClips,
+        *,
+        batch: int,
+        seed: int,
+        view: ClipView | None = None,
     ) -> None:
         self.trainee = trainee
         self.module: nn.Module = trainee
         self.model, self.text, self.store, self.batch = trainee.model, trainee.text, store, batch
         self.rng, self.seed = torch.Generator(), seed  # the loop saves it; random numbers here are keyed by sample
-        self.validation = validation
+        self.validation, self.view = validation, view
         self._last: dict[str, Any] = {}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -82,4 +91,8 @@ class CausalStage:
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Rollouts with the cache, as streaming does, against the held-out clips; see ``rollout_figures``."""
-        return rollout_figures(self.trainee, self.validation)
+        return rollout_figures(self.trainee, self.validation, view=self.view)
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Of the last validation."""
+        return {} if self.view is None else self.view.pictures()

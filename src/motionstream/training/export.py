@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.component_config import TextConfig
 from motionstream.components import Components
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.training.recipes import Recipe
-from motionstream.training.sources import begin, finished, load_autoencoder, load_into, parts, weights_path
+from motionstream.training.sources import base, begin, finished, load_autoencoder, load_into, parts, weights_path
 from motionstream.training.trainee import Trainee
 
 
@@ -17,6 +19,7 @@ def export(recipe: Recipe, folder: Path, target: Path) -> None:
     """Make a model's folder of the finished stages in ``folder``, for ``MotionStreamPipeline.from_pretrained``.
 
     The student is Self-Forcing's where that stage is finished, the causal stage's otherwise; the folder says which.
+    It has a tiny decoder where that stage is finished or the base has one, and its config names none otherwise.
     ``target`` is created, or its model replaced (other files in it stay). Everything is written beside it first, so
     that a failure leaves it as it was. Raises ValueError for a stage that is missing and a target that is no model's.
     """
@@ -25,8 +28,11 @@ def export(recipe: Recipe, folder: Path, target: Path) -> None:
     stages = ["teacher", "causal"]
     if weights_path(folder, "self-forcing").exists():
         stages.append("self-forcing")
+    tiny = _tiny(recipe, folder)
+    recipe = replace(recipe, model=replace(recipe.model, tiny_decoder=None if tiny is None else tiny.config))
     trainee = begin(recipe, folder, stages[-1]).to("cpu")
-    pipeline = MotionStreamPipeline(trainee.model, _parts(recipe, folder, trainee), stages=stages)
+    whole = replace(_parts(recipe, folder, trainee), tiny=tiny)
+    pipeline = MotionStreamPipeline(trainee.model, whole, stages=stages)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
         pipeline.save_pretrained(temporary)
@@ -49,3 +55,16 @@ def _parts(recipe: Recipe, folder: Path, trainee: Trainee) -> Components:
     if isinstance(recipe.model.text, TextConfig):  # trained with the model
         whole.text_encoder = trainee.text
     return whole
+
+
+def _tiny(recipe: Recipe, folder: Path) -> TinyAutoencoder | None:
+    """Trained here, or the base's; None where there is neither."""
+    own = weights_path(folder, "tiny-decoder")
+    if own.exists():
+        return TinyAutoencoder.load(own, recipe.model.tiny_decoder)
+    if recipe.autoencoder is None:
+        found = base(recipe)
+        path = found.folder / "tiny_decoder.safetensors"
+        if path.exists():
+            return TinyAutoencoder.load(path, found.config.tiny_decoder)
+    return None

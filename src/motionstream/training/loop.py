@@ -25,7 +25,7 @@ from motionstream.training import distributed
 from motionstream.training.checkpoint import Checkpoints, save_file
 from motionstream.training.frozen import place_frozen
 from motionstream.training.logs import Log, Pace, Say
-from motionstream.training.player import Player, load_weights
+from motionstream.training.player import Player
 from motionstream.training.shortage import explain, is_out_of_memory
 from motionstream.training.stage import Stage, TrainConfig
 
@@ -54,7 +54,8 @@ class Run:
             place_frozen(module, config, self.device)
         if not frozen and (config.offload_frozen or config.frozen_dtype is not None):
             warnings.warn("the stage has no frozen network: offload_frozen, frozen_dtype have no effect", stacklevel=2)
-        self._average = {k: v.detach().clone() for k, v in stage.module.state_dict().items()}
+        # of what is trained alone: the frozen weights of LoRA are most of a model
+        self._average = {k: p.detach().clone() for k, p in stage.module.named_parameters() if p.requires_grad}
         self.step = 0
         self.seconds = 0.0
         self.pictures: dict[str, np.ndarray] = {}
@@ -72,12 +73,20 @@ class Run:
 
     @property
     def average(self) -> dict[str, Tensor]:
-        """The averaged weights, whole; with sharding all ranks must ask together."""
-        return {name: distributed.whole(value) for name, value in self._average.items()}
+        """The module's state with the averaged weights, whole; with sharding all ranks must ask together."""
+        state = self.stage.module.state_dict() | self._average
+        return {name: distributed.whole(value) for name, value in state.items()}
 
     def use_average(self) -> None:
         """Put the averaged weights into the module, for what follows the run."""
-        load_weights(self.stage.module, self._average)
+        self._put(self._average)
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        """Into the module's parameters of these names."""
+        for name, parameter in self.stage.module.named_parameters():
+            if name in weights:
+                distributed.local(parameter).copy_(distributed.local(weights[name]))
 
     @property
     def progress(self) -> float:
@@ -260,21 +269,21 @@ class Run:
     @torch.no_grad()
     def _update_average(self, player: Player) -> None:
         decay = min(self.config.ema, player.updates / (player.updates + 9))
-        for name, value in self.stage.module.state_dict().items():
-            if value.is_floating_point():
-                distributed.local(self._average[name]).lerp_(distributed.local(value), 1 - decay)
+        for name, parameter in self.stage.module.named_parameters():
+            if name in self._average:
+                distributed.local(self._average[name]).lerp_(distributed.local(parameter), 1 - decay)
 
     def validate(self) -> dict[str, float]:
         """The stage's validation with the averaged weights in place; its pictures are then in ``pictures``."""
         module = self.stage.module
-        trained = {k: v.detach().clone() for k, v in module.state_dict().items()}
-        module.load_state_dict(self._average)
+        trained = {k: p.detach().clone() for k, p in module.named_parameters() if k in self._average}
+        self._put(self._average)
         module.eval()
         pictures: Callable[[], dict[str, np.ndarray]] | None = getattr(self.stage, "pictures", None)
         with torch.no_grad(), self.precision():
             numbers = self.stage.validate(module)
             self.pictures = {} if pictures is None else pictures()
-        module.load_state_dict(trained)
+        self._put(trained)
         module.train()
         return numbers
 

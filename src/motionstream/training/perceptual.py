@@ -113,7 +113,8 @@ def _check(state: dict[str, Tensor], source: str) -> None:
     if wrong:
         first = f"{wrong[0]} is {found.get(wrong[0], 'missing')} instead of {expected.get(wrong[0], 'absent')}"
         raise ValueError(
-            f"{source} holds no LPIPS v0.1 on AlexNet ({first}, {len(wrong)} names in all): see convert_lpips"
+            f"{source} holds no LPIPS v0.1 on AlexNet ({first}, {len(wrong)} names in all): motionstream convert lpips "
+            "makes a file of torchvision's AlexNet and the published heads"
         )
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from motionstream.component_config import LinearAutoencoderConfig
 from motionstream.config import ModelConfig
 from motionstream.data.procedural import SceneConfig
+from motionstream.presets import nano as preset_nano
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
 from motionstream.training.loop import TrainConfig
 from motionstream.training.lora import LoraSettings
 from motionstream.training.self_forcing import SelfForcingConfig
 from motionstream.training.teacher import TeacherConfig
+from motionstream.training.tiny_autoencoder import TinyTraining
 
-STAGES = ("autoencoder", "teacher", "causal", "self-forcing", "decoder")
+STAGES = ("autoencoder", "teacher", "causal", "self-forcing", "decoder", "tiny-decoder")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,36 @@ class AutoencoderRecipe:
 
 
 @dataclass(frozen=True)
+class TinyRecipe:
+    """The tiny decoder (paper, appendix A) of the model's autoencoder, from nothing.
+
+    Its clips are squares of ``side`` pixels: rendered ones where the recipe renders, else cut out of ``videos``.
+    """
+
+    train: TrainConfig
+    loss: TinyTraining
+    """Its seed is the recipe's."""
+    frames: int = 21
+    """Of a clip, its lead-in not counted."""
+    side: int = 144
+    held_out: int = 8
+    """Clips for validation."""
+    videos: Path | None = None
+    """A folder of videos."""
+    lpips: Path | None = None
+    """What ``motionstream convert lpips`` has written; our stand-in when None."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.frames % 4 != 1:
+            raise ValueError(f"frames = {self.frames}: clips of the tiny decoder have 1 + 4k frames")
+
+    @property
+    def drawn_frames(self) -> int:
+        """Of a clip with the longest lead-in."""
+        return self.frames + 4 * self.loss.lead_in
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All the numbers of a training run."""
 
@@ -93,6 +125,8 @@ class Recipe:
     """Its steps count the critic's updates too: one in ``critic_updates`` + 1 is the student's."""
     autoencoder: AutoencoderRecipe | None = None
     """None: the autoencoder is the base's, as it is."""
+    tiny: TinyRecipe | None = None
+    """Of ``model.tiny_decoder``; where either is None there is no such stage."""
     base: str | None = None
     """A model, by name or folder, whose autoencoder and encoders are used; and whose weights the teacher begins with,
     where it is a model of the same sizes."""
@@ -116,9 +150,12 @@ class Recipe:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What this recipe trains, in order."""
-        own = self.autoencoder is not None
-        return tuple(stage for stage in STAGES if own or stage not in ("autoencoder", "decoder"))
+        """What this recipe trains, in order; the tiny decoder only where there are clips for it."""
+        left_out = set() if self.autoencoder is not None else {"autoencoder", "decoder"}
+        clips = self.tiny is not None and (self.tiny.videos is not None or isinstance(self.data, Rendered))
+        if self.model.tiny_decoder is None or not clips:
+            left_out.add("tiny-decoder")
+        return tuple(stage for stage in STAGES if stage not in left_out)
 
     @property
     def own_autoencoder(self) -> AutoencoderRecipe:
@@ -128,15 +165,36 @@ class Recipe:
         assert isinstance(self.model.autoencoder, LinearAutoencoderConfig)
         return self.autoencoder
 
+    @property
+    def own_tiny(self) -> TinyRecipe:
+        """ValueError where no tiny decoder is trained, or there are no clips for it."""
+        if self.tiny is None or self.model.tiny_decoder is None:
+            raise ValueError(f"the recipe for {self.model.name} trains no tiny decoder")
+        if "tiny-decoder" not in self.stages:
+            raise ValueError(f"the tiny decoder of {self.model.name} is trained on videos: name a folder (--videos)")
+        return self.tiny
+
 
 def with_data(
-    recipe: Recipe, shards: tuple[Path, ...] = (), held_out: Path | None = None, base: str | None = None
+    recipe: Recipe,
+    shards: tuple[Path, ...] = (),
+    held_out: Path | None = None,
+    base: str | None = None,
+    *,
+    videos: Path | None = None,
+    lpips: Path | None = None,
 ) -> Recipe:
-    """The recipe on prepared clips and with a base model, as far as they are given.
+    """The recipe on prepared clips and with a base model, as far as they are given; ``videos`` and ``lpips`` are the
+    tiny decoder's.
 
     On prepared clips the autoencoder is the base's: the clips were encoded by it. Raises ValueError for a recipe that
     then has no data, or no base where one is needed.
     """
+    if recipe.tiny is not None:
+        tiny = replace(recipe.tiny, videos=videos or recipe.tiny.videos, lpips=lpips or recipe.tiny.lpips)
+        recipe = replace(recipe, tiny=tiny)
+    elif videos is not None or lpips is not None:
+        raise ValueError(f"--videos, --lpips: the recipe for {recipe.model.name} trains no tiny decoder")
     if base is not None:
         recipe = replace(recipe, base=base)
     if shards:
@@ -146,7 +204,7 @@ def with_data(
         recipe = replace(recipe, data=replace(before, folders=shards, held_out=held_out), autoencoder=None)
     elif held_out is not None:
         raise ValueError(f"--held-out {held_out}: only with --shards; rendered clips have held-out photographs")
-    if recipe.data is None:
+    if recipe.data is None and videos is None:
         raise ValueError(f"a recipe for {recipe.model.name} needs --shards, folders that motionstream prepare wrote")
     return recipe
 
@@ -158,6 +216,9 @@ def nano(minutes: float | None = None) -> Recipe:
         return None if minutes is None else minutes * share
 
     loss = TeacherConfig(shift=3.0)
+    tiny = TinyTraining(
+        batch=4, adversarial_start=5000, adversarial_ramp=2000, discriminator_channels=32, replay=2, workers=1
+    )
     first = TrainConfig(steps=60_000, lr=1e-3, minutes=part(0.39), bf16=True)
     second = TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.07), warmup=10, bf16=True)
     return Recipe(
@@ -183,8 +244,34 @@ def nano(minutes: float | None = None) -> Recipe:
             validate_every=300,
             bf16=True,
         ),
+        tiny=TinyRecipe(
+            train=TrainConfig(steps=tiny.loop_steps(8000), lr=1e-3, minutes=part(0.06), validate_every=500, bf16=True),
+            loss=tiny,
+            side=128,
+        ),
         # not guided: under guidance this small teacher oversaturates and is 4 dB further from the rendered clips
         rollouts=SelfForcingConfig(critic_updates=3, critic_first=60, sinks=(0, 1), windows=(1, 2), guided=False),
+    )
+
+
+def nano_debug(minutes: float | None = None) -> Recipe:
+    """``runs/nano-debug.sh``: a small relative of ``nano`` on prepared clips, a few steps of everything."""
+    few = TrainConfig(steps=8, lr=1e-3, warmup=2, log_every=2, checkpoint_every=4, validate_every=8, minutes=minutes)
+    loss = TeacherConfig(shift=3.0)
+    return Recipe(
+        model=replace(preset_nano(width=64, layers=2), name="nano-debug"),
+        data=None,
+        teacher=(
+            Phase(few, loss, TrackMix()),
+            Phase(few, loss, TrackMix(mask_probability=0.2), track_head=False),
+        ),
+        causal=few,
+        self_forcing=replace(few, lr=1e-4),
+        tiny=TinyRecipe(few, TinyTraining(batch=2, adversarial_weight=0), frames=9, side=64, held_out=2),
+        rollouts=SelfForcingConfig(critic_updates=1, sinks=(0, 1), windows=(1, 2), guided=False),
+        batch=2,
+        trajectories=4,
+        validation_clips=2,
     )
 
 
@@ -211,8 +298,15 @@ def debug(minutes: float | None = None) -> Recipe:
         ),
         causal=short,
         self_forcing=short,
+        tiny=tiny_debug(replace(short, steps=3)),
         rollouts=SelfForcingConfig(critic_updates=1, sinks=(0, 1), windows=(1, 2)),
         batch=2,
         trajectories=4,
         validation_clips=2,
     )
+
+
+def tiny_debug(train: TrainConfig) -> TinyRecipe:
+    """Everything of the tiny decoder once, the discriminator included: for tests."""
+    loss = TinyTraining(batch=2, adversarial_start=1, adversarial_ramp=1, discriminator_channels=8, replay=1)
+    return TinyRecipe(train, loss, frames=9, side=32, held_out=2)

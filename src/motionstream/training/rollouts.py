@@ -21,6 +21,7 @@ from motionstream.tracks.sampling import draw_ids
 from motionstream.training.clips import PreparedClips, chunk_frames, static_index
 from motionstream.training.flow_matching import decibels, make_conditions, text_tokens
 from motionstream.training.trainee import Trainee
+from motionstream.training.validation import ClipView
 
 
 def keyed_conditions(network: Trainee, clips: PreparedClips, ids: list[int]) -> Conditions:
@@ -141,14 +142,15 @@ def roll_out(
 
 
 def rollout_figures(
-    network: Trainee, clips: PreparedClips, autoencoder: LinearAutoencoder | None = None
+    network: Trainee, clips: PreparedClips, autoencoder: LinearAutoencoder | None = None, view: ClipView | None = None
 ) -> dict[str, float]:
     """How a rollout compares with the rendered latents, in dB (``decibels``; higher is nearer).
 
     ``rollout_db`` of the whole, ``rollout_last_chunk_db``; ``rollout_drift_db``, how much worse the last chunk is than
     the second; the same of the carried mean of the prepared clips, which the model has to beat; ``frozen_db`` of the
     given picture. Then ``last_chunk_energy``, the mean square of the last chunk over the rendered one's: oversaturated
-    where well above 1. With an ``autoencoder`` the rollout carries its own content, as a stream does.
+    where well above 1. With an ``autoencoder`` the rollout carries its own content, as a stream does. ``view``: of the
+    same clips; its figures join.
     """
     clips = clips.to(network.model.device)
     ids = list(range(len(clips)))
@@ -170,4 +172,6 @@ def rollout_figures(
         figures |= compare("carried", prior.mean)
     figures["frozen_db"] = decibels(true[:, :, :1].expand_as(true), true)
     figures["last_chunk_energy"] = (made[:, :, -size:].square().mean() / true[:, :, -size:].square().mean()).item()
+    if view is not None:
+        figures |= view.look(made)[0]
     return figures

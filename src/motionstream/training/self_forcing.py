@@ -39,6 +39,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +54,7 @@ from motionstream.training.dmd import Denoiser, dmd_gradient, dmd_loss, score_ti
 from motionstream.training.flow_matching import evaluate_loss, null_conditions, x0_loss
 from motionstream.training.rollouts import keyed_conditions, roll_out, rollout_figures
 from motionstream.training.trainee import Trainee
+from motionstream.training.validation import ClipView
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,14 @@ class SelfForcingStage:
         *,
         seed: int,
         autoencoder: LinearAutoencoder | None = None,
+        view: ClipView | None = None,
     ) -> None:
         self.student, self.teacher, self.critic = student, teacher, critic
         self.module: nn.Module = student
         self.opponent: nn.Module = critic
         self.frozen: tuple[nn.Module, ...] = (teacher,)
         self.pool, self.settings, self.seed = pool, settings, seed
-        self.validation, self.long_validation = validation, long_validation
+        self.validation, self.long_validation, self.view = validation, long_validation, view
         self.autoencoder = None
         if student.model.config.carry is not None and settings.own_content:
             assert autoencoder is not None, "own content is decoded and encoded: give the autoencoder"
@@ -262,8 +265,12 @@ class SelfForcingStage:
         student this began with (``ode_``); see ``rollout_figures``."""
         return self._figures() | self.before
 
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Of the last validation."""
+        return {} if self.view is None else self.view.pictures()
+
     def _figures(self) -> dict[str, float]:
-        figures = rollout_figures(self.student, self.validation, self.autoencoder)
+        figures = rollout_figures(self.student, self.validation, self.autoencoder, self.view)
         if self.long_validation is not None:
             long = rollout_figures(self.student, self.long_validation, self.autoencoder)
             figures |= {f"long_{name}": value for name, value in long.items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from motionstream.autoencoder.base import StreamingAutoencoder
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.checkpoint_files import read_state
 from motionstream.component_config import LinearAutoencoderConfig, TextConfig
@@ -28,6 +29,7 @@ from motionstream.training.recipes import Recipe, Rendered, Shards
 from motionstream.training.rendered_clips import ClipPool, prepare
 from motionstream.training.shard_clips import ShardClips
 from motionstream.training.trainee import StoredText, Trainee
+from motionstream.training.validation import ClipView
 
 # --------------------------------------------------------------------------------------------------------- weights
 
@@ -167,6 +169,16 @@ def clip_source(
         seed=seed,
         workers=rendered.workers,
     )
+
+
+def clip_view(recipe: Recipe, folder: Path, clips: PreparedClips) -> ClipView:
+    """To look at validation clips: by the autoencoder that is trained here, or by the base's decoders, the tiny one if
+    it has one."""
+    decoder: StreamingAutoencoder | None = load_autoencoder(recipe, folder)
+    if decoder is None:
+        tiny = (base(recipe).folder / "tiny_decoder.safetensors").is_file()
+        decoder = parts(recipe, Placement(device=str(device()), decoder="tiny" if tiny else "full")).decoder
+    return ClipView(clips, decoder)
 
 
 def _rendered(recipe: Recipe) -> Rendered:

@@ -19,7 +19,7 @@ from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank
 from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis
 from motionstream.training.causal_init import CausalStage
-from motionstream.training.distributed import agree
+from motionstream.training.distributed import agree, device
 from motionstream.training.loop import Run, train
 from motionstream.training.lora import LoraSettings, add_lora, merged
 from motionstream.training.recipes import Recipe, Rendered
@@ -28,11 +28,13 @@ from motionstream.training.sources import (
     begin,
     begin_student,
     clip_source,
+    clip_view,
     load_autoencoder,
     validation_clips,
     weights_path,
 )
 from motionstream.training.teacher import TeacherStage
+from motionstream.training.tiny_stage import train_tiny_decoder
 from motionstream.training.trainee import Trainee
 from motionstream.training.trajectories import TrajectoryStore, make_trajectories
 
@@ -63,6 +65,7 @@ def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
     scene = replace(data.scene, frames=own.scene_frames)
     kept = fit_basis(autoencoder, scene, TextureBank(TRAIN), batches=own.basis_batches, seed=recipe.seed)
     say(f"{autoencoder.latent_channels} components keep {kept:.4f} of the energy")
+    autoencoder.to(device())
     stage = DecoderStage(autoencoder, scene, TRAIN, HELD_OUT, batch=own.batch, seed=recipe.seed)
     save_average(train(stage, own.train, folder / "autoencoder", say=say), folder, "autoencoder")
 
@@ -72,11 +75,12 @@ def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
     torch.manual_seed(recipe.seed)
     trainee = _thinned(begin(recipe, folder, None), recipe.lora)
     validation = validation_clips(recipe, folder)
+    view = clip_view(recipe, folder, validation)
     for number, phase in enumerate(recipe.teacher):
         trainee.model.track_head.requires_grad_(phase.track_head)
         seed = recipe.seed + 1_000_000 * (number + 1)
         source = clip_source(recipe, folder, phase.tracks, seed=seed, phase=number)
-        stage = TeacherStage(trainee, source, validation, phase.loss, seed=recipe.seed + number)
+        stage = TeacherStage(trainee, source, validation, phase.loss, seed=recipe.seed + number, view=view)
         run = train(stage, phase.train, folder / f"teacher_phase{number + 1}", say=say)
         run.use_average()
     save_average(run, folder, "teacher", recipe.lora)
@@ -99,7 +103,8 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
     trainee = _thinned(begin_student(recipe, folder), lora)
     trainee.model.track_head.requires_grad_(False)
     store, validation = TrajectoryStore(shards), validation_clips(recipe, folder)
-    stage = CausalStage(trainee, store, validation, batch=recipe.batch, seed=recipe.seed)
+    view = clip_view(recipe, folder, validation)
+    stage = CausalStage(trainee, store, validation, batch=recipe.batch, seed=recipe.seed, view=view)
     save_average(train(stage, recipe.causal, folder / "causal", say=say), folder, "causal", lora)
 
 
@@ -109,18 +114,19 @@ def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
     lora = recipe.student_lora or recipe.lora
     student = _thinned(begin(recipe, folder, "causal"), lora)
     teacher, critic = begin(recipe, folder, "teacher"), _thinned(begin(recipe, folder, "teacher"), recipe.lora)
-    batch = recipe.self_forcing_batch
+    batch, validation = recipe.self_forcing_batch, validation_clips(recipe, folder)
     long = validation_clips(recipe, folder, long=True) if isinstance(recipe.data, Rendered) else None
     stage = SelfForcingStage(
         student,
         teacher,
         critic,
         clip_source(recipe, folder, recipe.tracks, seed=recipe.seed + 7_000_000, batch=batch),
-        validation_clips(recipe, folder),
+        validation,
         long,
         recipe.rollouts,
         seed=recipe.seed,
         autoencoder=load_autoencoder(recipe, folder),
+        view=clip_view(recipe, folder, validation),
     )
     run = train(stage, recipe.self_forcing, folder / "self-forcing", say=say)
     save_average(run, folder, "self-forcing", lora)
@@ -131,7 +137,8 @@ def train_decoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
     own, autoencoder = recipe.own_autoencoder, load_autoencoder(recipe, folder)
     assert autoencoder is not None
     store = TrajectoryStore(sorted((folder / "trajectories").glob("*.safetensors")))
-    stage = GeneratedDecoderStage(autoencoder.requires_grad_(True), store, batch=own.batch, seed=recipe.seed)
+    autoencoder.requires_grad_(True).to(device())
+    stage = GeneratedDecoderStage(autoencoder, store, batch=own.batch, seed=recipe.seed)
     save_average(train(stage, own.decoder, folder / "decoder", say=say), folder, "decoder")
 
 
@@ -141,4 +148,5 @@ TRAINERS: dict[str, Callable[[Recipe, Path, Say], None]] = {
     "causal": train_causal,
     "self-forcing": train_self_forcing,
     "decoder": train_decoder,
+    "tiny-decoder": train_tiny_decoder,
 }

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from motionstream.training.clips import ClipSource, PreparedClips
 from motionstream.training.distributed import SampleDraws, shard
 from motionstream.training.flow_matching import decibels, evaluate_loss, make_conditions
 from motionstream.training.trainee import Trainee
+from motionstream.training.validation import ClipView
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class TeacherStage:
         settings: TeacherConfig | None = None,
         *,
         seed: int,
+        view: ClipView | None = None,
     ) -> None:
         self.module: nn.Module = trainee
         self.model, self.text, self.pool = trainee.model, trainee.text, pool
@@ -73,7 +76,7 @@ class TeacherStage:
                 "content and cannot do without one; set it to 0"
             )
         self.rng, self.seed = torch.Generator(), seed  # the loop saves it; random numbers here are keyed by sample
-        self.validation = validation
+        self.validation, self.view = validation, view
         self._last: dict[str, Any] = {}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -124,12 +127,21 @@ class TeacherStage:
         for name, which in (("tracks", clips), ("none", nothing)):
             conditions = make_conditions(self.model, self.text, which, generator)
             numbers[f"loss_{name}"] = evaluate_loss(self.model, clips.latents, t, noise, conditions).item()
-            numbers[f"sample_db_{name}"] = decibels(self._sample(clips, conditions), clips.latents)
-            if name == "tracks" and conditions.prior is not None:
+            made = self._sample(clips, conditions)
+            numbers[f"sample_db_{name}"] = decibels(made, clips.latents)
+            if name == "none":
+                continue
+            if self.view is not None:
+                numbers |= self.view.look(made)[0]
+            if conditions.prior is not None:
                 numbers["carried_db"] = decibels(conditions.prior.mean, clips.latents)
                 numbers["nearest_db"] = decibels(clips.candidates[:, 0], clips.latents)
         numbers["frozen_db"] = decibels(clips.latents[:, :, :1].expand_as(clips.latents), clips.latents)
         return numbers
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Of the last validation."""
+        return {} if self.view is None else self.view.pictures()
 
     def _sample(self, clips: PreparedClips, conditions: Conditions) -> Tensor:
         noise = keyed_noise(tuple(clips.latents.shape), seed=0, chunk=0, step=0, device=clips.latents.device)

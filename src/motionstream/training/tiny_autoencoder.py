@@ -300,13 +300,13 @@ def train_tiny(
     perceptual: Perceptual | None = None,
     say: Say = print,
 ) -> Run:
-    """Train ``tiny``'s decoder to the end or go on, and write ``FOLDER/tiny_decoder.safetensors`` in TAEHV's layout.
+    """Train ``tiny``'s decoder to the end or go on, and write ``FOLDER/tiny-decoder.safetensors`` in TAEHV's layout.
 
-    The file has the averaged decoder and ``tiny``'s encoder as it was. ``tiny`` ends as the file is.
+    All ranks call this, and go on once the file is there. It has the averaged decoder and ``tiny``'s encoder as it was;
+    ``tiny`` ends as the file is.
     """
     stage = TinyDecoderStage(tiny, autoencoder, draw, held_out, settings, perceptual)
-    run = train(stage, config, folder / "tiny_decoder", say=say)
+    run = train(stage, config, folder / "tiny-decoder", say=say)
     run.use_average()
-    if distributed.rank() == 0:
-        tiny.save(folder / "tiny_decoder.safetensors")
+    distributed.agree(lambda: tiny.save(folder / "tiny-decoder.safetensors"))
     return run

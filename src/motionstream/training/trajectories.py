@@ -128,7 +128,10 @@ def make_trajectories(
     try:
         for index in range(rank(), len(shards), world_size()):
             if not shards[index].exists():
-                _solve_shard(teacher, source, shards[index], index, seed=seed, bf16=bf16, guided=guided)
+                draws = -(-SHARD // source.batch)
+                first = index * draws
+                last = min(first + draws, -(-count // source.batch))
+                _solve_shard(teacher, source, shards[index], range(first, last), seed=seed, bf16=bf16, guided=guided)
                 say(f"trajectories {min((index + 1) * SHARD, count)} of {count}")
     except Exception as error:  # the others wait: they must be told
         failure = error
@@ -141,13 +144,12 @@ def make_trajectories(
 
 
 def _solve_shard(
-    teacher: Trainee, source: ClipSource, path: Path, index: int, *, seed: int, bf16: bool, guided: bool
+    teacher: Trainee, source: ClipSource, path: Path, draws: range, *, seed: int, bf16: bool, guided: bool
 ) -> None:
     device = teacher.model.device
     parts: list[PreparedClips] = []
     solved: list[dict[str, Tensor]] = []
-    draws = -(-SHARD // source.batch)
-    for draw in range(index * draws, (index + 1) * draws):  # keyed, so that shards solved later are the same
+    for draw in draws:  # keyed, so that shards solved later are the same
         generator = keyed_generator("trajectories", seed, draw)
         parts.append(source.at(draw))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

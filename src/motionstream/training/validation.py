@@ -19,6 +19,8 @@ from motionstream.training.clips import PreparedClips
 
 LEAST_MOTION = 4.0
 """Pixels from its start at which a point counts as moved, as in ``motionstream evaluate rendered``."""
+DRAWN = 16
+"""Tracks drawn on a clip at most: dots must not hide what is under them."""
 LEGIBLE = 128
 """Pixels a side below which the frames of a sheet are enlarged."""
 
@@ -51,12 +53,15 @@ class ClipView:
         frames = clips.visible.shape[1]
         self.numbers = np.unique(np.linspace(0, frames - 1, columns).round().astype(int))
         """The frames shown."""
+        self.sheet: np.ndarray | None = None
+        """Of the last look."""
         self._true: list[np.ndarray] = []
 
     def look(self, made: Tensor) -> tuple[dict[str, float], np.ndarray]:
-        """Figures (``follow``) and the sheet of ``made`` (B, C, F, h, w), the clips' latents as a model makes them.
+        """Figures and the sheet of ``made`` (B, C, F, h, w), the clips' latents as a model makes them.
 
-        Row by row: a clip as made, its tracks drawn on, and below as it should be; uint8 (H, W, 3).
+        Figures: ``epe_px``, ``epe_frozen_px``, ``lost``, see ``_figures``.
+        Row by row: a clip as made, some of its tracks drawn on, and below as it should be; uint8 (H, W, 3).
         """
         if made.shape != self.clips.latents.shape:
             shapes = f"{tuple(made.shape)}, the clips' {tuple(self.clips.latents.shape)}"
@@ -74,7 +79,12 @@ class ClipView:
             if clip < self.shown:
                 rows += [self._draw(video, clip), self._draw(self._true[clip], clip)]
         figures = _figures(*(np.concatenate(parts) for parts in (errors, still, lost)))
-        return figures, contact_sheet(np.concatenate(rows), len(self.numbers))
+        self.sheet = contact_sheet(np.concatenate(rows), len(self.numbers))
+        return figures, self.sheet
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The last look's sheet, as a stage hands it to the loop."""
+        return {} if self.sheet is None else {"made": self.sheet}
 
     @torch.no_grad()
     def _decode(self, latents: Tensor, clip: int) -> np.ndarray:
@@ -92,22 +102,27 @@ class ClipView:
         whether the tracker has lost it."""
         positions, visible = self._tracks(clip)
         counted = moved_frames(positions, visible, LEAST_MOTION) & visible[:1]
-        moving = np.flatnonzero(counted.any(axis=0))
-        chosen = moving[np.unique(np.linspace(0, len(moving) - 1, min(self.points, len(moving))).round().astype(int))]
+        chosen = _some(np.flatnonzero(counted.any(axis=0)), self.points)
         true, counted = positions[:, chosen], counted[:, chosen]
         if not len(chosen):
             return np.zeros(0), np.zeros(0), np.zeros(0, bool)
         found = self.tracker.track(video, true[0])
-        errors = end_point_error(found.positions, found.visible, true, counted, lost="skip")
+        errors = end_point_error(found.positions, found.visible, true, counted)
         still = np.broadcast_to(true[:1], true.shape)
         return errors, end_point_error(still, counted, true, counted), ~found.visible[counted]
 
     def _draw(self, frames: np.ndarray, clip: int) -> np.ndarray:
-        """The frames shown, of a whole video or those alone, with the tracks drawn on."""
+        """The frames shown, of a whole video or those alone, with some tracks drawn on."""
         frames = frames if len(frames) == len(self.numbers) else frames[self.numbers]
         positions, visible = (part[self.numbers] for part in self._tracks(clip))
+        chosen = _some(np.flatnonzero(visible.any(axis=0)), DRAWN)
         scale = max(1, -(-LEGIBLE // min(frames.shape[1:3])))
-        return draw_tracks(frames, positions, visible, scale=scale, trail=len(frames))
+        return draw_tracks(frames, positions[:, chosen], visible[:, chosen], scale=scale, trail=len(frames))
+
+
+def _some(index: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of them, evenly chosen."""
+    return index[np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).round().astype(int))]
 
 
 def _figures(errors: np.ndarray, still: np.ndarray, lost: np.ndarray) -> dict[str, float]:

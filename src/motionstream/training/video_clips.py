@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -56,6 +57,18 @@ class VideoFolder:
         if reach < frames:
             raise ValueError(f"reach = {reach}: must be at least the clip's {frames} frames")
         self.frames, self.side, self.reach = frames, side, reach
+
+    def split(self, most: int) -> tuple[VideoFolder, VideoFolder]:
+        """What to train on, and what to hold out: the last videos by name, a tenth of them, 1 … ``most``.
+
+        Raises ValueError for a single video.
+        """
+        if len(self.paths) < 2:
+            raise ValueError(f"{self.paths[0]} is alone in its folder: one more is needed, to be held out")
+        count = max(1, min(most, len(self.paths) // 10))
+        parts = copy(self), copy(self)
+        parts[0].paths, parts[1].paths = self.paths[:-count], self.paths[-count:]
+        return parts
 
     def __call__(self, generator: torch.Generator) -> Tensor:
         reason = ""

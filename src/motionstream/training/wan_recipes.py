@@ -14,9 +14,11 @@ from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
 from motionstream.training.loop import TrainConfig
 from motionstream.training.lora import LoraSettings
-from motionstream.training.recipes import Phase, Recipe
+from motionstream.training.recipes import Phase, Recipe, TinyRecipe, tiny_debug
 from motionstream.training.self_forcing import SelfForcingConfig
 from motionstream.training.teacher import TeacherConfig
+from motionstream.training.tiny_autoencoder import paper_recipe
+from motionstream.wan_presets import TINY_WAN22_LARGE
 
 IMAGE_BRANCH = ("image_embedder", "add_k_proj", "add_v_proj", "norm_added")
 """What a text-to-video student lacks and begins with at zero: trained whole."""
@@ -70,6 +72,7 @@ def _wan(name: str, second_steps: int, minutes: float | None) -> Recipe:
     model = preset(name)
     tracks = _tracks(model.size[0])
     loss = TeacherConfig(shift=6.0, image_dropout=0.1)
+    tiny, tiny_loss = paper_recipe()
     return Recipe(
         model=model,
         data=None,
@@ -79,6 +82,7 @@ def _wan(name: str, second_steps: int, minutes: float | None) -> Recipe:
         ),
         causal=_loop(2000, 2e-6, minutes),
         self_forcing=paper_self_forcing(minutes),
+        tiny=TinyRecipe(replace(tiny, minutes=minutes), tiny_loss),
         tracks=replace(tracks, mask_probability=0.2),
         batch=128,
         self_forcing_batch=64,
@@ -94,8 +98,9 @@ def wan21(minutes: float | None = None) -> Recipe:
 
 
 def wan22(minutes: float | None = None) -> Recipe:
-    """The paper's large model: 4,800 + 400 steps of the teacher at 1280×704."""
-    return _wan("wan2.2-5b", 400, minutes)
+    """The paper's large model: 4,800 + 400 steps of the teacher at 1280×704, and a large tiny decoder."""
+    recipe = _wan("wan2.2-5b", 400, minutes)
+    return replace(recipe, model=replace(recipe.model, tiny_decoder=TINY_WAN22_LARGE))
 
 
 def affordable(recipe: Recipe, minutes: float | None = None) -> Recipe:
@@ -110,11 +115,14 @@ def affordable(recipe: Recipe, minutes: float | None = None) -> Recipe:
     )
     causal = _loop(1000, 5e-5, minutes, accumulate=8)
     distillation = replace(paper_self_forcing(minutes, updates=300, accumulate=8), lr=2e-5, opponent_lr=1e-5)
+    assert recipe.tiny is not None
+    tiny = replace(recipe.tiny.loss, batch=8, adversarial_start=10_000, adversarial_ramp=5000, workers=8)
     return replace(
         recipe,
         teacher=tuple(replace(phase, train=replace(phase.train, shard=False)) for phase in phases),
         causal=replace(causal, shard=False),
         self_forcing=replace(distillation, shard=False),
+        tiny=replace(recipe.tiny, train=replace(recipe.tiny.train, steps=tiny.loop_steps(50_000)), loss=tiny),
         batch=8,
         self_forcing_batch=8,
         trajectories=500,
@@ -134,6 +142,7 @@ def debug_wan(name: str, minutes: float | None = None) -> Recipe:
         teacher=(Phase(short, loss, tracks), Phase(short, loss, tracks, track_head=False)),
         causal=short,
         self_forcing=replace(short, steps=4, frozen_dtype="bfloat16"),
+        tiny=tiny_debug(replace(short, steps=3)),
         rollouts=SelfForcingConfig(critic_updates=1, sinks=(0, 1), windows=(0, 1)),
         tracks=tracks,
         batch=2,

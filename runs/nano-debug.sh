@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Every stage once, at a size that takes minutes: videos on disk → shards → teacher → causal student → Self-Forcing →
+# tiny decoder → a video. What comes out means nothing; that it comes out is what is tested.
+#   FOLDER=work/nano-debug runs/nano-debug.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+FOLDER=${FOLDER:-work/nano-debug}
+BIN=${BIN:-.venv/bin}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
+
+# 1. videos with captions: here rendered ones, otherwise any folder of yours
+"$BIN/python" runs/render_videos.py "$FOLDER/videos" --count 8 --frames 46
+
+# 2. prepare: 50×50 tracks, latents of the embedded model's autoencoder, text; webdataset shards
+"$BIN/motionstream" prepare "$FOLDER/videos" "$FOLDER/shards" --model nano
+
+# 3. teacher: flow matching in two phases, the second with mid-frame masking and a frozen track head
+# 4. causal: the teacher's ODE trajectories, regression under sink and window masks
+# 5. self-forcing: the student's own rollouts, matched to the teacher's distribution (DMD)
+# 6. tiny-decoder: latents to pixels at a fraction of the cost
+for stage in teacher causal self-forcing tiny-decoder; do
+  "$BIN/motionstream" train "$stage" --recipe nano-debug --shards "$FOLDER/shards" --base nano --folder "$FOLDER/run"
+done
+"$BIN/motionstream" train export --recipe nano-debug --shards "$FOLDER/shards" --base nano --folder "$FOLDER/run" \
+  -o "$FOLDER/model"
+
+# 7. stream a photograph with the new model and its tiny decoder
+"$BIN/motionstream" stream examples/chelsea.png --model "$FOLDER/model" --decoder tiny --drag 0.3,0.5:0.7,0.5 \
+  --seconds 2 -o "$FOLDER/video.mp4"

@@ -1,0 +1,175 @@
+"""What a training step keeps for its backward pass, measured without having it: the real modules on the meta device.
+
+Real shapes, no memory, as in ``live_bytes``; here gradients are on, and a backward pass follows. Torch has no autocast
+for the meta device and, on it, none of the fused kernels of CUDA, so both are stood in for: products and convolutions
+take their operands in bf16, and weights keep their copies as autocast's cache does; attention keeps its operands, its
+output and one number a row; an RMS norm its input and one number a row. Elsewhere than on CUDA attention writes its
+scores out, and the norms are torch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+from motionstream.memory.live_bytes import LiveBytes, nbytes
+from motionstream.model.backends import use_backend
+
+CAST = ("linear", "conv2d", "conv3d", "matmul", "__matmul__", "scaled_dot_product_attention")
+"""Torch's functions that autocast runs in half precision, of those that the models use."""
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """Bytes of a loss and its gradient, gradients of weights not counted.
+
+    ``saved``: alive when the forward is over, inputs and what the backward pass needs, but neither weights nor their
+    copies. ``casts``: the weights' copies in half precision; ``held_casts``: those that the backward pass needs, too.
+    ``forward``, ``backward``: what is alive besides at the worst moment of each.
+    """
+
+    saved: int
+    casts: int
+    held_casts: int
+    forward: int
+    backward: int
+
+
+def step_bytes(module: nn.Module, loss: Callable[[], Tensor], *, bf16: bool, recompute: bool, device: str) -> StepBytes:
+    """Run ``loss`` of ``module`` (on the meta device) and its backward pass.
+
+    Args:
+        recompute: the module's transformer blocks are checkpointed, as ``training.distributed.tune_blocks`` does it.
+        device: "cuda", or another whose kernels are not fused.
+    """
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+        for parameter in module.parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        with _checkpointed(module, recompute, bf16, device), torch.device("meta"), LiveBytes() as live:
+            with _kernels(bf16, device) as cache:
+                value = loss()
+                casts, held = nbytes(cache.values()), live.live
+                forward = live.peak - held
+                cache.clear()  # autocast ends with the forward; what the graph needs of them it holds itself
+            kept = live.live
+            live.peak = kept
+            torch.autograd.backward(value)
+            return StepBytes(held - casts, casts, casts - (held - kept), forward, live.peak - kept)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def inference_bytes(run: Callable[[], Tensor], *, bf16: bool, device: str) -> int:
+    """The most that is alive while ``run`` runs without gradients, its inputs and copies of weights included."""
+    with torch.device("meta"), LiveBytes() as live, _kernels(bf16, device), torch.no_grad():
+        run()
+    return live.peak
+
+
+@contextmanager
+def _kernels(bf16: bool, device: str) -> Iterator[dict[int, Tensor]]:
+    """The stand-ins; yields the weights' copies, by the weights' ids."""
+    casting = _Autocast()
+    fused, cast = (_FusedKernels() if device == "cuda" else nullcontext()), (casting if bf16 else nullcontext())
+    with use_backend("sdpa" if device == "cuda" else "plain"), fused, cast:
+        yield casting.cache
+
+
+@contextmanager
+def _checkpointed(module: nn.Module, recompute: bool, bf16: bool, device: str) -> Iterator[None]:
+    """Blocks that are run again in the backward pass, with autocast entered anew."""
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), _kernels(bf16, device)
+
+    blocks: list[Any] = [block for part in module.modules() for block in getattr(part, "blocks", [])]
+    for block in blocks if recompute else []:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
+    try:
+        yield
+    finally:
+        for block in blocks if recompute else []:
+            del block.forward
+
+
+class _Autocast(TorchFunctionMode):
+    """bf16 operands for products and convolutions; ``cache`` has the copies of weights, by their id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") not in CAST:
+            return func(*args, **(kwargs or {}))
+        return func(*map(self._cast, args), **{name: self._cast(value) for name, value in (kwargs or {}).items()})
+
+    def _cast(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.to(torch.bfloat16)
+        if id(value) not in self.cache:
+            self.cache[id(value)] = value.to(torch.bfloat16)
+        return self.cache[id(value)]
+
+
+class _FusedKernels(TorchFunctionMode):
+    """CUDA's attention and RMS norm, as far as memory goes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3])
+        if func is F.rms_norm:  # which hands on what it was given by name
+            return _Norm.apply(args[0], kwargs["weight"])
+        return func(*args, **(kwargs or {}))
+
+
+def _float32(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    # the backward pass does not know the default device
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
+class _Attention(torch.autograd.Function):
+    """(B, heads, L, dim): keeps its operands, its output and the logarithm of each row's sum."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out, _float32(query, query.shape[:-1]))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        query, key, value, *_ = ctx.saved_tensors
+        sum_of_query = _float32(query, query.shape)
+        answer = tuple(torch.empty_like(operand) for operand in (query, key, value))
+        del sum_of_query
+        return answer
+
+
+class _Norm(torch.autograd.Function):
+    """Over the last axis: keeps its input and the deviation of each row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, _float32(x, x.shape[:-1]))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight)

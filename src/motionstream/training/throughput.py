@@ -1,0 +1,149 @@
+"""How many floating-point operations a training step takes, and what follows from it: share of a peak, hours of a run.
+
+These are the operations of the model's arithmetic, so a share of a device's peak is MFU ("model FLOPs utilisation"):
+evaluations are counted as ``flops.py`` counts them, a backward pass as twice its forward, and what activation
+checkpointing or fused attention runs again is no part of it (with it, it would be HFU). Counts are of one sample;
+``times`` makes those of a batch. Where a stage draws sink, window and exit step, they are the mean over the draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from motionstream.config import CausalConfig, ModelConfig
+from motionstream.flops import Size, causal_clip_flops, clip_flops, condition_flops
+from motionstream.training.causal_init import SINKS, WINDOWS
+from motionstream.training.self_forcing import SelfForcingConfig
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """Of one optimiser step. ``inference``: evaluations without a gradient. ``trained``: forwards of those with one."""
+
+    inference: float
+    trained: float
+
+    @property
+    def model(self) -> float:
+        """What the arithmetic takes: a gradient costs two more forwards."""
+        return self.inference + 3 * self.trained
+
+    @property
+    def recomputed(self) -> float:
+        """What activation checkpointing adds, at most: one more forward, of which it may leave out the last layers."""
+        return self.trained
+
+    def times(self, batch: int) -> StepFlops:
+        return StepFlops(batch * self.inference, batch * self.trained)
+
+
+def teacher_flops(config: ModelConfig, latent_frames: int, *, size: Size | None = None) -> StepFlops:
+    """Flow matching on whole clips. The track head and the prior of carried content are trained, too.
+
+    Args:
+        size: (height, width) of the video; the model's own when None.
+    """
+    forward = clip_flops(config, latent_frames, size=size).total
+    return StepFlops(0, forward + condition_flops(config, latent_frames, size=size))
+
+
+def causal_flops(config: ModelConfig, latent_frames: int, *, size: Size | None = None) -> StepFlops:
+    """The regression of the causal initialisation: the mean over the sinks and windows that it draws."""
+    forwards = [
+        causal_clip_flops(config, latent_frames, pattern, size=size).total
+        for pattern in _patterns(config, SINKS, WINDOWS)
+    ]
+    return StepFlops(condition_flops(config, latent_frames, size=size), sum(forwards) / len(forwards))
+
+
+@dataclass(frozen=True)
+class SelfForcingFlops:
+    """A step that updates the student, and one that updates the critic."""
+
+    student: StepFlops
+    critic: StepFlops
+
+    def mean(self, critic_updates: int) -> float:
+        """Model operations of a step, on average over ``critic_updates`` of the critic and one of the student."""
+        return (self.student.model + critic_updates * self.critic.model) / (critic_updates + 1)
+
+
+def self_forcing_flops(
+    config: ModelConfig,
+    latent_frames: int,
+    settings: SelfForcingConfig,
+    *,
+    size: Size | None = None,
+    exit_step: int | None = None,
+) -> SelfForcingFlops:
+    """Rollouts of the student and what is made of them.
+
+    The student rolls out chunk by chunk: the steps before ``exit_step`` without a gradient, that one with it, and a
+    clean pass of every chunk but the last. Then the teacher looks at the clip (three times where it is guided) and the
+    critic once. The critic's step rolls out without gradients and trains on the clip. The autoencoder, which ``nano``
+    runs between chunks for content of the student's own, is not counted.
+
+    Args:
+        exit_step: of the rollout; the mean over all of them when None.
+    """
+    steps = (len(config.sampler.student_times) - 1) / 2 if exit_step is None else float(exit_step)
+    patterns = _patterns(config, settings.sinks, settings.windows)
+
+    def rollout(frames: int) -> float:
+        counts = [causal_clip_flops(config, frames, pattern, size=size, cached=True).total for pattern in patterns]
+        return sum(counts) / len(counts)
+
+    step, clean = rollout(latent_frames), rollout(latent_frames - config.causal.chunk_frames)
+    clip = clip_flops(config, latent_frames, size=size).total
+    told = condition_flops(config, latent_frames, size=size)
+    looks = (4 if settings.guided else 2) if settings.score_weight else 0  # the teacher's, and the critic's
+    tellings = 2  # of the conditions: to the student and the teacher, to the teacher without tracks, to the critic
+    if settings.score_weight:
+        tellings += 2 if settings.guided else 1
+    return SelfForcingFlops(
+        student=StepFlops(steps * step + clean + looks * clip + tellings * told, step),
+        critic=StepFlops((steps + 1) * step + clean + 2 * told, clip),
+    )
+
+
+def stage_flops(
+    stage: Literal["teacher", "causal", "self-forcing"],
+    config: ModelConfig,
+    latent_frames: int,
+    rollouts: SelfForcingConfig,
+    *,
+    batch: int,
+) -> dict[str, float]:
+    """Model operations of an update of each player of a stage, "module" and "opponent", of a whole batch.
+
+    ``rollouts`` is Self-Forcing's. What ``Stage.flops`` answers is the entry of the player whose turn a step is.
+    """
+    if stage == "self-forcing":
+        both = self_forcing_flops(config, latent_frames, rollouts)
+        return {"module": both.student.times(batch).model, "opponent": both.critic.times(batch).model}
+    one = teacher_flops(config, latent_frames) if stage == "teacher" else causal_flops(config, latent_frames)
+    return {"module": one.times(batch).model}
+
+
+def _patterns(config: ModelConfig, sinks: Sequence[int], windows: Sequence[int]) -> list[CausalConfig]:
+    return [CausalConfig(config.causal.chunk_frames, sink, window) for sink, window in product(sinks, windows)]
+
+
+def estimate_hours(flops_per_step: float, steps: int, *, gpus: int, peak: float, share: float) -> float:
+    """Wall-clock hours of a run, validation and checkpoints aside.
+
+    Args:
+        flops_per_step: model operations of the global batch, the mean over the steps.
+        peak: operations a second of one GPU (``hardware.peak``). share: of the peak that is reached, 0 … 1.
+
+    Raises:
+        ValueError: nothing to compute with.
+    """
+    if gpus < 1 or peak <= 0 or not 0 < share <= 1:
+        raise ValueError(
+            f"gpus = {gpus}, peak = {peak:g}, share = {share:g}: give a GPU, its speed and a share in 0..1"
+        )
+    return steps * flops_per_step / (gpus * peak * share) / 3600

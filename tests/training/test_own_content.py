@@ -1,0 +1,157 @@
+"""Rollouts that carry their own content: what they are told is what a stream would be told."""
+
+from copy import deepcopy
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from motionstream.data.photographs import TRAIN
+from motionstream.data.procedural import render
+from motionstream.data.textures import TextureBank
+from motionstream.model.motion_model import MotionModel
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.tracks import Tracks
+from motionstream.tracks.sampling import SampledTracks, TrackMix
+from motionstream.training import recipes, rollouts
+from motionstream.training.clips import assemble, to_float
+from motionstream.training.rendered_clips import prepare
+from motionstream.training.rollouts import OwnContent, keyed_conditions, roll_out
+from motionstream.training.trainee import Trainee
+
+SEED, STARTS = 3, [0, 9, 21, 33, 45]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    made = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    torch.manual_seed(1)
+    with torch.no_grad():  # an answer that is not zero, and a decoder that does more than the linear one
+        for parameter in made.model.transformer.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        made.parts.autoencoder.outlet.weight.add_(0.02 * torch.randn_like(made.parts.autoencoder.outlet.weight))
+    return made
+
+
+@pytest.fixture(scope="module")
+def network(pipeline):
+    made = Trainee(pipeline.config, pipeline.model)
+    made.text = pipeline.parts.text_encoder
+    return made
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    return render(recipes.debug().data.scene, 3, 5, TextureBank(TRAIN))
+
+
+@pytest.fixture(scope="module")
+def clips(pipeline, rendered):
+    """Of three clips some have drags that begin late or are let go."""
+    mix = TrackMix(dense=0, random=0, drags=1, late_birth=0.8, release=0.8)
+    generator = torch.Generator().manual_seed(0)
+    made = prepare(rendered, MotionModel(pipeline.config), pipeline.parts.autoencoder, mix, generator)
+    assert made.events[:, 1:].any() and (made.birth > 0).any() and not made.events.all()
+    return made
+
+
+def parts(conditions):
+    return {"channels": conditions.channels, "text": conditions.text, "mean": conditions.prior.mean}
+
+
+@torch.no_grad()
+def test_with_the_true_latents_the_conditions_are_those_of_the_prepared_clips(pipeline, network, clips):
+    content = OwnContent(network, clips, [4, 5, 6], pipeline.parts.autoencoder)
+    prepared = keyed_conditions(network, clips, [4, 5, 6])
+    made = None
+    for chunk in range(4):
+        now = slice(3 * chunk, 3 * chunk + 3)
+        own, expected = content.conditions(chunk, made), prepared.frames(now.start, now.stop)
+        for name, value in parts(own).items():
+            torch.testing.assert_close(value, parts(expected)[name], atol=1e-5, rtol=1e-4)
+        made = clips.latents[:, :, now]
+
+
+@torch.no_grad()
+def test_other_latents_change_what_begins_late_and_nothing_before(pipeline, network, clips):
+    content = OwnContent(network, clips, [4, 5, 6], pipeline.parts.autoencoder)
+    prepared = keyed_conditions(network, clips, [4, 5, 6])
+    made = None
+    for chunk in range(4):
+        own, now = content.conditions(chunk, made), slice(3 * chunk, 3 * chunk + 3)
+        off = (own.prior.mean - prepared.prior.mean[:, :, now]).abs().amax(dim=(1, 2, 3, 4))
+        touched = clips.events[:, 1 : chunk + 1].any(dim=1)
+        assert (off[touched] > 1e-2).all() and (off[~touched] < 1e-4).all()
+        made = clips.latents[:, :, now] + 0.5
+
+
+def hand_made():
+    """Four tracks: a pin, a drag that is let go after the second chunk, one that begins with the third, an unused
+    row. Every track begins where it is in the first frame of its first chunk."""
+    frames = torch.arange(45.0)
+    still = torch.zeros(45)
+    rows = [(8 + still, 24 + still), (6 + 0.3 * frames, 9 + still), (20 - 0.25 * (frames - 21), 18 + still)]
+    positions = torch.stack([torch.stack(row, dim=-1) for row in [*rows, (still, still)]], dim=1)
+    lives = [(0, 45), (0, 21), (21, 45), (0, 0)]
+    visible = torch.stack([(frames >= first) & (frames < end) for first, end in lives], dim=1)
+    start = torch.stack([positions[first, row] for row, (first, _) in enumerate(lives)])
+    return SampledTracks(
+        positions.masked_fill(~visible[..., None], torch.nan)[None],
+        visible[None],
+        birth=torch.tensor([[0, 0, 2, 0]]),
+        start=start[None],
+        events=torch.tensor([[True, False, True, False]]),
+    )
+
+
+def test_the_rollout_makes_the_latents_of_the_stream(pipeline, network, rendered, monkeypatch):
+    """The streaming path with its CarryMemory, against the batch that training rolls out."""
+    autoencoder, video = pipeline.parts.autoencoder, rendered.video[:1]
+    latents, _ = autoencoder.encode(to_float(video))
+    tracks = hand_made()
+    given = assemble(latents, to_float(video)[:, :, 0], tracks, rendered.captions[:1], pipeline.model, autoencoder)
+    streamed, decode = [], pipeline.parts.decoder.decode
+
+    def spy(latents, state=None):
+        streamed.append(latents)
+        return decode(latents, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline.parts.decoder, "decode", spy)
+        stream = pipeline.stream(video[0, :, 0].permute(1, 2, 0).numpy(), rendered.captions[0], seed=SEED)
+        for first, end in pairwise(STARTS):
+            now = slice(first, end)
+            shown = tracks.visible[0, now].any(dim=0).nonzero()[:, 0]
+            positions, visible = tracks.positions[0, now][:, shown], tracks.visible[0, now][:, shown]
+            stream.step(Tracks(positions.numpy(), visible.numpy(), stream.size, stream.fps, ids=np.asarray(shown)))
+    expected = torch.cat(streamed, dim=2)
+
+    @torch.no_grad()
+    def made(autoencoder):
+        return roll_out(network, given, [SEED], seed=SEED, autoencoder=autoencoder)
+
+    torch.testing.assert_close(made(autoencoder), expected, atol=1e-5, rtol=1e-4)
+    prepared = made(None)
+    torch.testing.assert_close(prepared[:, :, :6], expected[:, :, :6], atol=1e-5, rtol=1e-4)
+    assert (prepared - expected)[:, :, 6:].abs().max() > 0.05
+
+
+def test_no_gradient_goes_through_the_pictures(pipeline, network, clips, monkeypatch):
+    """What a chunk is told of the one before it is given; its own gradient is as without own content."""
+    seen = []
+    conditions = OwnContent.conditions
+
+    def watch(self, chunk, made):
+        told = conditions(self, chunk, made)
+        seen.append((made is not None and made.requires_grad, told.channels.requires_grad, self.pictures.requires_grad))
+        return told
+
+    monkeypatch.setattr(rollouts.OwnContent, "conditions", watch)
+    network = deepcopy(network)
+    network.model.transformer.requires_grad_(True)
+    made = roll_out(network, clips, [1, 2, 3], seed=0, exit_step=1, autoencoder=pipeline.parts.autoencoder)
+    made.square().mean().backward()
+    assert [with_gradient for with_gradient, *_ in seen] == [False, True, True, True]
+    assert not any(told or pictures for _, told, pictures in seen)
+    assert network.model.transformer.proj_out.weight.grad.abs().max() > 0
