@@ -100,8 +100,9 @@ def test_clips_are_those_of_the_shards_whatever_the_order_and_the_workers(made):
 def test_every_stage_trains_on_them_and_the_export_streams(made, tmp_path):
     recipe, folder = made
     before = begin(recipe, tmp_path, None).state_dict()
-    for stage in recipe.stages:
+    for stage in ("teacher", *recipe.optional_stages, *recipe.stages[1:]):
         TRAINERS[stage](recipe, tmp_path, quiet)
+    assert recipe.stages[0] == "teacher" and weights_path(tmp_path, "teacher-forcing").exists()
     teacher, student = (begin(recipe, tmp_path, stage).state_dict() for stage in ("teacher", "self-forcing"))
     for one, other in ((before, teacher), (teacher, student)):
         assert any((one[name] - other[name]).abs().max() > 0 for name in one)

@@ -31,12 +31,23 @@ Examples:
   motionstream stream photo.jpg --model work/nano/model --drag 0.3,0.5:0.7,0.5"""
 
     stage: tyro.conf.Positional[
-        Literal["autoencoder", "teacher", "causal", "self-forcing", "decoder", "tiny-decoder", "all", "export"]
+        Literal[
+            "autoencoder",
+            "teacher",
+            "teacher-forcing",
+            "causal",
+            "self-forcing",
+            "decoder",
+            "tiny-decoder",
+            "all",
+            "export",
+        ]
     ]
-    """What to train; all: every stage in order; export: make a model's folder of the finished stages."""
+    """What to train; all: every stage in order but teacher-forcing, from which causal starts if it is finished;
+    export: make a model's folder of the finished stages."""
     recipe: str = "nano"
     """The numbers of the run: nano; wan2.1-1.3b, wan2.2-5b (the paper's), the same with -lora (affordable);
-    debug, wan2.1-debug, wan2.2-debug (everything once, for tests)."""
+    nano-debug, debug, wan2.1-debug, wan2.2-debug (everything once, for tests)."""
     folder: Path = Path("work/nano")
     """Where checkpoints, logs and weights are."""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="M")] = None
@@ -75,7 +86,7 @@ Examples:
             export(recipe, self.folder, self.output)
             print(f"{self.output}: the model; use it with --model {shlex.quote(str(self.output))}")
             return
-        if self.stage != "all" and self.stage not in recipe.stages:
+        if self.stage != "all" and self.stage not in (*recipe.stages, *recipe.optional_stages):
             hint = "; --videos DIR adds the tiny decoder" if self.stage == "tiny-decoder" else ""
             raise ValueError(f"train {self.stage}: recipe {self.recipe} has {', '.join(recipe.stages)}{hint}")
         self.folder.mkdir(parents=True, exist_ok=True)

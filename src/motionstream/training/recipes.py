@@ -136,6 +136,9 @@ class Recipe:
     """Of the student's stages; ``lora`` when None."""
     student: Path | None = None
     """A transformer's checkpoint that the causal stage begins with instead of the teacher's weights."""
+    forcing: Phase | None = None
+    """The optional stage before the causal one, ``train teacher-forcing``; ``train all`` leaves it out. None: there is
+    none."""
     tracks: TrackMix = field(default_factory=lambda: TrackMix(mask_probability=0.1))
     """Of causal initialisation and distillation."""
     batch: int = 8
@@ -156,6 +159,11 @@ class Recipe:
         if self.model.tiny_decoder is None or not clips:
             left_out.add("tiny-decoder")
         return tuple(stage for stage in STAGES if stage not in left_out)
+
+    @property
+    def optional_stages(self) -> tuple[str, ...]:
+        """What this recipe trains where it is asked for by name."""
+        return () if self.forcing is None else ("teacher-forcing",)
 
     @property
     def own_autoencoder(self) -> AutoencoderRecipe:
@@ -217,7 +225,7 @@ def nano(minutes: float | None = None) -> Recipe:
 
     loss = TeacherConfig(shift=3.0)
     tiny = TinyTraining(
-        batch=4, adversarial_start=5000, adversarial_ramp=2000, discriminator_channels=32, replay=2, workers=1
+        batch=4, adversarial_start=4000, adversarial_ramp=1000, discriminator_channels=32, replay=2, workers=1
     )
     first = TrainConfig(steps=60_000, lr=1e-3, minutes=part(0.39), bf16=True)
     second = TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.07), warmup=10, bf16=True)
@@ -232,6 +240,7 @@ def nano(minutes: float | None = None) -> Recipe:
             Phase(first, loss, TrackMix()),
             Phase(second, loss, TrackMix(mask_probability=0.2), track_head=False),
         ),
+        forcing=Phase(TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.16), bf16=True), loss, TrackMix()),
         causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(0.16), bf16=True),
         self_forcing=TrainConfig(
             steps=3600,
@@ -245,9 +254,10 @@ def nano(minutes: float | None = None) -> Recipe:
             bf16=True,
         ),
         tiny=TinyRecipe(
-            train=TrainConfig(steps=tiny.loop_steps(8000), lr=1e-3, minutes=part(0.06), validate_every=500, bf16=True),
+            train=TrainConfig(steps=tiny.loop_steps(6000), lr=1e-3, minutes=part(0.06), validate_every=500, bf16=True),
             loss=tiny,
-            side=128,
+            frames=13,
+            side=64,
         ),
         # not guided: under guidance this small teacher oversaturates and is 4 dB further from the rendered clips
         rollouts=SelfForcingConfig(critic_updates=3, critic_first=60, sinks=(0, 1), windows=(1, 2), guided=False),
@@ -296,6 +306,7 @@ def debug(minutes: float | None = None) -> Recipe:
             Phase(short, loss, TrackMix()),
             Phase(short, loss, TrackMix(mask_probability=0.2), track_head=False),
         ),
+        forcing=Phase(short, loss, TrackMix()),
         causal=short,
         self_forcing=short,
         tiny=tiny_debug(replace(short, steps=3)),

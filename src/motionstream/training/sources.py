@@ -89,13 +89,14 @@ def begin(recipe: Recipe, folder: Path, stage: str | None) -> Trainee:
     return trainee
 
 
-def begin_student(recipe: Recipe, folder: Path) -> Trainee:
-    """What causal initialisation starts from: the teacher, with another transformer where the recipe names one.
+def begin_student(recipe: Recipe, folder: Path, stage: str) -> Trainee:
+    """What the student starts from: a finished stage's weights, and the recipe's own transformer where it names one
+    and has not trained it yet.
 
     Raises ValueError for a checkpoint that does not fit.
     """
-    trainee = begin(recipe, folder, "teacher")
-    if recipe.student is not None:
+    trainee = begin(recipe, folder, stage)
+    if recipe.student is not None and stage == "teacher":
         transformer, report = load_transformer(recipe.student, recipe.model, dtype=torch.float32, allow_pickle=True)
         warnings.warn(str(report), stacklevel=2)
         trainee.model.transformer = transformer.train().to(device())

@@ -34,6 +34,7 @@ from motionstream.training.sources import (
     weights_path,
 )
 from motionstream.training.teacher import TeacherStage
+from motionstream.training.teacher_forcing import TeacherForcingStage
 from motionstream.training.tiny_stage import train_tiny_decoder
 from motionstream.training.trainee import Trainee
 from motionstream.training.trajectories import TrajectoryStore, make_trajectories
@@ -86,6 +87,20 @@ def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
     save_average(run, folder, "teacher", recipe.lora)
 
 
+def train_teacher_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """The optional stage before the causal one: denoising behind a clean past."""
+    phase = recipe.forcing
+    if phase is None:
+        raise ValueError("the recipe has no teacher-forcing stage")
+    torch.manual_seed(recipe.seed)
+    lora = recipe.student_lora or recipe.lora
+    trainee = _thinned(begin_student(recipe, folder, "teacher"), lora)
+    trainee.model.track_head.requires_grad_(False)
+    source = clip_source(recipe, folder, phase.tracks, seed=recipe.seed + 3_000_000)
+    stage = TeacherForcingStage(trainee, source, validation_clips(recipe, folder), phase.loss, seed=recipe.seed)
+    save_average(train(stage, phase.train, folder / "teacher-forcing", say=say), folder, "teacher-forcing", lora)
+
+
 def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
     """Regression on the teacher's trajectories under sink and window masks of many sizes."""
     torch.manual_seed(recipe.seed)
@@ -100,7 +115,8 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
         say=say,
     )
     lora = recipe.student_lora or recipe.lora
-    trainee = _thinned(begin_student(recipe, folder), lora)
+    forced = weights_path(folder, "teacher-forcing").exists()
+    trainee = _thinned(begin_student(recipe, folder, "teacher-forcing" if forced else "teacher"), lora)
     trainee.model.track_head.requires_grad_(False)
     store, validation = TrajectoryStore(shards), validation_clips(recipe, folder)
     view = clip_view(recipe, folder, validation)
@@ -145,6 +161,7 @@ def train_decoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
 TRAINERS: dict[str, Callable[[Recipe, Path, Say], None]] = {
     "autoencoder": train_autoencoder,
     "teacher": train_teacher,
+    "teacher-forcing": train_teacher_forcing,
     "causal": train_causal,
     "self-forcing": train_self_forcing,
     "decoder": train_decoder,

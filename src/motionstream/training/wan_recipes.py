@@ -80,6 +80,7 @@ def _wan(name: str, second_steps: int, minutes: float | None) -> Recipe:
             Phase(_loop(4800, 1e-5, minutes), loss, tracks),
             Phase(_loop(second_steps, 1e-6, minutes), loss, replace(tracks, mask_probability=0.2), track_head=False),
         ),
+        forcing=Phase(_loop(2000, 5e-6, minutes), loss, tracks),
         causal=_loop(2000, 2e-6, minutes),
         self_forcing=paper_self_forcing(minutes),
         tiny=TinyRecipe(replace(tiny, minutes=minutes), tiny_loss),
@@ -120,6 +121,7 @@ def affordable(recipe: Recipe, minutes: float | None = None) -> Recipe:
     return replace(
         recipe,
         teacher=tuple(replace(phase, train=replace(phase.train, shard=False)) for phase in phases),
+        forcing=replace(phases[0], train=replace(causal, shard=False)),
         causal=replace(causal, shard=False),
         self_forcing=replace(distillation, shard=False),
         tiny=replace(recipe.tiny, train=replace(recipe.tiny.train, steps=tiny.loop_steps(50_000)), loss=tiny),
@@ -140,6 +142,7 @@ def debug_wan(name: str, minutes: float | None = None) -> Recipe:
         model=preset(name),
         data=None,
         teacher=(Phase(short, loss, tracks), Phase(short, loss, tracks, track_head=False)),
+        forcing=Phase(short, loss, tracks),
         causal=short,
         self_forcing=replace(short, steps=4, frozen_dtype="bfloat16"),
         tiny=tiny_debug(replace(short, steps=3)),

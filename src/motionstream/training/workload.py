@@ -234,7 +234,7 @@ def make_stage(work: Workload, device: torch.device, folder: Path) -> Stage:
         return CausalStage(trainee, store, clips.at(0, range(1)), batch=work.batch, seed=0)
     # rolled out before the first update, which is no part of the measurement
     shortest = config.causal.chunk_frames * (min(work.rollouts.sinks) + min(work.rollouts.windows) + 2)
-    validation = SyntheticClips(config, batch=1, latent_frames=shortest).at(0)
+    validation = SyntheticClips(config, batch=1, latent_frames=min(shortest, work.latent_frames)).at(0)
     teacher, critic = (make_trainee(config, device) for _ in range(2))
     return SelfForcingStage(
         trainee,
