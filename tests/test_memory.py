@@ -203,7 +203,7 @@ def test_switches_do_what_they_say() -> None:
 
 def test_models_without_a_part_are_refused() -> None:
     with pytest.raises(ValueError, match="'nano' has no tiny decoder"):
-        estimate(preset("nano"), decoder="tiny")
+        estimate(replace(preset("nano"), tiny_decoder=None), decoder="tiny")
     with pytest.raises(ValueError, match="has no autoencoder"):
         estimate(replace(preset("wan2.1-debug"), autoencoder=None, tiny_decoder=None))
     with pytest.raises(ValueError, match="size"):

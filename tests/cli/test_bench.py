@@ -4,10 +4,11 @@ import shlex
 import pytest
 import torch
 
-from motionstream.bench import WARM_UP, bench_pipeline, bench_stream, memory_mb, peak_memory_mb
+from motionstream.bench import WARM_UP, bench_pipeline, bench_stream
 from motionstream.cli import main
 from motionstream.components import Placement
 from motionstream.flops import chunk_flops
+from motionstream.hardware import memory_mb, peak_memory_mb
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset
 
@@ -112,7 +113,6 @@ def test_memory_is_in_megabytes():
         ([*DEBUG, "--size", "big"], "'big'"),
         ([*DEBUG, "--backend", "magic"], "'magic'"),
         ([*DEBUG, "--causal", "c3"], "'c3'"),
-        ([*DEBUG, "--decoder", "tiny"], "tiny decoder"),
         ([*DEBUG, "--device", "abacus"], "'abacus'"),
     ],
 )

@@ -24,7 +24,7 @@ from motionstream.tracks.sampling import TrackMix, layers_of
 from motionstream.training.export import export
 from motionstream.training.lora import LoraSettings
 from motionstream.training.named_recipes import recipe_named
-from motionstream.training.recipes import with_data
+from motionstream.training.recipes import check_data, with_data
 from motionstream.training.shard_clips import ShardClips
 from motionstream.training.sources import begin, finished, weights_path
 from motionstream.training.stages import TRAINERS
@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_named(made, tmp_path):
     with pytest.raises(ValueError, match="--shards needs --base"):
         with_data(recipe_named("wan2.1-debug"), (folder / "set",))
     with pytest.raises(ValueError, match="needs --shards"):
-        with_data(recipe_named("wan2.2-5b"))
+        check_data(recipe_named("wan2.2-5b"))
     without = with_data(recipe_named("wan2.1-debug"), (folder / "set",), base=str(folder / "base"))
     assert without.stages == ("teacher", "causal", "self-forcing")
     with pytest.raises(ValueError, match=r"the tiny decoder of wan2.1-debug is trained on videos: .* \(--videos\)"):

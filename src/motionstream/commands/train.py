@@ -27,6 +27,7 @@ Examples:
   motionstream train teacher --recipe nano --folder work/nano
   motionstream train teacher --recipe nano --shards work/clips --base nano --folder work/mine
   motionstream train tiny-decoder --recipe wan2.1-1.3b-lora --base wan-folder --videos films --folder work/tiny
+  motionstream train all --recipe wan2.1-1.3b --dry-run --gpus 8 --gpu H100 --gpu-memory 80
   motionstream train export --recipe nano --folder work/nano -o work/nano/model
   motionstream stream photo.jpg --model work/nano/model --drag 0.3,0.5:0.7,0.5"""
 
@@ -68,6 +69,19 @@ Examples:
     eight, the last by name). Without it clips are rendered, where the recipe knows how."""
     lpips: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Of the tiny decoder: LPIPS's weights, as `motionstream convert lpips` writes them, in place of our stand-in."""
+    accumulate: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Take the batches in so many parts, one after the other, where they do not fit into the GPUs' memory at once;
+    without it as the recipe says."""
+    dry_run: bool = False
+    """Print what would be trained, the memory of each GPU and the hours it would take, and train nothing."""
+    gpus: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Of --dry-run: how many; without it those that torchrun has started, or one."""
+    gpu: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Of --dry-run: which, such as H100; without it this machine's device."""
+    gpu_memory: Annotated[float | None, tyro.conf.arg(metavar="GIB")] = None
+    """Of --dry-run: what one has, to say what would make the recipe fit."""
+    share: float = 0.4
+    """Of --dry-run: the share of the peak speed that is reached."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Of export alone: the folder to write."""
 
@@ -79,6 +93,8 @@ Examples:
             raise ValueError(f"train {self.stage} {needs}")
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--folder {self.folder} is a file; name a folder")
+        from motionstream.training.recipes import check_data
+
         recipe = self._recipe()
         if self.output is not None:
             from motionstream.training.export import export
@@ -89,14 +105,31 @@ Examples:
         if self.stage != "all" and self.stage not in (*recipe.stages, *recipe.optional_stages):
             hint = "; --videos DIR adds the tiny decoder" if self.stage == "tiny-decoder" else ""
             raise ValueError(f"train {self.stage}: recipe {self.recipe} has {', '.join(recipe.stages)}{hint}")
+        stages = recipe.stages if self.stage == "all" else (self.stage,)
+        if self.dry_run:
+            self._tell(recipe, stages)
+            return
+        check_data(recipe)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stage in recipe.stages if self.stage == "all" else (self.stage,):
+        for stage in stages:
             self._train(stage, recipe)
+
+    def _tell(self, recipe: Recipe, stages: tuple[str, ...]) -> None:
+        """The dry run."""
+        import os
+
+        from motionstream.training.plan import Machine, plan
+
+        memory = None if self.gpu_memory is None else int(self.gpu_memory * 2**30)
+        gpus = int(os.environ.get("WORLD_SIZE", 1)) if self.gpus is None else self.gpus
+        machine = Machine(gpus, self.gpu, memory, self.share)
+        for stage in plan(recipe, stages, machine):
+            print("\n".join(stage.lines(machine)))
 
     def _recipe(self) -> Recipe:
         """The named recipe with what the options change."""
         from motionstream.training.named_recipes import recipe_named
-        from motionstream.training.recipes import with_data
+        from motionstream.training.recipes import in_parts, with_data
 
         recipe = with_data(
             recipe_named(self.recipe, self.minutes),
@@ -106,6 +139,8 @@ Examples:
             videos=self.videos,
             lpips=self.lpips,
         )
+        if self.accumulate is not None:
+            recipe = in_parts(recipe, self.accumulate)
         return recipe if self.student is None else replace(recipe, student=self.student)
 
     def _train(self, stage: str, recipe: Recipe) -> None:

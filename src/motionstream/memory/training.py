@@ -1,9 +1,9 @@
 """The memory of training on one GPU, before anything is allocated: what stays, and what a step needs besides.
 
-Weights, gradients, AdamW's moments and averages are counted as the loop keeps them: all in float32. Activations are
-measured on the meta device (``graph_bytes.py``) with two and three of the blocks, which all need the same. Assumed are
+Weights, and the gradients, AdamW's moments and averages of those that are trained, are counted as the loop keeps them:
+in float32. Activations are measured on the meta device (``activations.py``, ``graph_bytes.py``). Assumed are
 ``OVERHEAD`` and, with FSDP2, that two blocks of a network are whole at a time. What waits in the computer's memory
-(``offload``) counts nothing.
+(``offload_frozen``, ``offload_optimiser``) counts nothing.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def training_budget(setup: TrainingSetup, *, device: str = "cuda") -> Budget:
     resident = {
         "weights": own,
         "moments of AdamW": 0 if setup.offload_optimiser else 2 * trained,
-        "averaged weights": own,
+        "averaged weights": trained,
         "overhead": OVERHEAD[device],
     }
     if setup.stage == "self-forcing":
@@ -105,7 +105,7 @@ def training_budget(setup: TrainingSetup, *, device: str = "cuda") -> Budget:
     moments = {
         "forward and backward": step.peak + trained if early else max(step.peak, step.end + trained),
         "the optimiser's step": trained + (trained if device == "cuda" else 0),  # there for all parameters at once
-        "validating": own + step.inference,
+        "validating": trained + step.inference,
     }
     if setup.ranks > 1 and not setup.shard:
         moments["averaging the gradients"] = 2 * trained

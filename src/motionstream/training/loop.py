@@ -104,7 +104,9 @@ class Run:
         return self.players[stage.turn(self.step)]
 
     def precision(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
+        # autocast remembers its copies of all weights until a forward ends: with sharding that would be whole networks
+        kept = not (self.config.shard and distributed.world_size() > 1)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16, cache_enabled=kept)
 
     def learning_rate(self, player: Player) -> float:
         warm = min(1.0, (self.step + 1) / max(1, self.config.warmup))

@@ -195,8 +195,8 @@ def with_data(
     """The recipe on prepared clips and with a base model, as far as they are given; ``videos`` and ``lpips`` are the
     tiny decoder's.
 
-    On prepared clips the autoencoder is the base's: the clips were encoded by it. Raises ValueError for a recipe that
-    then has no data, or no base where one is needed.
+    On prepared clips the autoencoder is the base's: the clips were encoded by it. Raises ValueError where no base is
+    named, and for options that the recipe has no use for.
     """
     if recipe.tiny is not None:
         tiny = replace(recipe.tiny, videos=videos or recipe.tiny.videos, lpips=lpips or recipe.tiny.lpips)
@@ -212,9 +212,29 @@ def with_data(
         recipe = replace(recipe, data=replace(before, folders=shards, held_out=held_out), autoencoder=None)
     elif held_out is not None:
         raise ValueError(f"--held-out {held_out}: only with --shards; rendered clips have held-out photographs")
-    if recipe.data is None and videos is None:
-        raise ValueError(f"a recipe for {recipe.model.name} needs --shards, folders that motionstream prepare wrote")
     return recipe
+
+
+def in_parts(recipe: Recipe, accumulate: int) -> Recipe:
+    """The diffusion stages' batches taken in so many micro-batches, for fewer GPUs than the recipe was written for."""
+
+    def changed(config: TrainConfig) -> TrainConfig:
+        return replace(config, accumulate=accumulate)
+
+    forcing = recipe.forcing
+    return replace(
+        recipe,
+        teacher=tuple(replace(phase, train=changed(phase.train)) for phase in recipe.teacher),
+        forcing=None if forcing is None else replace(forcing, train=changed(forcing.train)),
+        causal=changed(recipe.causal),
+        self_forcing=changed(recipe.self_forcing),
+    )
+
+
+def check_data(recipe: Recipe) -> None:
+    """ValueError for a recipe that has nothing to train on."""
+    if recipe.data is None and (recipe.tiny is None or recipe.tiny.videos is None):
+        raise ValueError(f"a recipe for {recipe.model.name} needs --shards, folders that motionstream prepare wrote")
 
 
 def nano(minutes: float | None = None) -> Recipe:

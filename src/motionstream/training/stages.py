@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -19,6 +20,7 @@ from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank
 from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis
 from motionstream.training.causal_init import CausalStage
+from motionstream.training.clips import PreparedClips
 from motionstream.training.distributed import agree, device
 from motionstream.training.loop import Run, train
 from motionstream.training.lora import LoraSettings, add_lora, merged
@@ -35,11 +37,13 @@ from motionstream.training.sources import (
 )
 from motionstream.training.teacher import TeacherStage
 from motionstream.training.teacher_forcing import TeacherForcingStage
+from motionstream.training.throughput import stage_flops
 from motionstream.training.tiny_stage import train_tiny_decoder
 from motionstream.training.trainee import Trainee
 from motionstream.training.trajectories import TrajectoryStore, make_trajectories
 
 Say = Callable[[str], None]
+StageKind = Literal["teacher", "causal", "self-forcing"]
 
 
 def save_average(run: Run, folder: Path, stage: str, lora: LoraSettings | None = None) -> None:
@@ -71,6 +75,14 @@ def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
     save_average(train(stage, own.train, folder / "autoencoder", say=say), folder, "autoencoder")
 
 
+def _counted(stage: Any, kind: StageKind, recipe: Recipe, batch: int, clips: PreparedClips) -> Any:
+    """The stage with the operations of its steps, of which the log tells the share of the GPU's peak."""
+    counts = stage_flops(kind, recipe.model, clips.latents.shape[2], recipe.rollouts, batch=batch)
+    turn: Callable[[int], str] = getattr(stage, "turn", lambda step: "module")
+    stage.flops = lambda step: counts[turn(step)]
+    return stage
+
+
 def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
     """Flow matching in phases (paper: two; the track head is frozen in the second)."""
     torch.manual_seed(recipe.seed)
@@ -82,6 +94,7 @@ def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
         seed = recipe.seed + 1_000_000 * (number + 1)
         source = clip_source(recipe, folder, phase.tracks, seed=seed, phase=number)
         stage = TeacherStage(trainee, source, validation, phase.loss, seed=recipe.seed + number, view=view)
+        stage = _counted(stage, "teacher", recipe, recipe.batch, validation)
         run = train(stage, phase.train, folder / f"teacher_phase{number + 1}", say=say)
         run.use_average()
     save_average(run, folder, "teacher", recipe.lora)
@@ -121,6 +134,7 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
     store, validation = TrajectoryStore(shards), validation_clips(recipe, folder)
     view = clip_view(recipe, folder, validation)
     stage = CausalStage(trainee, store, validation, batch=recipe.batch, seed=recipe.seed, view=view)
+    stage = _counted(stage, "causal", recipe, recipe.batch, validation)
     save_average(train(stage, recipe.causal, folder / "causal", say=say), folder, "causal", lora)
 
 
@@ -144,6 +158,7 @@ def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
         autoencoder=load_autoencoder(recipe, folder),
         view=clip_view(recipe, folder, validation),
     )
+    stage = _counted(stage, "self-forcing", recipe, batch or recipe.batch, validation)
     run = train(stage, recipe.self_forcing, folder / "self-forcing", say=say)
     save_average(run, folder, "self-forcing", lora)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -95,10 +96,15 @@ class TrajectoryStore:
         parts: list[dict[str, Tensor]] = []
         for path, row in (self._places[index] for index in rows):
             with safe_open(path, "pt") as file:
-                parts.append({k: file.get_slice(k)[row : row + 1] for k in file.keys() if k != "times"})  # noqa: SIM118
-        taken = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        states, x0 = taken.pop("states").float(), taken.pop("x0").float()
-        return PreparedClips(**taken, captions=[self.captions[r] for r in rows]).float(), states, x0
+                parts.append({k: _widened(file.get_slice(k)[row : row + 1]) for k in file.keys() if k != "times"})  # noqa: SIM118
+        taken: dict[str, Any] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        states, x0 = taken.pop("states"), taken.pop("x0")
+        return PreparedClips(**taken, captions=[self.captions[r] for r in rows]), states, x0
+
+
+def _widened(value: Tensor) -> Tensor:
+    """Before anything is joined: autocast refuses half precision on the CPU."""
+    return value.float() if value.dtype == torch.float16 else value
 
 
 _REMEDY = "delete it and train the causal stage again, which solves it anew"

@@ -1,0 +1,204 @@
+"""Does teacher forcing before the ODE regression help? Both ways from the same teacher, with the same arithmetic.
+
+    python benchmarks/causal_start.py --folder work/nano --steps 128 --threads 1
+
+Either all ``--steps`` are the regression's, or half of them, after a quarter as many of teacher forcing: it sees every
+clip twice, clean and noisy, so that such a step costs two. A third run is given the half alone, to tell what the
+quarter is worth. Not counted is what else the two need: trajectories, which all share, and rendered clips.
+
+Every student, and what it began with, then rolls out the same held-out clips, short and long (``rollout_figures``).
+``boundary_jump``, of the short ones, is how large a step between latent frames is across two chunks, compared with
+within one, over the same of the true latents: above 1 chunks do not join.
+
+FOLDER holds a recipe's ``autoencoder.safetensors`` and ``teacher.safetensors``. Trajectories and runs are written to
+``--work``; another call there goes on, so give other settings another folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from motionstream.environment import environment
+from motionstream.media import atomic_path
+from motionstream.training.causal_init import CausalStage
+from motionstream.training.clips import PreparedClips
+from motionstream.training.loop import Run, train
+from motionstream.training.named_recipes import recipe_named
+from motionstream.training.recipes import Recipe, Rendered
+from motionstream.training.rollouts import roll_out, rollout_figures
+from motionstream.training.sources import begin, clip_source, validation_clips
+from motionstream.training.stage import TrainConfig
+from motionstream.training.teacher_forcing import TeacherForcingStage
+from motionstream.training.trainee import Trainee
+from motionstream.training.trajectories import TrajectoryStore, make_trajectories
+
+RESULTS = Path(__file__).parent / "results" / "nano-causal-start.json"
+
+
+def make_recipe(arguments: argparse.Namespace) -> Recipe:
+    """The named recipe at the size of this comparison."""
+    recipe = recipe_named(arguments.recipe)
+    if not isinstance(recipe.data, Rendered):
+        raise ValueError(f"--recipe {arguments.recipe!r} is not of rendered clips; give nano")
+    return replace(
+        recipe,
+        data=replace(recipe.data, workers=0),
+        batch=arguments.batch,
+        validation_clips=arguments.clips,
+        trajectories=arguments.trajectories,
+    )
+
+
+def settings(recipe: Recipe, steps: int, lr: float | None = None) -> TrainConfig:
+    """The causal stage's, with so many steps; nothing is written or looked at on the way."""
+    config = replace(recipe.causal, steps=steps, lr=lr or recipe.causal.lr, minutes=None, warmup=10)
+    return replace(config, checkpoint_every=steps, validate_every=steps)
+
+
+class Comparison:
+    """The students and how they come out; ``results`` by name."""
+
+    def __init__(self, recipe: Recipe, folder: Path, work: Path) -> None:
+        self.recipe, self.folder, self.work = recipe, folder, work
+        self.held_out = {"short": validation_clips(recipe, folder), "long": validation_clips(recipe, folder, long=True)}
+        self.results: dict[str, dict[str, Any]] = {}
+        source = clip_source(recipe, folder, recipe.tracks, seed=recipe.seed + 5_000_000)
+        began = time.perf_counter()
+        shards = make_trajectories(
+            self.teacher(),
+            source,
+            work / "trajectories",
+            count=recipe.trajectories,
+            seed=recipe.seed,
+            bf16=recipe.causal.bf16,
+            guided=recipe.guided_trajectories,
+        )
+        self.solving_seconds = round(time.perf_counter() - began, 1)
+        self.store = TrajectoryStore(shards)
+
+    def teacher(self) -> Trainee:
+        """A student as it begins: with the teacher's weights, the track head frozen as in the causal stage."""
+        trainee = begin(self.recipe, self.folder, "teacher")
+        trainee.model.track_head.requires_grad_(False)
+        return trainee
+
+    def force(self, trainee: Trainee, name: str, config: TrainConfig) -> None:
+        """Teacher forcing, then a look at what became of it."""
+        recipe = self.recipe
+        source = clip_source(recipe, self.folder, recipe.tracks, seed=recipe.seed + 6_000_000)
+        loss = recipe.teacher[-1].loss
+        stage = TeacherForcingStage(trainee, source, self.held_out["short"], loss, seed=recipe.seed)
+        self.finish(trainee, name, train(stage, config, self.work / name))
+
+    def regress(self, trainee: Trainee, name: str, config: TrainConfig) -> None:
+        """The regression on the trajectories, then a look at what became of it."""
+        recipe = self.recipe
+        stage = CausalStage(trainee, self.store, self.held_out["short"], batch=recipe.batch, seed=recipe.seed)
+        self.finish(trainee, name, train(stage, config, self.work / name))
+
+    def finish(self, trainee: Trainee, name: str, run: Run) -> None:
+        """Note a run, and put its averaged weights in place."""
+        run.use_average()
+        self.look(trainee, name, {"steps": run.step, "seconds": round(run.seconds, 1)})
+
+    def look(self, trainee: Trainee, name: str, trained: dict[str, float]) -> None:
+        """Roll out the held-out clips."""
+        trainee.eval()
+        precision = torch.autocast(trainee.model.device.type, torch.bfloat16, enabled=self.recipe.causal.bf16)
+        with torch.no_grad(), precision:
+            figures = {length: rounded(rollout_figures(trainee, clips)) for length, clips in self.held_out.items()}
+            jump = boundary_jump(trainee, self.held_out["short"])
+        trainee.train()
+        self.results[name] = {**trained, **figures, **rounded({"boundary_jump": jump})}
+        print(name, json.dumps(self.results[name]), flush=True)
+
+
+def rounded(figures: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def boundary_jump(network: Trainee, clips: PreparedClips) -> float:
+    """See the module's docstring."""
+    clips = clips.to(network.model.device)
+    size = network.model.config.causal.chunk_frames
+
+    def ratio(latents: Tensor) -> Tensor:
+        steps = latents.diff(dim=2).square().mean(dim=(0, 1, 3, 4))
+        across = torch.arange(1, latents.shape[2], device=steps.device) % size == 0
+        return steps[across].mean() / steps[~across].mean()
+
+    made = roll_out(network, clips, list(range(len(clips))), seed=0)
+    return (ratio(made) / ratio(clips.latents)).item()
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Markdown."""
+    columns = ("rollout_db", "rollout_last_chunk_db", "rollout_drift_db", "last_chunk_energy")
+    names = ["student", "steps", "seconds", "jump", *(f"{length} {c}" for length in ("short", "long") for c in columns)]
+    lines = [names, ["---"] * len(names)]
+    for name, result in results.items():
+        numbers = [f"{result[length][column]:.2f}" for length in ("short", "long") for column in columns]
+        lines.append([name, str(result["steps"]), str(result["seconds"]), f"{result['boundary_jump']:.2f}", *numbers])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    """Train, compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("work/nano"), help="where the teacher was trained")
+    parser.add_argument("--work", type=Path, help="where runs are kept; FOLDER/causal-start by default")
+    parser.add_argument("--recipe", default="nano", help="of the teacher; one of rendered clips")
+    parser.add_argument("--steps", type=int, default=128, help="of the regression where it is alone; a multiple of 4")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--clips", type=int, default=8, help="held-out clips of each length")
+    parser.add_argument("--trajectories", type=int, default=32)
+    parser.add_argument("--threads", type=int, help="torch's own choice by default")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON object is written")
+    arguments = parser.parse_args()
+    load = os.getloadavg()[0]  # of others: read before we add our own
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    recipe = make_recipe(arguments)
+    if arguments.steps < 4 or arguments.steps % 4:
+        raise ValueError(f"--steps is {arguments.steps}; give a multiple of 4")
+    whole, half = settings(recipe, arguments.steps), settings(recipe, arguments.steps // 2)
+    forcing = settings(recipe, arguments.steps // 4, lr=recipe.teacher[-1].train.lr)
+    work = arguments.work or arguments.folder / "causal-start"
+    comparison = Comparison(recipe, arguments.folder, work)
+    comparison.look(comparison.teacher(), "teacher", {"steps": 0, "seconds": 0.0})
+    comparison.regress(comparison.teacher(), "regression", whole)
+    comparison.regress(comparison.teacher(), "regression-half", half)
+    student = comparison.teacher()
+    comparison.force(student, "forced", forcing)
+    comparison.regress(student, "forced-then-regression", half)
+    result = {
+        "benchmark": "causal start",
+        "preset": recipe.model.name,
+        "batch": recipe.batch,
+        "trajectories": len(comparison.store),
+        "solving_seconds": comparison.solving_seconds,
+        "clips": {name: list(clips.latents.shape) for name, clips in comparison.held_out.items()},
+        "learning_rates": {"regression": half.lr, "forcing": forcing.lr},
+        "bf16": recipe.causal.bf16,
+        "students": comparison.results,
+        "load_average_before": round(load, 2),
+        **environment(),
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(arguments.output, (".json",)) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    print(table(comparison.results))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The dry run: what it counts, what it refuses, and what the command prints."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from motionstream.cli import main
+from motionstream.training.lora import LoraSettings
+from motionstream.training.named_recipes import recipe_named
+from motionstream.training.plan import Machine, plan
+from motionstream.training.recipes import in_parts
+from motionstream.training.sources import Trainee
+
+H100 = Machine(gpu="H100")
+
+
+def test_parameters_and_their_share_are_those_of_the_model_that_would_be_trained():
+    recipe = recipe_named("debug")
+    whole = sum(p.numel() for p in Trainee(recipe.model).model.parameters())
+    first, second = plan(recipe, ("teacher",), H100)
+    assert first.parameters == second.parameters == whole
+    assert first.setup.trainable is None
+    pytest.importorskip("peft")
+    thin = replace(recipe_named("wan2.2-debug"), lora=LoraSettings(rank=2))
+    first, second = plan(thin, ("teacher",), H100)
+    trained = first.setup.trainable
+    assert trained is not None and 0 < trained < first.parameters
+    assert second.setup.trainable is not None and second.setup.trainable < trained  # without the track head
+
+
+def test_hours_follow_steps_batch_and_gpus():
+    recipe = recipe_named("wan2.1-debug")
+    (one,) = plan(recipe, ("causal",), H100)
+    longer = replace(recipe, causal=replace(recipe.causal, steps=2 * recipe.causal.steps), trajectories=0)
+    (none,) = plan(replace(recipe, trajectories=0), ("causal",), H100)
+    (twice,) = plan(longer, ("causal",), H100)
+    assert twice.flops == pytest.approx(2 * none.flops) and one.flops > none.flops
+    (parts,) = plan(in_parts(recipe, 2), ("causal",), H100)
+    assert (parts.setup.batch, one.setup.batch) == (1, 2) and parts.flops == one.flops
+    with pytest.raises(ValueError, match="2 does not divide by 4 GPUs"):
+        plan(recipe, ("self-forcing",), Machine(gpus=4, gpu="H100"))
+
+
+def test_the_command_tells_all_stages_and_trains_none(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["train", "all", "--recipe", "wan2.1-debug", "--folder", str(folder), "--dry-run", "--gpu", "H100"]
+    assert main([*arguments, "--gpu-memory", "80"]) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"^(\S.*?): \d", said, re.M) == ["teacher, phase 1", "teacher, phase 2", "causal", "self-forcing"]
+    assert said.count("it fits") == 4 and "NVIDIA H100 80GB HBM3" in said
+    assert not folder.exists()
+    assert main([*arguments, "--gpu-memory", "0.5"]) == 0
+    assert "it needs" in capsys.readouterr().out
+    assert main(["train", "all", "--recipe", "wan2.1-debug", "--dry-run", "--gpu", "abacus"]) == 2
+    assert "known are NVIDIA" in capsys.readouterr().err
