@@ -18,11 +18,12 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 # 4. causal: the teacher's ODE trajectories, regression under sink and window masks
 # 5. self-forcing: the student's own rollouts, matched to the teacher's distribution (DMD)
 # 6. tiny-decoder: latents to pixels at a fraction of the cost
-for stage in teacher causal self-forcing tiny-decoder; do
-  "$BIN/motionstream" train "$stage" --recipe nano-debug --shards "$FOLDER/shards" --base nano --folder "$FOLDER/run"
+DATA=(--recipe nano-debug --shards "$FOLDER/shards" --base nano --folder "$FOLDER/run")
+for stage in teacher causal self-forcing; do
+  "$BIN/motionstream" train "$stage" "${DATA[@]}"
 done
-"$BIN/motionstream" train export --recipe nano-debug --shards "$FOLDER/shards" --base nano --folder "$FOLDER/run" \
-  -o "$FOLDER/model"
+"$BIN/motionstream" train tiny-decoder "${DATA[@]}" --videos "$FOLDER/videos"
+"$BIN/motionstream" train export "${DATA[@]}" -o "$FOLDER/model"
 
 # 7. stream a photograph with the new model and its tiny decoder
 "$BIN/motionstream" stream examples/chelsea.png --model "$FOLDER/model" --decoder tiny --drag 0.3,0.5:0.7,0.5 \

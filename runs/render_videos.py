@@ -1,6 +1,6 @@
 """Rendered scenes as video files with captions, to try the preparation of videos without any at hand.
 
-    python runs/render_videos.py FOLDER --count 12 --frames 48
+python runs/render_videos.py FOLDER --count 12 --frames 48
 """
 
 from dataclasses import dataclass
