@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,6 @@ class Comparison:
         self.held_out = {"short": validation_clips(recipe, folder), "long": validation_clips(recipe, folder, long=True)}
         self.results: dict[str, dict[str, Any]] = {}
         source = clip_source(recipe, folder, recipe.tracks, seed=recipe.seed + 5_000_000)
-        began = time.perf_counter()
         shards = make_trajectories(
             self.teacher(),
             source,
@@ -82,7 +80,6 @@ class Comparison:
             bf16=recipe.causal.bf16,
             guided=recipe.guided_trajectories,
         )
-        self.solving_seconds = round(time.perf_counter() - began, 1)
         self.store = TrajectoryStore(shards)
 
     def teacher(self) -> Trainee:
@@ -185,7 +182,6 @@ def main() -> None:
         "preset": recipe.model.name,
         "batch": recipe.batch,
         "trajectories": len(comparison.store),
-        "solving_seconds": comparison.solving_seconds,
         "clips": {name: list(clips.latents.shape) for name, clips in comparison.held_out.items()},
         "learning_rates": {"regression": half.lr, "forcing": forcing.lr},
         "bf16": recipe.causal.bf16,

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "runs").glob("*.sh"))
 
 
+@pytest.mark.timeout(900)
 def test_from_videos_on_disk_to_a_streamed_video(tmp_path):
     environment = os.environ | {"FOLDER": str(tmp_path), "BIN": str(Path(sys.executable).parent)}
     done = subprocess.run(

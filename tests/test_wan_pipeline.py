@@ -170,7 +170,7 @@ def test_the_tiny_decoder_stands_in_for_the_full_one():
     assert frames["tiny"].shape == frames["full"].shape == (21, 64, 96, 3)
     assert np.abs(frames["tiny"].astype(int) - frames["full"]).mean() > 1
     with pytest.raises(ValueError, match="no tiny decoder"):
-        MotionStreamPipeline.from_pretrained("debug", untrained=True, placement=replace(CPU, decoder="tiny"))
+        MotionStreamPipeline.from_pretrained("nano", placement=replace(CPU, decoder="tiny"))
 
 
 def test_bfloat16_streams_with_its_islands(pipeline):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -108,7 +108,10 @@ def plan(recipe: Recipe, stages: Sequence[str], machine: Machine) -> list[StageP
             step = causal_flops(recipe.model, frames).model * recipe.batch * (1 if stage == "causal" else 2)
             before = _solving(recipe, frames) if stage == "causal" else 0.0
             lora = recipe.student_lora or recipe.lora
-            plans.append(_stage(recipe, stage, "causal", train, recipe.batch, step, machine, lora, False, before))
+            made = _stage(recipe, stage, "causal", train, recipe.batch, step, machine, lora, False, before)
+            if stage == "teacher-forcing":  # every clip is there clean and noisy
+                made = replace(made, setup=replace(made.setup, batch=2 * made.setup.batch))
+            plans.append(made)
         elif stage == "self-forcing":
             batch = recipe.self_forcing_batch or recipe.batch
             both = self_forcing_flops(recipe.model, frames, recipe.rollouts)
