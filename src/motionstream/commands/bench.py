@@ -14,7 +14,7 @@ import tyro
 from motionstream.commands.common import PlacementOptions, parse_size, progress
 
 STREAM_ONLY = ("chunks", "untrained", "causal", "decoder", "text_encoder", "tile", "offload_blocks")
-TRAIN_ONLY = ("stage", "steps", "batch", "frames", "data", "recompute", "compile", "shard")
+TRAIN_ONLY = ("stage", "steps", "batch", "frames", "data", "recompute", "compile", "shard", "lora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,8 @@ Examples:
     """Of train: torch.compile the transformer's blocks."""
     shard: bool = False
     """Of train: divide the transformers among the processes (FSDP2)."""
+    lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None
+    """Of train: train low-rank matrices, the patch embedding and the track head alone."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.json")] = None
     """Also write the JSON object to a file."""
 
@@ -145,6 +147,7 @@ Examples:
                 recompute=self.recompute,
                 compile=self.compile,
                 shard=self.shard,
+                lora=self.lora,
             )
             bar = bars.add_task("training", total=None)
             result = bench_train(

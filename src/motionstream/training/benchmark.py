@@ -79,7 +79,7 @@ def bench_train(
         "ranks": distributed.world_size(),
         "dtype": str(dtype).removeprefix("torch."),
         "backend": used,
-        **{name: getattr(work, name) for name in ("recompute", "compile", "shard")},
+        **{name: getattr(work, name) for name in ("recompute", "compile", "shard", "lora")},
         **_figures(work, measured, reference),
         # of the rank that has most
         "memory_mb": {"peak": round(max(process for process, _ in held), 1)},
@@ -158,6 +158,7 @@ def print_train(result: dict[str, Any]) -> None:
     """What ``bench_train`` found, for people."""
     compute, device = result["compute"], result["device_memory_mb"]
     switches = [name for name in ("recompute", "compile", "shard") if result[name]]
+    switches += [] if result["lora"] is None else [f"LoRA of rank {result['lora']}"]
     kind = ", ".join([result["dtype"], f"{result['backend']} attention", f"{result['data']} clips", *switches])
     clips = f"{result['size']}, {result['frames']} frames, batch {result['batch']}"
     print(f"{result['preset']} {result['stage']} {clips}, {kind}")

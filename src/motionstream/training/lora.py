@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from motionstream.conditioning.resident import optional_import
 from motionstream.model.motion_model import MotionModel
@@ -50,11 +50,22 @@ def add_lora(model: MotionModel, settings: LoraSettings) -> None:
         cast_with_islands(model.transformer, torch.bfloat16)
     config = peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(TARGETS), bias="none")
     peft.inject_adapter_in_model(config, model.transformer)
-    for name, parameter in model.transformer.named_parameters():
-        whole = any(part in name for part in settings.whole)
-        parameter.requires_grad_(whole or ".lora_" in name)
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # master weights
+    for module_name, module in model.transformer.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            name = f"{module_name}.{name}"
+            parameter.requires_grad_(any(part in name for part in settings.whole) or ".lora_" in name)
+            if parameter.requires_grad and parameter.dtype != torch.float32:
+                parameter.data = parameter.data.float()  # master weights
+                if ".lora_" not in name:  # peft converts for its own
+                    _keep_precision(module, torch.bfloat16)
+
+
+def _keep_precision(module: nn.Module, dtype: torch.dtype) -> None:
+    """Let a module with master weights take and give ``dtype``, as its frozen neighbours do: outside of autocast, as
+    when a rollout is looked at before training begins, nothing else would convert."""
+    if not module._forward_pre_hooks:  # once, for weight and bias
+        module.register_forward_pre_hook(lambda part, inputs: (inputs[0].float(),))
+        module.register_forward_hook(lambda part, inputs, output: output.to(dtype))
 
 
 def merged(state: Mapping[str, Tensor], settings: LoraSettings) -> dict[str, Tensor]:

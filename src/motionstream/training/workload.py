@@ -23,6 +23,7 @@ from motionstream.tracks.sampling import TrackMix
 from motionstream.training import distributed
 from motionstream.training.causal_init import CausalStage
 from motionstream.training.clips import ClipSource, PreparedClips
+from motionstream.training.lora import LoraSettings, add_lora
 from motionstream.training.named_recipes import RECIPES
 from motionstream.training.recipes import Rendered
 from motionstream.training.rendered_clips import ClipPool
@@ -56,6 +57,8 @@ class Workload:
     recompute: bool = False
     compile: bool = False
     shard: bool = False
+    lora: int | None = None
+    """Rank of the matrices that are trained instead of the whole transformers."""
     rollouts: SelfForcingConfig = field(default_factory=SelfForcingConfig)
     """Of Self-Forcing."""
 
@@ -226,6 +229,8 @@ def make_stage(work: Workload, device: torch.device, folder: Path) -> Stage:
     """The stage of ``work``; what it reads from files is written into ``folder``."""
     config, clips = work.config, make_clips(work)
     trainee = make_trainee(config, device)
+    if work.lora is not None:
+        add_lora(trainee.model, LoraSettings(rank=work.lora))
     if work.stage == "teacher":
         return TeacherStage(trainee, clips, clips.at(0, range(1)), seed=0)
     if work.stage == "causal":
@@ -236,6 +241,8 @@ def make_stage(work: Workload, device: torch.device, folder: Path) -> Stage:
     shortest = config.causal.chunk_frames * (min(work.rollouts.sinks) + min(work.rollouts.windows) + 2)
     validation = SyntheticClips(config, batch=1, latent_frames=min(shortest, work.latent_frames)).at(0)
     teacher, critic = (make_trainee(config, device) for _ in range(2))
+    if work.lora is not None:
+        add_lora(critic.model, LoraSettings(rank=work.lora))
     return SelfForcingStage(
         trainee,
         teacher,

@@ -1,0 +1,86 @@
+"""Training speed on a GPU: teacher, Self-Forcing and LoRA at full size with random weights, and what saves memory.
+
+    python benchmarks/gpu_train.py
+    PRESETS=wan2.1-debug STEPS=1 OUT=/tmp/results python benchmarks/gpu_train.py
+
+Environment: PRESETS (which models), STEPS (measured updates of each run), OUT (folder for the results), SECONDS_LEFT
+(all that may be spent, 570 without it). Every run is a process of its own, the most important ones first, and leaves a
+JSON file: what runs out of memory or of time takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PRESETS = "wan2.1-1.3b wan2.2-5b"
+SECONDS = 570
+LEAST = 45
+"""Seconds below which no further run is begun."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measurement: ``motionstream bench train`` with these options."""
+
+    name: str
+    options: tuple[str, ...]
+
+    def path(self, folder: Path, preset: str) -> Path:
+        return folder / f"train-{preset}-{self.name}.json"
+
+
+RUNS = (
+    Run("teacher-recompute", ("--stage", "teacher", "--recompute")),
+    Run("teacher-recompute-compile", ("--stage", "teacher", "--recompute", "--compile")),
+    Run("self-forcing-recompute", ("--stage", "self-forcing", "--recompute")),
+    Run("teacher-lora-recompute", ("--stage", "teacher", "--recompute", "--lora", "64")),
+    Run("causal-recompute", ("--stage", "causal", "--recompute")),
+    Run("teacher", ("--stage", "teacher")),
+    Run("self-forcing-lora-recompute", ("--stage", "self-forcing", "--recompute", "--lora", "64")),
+)
+
+
+def main() -> int:
+    """Run what there is time for; 1 where nothing could be measured."""
+    folder = Path(os.environ.get("OUT", "benchmarks/results"))
+    folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + float(os.environ.get("SECONDS_LEFT", SECONDS))
+    presets, measured = os.environ.get("PRESETS", PRESETS).split(), 0
+    for run in RUNS:
+        for preset in presets:
+            left = until - time.monotonic()
+            if left < LEAST:
+                print(f"{preset} {run.name}: no time left")
+                continue
+            measured += measure(preset, run, folder, left)
+    return 0 if measured else 1
+
+
+def measure(preset: str, run: Run, folder: Path, seconds: float) -> bool:
+    """One run in a process of its own; whether it left a result. Its figures, or its last words, are printed."""
+    path = run.path(folder, preset)
+    command = [sys.executable, "-m", "motionstream", "bench", "train", "--preset", preset, *run.options]
+    command += ["--steps", os.environ.get("STEPS", "6"), "--output", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        print(f"{preset} {run.name}: stopped after {seconds:.0f} s", flush=True)
+        return False
+    if done.returncode or not path.is_file():
+        print(f"{preset} {run.name}: {done.stderr.strip().splitlines()[-1:]}", flush=True)
+        return False
+    result = json.loads(path.read_text())
+    step, share = result["step_ms"]["p50"], result["compute"].get("share")
+    memory = (result["device_memory_mb"] or {"peak_allocated": result["memory_mb"]["peak"]})["peak_allocated"]
+    print(f"{preset} {run.name}: {step:.0f} ms a step, share of peak {share}, memory {memory} MB", flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
