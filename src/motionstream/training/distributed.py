@@ -225,7 +225,8 @@ def spread(module: nn.Module, *, shard: bool = False, offload: bool = False) -> 
     for part in [part for part in module.modules() if isinstance(part, MotionTransformer)]:
         for block in part.blocks:
             fully_shard(block, mesh=mesh, offload_policy=policy)
-        fully_shard(part, mesh=mesh, offload_policy=policy)
+        # an outermost module would keep its own weights whole after a forward, and the loop would not know them
+        fully_shard(part, mesh=mesh, offload_policy=policy, reshard_after_forward=True)
 
 
 @torch.no_grad()
