@@ -37,7 +37,7 @@ def test_every_verb_has_help_with_examples(capsys, verb):
         (["stream"], "IMAGE"),
         (["bench", "train"], "'train'"),
         (["train", "critic"], "'critic'"),
-        (["evaluate"], "{rendered,l"),
+        (["evaluate"], "{rendered,d"),
         (["doctor", "--all"], "--all"),
     ],
 )

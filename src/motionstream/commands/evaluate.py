@@ -17,41 +17,70 @@ class EvaluateCommand:
 Measure how well a model follows, against references that need no model.
 
 rendered: on held-out rendered clips, whose tracks are known exactly.
-long: drift of what nobody drags over a long stream, with and without an attention sink.
+drift: over long streams whose drags are taken up anew, with and without an attention sink; several models side by
+side.
 
 Examples:
   motionstream evaluate rendered
-  motionstream evaluate long --seconds 60
+  motionstream evaluate drift --seconds 20 --output drift.json --figure drift.png
+  motionstream evaluate drift --model nano --model work/nano/model --causal c3s1w1
   motionstream evaluate rendered --clips 16 --seed 1 --output results.json"""
 
-    name: tyro.conf.Positional[Literal["rendered", "long"]]
+    name: tyro.conf.Positional[Literal["rendered", "drift"]]
     """Which evaluation."""
-    model: str = "nano"
-    """An embedded model, or a folder with one."""
-    clips: int = 32
-    """How many clips (rendered)."""
-    seconds: float = 60.0
-    """How long the stream is (long)."""
+    model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """An embedded model, or a folder with one; nano when none is named. drift takes several, the first being what the
+    others are compared with."""
+    clips: int | None = None
+    """How many clips: 32 (rendered) or 16 (drift) without it."""
+    seconds: float = 20.0
+    """How long the streams are (drift)."""
+    causal: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="c3sSwW")] = ()
+    """Attention patterns: chunk, sink, window (drift); c3s1w1 and c3s0w1 when none is named."""
+    held: bool = False
+    """Drags are never let go (drift)."""
+    mixture: bool = False
+    """Also stream what the first model carries along, without its transformer (drift)."""
     seed: int = 0
     """Which clips, and which noise."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.json")] = None
     """Also write the numbers."""
+    figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
+    """Also draw the curves (drift)."""
     untrained: bool = False
     """Accept weights that were not trained."""
 
     def run(self) -> None:
         """Check the options, then evaluate; the evaluation prints its own table."""
-        if not 1 <= self.clips <= 100_000:
+        if self.clips is not None and not 1 <= self.clips <= 100_000:
             raise ValueError(f"--clips is {self.clips}; give 1 to 100000")
-        if self.output is not None:
-            from motionstream.media import check_output
+        from motionstream.media import check_output
 
-            check_output(self.output, (".json",))
-        if self.name == "long":
-            from motionstream.evaluation.long import evaluate_long
-
-            evaluate_long(self.model, self.seconds, self.seed, self.output, self.untrained)
+        for path, kind in ((self.output, ".json"), (self.figure, ".png")):
+            if path is not None:
+                check_output(path, (kind,))
+        if self.name == "drift":
+            self._drift()
             return
+        if len(self.model) > 1 or self.causal or self.held or self.mixture or self.figure is not None:
+            raise ValueError("evaluate rendered takes one --model, and no --causal, --held, --mixture or --figure")
         from motionstream.evaluation.rendered import evaluate
 
-        evaluate(model=self.model, clips=self.clips, seed=self.seed, output=self.output, untrained=self.untrained)
+        model = self.model[0] if self.model else "nano"
+        evaluate(model=model, clips=self.clips or 32, seed=self.seed, output=self.output, untrained=self.untrained)
+
+    def _drift(self) -> None:
+        from motionstream.evaluation.drift import PATTERNS, evaluate_drift
+
+        evaluate_drift(
+            self.model or ("nano",),
+            self.causal or PATTERNS,
+            seconds=self.seconds,
+            clips=self.clips or 16,
+            seed=self.seed,
+            held=self.held,
+            mixture=self.mixture,
+            output=self.output,
+            figure=self.figure,
+            untrained=self.untrained,
+        )

@@ -1,4 +1,4 @@
-"""How a result is printed and kept: a table, one JSON line, a file."""
+"""How a result is printed and kept: a table, one JSON line, a file, a figure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from motionstream.media import atomic_path
+
+PARTS = ("value", "low", "high")
+DASHES = ("-", "--", ":", "-.")
 
 
 def table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
@@ -30,3 +34,43 @@ def finish(result: dict[str, Any], output: Path | None) -> None:
         with atomic_path(output, [".json"]) as path:
             path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
     print(json.dumps(result, allow_nan=False), flush=True)
+
+
+def drift_figure(result: dict[str, Any], path: Path) -> None:
+    """Draw the curves of ``evaluate drift`` over time, with their intervals, into a .png file.
+
+    A colour for each model, a dash for each attention pattern. Raises ValueError where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("a figure needs matplotlib: pip install 'motionstream[train]'") from error
+    figure = Figure(figsize=(7, 6), dpi=120, layout="constrained")
+    models, patterns = (list(dict.fromkeys(line[key] for line in result["lines"])) for key in ("model", "causal"))
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    for line in result["lines"]:
+        style = {"color": f"C{models.index(line['model'])}", "linestyle": DASHES[patterns.index(line["causal"]) % 4]}
+        _band(top, line["psnr"], label=f"{line['model']} {line['causal']}", **style)
+        _band(bottom, line["epe"], **style)
+    # far above the others: a curve would flatten theirs
+    best = np.nanmean([np.nan if point is None else point["value"] for point in result["reference"]["psnr"]])
+    top.plot([], [], color="grey", label=f"{result['reference']['model']} ({best:.1f} dB)")
+    _band(bottom, result["reference"]["epe"], color="grey")
+    for axes in (top, bottom):
+        axes.grid(alpha=0.3)
+    top.set_ylabel("PSNR of what is still (dB)")
+    bottom.set_ylabel("EPE of what is dragged (px)")
+    bottom.set_xlabel("seconds")
+    settings = result["settings"]
+    top.set_title(f"{settings['clips']} held-out scenes, drags {'held' if settings['held'] else 'taken up anew'}; 95 %")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _band(axes: Any, points: Sequence[Mapping[str, float] | None], *, color: str, **style: Any) -> None:
+    """A curve over the seconds and its interval; a gap where there is no value."""
+    known = [point or dict.fromkeys(PARTS, np.nan) for point in points]
+    value, low, high = (np.array([point[part] for point in known]) for part in PARTS)
+    seconds = 1 + np.arange(len(value))
+    axes.plot(seconds, value, color=color, **style)
+    axes.fill_between(seconds, low, high, color=color, alpha=0.12, linewidth=0)

@@ -1,0 +1,318 @@
+"""``motionstream evaluate drift``: does a stream hold together while drags are taken up anew?
+
+A held-out rendered scene is dragged there and back: as its sprites truly move for two seconds, and the same way back.
+Then everything but the pins is let go for a chunk and taken up as new tracks, again and again; the stream goes through
+the public pipeline, chunk by chunk. So it is known at every frame where everything is:
+
+- **PSNR** of the still region, the pixels that no sprite ever covers before this still camera, against the given
+  picture, second by second.
+- **EPE**, mean distance in pixels of points on the dragged sprites from where they were dragged, wherever that is 4 px
+  or more from where they began. A template tracker looks for their patches of the given picture, afresh in every turn,
+  so that a stream that loses a point may win it back; where it has lost one, the point scores as if it had not moved.
+
+Each model is a line for each attention pattern, with and without a sink (the paper's reason for sinks, section 3.2).
+Intervals are 95 %, clips resampled; comparisons are of the same clips, over the last seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from motionstream.environment import environment
+from motionstream.evaluation import baselines
+from motionstream.evaluation.report import drift_figure, finish, table
+from motionstream.evaluation.scenes import FRAMES, EvaluationClip, make_clip
+from motionstream.media import atomic_path, check_output
+from motionstream.metrics import Interval, drift_curve, end_point_error, paired_bootstrap
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.tracks import Tracks
+from motionstream.tracks.template import TemplateTracker
+from motionstream.tracks.tracker import Tracker
+
+PATTERNS = ("c3s1w1", "c3s0w1")
+CHUNKS_A_TURN = 8
+"""There and back and one chunk let go: 4 seconds for nano."""
+LAST_SECONDS = 5
+
+
+@dataclass
+class Line:
+    """One model under one attention pattern: a row of seconds for each clip."""
+
+    model: str
+    causal: str
+    stages: tuple[str, ...]
+    psnr: list[np.ndarray] = field(default_factory=list)
+    """Of the still region, (seconds,) each."""
+    epe: list[np.ndarray] = field(default_factory=list)
+    """Mean error of a second, (seconds,) each, NaN where nothing has moved."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.causal}".strip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Means over clips with their intervals, second by second, and every clip's mean over the last seconds."""
+        return {
+            "model": self.model,
+            "causal": self.causal,
+            "stages": list(self.stages),
+            "psnr": [value and value.to_dict() for value in by_second(self.psnr)],
+            "epe": [value and value.to_dict() for value in by_second(self.epe)],
+            "last_seconds_by_clip": {
+                "psnr": [round(value, 4) for value in last(self.psnr)],
+                "epe": [round(value, 4) for value in last(self.epe)],
+            },
+        }
+
+
+def evaluate_drift(
+    models: Sequence[str] = ("nano",),
+    causal: Sequence[str] = PATTERNS,
+    *,
+    seconds: float = 20.0,
+    clips: int = 16,
+    seed: int = 0,
+    held: bool = False,
+    mixture: bool = False,
+    output: Path | None = None,
+    figure: Path | None = None,
+    untrained: bool = False,
+    speed: float = 6.0,
+) -> dict[str, Any]:
+    """Measure drift; prints a table and, last, one JSON line; returns what it holds.
+
+    Args:
+        models: presets or folders, the first being what the others are compared with. causal: attention patterns.
+        seconds: length of each stream. clips: how many scenes, those in which nothing can be followed passed over.
+        seed: which scenes, 0..999, and the models' noise. speed: mean travel of a sprite in pixels per 12 frames.
+        held: the drags are never let go, so that no content is taken from generated frames.
+        mixture: also stream what the first model carries, its transformer saying nothing, which it should beat.
+        output: a .json file to keep the result in. figure: a .png file of the curves, drawn by matplotlib.
+        untrained: accept random weights.
+
+    Raises ValueError for a length, a number, a model or a file that does not work.
+    """
+    if not (math.isfinite(seconds) and seconds >= LAST_SECONDS):
+        raise ValueError(f"seconds = {seconds}; drift is told by the last {LAST_SECONDS}, give at least as many")
+    if clips < 1 or not models or not causal:
+        raise ValueError(f"clips = {clips}, models = {models}, causal = {causal}: give at least one of each")
+    for path, kinds in ((output, [".json"]), (figure, [".png"])):
+        if path is not None:
+            check_output(path, kinds)
+    clock = time.perf_counter()
+    lines: list[Line] = []
+    reference = Line("the autoencoder alone", "", ())
+    with Progress(console=Console(stderr=True)) as bar:
+        for line, pipeline in _lines(models, causal, untrained=untrained, mixture=mixture):
+            for clip in bar.track(_scenes(pipeline, clips, seed, speed), clips, description=line.name):
+                measure(line, pipeline, clip, seconds, seed, held=held)
+                if not lines:
+                    measure_coded(reference, pipeline, clip, seconds)
+            lines.append(line)
+    result: dict[str, Any] = {
+        "script": "motionstream evaluate drift",
+        "settings": {"seconds": seconds, "clips": clips, "seed": seed, "speed": speed, "held": held},
+        "lines": [line.to_dict() for line in lines],
+        "reference": reference.to_dict(),
+        "last_seconds": {"seconds": LAST_SECONDS, "comparisons": comparisons(lines)},
+        "seconds": round(time.perf_counter() - clock, 1),
+        "environment": environment(pipeline.model.device),
+    }
+    if figure is not None:
+        with atomic_path(figure, [".png"]) as path:
+            drift_figure(result, path)
+    _show(result)
+    finish(result, output)
+    return result
+
+
+def _lines(
+    models: Sequence[str], causal: Sequence[str], *, untrained: bool, mixture: bool
+) -> Iterator[tuple[Line, MotionStreamPipeline]]:
+    """What is streamed, one after the other, and empty lines for it."""
+    for name in dict.fromkeys(models):
+        for pattern in dict.fromkeys(causal):
+            pipeline = MotionStreamPipeline.from_pretrained(name, untrained=untrained, causal=pattern)
+            yield Line(str(name), pattern, pipeline.stages), pipeline
+    if mixture:
+        pipeline = MotionStreamPipeline.from_pretrained(models[0], untrained=untrained, causal=causal[0])
+        if pipeline.model.carry_prior is None:
+            raise ValueError(f"{models[0]} carries no content: leave out mixture")
+        with torch.no_grad():  # as it was before it learned anything
+            for parameter in pipeline.model.transformer.proj_out.parameters():
+                parameter.zero_()
+        yield Line(f"carried mixture of {models[0]}", causal[0], pipeline.stages), pipeline
+
+
+def _scenes(pipeline: MotionStreamPipeline, count: int, seed: int, speed: float) -> Iterator[EvaluationClip]:
+    """The first ``count`` held-out scenes in which there is something to follow; the same for every model of a size."""
+    index = 0
+    while count:
+        clip = make_clip(pipeline.config, index, seed, speed)
+        index += 1
+        if clip.followed.count:
+            count -= 1
+            yield clip
+
+
+def measure(
+    line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float, seed: int, *, held: bool
+) -> None:
+    """Stream one scene for ``seconds`` and add its curves to ``line``."""
+    _add(line, pipeline, clip, np.concatenate(list(drag_stream(pipeline, clip, seconds, seed, held=held))))
+
+
+def measure_coded(line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float) -> None:
+    """Add the curves of the true video through the autoencoder: what a perfect model would have."""
+    frames = pipeline.config.frames_of(pipeline.config.causal.chunk_frames * _chunks(pipeline, seconds))
+    _add(line, pipeline, clip, baselines.coded(pipeline, clip.video)[_schedule(pipeline, np.arange(frames)).frame])
+
+
+def _add(line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, video: np.ndarray) -> None:
+    second, still = round(pipeline.config.fps), np.asarray(clip.background.all(axis=0))
+    line.psnr.append(drift_curve(video, clip.video[0], still, window=second))
+    errors = turn_errors(video, clip, _schedule(pipeline, np.arange(len(video))), TemplateTracker())
+    made = [errors[k * second : (k + 1) * second] for k in range(len(video) // second)]
+    line.epe.append(np.array([np.nanmean(part) if np.isfinite(part).any() else np.nan for part in made]))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Of some frames of the stream: ``turn``, the number of the drag; ``frame`` of the clip that is shown;
+    ``dragging``, false where everything but the pins is let go. All (T,)."""
+
+    turn: np.ndarray
+    frame: np.ndarray
+    dragging: np.ndarray
+
+
+def schedule(frames: np.ndarray, first: int, chunk: int) -> Schedule:
+    """Where ``frames`` of a stream are in its turns; ``first`` and ``chunk``: frames of the first and later chunks.
+
+    A turn is let go for its first chunk (but the very first one is not), goes there frame by frame and as fast back.
+    """
+    length = CHUNKS_A_TURN * chunk
+    turn, since = np.divmod(frames + chunk - first, length)
+    begun = np.where(turn == 0, chunk - first, chunk)
+    shown = np.minimum(since - begun, length - since).clip(0, FRAMES - 1)
+    return Schedule(turn, shown, since >= begun)
+
+
+def _schedule(pipeline: MotionStreamPipeline, frames: np.ndarray) -> Schedule:
+    return schedule(frames, pipeline.config.chunk_video_frames(0), pipeline.config.chunk_video_frames(1))
+
+
+def _chunks(pipeline: MotionStreamPipeline, seconds: float) -> int:
+    """How many chunks last at least ``seconds``."""
+    first, later = pipeline.config.chunk_video_frames(0), pipeline.config.chunk_video_frames(1)
+    return 1 + max(0, math.ceil((seconds * pipeline.config.fps - first) / later))
+
+
+def drag_stream(
+    pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float, seed: int, *, held: bool
+) -> Iterator[np.ndarray]:
+    """Yield uint8 frames (9, then 12, H, W, 3) of at least ``seconds``."""
+    stream = pipeline.stream(clip.video[0], clip.caption, seed=seed)
+    for _ in range(_chunks(pipeline, seconds)):
+        now = _schedule(pipeline, np.arange(stream.frame, stream.frame + stream.next_frames))
+        yield stream.step(drags_at(clip.drags, now, held=held))
+
+
+def drags_at(drags: Tracks, now: Schedule, *, held: bool) -> Tracks:
+    """The tracks of one chunk: pins, which never move, and the drags of its turn, unless they are let go."""
+    moving = np.ptp(drags.positions, axis=0).max(axis=-1) > 0
+    ids, present = np.arange(drags.count), np.ones(drags.count, bool)
+    if not held:
+        ids[moving] += drags.count * (1 + now.turn[0])
+        present[moving] = now.dragging[0]
+    tracks = Tracks(drags.positions[now.frame], drags.visible[now.frame], drags.size, drags.fps, ids=ids)
+    return tracks.select(present)
+
+
+def turn_errors(video: np.ndarray, clip: EvaluationClip, at: Schedule, tracker: Tracker) -> np.ndarray:
+    """Mean error of the followed points in every frame (T,), NaN where none counts.
+
+    In every turn they are looked for from the given picture on, where they were in the beginning.
+    """
+    errors = np.full(len(video), np.nan)
+    for turn in np.unique(at.turn):
+        rows = np.flatnonzero((at.turn == turn) & at.dragging)
+        if not len(rows):
+            continue
+        found = tracker.track(
+            np.concatenate([clip.video[:1], video[rows]]), clip.followed.positions[0], clip.followed.fps
+        )
+        for row, where in enumerate(rows, start=1):
+            frame = at.frame[where]
+            counted = clip.counted[frame]
+            if counted.any():
+                true = clip.followed.positions[[0, frame]]
+                seen = found.visible[[0, row]]
+                pair = np.stack([np.zeros_like(counted), counted])
+                errors[where] = end_point_error(found.positions[[0, row]], seen, true, pair).mean()
+    return errors
+
+
+def by_second(rows: list[np.ndarray]) -> list[Interval | None]:
+    """Mean over clips and its interval for each second; None where no clip has a value."""
+    means: list[Interval | None] = []
+    for column in np.stack(rows).T:
+        there = column[np.isfinite(column)]
+        means.append(paired_bootstrap(there, np.zeros_like(there)) if len(there) else None)
+    return means
+
+
+def last(rows: list[np.ndarray]) -> list[float]:
+    """Every clip's mean over the last seconds in which it has a value."""
+    return [float(np.nanmean(row[-LAST_SECONDS:])) for row in rows]
+
+
+def comparisons(lines: list[Line]) -> list[dict[str, Any]]:
+    """Over the last seconds: every line minus the first of the same pattern, and minus the first of the same model."""
+    found = []
+    for line in lines:
+        same_pattern = next(other for other in lines if other.causal == line.causal)
+        same_model = next(other for other in lines if other.model == line.model)
+        for other in (same_pattern, same_model):
+            if other is not line:
+                found.append(
+                    {
+                        "of": line.name,
+                        "minus": other.name,
+                        "psnr_difference": paired_bootstrap(last(line.psnr), last(other.psnr)).to_dict(),
+                        "epe_difference": paired_bootstrap(last(line.epe), last(other.epe)).to_dict(),
+                    }
+                )
+    return found
+
+
+def _show(result: dict[str, Any]) -> None:
+    console = Console()
+    lines, interval = [*result["lines"], result["reference"]], lambda values: str(Interval(**values))
+    seconds = range(len(lines[0]["psnr"]))
+    shown = sorted({round(k) for k in np.linspace(0, len(seconds) - 1, min(6, len(seconds)))})
+    for key, title in (("psnr", "PSNR in dB of what is still"), ("epe", "EPE in pixels of what is dragged")):
+        rows = {}
+        for line in lines:
+            values = [line[key][k] for k in shown]
+            cells = ["-" if value is None else f"{value['value']:.2f}" for value in values]
+            rows[f"{line['model']} {line['causal']}".strip()] = cells
+        console.print(table(f"{title}, second by second", [f"{k + 1} s" for k in shown], rows))
+    differences = {
+        f"{pair['of']} - {pair['minus']}": [interval(pair["psnr_difference"]), interval(pair["epe_difference"])]
+        for pair in result["last_seconds"]["comparisons"]
+    }
+    if differences:
+        title = f"over the last {LAST_SECONDS} seconds, paired 95 % intervals"
+        console.print(table(title, ["PSNR (dB)", "EPE (px)"], differences))
