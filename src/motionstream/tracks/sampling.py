@@ -110,12 +110,13 @@ def _chance(probability: float, generator: torch.Generator) -> bool:
     return torch.rand((), generator=generator).item() < probability
 
 
-def _integer(low: int, high: int, generator: torch.Generator) -> int:
+def integer(low: int, high: int, generator: torch.Generator) -> int:
     """Uniform in low … high, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
-def _subset(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def subset(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """At most ``count`` of ``indices``, in their order."""
     order = torch.randperm(len(indices), generator=generator)[:count].to(indices.device)
     return indices[order.sort().values]
 
@@ -138,19 +139,19 @@ def _pick_clip(
         if kind < mix.dense:
             count = mix.max_tracks
             if mix.dense_tracks is not None:
-                count = _integer(mix.dense_tracks, count, generator)
+                count = integer(mix.dense_tracks, count, generator)
         else:
-            count = _integer(1, max(1, mix.max_tracks // 2), generator)
-        groups.append((_subset((used & visible[0]).nonzero()[:, 0], count, generator), 0, frames))
+            count = integer(1, max(1, mix.max_tracks // 2), generator)
+        groups.append((subset((used & visible[0]).nonzero()[:, 0], count, generator), 0, frames))
     elif kind < mix.dense + mix.random + mix.drags:
         for object_wanted in _drag_plan(layer, generator):
-            birth = _integer(1, len(chunks) - 1, generator) if _later(mix, chunks, generator) else 0
+            birth = integer(1, len(chunks) - 1, generator) if _later(mix, chunks, generator) else 0
             seen = used & visible[before[birth]]
             area = seen & (layer > 0 if object_wanted else layer == 0)
-            members = _grid_around(positions[before[birth]], area, layer, mix.radius, generator)
+            members = grid_around(positions[before[birth]], area, layer, mix.radius, generator)
             end = frames
             if _chance(mix.release, generator):
-                end = _integer(min(chunks[birth] + 4, frames), frames, generator)
+                end = integer(min(chunks[birth] + 4, frames), frames, generator)
             groups.append((members, birth, end))
     return _assemble(positions, visible, groups, mix, generator, chunks, before)
 
@@ -162,23 +163,23 @@ def _later(mix: TrackMix, chunks: list[int], generator: torch.Generator) -> bool
 def _drag_plan(layer: Tensor, generator: torch.Generator) -> list[bool]:
     """One to five gestures; True wants an object, False the background (a pin, or a push of the camera)."""
     has_objects = bool((layer > 0).any())
-    drags = _integer(1, 3, generator) if has_objects else 0
-    pins = _integer(0 if has_objects else 1, 2, generator)
+    drags = integer(1, 3, generator) if has_objects else 0
+    pins = integer(0 if has_objects else 1, 2, generator)
     return [True] * drags + [False] * pins
 
 
-def _grid_around(
+def grid_around(
     places: Tensor, area: Tensor, layer: Tensor, reach: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
     """Tracks of one layer within a random radius of a random one, thinned at random: what a press would make."""
     candidates = area.nonzero()[:, 0]
     if len(candidates) == 0:
         return candidates
-    centre = candidates[_integer(0, len(candidates) - 1, generator)]
+    centre = candidates[integer(0, len(candidates) - 1, generator)]
     radius = reach[0] + (reach[1] - reach[0]) * torch.rand((), generator=generator).item()
     near = ((places[candidates] - places[centre]) ** 2).sum(-1) <= radius**2
     members = candidates[near & (layer[candidates] == layer[centre])]
-    return _subset(members, _integer(1, max(1, len(members)), generator), generator)
+    return subset(members, integer(1, max(1, len(members)), generator), generator)
 
 
 def _assemble(
@@ -216,8 +217,8 @@ def _assemble(
             events[after_release[0]] = True
     events[0] = True
     if _chance(mix.mask_probability, generator):
-        first = _integer(1, max(1, frames - 4), generator)
-        length = _integer(4, max(4, frames // 2), generator)
+        first = integer(1, max(1, frames - 4), generator)
+        length = integer(4, max(4, frames // 2), generator)
         out_visible[first : first + length] = False
         out_positions[first : first + length] = torch.nan
     if mix.hasty is not None:

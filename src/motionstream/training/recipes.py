@@ -29,9 +29,15 @@ class Rendered:
     scene: SceneConfig
     pool: int = 640
     reuse: int = 4
+    turns: float = 0.0
+    """Share of distillation's clips in which drags are let go and taken up anew, and nothing moves undragged."""
     long_frames: int = 141
     """Length of the held-out clips on which drift is measured, far beyond the training clips; whole chunks."""
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.turns <= 1:
+            raise ValueError(f"turns = {self.turns}: a share of the clips lies in 0..1")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from motionstream.tracks.sampling import TrackMix, sample_tracks
 from motionstream.training.clips import PreparedClips, assemble, chunk_frames, to_float
 from motionstream.training.distributed import keyed_generator, rank, world_size
 from motionstream.training.keyed_loader import KeyedLoader
+from motionstream.training.turns import draw_turns, reorder, sample_turns, still_scene
 
 
 @torch.no_grad()
@@ -39,6 +40,25 @@ def prepare(
     return assemble(latents, video[:, :, 0], tracks, clips.captions, model, autoencoder)
 
 
+@torch.no_grad()
+def prepare_turns(
+    clips: Clips,
+    model: MotionModel,
+    autoencoder: LinearAutoencoder,
+    mix: TrackMix,
+    generator: torch.Generator,
+) -> PreparedClips:
+    """One rendered clip in another order, whose drags are let go and taken up anew: see ``turns``."""
+    frames = clips.video.shape[2]
+    starts = chunk_frames(model.config, frames)
+    turns = draw_turns(frames, generator, chunks=starts)
+    clips = reorder(clips, turns)
+    video = to_float(clips.video)
+    latents, _ = autoencoder.encode(video)
+    tracks = sample_turns(clips, turns, mix, generator, chunks=starts)
+    return assemble(latents, video[:, :, 0], tracks, clips.captions, model, autoencoder)
+
+
 class _Rendered(Dataset):
     """Prepared clips by (lane, number): each depends on its key alone. Runs in worker processes."""
 
@@ -50,9 +70,10 @@ class _Rendered(Dataset):
         autoencoder: LinearAutoencoder,
         textures: tuple[str, ...],
         seed: int,
+        turns: float,
     ) -> None:
         self.config, self.scene, self.mix, self.autoencoder = config, scene, mix, autoencoder
-        self.textures, self.seed = textures, seed
+        self.textures, self.seed, self.turns = textures, seed, turns
         self._made: tuple[MotionModel, TextureBank] | None = None
 
     def __getitem__(self, key: Key) -> PreparedClips:
@@ -63,7 +84,9 @@ class _Rendered(Dataset):
         model, bank = self._made
         generator = keyed_generator("clip", self.seed, *key)
         seed = int(torch.randint(2**62, (), generator=generator))
-        return prepare(render(self.scene, 1, seed, bank), model, self.autoencoder, self.mix, generator).half()
+        turned = self.turns > 0 and torch.rand((), generator=generator).item() < self.turns
+        scene, make = (still_scene(self.scene), prepare_turns) if turned else (self.scene, prepare)
+        return make(render(scene, 1, seed, bank), model, self.autoencoder, self.mix, generator).half()
 
 
 Key = tuple[int, int]
@@ -82,6 +105,7 @@ class ClipPool:
         size: clips kept, all lanes together. batch: lanes, that is, samples of a global batch.
         reuse: how often a clip is used on average before it is replaced.
         workers: rendering processes; 0 renders in this one.
+        turns: share of the clips in which drags are let go and taken up anew (``turns``).
     """
 
     def __init__(
@@ -97,10 +121,11 @@ class ClipPool:
         reuse: int,
         seed: int,
         workers: int = 1,
+        turns: float = 0.0,
     ) -> None:
         self.batch, self.reuse, self.seed = batch, reuse, seed
         self._depth = max(1, size // batch)
-        source = _Rendered(config, scene, mix, autoencoder, textures, seed)
+        source = _Rendered(config, scene, mix, autoencoder, textures, seed, turns)
         self._loader: KeyedLoader[Key, PreparedClips] = KeyedLoader(source, workers=workers, ahead=4 * batch)
         self._kept: dict[Key, PreparedClips] = {}
 

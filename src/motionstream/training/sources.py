@@ -169,6 +169,7 @@ def clip_source(
         reuse=rendered.reuse,
         seed=seed,
         workers=rendered.workers,
+        turns=rendered.turns if phase == -1 else 0.0,
     )
 
 
