@@ -10,9 +10,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 # 1. autoencoder: principal components, residual decoder
 # 2. teacher: flow matching, then with mid-frame masking
 # 3. causal: the teacher's ODE trajectories, regression under sink and window masks
-# 4. self-forcing: the student's own rollouts, matched to the teacher's distribution (DMD)
-# 5. decoder: the residual decoder again, on latents the teacher made
-for stage in autoencoder teacher causal self-forcing decoder; do
+# 4. decoder: the residual decoder again, on latents the teacher made
+# 5. self-forcing: the student's own rollouts
+for stage in autoencoder teacher causal decoder self-forcing; do
   .venv/bin/motionstream train "$stage" --recipe nano --folder "$FOLDER" --minutes "$MINUTES"
 done
 .venv/bin/motionstream train export --recipe nano --folder "$FOLDER" -o src/motionstream/weights/nano

@@ -118,8 +118,11 @@ def make_stage(kind, data):
         return TeacherStage(trainee, make_pool(folder), validation, seed=5)
     if kind == "self-forcing":
         networks = trainee, make_trainee(1), make_trainee(1)
-        settings = SelfForcingConfig(critic_updates=1, sinks=(0, 1), windows=(1, 2), own_content=False)
-        return SelfForcingStage(*networks, make_pool(folder), validation, None, settings, seed=5)
+        settings = SelfForcingConfig(critic_updates=1, sinks=(0, 1), windows=(1, 2))
+        autoencoder = sources.load_autoencoder(RECIPE, folder)
+        return SelfForcingStage(
+            *networks, make_pool(folder), validation, None, settings, seed=5, autoencoder=autoencoder
+        )
     assert isinstance(store, TrajectoryStore)
     return CausalStage(trainee, store, validation, batch=BATCH, seed=5)
 

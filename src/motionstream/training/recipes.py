@@ -19,7 +19,7 @@ from motionstream.training.self_forcing import SelfForcingConfig
 from motionstream.training.teacher import TeacherConfig
 from motionstream.training.tiny_autoencoder import TinyTraining
 
-STAGES = ("autoencoder", "teacher", "causal", "self-forcing", "decoder", "tiny-decoder")
+STAGES = ("autoencoder", "teacher", "causal", "decoder", "self-forcing", "tiny-decoder")
 
 
 @dataclass(frozen=True)
