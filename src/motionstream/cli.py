@@ -156,6 +156,9 @@ def _report(error: Exception) -> int:
     if isinstance(error, ValueError | OSError):
         _say(message or type(error).__name__)
         return 2
+    if isinstance(error, MemoryError | FloatingPointError) and message:  # training's, which say what to do
+        _say(message)
+        return 1
     hint = "" if debug else "; run it again with MOTIONSTREAM_DEBUG=1 to see where"
     _say(f"{type(error).__name__}: {message}{hint}")
     return 1

@@ -207,6 +207,8 @@ def test_a_damaged_model_is_the_users_mistake(folder, capsys):
     [
         (KeyboardInterrupt(), 130, "stopped"),
         (RuntimeError("lost\nmy way"), 1, "RuntimeError: lost my way; run it again with MOTIONSTREAM_DEBUG=1"),
+        (MemoryError("out of memory at step 3"), 1, "motionstream: out of memory at step 3"),
+        (FloatingPointError("the loss is nan"), 1, "motionstream: the loss is nan"),
     ],
 )
 def test_a_run_that_breaks_off_leaves_nothing(folder, capsys, monkeypatch, error, code, words):
