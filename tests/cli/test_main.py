@@ -35,7 +35,7 @@ def test_every_verb_has_help_with_examples(capsys, verb):
         ([], "no verb given; give one of stream, teacher, track"),
         (["strem"], "there is no verb 'strem'; give one of stream, teacher, track"),
         (["stream"], "IMAGE"),
-        (["bench", "train"], "'train'"),
+        (["bench", "critic"], "'critic'"),
         (["train", "critic"], "'critic'"),
         (["evaluate"], "{rendered,d"),
         (["doctor", "--all"], "--all"),
@@ -139,7 +139,12 @@ def test_evaluate_hands_its_options_on(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "motionstream.evaluation.rendered", rendered)
     output = tmp_path / "out.json"
     assert main(["evaluate", "rendered", "--clips", "3", "--seed", "4", "-o", str(output), "--model", "debug"]) == 0
-    assert asked == [{"model": "debug", "clips": 3, "seed": 4, "output": output, "untrained": False}]
+    assert asked == [{"model": "debug", "clips": 3, "seed": 4, "output": output, "untrained": False, "speed": 6.0}]
+    assert main(["evaluate", "rendered", "--speed", "12"]) == 0 and asked.pop()["speed"] == 12
+    assert main(["evaluate", "rendered", "--speed", "0"]) == 2
+    assert "--speed is 0" in capsys.readouterr().err
+    assert main(["evaluate", "drift", "--speed", "6"]) == 2
+    assert "--speed belongs to" in capsys.readouterr().err
     assert main(["evaluate", "rendered", "--clips", "0"]) == 2
     assert "--clips is 0" in capsys.readouterr().err
     assert main(["evaluate", "rendered", "-o", str(tmp_path / "out.txt")]) == 2

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from motionstream.data.captions import _DARK, ClipFacts, ObjectFacts, colour_word, describe, direction
+from motionstream.data.captions import _DARK, _FOG, _SNOW, ClipFacts, ObjectFacts, colour_word, describe, direction
 
 GREY = (0.5, 0.52, 0.5)
 
@@ -83,3 +83,28 @@ def test_objects_that_do_the_same_are_counted() -> None:
 def test_something_that_comes_back_moves_about() -> None:
     about = [ObjectFacts((0.5, 0.0), True, GREY)]
     assert any("moves about" in caption for caption in captions(ClipFacts(about, (0, 0), 1.0, False)))
+
+
+def test_a_new_colour_is_always_told_of_the_thing_that_takes_it() -> None:
+    things = [ObjectFacts((9.0, 0.0), True, (0.9, 0.1, 0.1), turns="blue"), ObjectFacts((0.0, 0.0), False, GREY)]
+    said = captions(ClipFacts(things, (0, 0), 1.0, False))
+    assert all("the red object " in caption and "blue" in caption for caption in said)
+    assert any(caption == "the red object turns blue" for caption in said)
+
+
+def test_effects_are_told_together() -> None:
+    said = captions(ClipFacts([], (0, 0), 1.0, True, fog=True, snow=True))
+    for words in (_DARK, _FOG, _SNOW):
+        assert all(any(word in caption for word in words) for caption in said)
+
+
+def test_what_bends_in_its_place_is_not_called_still() -> None:
+    bent = [ObjectFacts((0.0, 0.0), False, GREY, bends=True)]
+    said = " | ".join(captions(ClipFacts(bent, (0, 0), 1.0, False)))
+    assert "one object bends" in said and "rests" not in said and "holds" not in said
+
+
+def test_an_orbiting_camera_is_not_called_still() -> None:
+    said = captions(ClipFacts([], (0.0, 0.0), 1.0, False, orbit=True))
+    assert all("camera" in caption or "viewpoint" in caption for caption in said)
+    assert not any("still" in caption or "static" in caption for caption in said)

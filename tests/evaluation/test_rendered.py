@@ -95,6 +95,77 @@ def test_coded_video_comes_back_in_the_same_shape(pipeline):
     assert baselines.coded(pipeline, clip.video).shape == clip.video.shape
 
 
+def test_an_error_counts_in_its_own_region_alone(large):
+    clip = next(c for c in large if all(mask.sum() >= rendered.LEAST_PIXELS for mask in c.regions.values()))
+    for name, mask in clip.regions.items():
+        video = clip.video.copy()
+        video[mask] = 255 - video[mask]
+        row = scored(clip, video)
+        assert row.regions[name][0] < 20
+        if name != "edges":  # which reach into the background
+            other = "turned" if name == "uncovered" else "uncovered"
+            assert row.background == row.regions[other] == [100]
+
+
+def test_regions_too_small_to_measure_are_left_out(large):
+    clip = large[0]
+    few = np.zeros_like(clip.background)
+    few[3, 0, :10] = True
+    row = scored(replace(clip, regions={**clip.regions, "turned": few}), clip.video)
+    assert np.isnan(row.regions["turned"][0]) and row.summary()["psnr_turned"] is None
+    assert row.summary()["psnr_edges"] == 100
+
+
+def test_pins_move_as_far_as_the_picture_does(large):
+    still, moved = [], []
+    for clip in large:
+        still.append(scored(clip, baselines.frozen(clip.video)))
+        first = clip.video[0]
+        shift = [np.roll(first, min(t, 3), axis=1) for t in range(len(clip.video))]
+        moved.append(scored(clip, np.stack(shift)))
+    pins = np.concatenate([row.pins[0] for row in still])
+    assert len(pins) > 200 and np.median(pins) < 0.05
+    assert np.median(np.concatenate([row.pins[0] for row in moved])) == pytest.approx(3, abs=0.1)
+    assert sum(row.pins_lost[0].sum() for row in still) == 0
+
+
+def flat(psnr: list[float]) -> rendered.Row:
+    made = rendered.Row(psnr=psnr, background=psnr)
+    made.regions["edges"] = [value - 5 for value in psnr]
+    return made
+
+
+def test_gain_is_a_share_of_the_ceiling_s():
+    frozen, ceiling = flat([20.0, 22.0]), flat([36.0, 38.0])
+    assert frozen.gains(frozen, ceiling)["gain"] == 0 and ceiling.gains(frozen, ceiling)["gain_edges"] == 1
+    half = flat([28.0, 30.0]).gains(frozen, ceiling)
+    assert half == {"gain": 0.5, "gain_uncovered": None, "gain_edges": 0.5, "gain_turned": None}
+    assert flat([100.0, 100.0]).gains(frozen, ceiling)["gain"] is None
+    named = {rendered.FROZEN: frozen, rendered.CEILING: ceiling, rendered.MODEL: flat([24.0, 26.0])}
+    found = rendered.compare(named)[f"psnr gain: model / {rendered.CEILING}"]
+    assert found.value == pytest.approx(0.25) and found.low == pytest.approx(0.25)
+
+
+def test_regions_are_compared_where_they_were_measured():
+    model, warp = flat([30.0, 31.0, 32.0]), flat([28.0, 29.0, 30.0])
+    for row in (model, warp):
+        row.regions["edges"][1] = np.nan
+    found = rendered.compare({rendered.MODEL: model, rendered.WARP: warp})
+    assert found[f"edges: model - {rendered.WARP}"].value == pytest.approx(2)
+    assert f"turned: model - {rendered.WARP}" not in found
+
+
+def test_walking_speed_asks_for_a_third_of_it_and_for_pins_that_rest():
+    row = rendered.Row(errors=[np.full(9, 3.0), np.full(9, 3.5)], pins=[np.full(4, 0.4), np.zeros(0)])
+    slow, fast = rendered.walking(row, 6.0), rendered.walking(row, 12.0)
+    assert slow["epe"]["bound"] == pytest.approx(2) and fast["epe"]["bound"] == pytest.approx(4)
+    assert not slow["epe"]["met"] and fast["epe"]["met"] and slow["epe"]["value"] == pytest.approx(3.25)
+    assert slow["pins"]["met"] and slow["pins"]["value"] == pytest.approx(0.4)
+    assert "missed" in slow["epe"]["sentence"] and "at most 4 px" in fast["epe"]["sentence"]
+    assert rendered.walking(replace(row, pins=[np.full(4, 1.5)] * 2), 6.0)["pins"]["met"] is False
+    assert rendered.walking(rendered.Row(), 6.0)["pins"]["met"] is None
+
+
 def rows(model: list[float], frozen: list[float]) -> rendered.Rows:
     def row(errors: list[float], psnr: float) -> rendered.Row:
         made = rendered.Row()
@@ -130,7 +201,7 @@ def test_nothing_to_follow_is_said_and_not_an_error():
 
 def test_evaluate_end_to_end(tmp_path, capsys):
     output = tmp_path / "result.json"
-    result = rendered.evaluate("debug", clips=2, untrained=True, output=output)
+    result = rendered.evaluate("debug", clips=2, untrained=True, output=output, speed=12.0)
     printed = capsys.readouterr().out
     assert json.loads(printed.strip().splitlines()[-1]) == json.loads(output.read_text()) == result
     expected = [rendered.TRUTH, rendered.CEILING, rendered.FROZEN, rendered.CODED_FROZEN, rendered.NO_TRACKS]
@@ -138,6 +209,10 @@ def test_evaluate_end_to_end(tmp_path, capsys):
     assert list(result["drags"]) == expected and list(result["dense"]) == expected[-3:]
     assert printed.index(rendered.TRUTH) < printed.index(rendered.WARP) < printed.index("target")
     assert result["drags"][rendered.TRUTH]["psnr"] == 100
+    assert result["drags"][rendered.FROZEN]["gain"] == 0 and result["drags"][rendered.CEILING]["gain"] == 1
+    assert result["drags"][rendered.FROZEN]["pins"] == 0 and "psnr_uncovered" in result["dense"][rendered.MODEL]
+    assert result["walking"]["epe"]["bound"] == pytest.approx(4) and "median EPE at speed 12" in printed
+    assert "uncovered" in printed and result["settings"]["speed"] == 12
     assert result["environment"]["versions"]["torch"] == torch.__version__ and result["settings"]["clips"] == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -24,7 +25,8 @@ Examples:
   motionstream evaluate rendered
   motionstream evaluate drift --seconds 20 --output drift.json --figure drift.png
   motionstream evaluate drift --model nano --model work/nano/model --causal c3s1w1
-  motionstream evaluate rendered --clips 16 --seed 1 --output results.json"""
+  motionstream evaluate rendered --clips 16 --seed 1 --output results.json
+  motionstream evaluate rendered --speed 12"""
 
     name: tyro.conf.Positional[Literal["rendered", "drift"]]
     """Which evaluation."""
@@ -33,6 +35,8 @@ Examples:
     others are compared with."""
     clips: int | None = None
     """How many clips: 32 (rendered) or 16 (drift) without it."""
+    speed: float | None = None
+    """Mean travel of what moves, in pixels per 12 frames: 6 without it (rendered)."""
     seconds: float = 20.0
     """How long the streams are (drift)."""
     causal: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="c3sSwW")] = ()
@@ -54,20 +58,30 @@ Examples:
         """Check the options, then evaluate; the evaluation prints its own table."""
         if self.clips is not None and not 1 <= self.clips <= 100_000:
             raise ValueError(f"--clips is {self.clips}; give 1 to 100000")
+        if self.speed is not None and not 0 < self.speed < math.inf:
+            raise ValueError(f"--speed is {self.speed:g}; give pixels per 12 frames, more than 0")
         from motionstream.media import check_output
 
         for path, kind in ((self.output, ".json"), (self.figure, ".png")):
             if path is not None:
                 check_output(path, (kind,))
         if self.name == "drift":
+            if self.speed is not None:
+                raise ValueError("--speed belongs to evaluate rendered; leave it out")
             self._drift()
             return
         if len(self.model) > 1 or self.causal or self.held or self.mixture or self.figure is not None:
             raise ValueError("evaluate rendered takes one --model, and no --causal, --held, --mixture or --figure")
         from motionstream.evaluation.rendered import evaluate
 
-        model = self.model[0] if self.model else "nano"
-        evaluate(model=model, clips=self.clips or 32, seed=self.seed, output=self.output, untrained=self.untrained)
+        evaluate(
+            model=self.model[0] if self.model else "nano",
+            clips=self.clips or 32,
+            seed=self.seed,
+            output=self.output,
+            untrained=self.untrained,
+            speed=6.0 if self.speed is None else self.speed,
+        )
 
     def _drift(self) -> None:
         from motionstream.evaluation.drift import PATTERNS, evaluate_drift

@@ -17,10 +17,15 @@ _DARK = (
     "the scene darkens",
     "the light goes down",
 )
+_SNOW = ("it snows", "it is snowing", "snow falls", "snowflakes come down")
+_FOG = ("it gets foggy", "fog rolls in", "it grows misty", "fog covers everything")
+_TURNS = ("turns {}", "becomes {}", "slowly turns {}", "changes to {}")
+_BENDS = ("bends", "warps", "twists")
 _CAMERA_STILL = ("the camera is still", "the camera does not move", "a static camera")
 _PAN = ("the camera pans {}", "the camera moves {}", "the view pans {}")
 _CLOSER = ("the camera zooms in", "the view moves closer", "a slow zoom in")
 _FARTHER = ("the camera zooms out", "the view widens", "a slow zoom out")
+_ORBIT = ("the camera moves around", "the camera circles the scene", "the viewpoint shifts sideways")
 _DIRECTIONS = (
     "right",
     "down and right",
@@ -41,6 +46,8 @@ class ObjectFacts:
     motion: tuple[float, float]
     moved: bool
     colour: tuple[float, float, float]
+    bends: bool = False
+    turns: str | None = None  # the name of the colour it takes
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,9 @@ class ClipFacts:
     pan: tuple[float, float]
     zoom: float
     dark: bool
+    fog: bool = False
+    snow: bool = False
+    orbit: bool = False  # the camera goes sideways and looks back
 
 
 def direction(motion: tuple[float, float]) -> str:
@@ -85,6 +95,8 @@ def _object_phrase(facts: ObjectFacts, rng: random.Random) -> tuple[str, str]:
     name = colour_word(facts.colour) if rng.random() < 0.5 else None
     article = "an" if name == "orange" else "a"
     noun = f"{article} {name} object" if name else "one object"
+    if facts.bends and math.hypot(*facts.motion) < STILL:
+        return noun, rng.choice(_BENDS)
     if not facts.moved:
         return noun, rng.choice(_HOLDS)
     if math.hypot(*facts.motion) < STILL:
@@ -112,20 +124,38 @@ def _camera_clause(facts: ClipFacts, rng: random.Random) -> str:
         parts.append(rng.choice(_PAN).format(direction(facts.pan)))
     if abs(math.log(facts.zoom)) > 0.02:
         parts.append(rng.choice(_CLOSER if facts.zoom > 1 else _FARTHER))
+    if facts.orbit:
+        parts.append(rng.choice(_ORBIT))
     return " and ".join(parts) or rng.choice(_CAMERA_STILL)
 
 
+def _effects(facts: ClipFacts) -> list[Sequence[str]]:
+    """For everything that only the caption can tell, the ways to tell it."""
+    effects: list[Sequence[str]] = []
+    for happens, sentences in ((facts.dark, _DARK), (facts.fog, _FOG), (facts.snow, _SNOW)):
+        if happens:
+            effects.append(sentences)
+    for thing in facts.objects:
+        if thing.turns:
+            name = colour_word(thing.colour)
+            nouns = (f"the {name} object",) if name else ("an object", "one object")
+            effects.append([f"{noun} {turn.format(thing.turns)}" for noun in nouns for turn in _TURNS])
+    return effects
+
+
 def describe(facts: ClipFacts, rng: random.Random) -> str:
-    """One sentence of some of the true clauses. The dark is always told, and never where it does not come."""
+    """One sentence of some of the true clauses. What only the caption can tell (dark, fog, snow, a thing that takes
+    another colour) is always told, and never where it does not come."""
     clauses = []
     if facts.objects and rng.random() < 0.7:
         clauses.append(_objects_clause(facts.objects, rng))
     if rng.random() < 0.5:
         clauses.append(_camera_clause(facts, rng))
-    if facts.dark:
-        if rng.random() < 0.4:
-            clauses = []
-        clauses.insert(rng.randint(0, len(clauses)), rng.choice(_DARK))
+    effects = _effects(facts)
+    if effects and rng.random() < 0.4:
+        clauses = []
+    for sentences in effects:
+        clauses.insert(rng.randint(0, len(clauses)), rng.choice(sentences))
     if not clauses:
         clauses.append(_camera_clause(facts, rng))
     return ", ".join(clauses)

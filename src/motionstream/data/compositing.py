@@ -1,31 +1,61 @@
-"""Layers to pictures: a background plane and textured sprites, sampled where a camera sees them.
+"""Layers to pictures: planes and textured sprites, sampled where a camera sees them, and the weather over them.
 
 Textures are drawn at one texel per world pixel and magnified once, bicubically; every frame then samples
 bilinearly from the finer texture. So pictures stay about equally sharp at every sub-pixel shift.
 
 Tracks and pixels follow one description of the motion, `screen = turn * own + centre` for sprites and
-`to_screen` for the world. Axes: B clips, M sprites of all clips together, T frames, N tracks, S side of a
-sprite's texture.
+`to_screen` for the world, with `bending` in between where things bend. Axes: B clips, b of them with a plane,
+M sprites of all clips together, T frames, N tracks, S side of a sprite's texture.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from motionstream.data.bending import Bends, Pulls
 from motionstream.data.motion import CameraPaths
+from motionstream.data.weather import Fog, Snow, Tints
 
 FINER = 2  # magnification of the textures
 EDGE = 1.5  # pixels beyond the outline that a soft edge can reach
 
 
 @dataclass(frozen=True)
-class Background:
-    """One textured plane per clip."""
+class Plane:
+    """One textured plane in each of some clips: the background, or something before it."""
 
-    texture: Tensor  # float32 (B, 3, h, w) in [0, 1], `FINER` texels per world pixel
-    middle: Tensor  # float32 (B, 2): the world point (x, y) at the texture's middle
+    clip: Tensor  # int64 (b,), rising; on the CPU
+    texture: Tensor  # float32 (b, 3 or 4, h, w) in [0, 1], `FINER` texels per world pixel; the fourth hides
+    middle: Tensor  # float32 (b, 2): the world point (x, y) at the texture's middle
+    camera: CameraPaths  # (b, T), on the CPU
+    pulls: Pulls | None = None
+
+    def grid(self, x: Tensor, y: Tensor, size: tuple[int, int]) -> Tensor:
+        """What screen pixels show, two (b, T, ...) that broadcast -> texture coordinates for grid_sample.
+
+        For a whole picture x is (b, T, 1, W) and y (b, T, H, 1).
+        """
+        beyond = (...,) + (None,) * (x.dim() - 2)
+        zoom, centre = self.camera.zoom.to(x.device), self.camera.centre.to(x.device)
+        half = ((size[1] - 1) / 2, (size[0] - 1) / 2)
+        world = [(place - half[axis]) / zoom[beyond] + centre[..., axis][beyond] for axis, place in enumerate((x, y))]
+        moved = (None, None) if self.pulls is None else self.pulls.shift(world[0], world[1])
+        sides = []
+        for axis, (place, shift) in enumerate(zip(world, moved, strict=True)):
+            own = place - self.middle[:, axis, None][beyond]
+            own = own if shift is None else own - shift
+            sides.append(own * (2 * FINER / (self.texture.shape[3 - axis] - 1)))
+        return torch.stack(torch.broadcast_tensors(*sides), -1)
+
+    def covers(self, positions: Tensor, size: tuple[int, int]) -> Tensor:
+        """Whether a plane with holes hides what lies behind it at positions (b, T, N, 2): bool (b, T, N)."""
+        grid = self.grid(positions[..., 0], positions[..., 1], size)
+        hides = F.grid_sample(self.texture[:, 3:], grid, padding_mode="reflection", align_corners=True)
+        return hides[:, 0] > 0.5
 
 
 @dataclass(frozen=True)
@@ -40,16 +70,26 @@ class Sprites:
     reach: Tensor  # float32 (M, T) pixels from the centre to the outline's farthest point; on the CPU
     points: Tensor  # float32 (M, P, 2) own coordinates of its tracks
     used: Tensor  # bool (M, P)
+    bends: Bends | None = None
+    tints: Tints | None = None
 
     def on_layer(self, layer: int) -> "Sprites":
         """The sprites of one layer: at most one of each clip."""
         chosen = (self.layer == layer).nonzero()[:, 0]
-        return Sprites(**{name: value[chosen.to(value.device)] for name, value in vars(self).items()})
+
+        parts: dict[str, Any] = {
+            name: value[chosen.to(value.device)] if isinstance(value, Tensor) else value and value.take(chosen)
+            for name, value in vars(self).items()
+        }
+        return Sprites(**parts)
 
     def place(self, points: Tensor) -> Tensor:
         """Own coordinates (M, P, 2) -> screen pixels (M, T, P, 2)."""
         cos, sin = self.turn[:, :, None].unbind(-1)
         x, y = points[:, None].unbind(-1)
+        if self.bends is not None:
+            across, down = self.bends.shift(x, y)
+            x, y = x + across, y + down
         return torch.stack((cos * x - sin * y, sin * x + cos * y), -1) + self.centre[:, :, None]
 
     def own_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
@@ -57,7 +97,11 @@ class Sprites:
         half = (self.appearance.shape[-1] - 1) / (2 * FINER)
         inverse = self.turn / (self.turn.square().sum(-1, keepdim=True) * half)
         cos, sin = (part[(...,) + (None,) * (x.dim() - 2)] for part in inverse.unbind(-1))
-        return torch.stack((cos * x + sin * y, cos * y - sin * x), -1)
+        own = torch.stack((cos * x + sin * y, cos * y - sin * x), -1)
+        if self.bends is not None:
+            across, down = self.bends.shift(own[..., 0] * half, own[..., 1] * half)
+            own = own - torch.stack((across, down), -1) / half
+        return own
 
 
 def refine(texture: Tensor) -> Tensor:
@@ -72,21 +116,24 @@ def to_screen(world: Tensor, camera: CameraPaths, size: tuple[int, int]) -> Tens
     return (world - camera.centre) * camera.zoom[..., None] + middle
 
 
-def _draw_background(background: Background, camera: CameraPaths, size: tuple[int, int]) -> Tensor:
-    """The plane as the cameras see it: (B, 3, T, H, W)."""
-    texture = background.texture
-    lines = []
-    for axis, (side, texels) in enumerate(zip(size[::-1], texture.shape[:1:-1], strict=True)):
-        pixels = torch.arange(side, device=texture.device) - (side - 1) / 2
-        world = pixels / camera.zoom[..., None] + camera.centre[..., axis, None]
-        lines.append((world - background.middle[:, None, axis, None]) * (2 * FINER / (texels - 1)))
-    x, y = lines
-    batch, frames = x.shape[:2]
-    grid = torch.empty(batch, frames, *size, 2, device=texture.device)
-    grid[..., 0], grid[..., 1] = x[:, :, None], y[..., None]
+def _see(plane: Plane, size: tuple[int, int]) -> Tensor:
+    """A plane as its cameras see it: (b, 3 or 4, T, H, W)."""
+    device = plane.texture.device
+    across, down = (torch.arange(side, device=device) for side in size[::-1])
+    grid = plane.grid(across.expand(1, 1, 1, -1), down[:, None].expand(1, 1, -1, 1), size)
     # Time is folded into the rows: every clip is one tall picture cut from one texture.
-    seen = F.grid_sample(texture, grid.flatten(1, 2), padding_mode="reflection", align_corners=True)
-    return seen.unflatten(2, (frames, size[0]))
+    seen = F.grid_sample(plane.texture, grid.flatten(1, 2), padding_mode="reflection", align_corners=True)
+    return seen.unflatten(2, grid.shape[1:3])
+
+
+def _draw_planes(planes: Sequence[Plane], size: tuple[int, int]) -> Tensor:
+    """The planes from the far one, which every clip has, to the nearest: (B, 3, T, H, W)."""
+    video = _see(planes[0], size)
+    for plane in planes[1:]:
+        seen = _see(plane, size)
+        for row, clip in enumerate(plane.clip.tolist()):
+            video[clip].lerp_(seen[row, :3], seen[row, 3:])
+    return video
 
 
 def _draw_sprites(video: Tensor, sprites: Sprites) -> None:
@@ -110,6 +157,9 @@ def _draw_sprites(video: Tensor, sprites: Sprites) -> None:
     magnification = sprites.turn.norm(dim=-1)[:, :, None, None]
     distance = seen[:, 3].unflatten(1, (frames, rows)) * magnification
     alpha = (0.5 - distance).clamp(0, 1).flatten(1)[:, None]
+    colour = seen[:, :3].unflatten(2, (frames, rows))
+    if sprites.tints is not None:
+        colour = sprites.tints.paint(colour)
 
     # Where the windows' pixels lie in the whole batch, counted through.
     plane = torch.arange(3, device=device) + 3 * sprites.clip.to(device)[:, None]  # M, 3
@@ -117,20 +167,39 @@ def _draw_sprites(video: Tensor, sprites: Sprites) -> None:
     first = (picture * height + corner[:, None, :, 1].long()) * width + corner[:, None, :, 0].long()
     local = torch.arange(rows, device=device)[:, None] * width + torch.arange(columns, device=device)
     index = (first[..., None, None] + local).flatten(2)
-    video.put_(index, torch.lerp(video.take(index), seen[:, :3].flatten(2), alpha))
+    video.put_(index, torch.lerp(video.take(index), colour.flatten(2), alpha))
 
 
 def composite(
-    background: Background, sprites: Sprites, camera: CameraPaths, brightness: Tensor, size: tuple[int, int]
+    planes: Sequence[Plane],
+    sprites: Sprites,
+    brightness: Tensor,
+    size: tuple[int, int],
+    weather: Sequence[Fog | Snow] = (),
 ) -> Tensor:
-    """The clips as uint8 (B, 3, T, H, W), on the background's device. brightness (B, T) multiplies them."""
-    device = background.texture.device
-    camera = CameraPaths(camera.centre.to(device), camera.zoom.to(device))
-    video = _draw_background(background, camera, size)
+    """The clips as uint8 (B, 3, T, H, W), on the planes' device.
+
+    planes: the far one, of all clips, and those before it. brightness (B, T) multiplies the clips, weather and all.
+    """
+    video = _draw_planes(planes, size)
     for layer in sprites.layer.unique().tolist():
         _draw_sprites(video, sprites.on_layer(layer))
-    video.mul_((255 * brightness).to(device)[:, None, :, None, None]).add_(0.5)
+    for cover in weather:
+        cover.cover(video)
+    video.mul_((255 * brightness).to(video.device)[:, None, :, None, None]).add_(0.5)
     return video.clamp_(0, 255).to(torch.uint8)
+
+
+def hidden_by(planes: Sequence[Plane], positions: Tensor, depth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which points of the planes lie behind a nearer plane: positions (B, T, N, 2), depth (B, N) -> bool (B, T, N).
+
+    depth counts the planes from 0, the far one. planes: all of them, in this order.
+    """
+    hidden = torch.zeros(positions.shape[:3], dtype=torch.bool, device=positions.device)
+    for level, plane in enumerate(planes[1:], 1):
+        clips = plane.clip.to(positions.device)
+        hidden[clips] |= plane.covers(positions[clips], size) & (depth[clips] < level)[:, None]
+    return hidden
 
 
 def visibility(sprites: Sprites, positions: Tensor, layer: Tensor, size: tuple[int, int]) -> Tensor:

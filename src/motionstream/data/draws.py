@@ -14,6 +14,11 @@ class Draws:
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
+        self._seed = seed
+
+    def apart(self, number: int) -> "Draws":
+        """Another sequence of the same seed, one for each number: what is drawn there changes nothing here."""
+        return Draws((self._seed ^ 0x5DEECE66D) + (number + 1) * 0x9E3779B97F4A7 & 2**63 - 1)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """Float32 tensor of `shape`, uniform in [low, high)."""

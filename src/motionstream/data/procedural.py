@@ -1,7 +1,10 @@
 """Rendered training video with exact tracks: layered scenes whose every motion is known.
 
 A background plane and sprites on it, textured from photographs and generators, are seen by a camera that pans
-and zooms. Sprites hide one another and the background by their order, so visibility is exact too.
+and zooms. Sprites hide one another and the background by their order, so visibility is exact too. Where it is asked
+for, parts of the background are pulled, sprites bend, nearer planes stand before the background (parallax), and it
+snows, grows foggy or a sprite changes its colour. Each of these draws from a generator of its own, so that turning one
+on leaves all the rest of a scene as it was.
 
 Pixels are (x, y) with (0, 0) the centre of the top-left one. Axes: B clips, M sprites of all clips together,
 T frames, N tracks, S side of a sprite's texture.
@@ -12,17 +15,22 @@ import math
 import platform
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from motionstream.data.bending import draw_bends, draw_pulls
 from motionstream.data.captions import STILL, ClipFacts, ObjectFacts, describe
-from motionstream.data.compositing import Background, Sprites, composite, refine, to_screen, visibility
+from motionstream.data.compositing import Plane, Sprites, composite, refine, to_screen, visibility
 from motionstream.data.draws import Draws, Range
 from motionstream.data.motion import CameraPaths, SpritePaths, draw_camera, draw_sprites
+from motionstream.data.parallax import draw_depths
+from motionstream.data.planes import draw_far, draw_nearer, plane_tracks
 from motionstream.data.sprites import distance_maps, draw_outlines, grid_points
 from motionstream.data.textures import TextureBank
+from motionstream.data.weather import Fog, Snow, draw_darkness, draw_fog, draw_snow, draw_tints
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,12 @@ class SceneConfig:
     mixture_probability: float = 0.15  # of two textures in one
     recolour_probability: float = 0.6  # of a photograph's colours being changed
     dark_probability: float = 0.15
+    pull_probability: float = 0.0  # of parts of the background being pulled and twisted, as a head is turned
+    bend_probability: float = 0.0  # of a sprite's bending or waving
+    parallax_probability: float = 0.0  # of one or two nearer planes before the background; the camera then moves
+    snow_probability: float = 0.0
+    fog_probability: float = 0.0
+    tint_probability: float = 0.0  # of one sprite in the clip taking another colour
     background_grid: int = 20  # tracks per side
     sprite_grid: int = 8
 
@@ -83,14 +97,29 @@ class SceneConfig:
         return self.background_grid**2 + self.sprites[1] * self.sprite_grid**2
 
 
+def rich_scene(scene: SceneConfig) -> SceneConfig:
+    """The same scenes with everything that training should see besides rigid motion: about every second clip has some
+    of it in its background, every third sprite bends, and three clips in ten have an effect of the caption alone."""
+    return replace(
+        scene,
+        pull_probability=0.35,
+        bend_probability=0.35,
+        parallax_probability=0.2,
+        snow_probability=0.1,
+        fog_probability=0.1,
+        tint_probability=0.1,
+    )
+
+
 @dataclass(frozen=True)
 class Clips:
     """A batch of rendered clips and what is true of them."""
 
     video: Tensor  # uint8 (B, 3, T, H, W)
     positions: Tensor  # float32 (B, T, N, 2) x, y pixels; zero in unused rows
-    visible: Tensor  # bool (B, T, N): inside the picture and not hidden by a higher sprite
-    layer: Tensor  # int64 (B, N): 0 background, k >= 1 the k-th sprite (higher hides lower), -1 unused row
+    visible: Tensor  # bool (B, T, N): inside the picture and not hidden by a higher sprite or a nearer plane
+    layer: Tensor  # int64 (B, N): 0 background, k >= 1 the k-th sprite (higher hides lower), -1 unused row;
+    # `sprites[1]` + 1 or more: a pulled part of the background, which one takes hold of as of a sprite
     captions: list[str]
 
 
@@ -98,44 +127,19 @@ class Clips:
 class Scene:
     """What a batch of clips shows, before it is drawn."""
 
-    camera: CameraPaths  # on the CPU
-    background: Background
+    camera: CameraPaths  # the sprites'; on the CPU
+    background: Plane
+    nearer: tuple[Plane, ...]  # planes before it, nearer and nearer
     sprites: Sprites
     brightness: Tensor  # float32 (B, T), on the CPU
+    weather: tuple[Fog | Snow, ...]
     captions: list[str]
 
 
-def _darkness(draws: Draws, batch: int, frames: int, probability: float) -> tuple[Tensor, Tensor]:
-    """Brightness of every frame (B, T), and which clips turn dark (B,)."""
-    dark = draws.chance(probability, batch)
-    ramp = draws.uniform(12.0, 20.0, batch, 1)
-    onset = draws.uniform(0.0, 1.0, batch, 1) * (frames - 1 - ramp).clamp(min=1.0)
-    rest = draws.uniform(0.25, 0.5, batch, 1)
-    progress = ((torch.arange(frames) - onset) / ramp).clamp(0, 1)
-    return torch.where(dark[:, None], 1 - (1 - rest) * progress, 1.0), dark
-
-
-def _background(draws: Draws, camera: CameraPaths, config: SceneConfig, textures: TextureBank) -> Background:
-    """One plane per clip, as large as its camera ever sees and all of one size."""
-    half = torch.tensor((config.width / 2, config.height / 2)) / camera.zoom[..., None]
-    least = (camera.centre - half).amin(1)
-    largest = (camera.centre + half).amax(1)
-    # Whole pixels of offset and an even excess: the first frame shows the texture unresampled.
-    middle = ((least + largest) / 2).round()
-    needed = torch.maximum(largest - middle, middle - least).amax(0) * 2
-    width, height = (
-        side + 2 * math.ceil((float(need) - side) / 2 + 1)
-        for side, need in zip((config.width, config.height), needed, strict=True)
+def _texture(draws: Draws, count: int, size: tuple[int, int], config: SceneConfig, textures: TextureBank) -> Tensor:
+    return textures.draw(
+        draws, count, size, config.photograph_probability, config.mixture_probability, config.recolour_probability
     )
-    drawn = textures.draw(
-        draws,
-        len(middle),
-        (height, width),
-        config.photograph_probability,
-        config.mixture_probability,
-        config.recolour_probability,
-    )
-    return Background(refine(drawn).clamp_(0, 1), middle.to(textures.device))
 
 
 def _paint(draws: Draws, colour: Tensor, distance: Tensor, ground: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +175,7 @@ def _paint(draws: Draws, colour: Tensor, distance: Tensor, ground: Tensor) -> tu
 
 
 def _sprites(
-    draws: Draws, camera: CameraPaths, background: Background, config: SceneConfig, textures: TextureBank
+    draws: Draws, camera: CameraPaths, background: Plane, config: SceneConfig, textures: TextureBank
 ) -> tuple[Sprites, SpritePaths, Tensor]:
     """All sprites of the batch on the bank's device, their world paths and mean colours (M, 3) on the CPU."""
     batch, device = len(camera.zoom), textures.device
@@ -185,14 +189,7 @@ def _sprites(
 
     radius = outlines.amax(1) if len(clip) else torch.zeros(0)
     side = 2 * math.ceil(float(radius.max()) if len(clip) else 1.0) + 5
-    colour = textures.draw(
-        draws,
-        len(clip),
-        (side, side),
-        config.photograph_probability,
-        config.mixture_probability,
-        config.recolour_probability,
-    )
+    colour = _texture(draws, len(clip), (side, side), config, textures)
     distance = distance_maps(outlines.to(device), side)
     ground = background.texture.mean((2, 3))[clip.to(device)]
     colour, mean = _paint(draws, colour, distance, ground)
@@ -212,67 +209,103 @@ def _sprites(
     return made, paths, mean.cpu()
 
 
-def _tracks(sprites: Sprites, camera: CameraPaths, config: SceneConfig) -> tuple[Tensor, Tensor]:
-    """Positions (B, T, N, 2) of all tracks on the screen and their layers (B, N)."""
-    device, (batch, frames) = sprites.centre.device, camera.zoom.shape
-    grid, per_sprite = config.background_grid, config.sprite_grid**2
-    # The middles of a grid of cells that covers the first frame.
-    y, x = ((torch.arange(grid) + 0.5) * (side / grid) - side / 2 for side in (config.height, config.width))
-    plane = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
-    wide = CameraPaths(camera.centre[:, :, None], camera.zoom[:, :, None])
-
+def _tracks(scene: Scene, config: SceneConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions (B, T, N, 2) of all tracks on the screen, whether planes leave them visible, and layers (B, N)."""
+    sprites = scene.sprites
+    device, (batch, frames) = sprites.centre.device, scene.camera.zoom.shape
+    first, per_sprite = config.background_grid**2, config.sprite_grid**2
     positions = torch.zeros(batch, frames, config.tracks, 2, device=device)
+    clear = torch.ones(batch, frames, config.tracks, dtype=torch.bool, device=device)
     layer = torch.full((batch, config.tracks), -1, device=device)
-    positions[:, :, : grid**2] = to_screen(plane, wide, config.size).to(device)
-    layer[:, : grid**2] = 0
+    planes = (scene.background, *scene.nearer)
+    positions[:, :, :first], clear[:, :, :first], held = plane_tracks(planes, config.background_grid, config.size)
+    layer[:, :first] = torch.where(held >= 0, config.sprites[1] + 1 + held, 0)
 
     placed = sprites.place(sprites.points) * sprites.used[:, None, :, None]
     labels = torch.where(sprites.used, sprites.layer.to(device)[:, None], -1)
     for index, (clip, level) in enumerate(zip(sprites.clip.tolist(), sprites.layer.tolist(), strict=True)):
-        rows = slice(grid**2 + (level - 1) * per_sprite, grid**2 + level * per_sprite)
+        rows = slice(first + (level - 1) * per_sprite, first + level * per_sprite)
         positions[clip, :, rows] = placed[index]
         layer[clip, rows] = labels[index]
-    return positions, layer
+    return positions, clear, layer
 
 
-def _captions(
-    sprites: Sprites, paths: SpritePaths, colours: Tensor, camera: CameraPaths, dark: Tensor, seed: int
-) -> list[str]:
-    """One sentence per clip."""
+def _visible(scene: Scene, positions: Tensor, clear: Tensor, layer: Tensor, config: SceneConfig) -> Tensor:
+    """Which tracks can be seen: bool (B, T, N)."""
+    # Where it hides or is hidden, a pulled part of the background is background.
+    level = torch.where(layer > config.sprites[1], 0, layer)
+    return visibility(scene.sprites, positions, level, config.size) & clear
+
+
+def _captions(scene: Scene, paths: SpritePaths, colours: Tensor, dark: Tensor, orbits: Tensor, seed: int) -> list[str]:
+    """One sentence per clip. dark, orbits: bool (B,)."""
     rng = random.Random(seed)
+    sprites, camera = scene.sprites, scene.camera
     net = paths.position[:, -1] - paths.position[:, 0]
     moved = (paths.position - paths.position[:, :1]).norm(dim=-1).amax(1) >= STILL
+    bent = torch.zeros_like(moved) if sprites.bends is None else (sprites.bends.size.abs().amax(1) >= STILL).cpu()
     objects: list[list[ObjectFacts]] = [[] for _ in dark]
     for index, clip in enumerate(sprites.clip.tolist()):
         x, y = net[index].tolist()
         red, green, blue = colours[index].tolist()
-        objects[clip].append(ObjectFacts((x, y), bool(moved[index]), (red, green, blue)))
+        turns = None if sprites.tints is None else sprites.tints.word(index)
+        facts = ObjectFacts((x, y), bool(moved[index]), (red, green, blue), bool(bent[index]), turns)
+        objects[clip].append(facts)
+    foggy, snowy = ({clip for w in scene.weather if isinstance(w, kind) for clip in w.clips} for kind in (Fog, Snow))
     captions = []
-    for clip, facts in enumerate(objects):
+    for clip, things in enumerate(objects):
         x, y = camera.centre[clip, -1].tolist()
         zoom = float(camera.zoom[clip, -1])
-        captions.append(describe(ClipFacts(facts, (x, y), zoom, bool(dark[clip])), rng))
+        told = ClipFacts(things, (x, y), zoom, bool(dark[clip]), clip in foggy, clip in snowy, bool(orbits[clip]))
+        captions.append(describe(told, rng))
     return captions
+
+
+def _enrich_sprites(scene: Scene, colours: Tensor, config: SceneConfig, bending: Draws, tinting: Draws) -> Sprites:
+    """The sprites with their bends and new colours, if any have. colours (M, 3): their means."""
+    sprites, device, frames = scene.sprites, scene.sprites.centre.device, config.frames
+    radius = sprites.reach[:, 0]  # in frame 0 nothing is magnified
+    bends = draw_bends(bending, radius, frames, config.bend_probability)
+    if bends is not None:
+        magnification = sprites.reach / radius[:, None]
+        sprites = replace(sprites, bends=bends.to(device), reach=sprites.reach + bends.reach(radius) * magnification)
+    # A change must be seen: of a sprite within the picture at both ends, and the last one, which no other hides.
+    ends = sprites.centre[:, (0, -1)].cpu()
+    inside = ((ends >= 0) & (ends <= torch.tensor((config.width - 1, config.height - 1)))).all(-1).all(1)
+    tints = draw_tints(tinting, len(scene.brightness), sprites.clip, colours, inside, frames, config.tint_probability)
+    return sprites if tints is None else replace(sprites, tints=tints.to(device))
 
 
 def draw_scene(config: SceneConfig, batch: int, seed: int, textures: TextureBank) -> Scene:
     """Everything random about `batch` clips."""
     draws = Draws(seed)
+    pulling, bending, parting, snowing, fogging, tinting = (draws.apart(number) for number in range(6))
     camera = draw_camera(draws, batch, config.frames, config.pan, config.zoom, config.static_camera_probability)
-    brightness, dark = _darkness(draws, batch, config.frames, config.dark_probability)
-    background = _background(draws, camera, config, textures)
+    brightness, dark = draw_darkness(draws, batch, config.frames, config.dark_probability)
+    depths = draw_depths(parting, camera, config.pan, config.parallax_probability)
+    pulls = draw_pulls(pulling, batch, config.frames, config.size, config.pull_probability)
+    paint = partial(_texture, config=config, textures=textures)
+    far = camera if depths is None else depths.cameras[0]
+    background = draw_far(draws, far, pulls, config.size, paint)
+    nearer = () if depths is None else draw_nearer(parting, depths, config.size, paint)
     sprites, paths, colours = _sprites(draws, camera, background, config, textures)
-    captions = _captions(sprites, paths, colours, camera, dark, draws.seed())
-    return Scene(camera, background, sprites, brightness, captions)
+    fog = draw_fog(fogging, batch, config.frames, config.size, config.fog_probability)
+    snow = draw_snow(snowing, batch, config.size, config.snow_probability)
+    weather = tuple(cover for cover in (fog, snow) if cover is not None)
+    scene = Scene(camera, background, nearer, sprites, brightness, weather, [])
+    scene = replace(scene, sprites=_enrich_sprites(scene, colours, config, bending, tinting))
+    orbits = torch.zeros(batch, dtype=torch.bool) if depths is None else depths.orbits
+    return replace(scene, captions=_captions(scene, paths, colours, dark, orbits, draws.seed()))
 
 
 def render_scene(scene: Scene, config: SceneConfig) -> Clips:
     """Draw the pictures and follow the tracks; nothing here is random."""
-    positions, layer = _tracks(scene.sprites, scene.camera, config)
+    positions, clear, layer = _tracks(scene, config)
+    planes = (scene.background, *scene.nearer)
     return Clips(
-        video=composite(scene.background, scene.sprites, scene.camera, scene.brightness, config.size),
+        video=composite(planes, scene.sprites, scene.brightness, config.size, scene.weather),
         positions=positions,
-        visible=visibility(scene.sprites, positions, layer, config.size),
+        visible=_visible(scene, positions, clear, layer, config),
         layer=layer,
         captions=scene.captions,
     )

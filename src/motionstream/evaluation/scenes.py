@@ -6,16 +6,16 @@ are. Pixels are (x, y) with (0, 0) the centre of the top-left one. Axes: T frame
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from motionstream.config import ModelConfig
-from motionstream.data.compositing import composite
 from motionstream.data.photographs import HELD_OUT
-from motionstream.data.procedural import Scene, SceneConfig, draw_scene, render_scene
+from motionstream.data.procedural import SceneConfig, draw_scene, render_scene
 from motionstream.data.textures import TextureBank
+from motionstream.evaluation.regions import REGIONS, regions
 from motionstream.metrics import moved_frames
 from motionstream.tracks import Tracks
 
@@ -32,7 +32,8 @@ class EvaluationClip:
     """One clip and what is asked of a model.
 
     ``video`` uint8 (T, H, W, 3); ``background`` bool (T, H, W): pixels that no sprite covers at this frame nor at
-    frame 0, which a still camera leaves as they were. ``drags`` and ``dense`` are conditioning tracks;
+    frame 0, which a still camera leaves as they were. ``regions``: masks of the same shape by the names ``REGIONS``.
+    ``drags`` and ``dense`` are conditioning tracks; ``pinned`` are those of the drags that hold the background.
     ``followed`` are the points measured, of which ``counted`` bool (T, N) says at which frames.
     """
 
@@ -43,6 +44,8 @@ class EvaluationClip:
     dense: Tracks
     followed: Tracks
     counted: np.ndarray
+    pinned: Tracks
+    regions: dict[str, np.ndarray]
 
 
 def scene_config(config: ModelConfig, speed: float) -> SceneConfig:
@@ -84,14 +87,17 @@ def make_clip(config: ModelConfig, index: int, seed: int = 0, speed: float = 6.0
     drags = drag_points(positions[0], visible[0], layer, rng, min(settings.size) / 128)
     limit = DENSE_POINTS if config.carry is None else min(DENSE_POINTS, config.carry.max_tracks)
     followed = followed_points(tracks, layer, drags, rng)
+    masks = regions(scene, settings)
     return EvaluationClip(
         video=clips.video[0].permute(1, 2, 3, 0).numpy(),
-        background=background_pixels(scene, settings),
+        background=masks["background"],
         caption=clips.captions[0],
         drags=tracks.select(drags),
         dense=tracks.select(_some(np.flatnonzero(visible[0]), limit, rng)),
         followed=tracks.select(followed),
         counted=moved_frames(positions, visible, LEAST_MOTION)[:, followed],
+        pinned=tracks.select(drags[layer[drags] == 0]),
+        regions={name: masks[name] for name in REGIONS},
     )
 
 
@@ -132,19 +138,3 @@ def followed_points(tracks: Tracks, layer: np.ndarray, drags: np.ndarray, rng: n
 
 def _some(index: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
     return index if len(index) <= limit else np.sort(rng.choice(index, limit, replace=False))
-
-
-def background_pixels(scene: Scene, settings: SceneConfig) -> np.ndarray:
-    """bool (T, H, W): where no sprite is, neither at this frame nor at frame 0. Of a batch of one clip."""
-    # the same scene in black and white: sprites white, the rest black, evenly lit
-    sprites = scene.sprites
-    appearance = torch.cat([torch.ones_like(sprites.appearance[:, :3]), sprites.appearance[:, 3:]], dim=1)
-    white = composite(
-        replace(scene.background, texture=torch.zeros_like(scene.background.texture)),
-        replace(sprites, appearance=appearance),
-        scene.camera,
-        torch.ones_like(scene.brightness),
-        settings.size,
-    )
-    free = (white[0, 0] == 0).numpy()
-    return np.asarray(free & free[:1])

@@ -34,11 +34,16 @@ class Turns:
 
 
 def still_scene(scene: SceneConfig) -> SceneConfig:
-    """The same scenes before a still camera, in even light, with a sprite at least: what is then still, is truly so."""
+    """The same scenes before a still camera, in even light and clear air, with a sprite at least: what is then still, is
+    truly so, and every order of the frames is one that may be."""
     return replace(
         scene,
         static_camera_probability=1.0,
+        parallax_probability=0.0,
         dark_probability=0.0,
+        snow_probability=0.0,
+        fog_probability=0.0,
+        tint_probability=0.0,
         sprites=(max(1, scene.sprites[0]), max(1, scene.sprites[1])),
     )
 
