@@ -135,11 +135,44 @@ class TrackHeadConfig:
 
 
 @dataclass(frozen=True)
+class MixerConfig:
+    """The network that mixes carried pictures pixel by pixel, see ``conditioning/pixel_mixer.py``. Both of its parts
+    work at half the picture's size and halve it once for every further width."""
+
+    look_widths: tuple[int, ...] = (24, 48, 64, 64)
+    """Of the part that sees a source picture once and finds what belongs together."""
+    mix_widths: tuple[int, ...] = (20, 40, 48, 48)
+    """Of the part that chooses, frame by frame."""
+    features: int = 16
+    """Channels of the former's answer, compared in ``heads`` groups."""
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("look_widths", "mix_widths"):
+            widths = getattr(self, name)
+            require(len(widths) > 0 and min(widths) >= 1, f"mixer.{name}", widths, "must name at least one width")
+        require(self.heads >= 1, "mixer.heads", self.heads, "must be at least 1")
+        require(
+            self.features >= 1 and self.features % self.heads == 0,
+            "mixer.features",
+            self.features,
+            f"must divide into heads = {self.heads}",
+        )
+
+    @property
+    def multiple(self) -> int:
+        """Pictures must have sides that are multiples of this."""
+        return int(2 ** max(len(self.look_widths), len(self.mix_widths)))
+
+
+@dataclass(frozen=True)
 class CarryConfig:
     """Picture content carried along the tracks (``carry_content``), see ``conditioning/carry.py``."""
 
     grid: int = 4
     """Pixels between the places at which the nearest track is looked up."""
+    mixer: MixerConfig | None = None
+    """Mixes the candidates pixel by pixel before they are encoded; None: by cell of the latents alone."""
     max_tracks: int = 512
     """More tracks than this are thinned evenly before the look-up, to keep the latency constant."""
     hidden_channels: int = 96
@@ -150,6 +183,7 @@ class CarryConfig:
         require(self.grid >= 1, "carry.grid", self.grid, "must be at least one pixel")
         require(self.max_tracks >= 1, "carry.max_tracks", self.max_tracks, "must be at least 1")
         require(self.min_std > 0, "carry.min_std", self.min_std, "must be positive")
+        require(self.mixer is None or self.grid % 2 == 0, "carry.grid", self.grid, "must be even to mix pixels")
 
 
 @dataclass(frozen=True)
@@ -248,6 +282,9 @@ class ModelConfig:
             self.carry,
             "needs the linear autoencoder: it is encoded anew at every chunk",
         )
+        multiple = self.carry.mixer.multiple if self.carry is not None and self.carry.mixer is not None else 1
+        fits = all(side % multiple == 0 for size in self.all_sizes for side in size)
+        require(fits, "carry.mixer", f"{len(self.all_sizes)} sizes", f"needs sides that are multiples of {multiple}")
         encoder = None if self.image_encoder is None else self.image_encoder.hidden_size
         require(
             encoder == self.transformer.image_dim,
@@ -333,6 +370,10 @@ NESTED: dict[str, tuple[type, ...]] = {
 """Settings that are configs themselves; where there is a choice, ``kind`` tells which (the first without one)."""
 
 
+INNER: dict[type, dict[str, type]] = {CarryConfig: {"mixer": MixerConfig}}
+"""Settings that are configs within such a config."""
+
+
 def _build(choices: type[T] | tuple[type[T], ...], values: dict[str, Any]) -> T:
     cls = choices if isinstance(choices, type) else choices[0]
     if isinstance(choices, tuple) and len(choices) > 1 and "kind" in values:
@@ -340,6 +381,8 @@ def _build(choices: type[T] | tuple[type[T], ...], values: dict[str, Any]) -> T:
         if values["kind"] not in kinds:
             raise ValueError(f"kind {values['kind']!r} is unknown; known: {', '.join(sorted(kinds))}")
         cls = kinds[values["kind"]]
+    inner = INNER.get(cls, {})
+    values = {k: _build(inner[k], v) if k in inner and v is not None else v for k, v in values.items()}
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:

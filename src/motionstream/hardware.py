@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +83,16 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype, side: int | None = N
     ended.record()
     ended.synchronize()
     return repeats * work / (began.elapsed_time(ended) / 1e3)
+
+
+@cache
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether products in bfloat16 are faster than in float32. Measured on CPUs: many that take the format compute in
+    another, a hundred times slower."""
+    if device.type != "cpu":
+        return True
+    half, whole = (matmul_tflops(device, dtype, side=256, repeats=8) for dtype in (torch.bfloat16, torch.float32))
+    return half > whole
 
 
 def _seconds_of_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:

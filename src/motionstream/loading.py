@@ -92,7 +92,7 @@ def attach(transformer: MotionTransformer, config: ModelConfig, dtype: torch.dty
     model.transformer = transformer
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for name in ("track_head", "carry_prior"):
+        for name in ("track_head", "carry_prior", "pixel_mixer"):
             part = getattr(model, name)
             if part is not None:
                 part.to_empty(device="cpu")

@@ -92,6 +92,31 @@ def test_stages_run_in_order(tmp_path, monkeypatch, capsys):
         assert ran == [(stage, "debug", None)]
 
 
+@pytest.mark.parametrize("pays", [True, False])
+def test_slow_bfloat16_is_left_to_processors_that_have_it(tmp_path, monkeypatch, capsys, pays):
+    ran = []
+    monkeypatch.setattr(stages, "TRAINERS", {"causal": lambda recipe, folder, say: ran.append(recipe.causal.bf16)})
+    monkeypatch.setattr("motionstream.hardware.bfloat16_pays", lambda device: pays)
+    assert main(["train", "causal", "--recipe", "nano", "--folder", str(tmp_path)]) == 0
+    assert ran == [pays]
+    assert ("training in float32" in capsys.readouterr().out) != pays
+
+
+def test_a_stage_goes_on_from_the_weights_it_was_begun_with_alone(tmp_path, monkeypatch, capsys):
+    def begin(recipe, folder, say):
+        (folder / "causal").mkdir(exist_ok=True)
+        (folder / "causal" / "checkpoint.pt").touch()
+
+    monkeypatch.setattr(stages, "TRAINERS", {"causal": begin})
+    weights_path(tmp_path, "teacher").write_bytes(b"one")
+    for _ in range(2):
+        assert main(["train", "causal", "--recipe", "debug", "--folder", str(tmp_path)]) == 0
+    weights_path(tmp_path, "teacher").write_bytes(b"another")
+    assert main(["train", "causal", "--recipe", "debug", "--folder", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "was begun with another teacher.safetensors: delete" in said and said.count("\n") == 1
+
+
 def test_the_tiny_decoder_trains_on_videos_with_lpips_and_is_exported(finished, tmp_path, capsys):
     folder, _ = finished
     assert export(folder, tmp_path / "before") == 0
@@ -132,6 +157,10 @@ def test_the_autoencoder_stage_trains(tmp_path, capsys):
         (["all", "--minutes", "0"], "--minutes is 0"),
         (["causal", "--recipe", "debug", "--folder", "empty"], "missing: train the"),
         (["tiny-decoder", "--recipe", "debug", "--folder", "empty"], "missing: train the autoencoder stage first"),
+        (
+            ["all", "--recipe", "debug", "--folder", "empty", "--accumulate", "3"],
+            "teacher: a batch of 2 does not divide",
+        ),
         (["tiny-decoder", "--recipe", "debug", "--lpips", "no.safetensors"], "no.safetensors: there is no such file"),
         (["tiny-decoder", "--recipe", "wan2.1-debug", "--videos", "no"], "name it (--base)"),
         (

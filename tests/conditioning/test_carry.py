@@ -1,8 +1,11 @@
 """Carried content: exact where it can be, chunk by chunk, and bounded."""
 
+import cmath
+
+import pytest
 import torch
 
-from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry
+from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry, turns
 from motionstream.config import CarryConfig
 
 H, W = 32, 48
@@ -82,3 +85,68 @@ def test_prior_is_a_mixture_and_its_likelihood_prefers_the_truth():
     assert (prior.std > 0).all()
     exact = Prior(prior.mean, prior.std).negative_log_likelihood(prior.mean)
     assert (exact < prior.negative_log_likelihood(prior.mean + 1)).all()
+
+
+def smooth_picture() -> torch.Tensor:
+    """Waves of 8 pixels and more, which sampling between pixels does not blur much."""
+    y, x = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
+    waves = [torch.sin(0.5 * x + 0.3 * y), torch.cos(0.4 * y - 0.2 * x), torch.sin(0.3 * x) * torch.cos(0.35 * y)]
+    return 0.8 * torch.stack(waves)[None, None].float()
+
+
+def turned_about(centre: tuple[float, float], points: torch.Tensor, factor: complex) -> torch.Tensor:
+    """Points (…, 2) turned and magnified by a complex factor."""
+    middle = torch.tensor(centre)
+    x, y = (points - middle).unbind(-1)
+    a, b = factor.real, factor.imag
+    return torch.stack([a * x - b * y, a * y + b * x], dim=-1) + middle
+
+
+def grid_points(x: tuple[int, ...], y: tuple[int, ...]) -> torch.Tensor:
+    return torch.tensor([[[float(a), float(b)] for b in y for a in x]])
+
+
+@pytest.mark.parametrize("factor", [cmath.rect(1.0, 0.4), cmath.rect(1.15, 0.0), cmath.rect(0.9, -0.3)])
+def test_tracks_that_turn_and_grow_together_turn_and_scale_the_content(factor):
+    picture_, centre = smooth_picture(), (24.0, 16.0)
+    start = grid_points((16, 24, 32), (8, 16, 24))
+    positions = turned_about(centre, start, factor)[:, None]
+    visible = torch.ones(positions.shape[:3], dtype=torch.bool)
+    near = carry(positions, visible, source(picture_, start, 1)).candidates[0, 0, :, 0]
+    places = torch.stack(torch.meshgrid(torch.arange(14.0, 34), torch.arange(8.0, 24), indexing="xy"), dim=-1)
+    from_ = turned_about(centre, places, 1 / factor)
+    grid = torch.stack([2 * (from_[..., 0] + 0.5) / W - 1, 2 * (from_[..., 1] + 0.5) / H - 1], dim=-1)
+    expected = torch.nn.functional.grid_sample(picture_[0], grid[None], align_corners=False)[0]
+    alone = carry(positions[:, :, 4:5], visible[:, :, 4:5], source(picture_, start[:, 4:5], 1))
+    moved_only = alone.candidates[0, 0, :, 0]
+    error, without = ((x[:, 8:24, 14:34] - expected).abs().mean() for x in (near, moved_only))
+    assert error < 0.06 and error < 0.3 * without
+
+
+def test_what_rests_or_contradicts_does_not_turn_a_moving_thing():
+    start = torch.cat([grid_points((8, 16), (8, 16)), grid_points((28, 40), (12, 24))], dim=1)
+    moved = start[:, :4] + torch.tensor([6.0, 2.0])
+    positions = torch.cat([moved, start[:, 4:]], dim=1)[:, None]
+    visible = torch.ones(positions.shape[:3], dtype=torch.bool)
+    still = source(picture(), start, 1)
+    torch.testing.assert_close(turns(positions, visible, still)[0, 0], torch.tensor([[1.0, 0.0]]).expand(8, 2))
+    wild = positions.clone()
+    wild[0, 0, 1] += torch.tensor([3.0, -3.0])  # one of the four is lost
+    assert (turns(wild, visible, still)[0, 0, 0] - torch.tensor([1.0, 0.0])).norm() < 0.12
+    assert turns(wild, visible & (torch.arange(8) != 1), still)[0, 0, 0].tolist() == [1.0, 0.0]
+
+
+def test_a_mixer_replaces_the_second_candidate_and_its_features():
+    picture_, start = picture(), grid_points((8, 30), (12,))
+    positions = start[:, None] + torch.tensor([[[[0.0, 0.0], [4.0, 0.0]]]])
+    visible = torch.ones(1, 1, 2, dtype=torch.bool)
+
+    def mixer(candidates, relations, source):
+        return candidates[:, 0] * 0.5, torch.full((1, 4, 1, H // 4, W // 4), 0.25)
+
+    plain = carry(positions, visible, source(picture_, start, 1))
+    mixed = carry(positions, visible, source(picture_, start, 1), mixer=mixer)
+    torch.testing.assert_close(mixed.candidates[:, ::2], plain.candidates[:, ::2], atol=0, rtol=0)
+    torch.testing.assert_close(mixed.candidates[:, 1], plain.candidates[:, 0] * 0.5)
+    torch.testing.assert_close(mixed.features[:, :4], plain.features[:, :4], atol=0, rtol=0)
+    assert (mixed.features[:, 4:] == 0.25).all() and mixed.features.shape == plain.features.shape

@@ -89,10 +89,12 @@ def clips(trainee) -> PreparedClips:
     return prepare(rendered, trainee.model, LinearAutoencoder(recipe.model.autoencoder), mix, generator)
 
 
+def generators(count):
+    return [torch.Generator().manual_seed(seed) for seed in range(count)]
+
+
 def test_trajectories_under_guidance_are_others_and_keep_the_picture(trainee, clips):
-    solved = {
-        guided: solve(trainee, clips, torch.Generator().manual_seed(1), guided=guided) for guided in (False, True)
-    }
+    solved = {guided: solve(trainee, clips, generators(2), guided=guided) for guided in (False, True)}
     for parts in solved.values():
         torch.testing.assert_close(parts["x0"][:, :, :1], clips.latents[:, :, :1], atol=0, rtol=0)
         assert parts["states"].shape[1] == len(trainee.model.config.sampler.student_times)
@@ -100,7 +102,7 @@ def test_trajectories_under_guidance_are_others_and_keep_the_picture(trainee, cl
 
 
 def test_levels_are_drawn_chunk_by_chunk_and_the_picture_is_not_in_the_loss(trainee, clips):
-    solved = solve(trainee, clips, torch.Generator().manual_seed(1))
+    solved = solve(trainee, clips, generators(2))
     store = SimpleNamespace(times=solved["times"])
     stage = CausalStage(trainee, store, clips, batch=2, seed=0)
     seen = set()

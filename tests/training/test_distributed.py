@@ -16,6 +16,7 @@ from torch import nn
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.component_config import LinearAutoencoderConfig
+from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import CausalConfig
 from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank
@@ -28,6 +29,7 @@ from motionstream.training.causal_init import CausalStage
 from motionstream.training.checkpoint import Checkpoints
 from motionstream.training.flow_matching import make_conditions
 from motionstream.training.loop import Run, TrainConfig, train
+from motionstream.training.mixer import MixerStage
 from motionstream.training.rendered_clips import ClipPool
 from motionstream.training.self_forcing import SelfForcingConfig, SelfForcingStage
 from motionstream.training.teacher import TeacherStage
@@ -84,8 +86,14 @@ def data(tmp_path_factory):
     """The autoencoder's weights, held-out clips and the teacher's trajectories, for stages to be made of."""
     folder = tmp_path_factory.mktemp("data")
     own = RECIPE.own_autoencoder
-    recipe = replace(RECIPE, batch=BATCH, autoencoder=replace(own, train=replace(own.train, steps=1)))
+    recipe = replace(
+        RECIPE,
+        batch=BATCH,
+        autoencoder=replace(own, train=replace(own.train, steps=1)),
+        mixer=replace(RECIPE.mixer, train=replace(RECIPE.mixer.train, steps=1)),
+    )
     stages.train_autoencoder(recipe, folder, say=quiet)
+    stages.train_mixer(recipe, folder, say=quiet)
     trainee = make_trainee()
     store = TrajectoryStore(make_trajectories(trainee, make_pool(folder), folder / "t", count=16, seed=0, say=quiet))
     return folder, sources.validation_clips(recipe, folder), store
@@ -102,6 +110,7 @@ def make_trainee(seed=0):
 def make_pool(folder):
     autoencoder = sources.load_autoencoder(RECIPE, folder)
     settings = {"size": 8, "batch": BATCH, "reuse": 2, "seed": 3, "workers": 0}
+    settings["mixer"] = sources.load_mixer(RECIPE, folder)
     return ClipPool(RECIPE.model, RECIPE.data.scene, recipes.TrackMix(), autoencoder, stages.TRAIN, **settings)
 
 
@@ -114,6 +123,8 @@ def make_stage(kind, data):
         return DecoderStage(autoencoder, scene, stages.TRAIN, stages.HELD_OUT, batch=BATCH, seed=5)
     if kind == "tiny":
         return make_tiny_stage()
+    if kind == "mixer":
+        return make_mixer_stage()
     if kind == "teacher":
         return TeacherStage(trainee, make_pool(folder), validation, seed=5)
     if kind == "self-forcing":
@@ -125,6 +136,14 @@ def make_stage(kind, data):
         )
     assert isinstance(store, TrajectoryStore)
     return CausalStage(trainee, store, validation, batch=BATCH, seed=5)
+
+
+def make_mixer_stage():
+    torch.manual_seed(0)
+    carry, scene = RECIPE.model.carry, replace(RECIPE.data.scene, frames=9)
+    settings = {"chunks": [0], "batch": BATCH, "frames": 2, "seed": 5, "workers": 0}
+    mixer = PixelMixer(carry.mixer, grid=carry.grid)
+    return MixerStage(mixer, scene, recipes.TrackMix(), stages.TRAIN, stages.HELD_OUT, **settings)
 
 
 def make_tiny_stage():
@@ -155,6 +174,7 @@ SHARDED = {"shard": True, "recompute": True}
 OFFLOADED = {"shard": True, "offload_frozen": True, "offload_optimiser": True}
 WAYS = {
     "autoencoder": {"whole": {}},
+    "mixer": {"whole": {}},
     "teacher": {"whole": {}, "sharded": SHARDED},
     "causal": {"whole": {}, "sharded": SHARDED},
     "self-forcing": {"whole": {}, "sharded": SHARDED, "sharded and offloaded": OFFLOADED},

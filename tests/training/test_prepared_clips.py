@@ -97,6 +97,23 @@ def test_clips_are_those_of_the_shards_whatever_the_order_and_the_workers(made):
             torch.testing.assert_close(got.tensors()[name], value, atol=0, rtol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("made", ["debug"], indirect=True)
+def test_reading_goes_on_exactly_across_epochs_and_workers(made):
+    """Three samples in batches of two: an epoch ends in the middle of every other step."""
+    recipe, folder = made
+    reading = source(recipe, folder, workers=2)
+    straight = [reading.at(step) for step in range(6)]
+    for epoch in range(4):
+        captions = [caption for clips in straight for caption in clips.captions][3 * epoch : 3 * epoch + 3]
+        assert sorted(captions) == [f"clip number {number}" for number in range(3)]
+    assert len({tuple(clips.captions) for clips in straight}) > 2
+    for first, workers in ((1, 2), (4, 0)):
+        resumed = source(recipe, folder, workers=workers)
+        for step in range(first, 6):
+            for name, value in resumed.at(step).tensors().items():
+                assert torch.equal(value.nan_to_num(-1), straight[step].tensors()[name].nan_to_num(-1)), name
+
+
 def test_every_stage_trains_on_them_and_the_export_streams(made, tmp_path):
     recipe, folder = made
     before = begin(recipe, tmp_path, None).state_dict()
@@ -132,7 +149,7 @@ def test_the_tiny_decoder_needs_videos_and_a_base_alone(made, tmp_path, capsys):
     recipe, folder = made
     arguments = ["--recipe", "wan2.2-debug", "--base", str(folder / "base"), "--folder", str(tmp_path / "run")]
     assert main(["train", "tiny-decoder", *arguments]) == 2
-    assert "needs --shards" in capsys.readouterr().err
+    assert "--videos DIR adds the tiny decoder" in capsys.readouterr().err
     assert main(["train", "tiny-decoder", *arguments, "--videos", str(folder / "videos")]) == 0
     said = capsys.readouterr().out
     assert "of 3 videos in" in said and "of which the last one is held out; perceptual distance: stand_in (our" in said
@@ -205,10 +222,14 @@ def test_a_damaged_shard_stops_a_run_or_is_passed_over(made, tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
-    clips = source(recipe, tmp_path)
-    with pytest.raises(ValueError, match="is damaged"):
-        for step in range(3):
-            clips.at(step)
+    said = []
+    for workers in (0, 2):
+        clips = source(recipe, tmp_path, workers=workers)
+        with pytest.raises(ValueError, match=r"\.tar is damaged .*: delete it and run") as caught:
+            for step in range(3):
+                clips.at(step)
+        said.append(str(caught.value))
+    assert said[0] == said[1]  # in a worker as here
     with pytest.warns(UserWarning, match="replaced by the next"):
         tolerant = source(recipe, tmp_path, damaged="skip")
         captions = {caption for step in range(3) for caption in tolerant.at(step).captions}

@@ -1,5 +1,6 @@
 """Every stage at debug size: it runs, resumes where it stopped, and its weights load into a pipeline."""
 
+import dataclasses
 import json
 import shutil
 from dataclasses import replace
@@ -50,6 +51,21 @@ def test_the_tiny_decoder_follows_the_last_stage_of_the_full_one(trained, tmp_pa
     assert all(torch.equal(value, before[name]) for name, value in trained_here.items()), "the target is the video"
     other = [json.loads(line) for line in (tmp_path / "tiny-decoder" / "log.jsonl").read_text().splitlines()]
     assert other[-1]["psnr"] == log[-1]["psnr"] and other[-1]["psnr_full"] != log[-1]["psnr_full"]
+
+
+def train_configs(value):
+    """All of them anywhere in a recipe."""
+    if isinstance(value, TrainConfig):
+        return [value]
+    inner = vars(value).values() if dataclasses.is_dataclass(value) else value if isinstance(value, tuple) else ()
+    return [config for part in inner for config in train_configs(part)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_float32_is_all_that_changes_for_slow_processors(name):
+    recipe = recipe_named(name)
+    before, after = train_configs(recipe), train_configs(recipes.in_float32(recipe))
+    assert after == [replace(config, bf16=False) for config in before] and len(before) >= 4
 
 
 def test_recipes_have_the_tiny_decoders_they_can_train():

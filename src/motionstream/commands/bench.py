@@ -131,6 +131,7 @@ Examples:
     def _train(self) -> dict[str, Any] | None:
         """None in all processes but the first."""
         size, wanted = parse_size(self.size), self.placement().torch_device
+        from motionstream.hardware import bfloat16_pays
         from motionstream.training import distributed
         from motionstream.training.benchmark import bench_train, print_train
         from motionstream.training.workload import workload
@@ -143,7 +144,7 @@ Examples:
                 batch=self.batch,
                 stage=self.stage,
                 data=self.data,
-                bf16=self.dtype != "float32",
+                bf16=bfloat16_pays(wanted) if self.dtype is None else self.dtype == "bfloat16",
                 recompute=self.recompute,
                 compile=self.compile,
                 shard=self.shard,

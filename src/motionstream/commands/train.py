@@ -111,8 +111,17 @@ Examples:
             return
         check_data(recipe)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stage in stages:
-            self._train(stage, recipe)
+        from motionstream.hardware import bfloat16_pays
+        from motionstream.training.distributed import device, process_group
+        from motionstream.training.recipes import in_float32
+
+        if recipe != in_float32(recipe) and not bfloat16_pays(device()):
+            recipe = in_float32(recipe)
+            print("training in float32: this processor is slower in bfloat16", flush=True)
+        with process_group():  # once for all stages: a group is not to be had twice in a row without a race
+            _check_batches(recipe, stages)
+            for stage in stages:
+                self._train(stage, recipe)
 
     def _tell(self, recipe: Recipe, stages: tuple[str, ...]) -> None:
         """The dry run."""
@@ -144,10 +153,38 @@ Examples:
         return recipe if self.student is None else replace(recipe, student=self.student)
 
     def _train(self, stage: str, recipe: Recipe) -> None:
-        from motionstream.training.distributed import process_group
+        from motionstream.training.distributed import rank
+        from motionstream.training.run_folder import stage_run
         from motionstream.training.sources import weights_path
         from motionstream.training.stages import TRAINERS
 
-        with process_group():
+        with stage_run(self.folder, stage):
             TRAINERS[stage](recipe, self.folder, lambda line: print(line, flush=True))
-        print(f"{weights_path(self.folder, stage)}: the {stage} stage is done")
+        if rank() == 0:
+            print(f"{weights_path(self.folder, stage)}: the {stage} stage is done", flush=True)
+
+
+def _check_batches(recipe: Recipe, stages: tuple[str, ...]) -> None:
+    """ValueError, before hours of another stage or of trajectories, for a batch that does not divide among ranks."""
+    from motionstream.training.distributed import micro_batch, shard
+
+    distilled = recipe.self_forcing_batch or recipe.batch
+    runs = {
+        "teacher": [(recipe.batch, phase.train) for phase in recipe.teacher],
+        "teacher-forcing": [(recipe.batch, recipe.forcing.train)] if recipe.forcing is not None else [],
+        "causal": [(recipe.batch, recipe.causal)],
+        "self-forcing": [(distilled, recipe.self_forcing)],
+        "tiny-decoder": [(recipe.tiny.loss.batch, recipe.tiny.train)] if recipe.tiny is not None else [],
+    }
+    if recipe.autoencoder is not None:
+        runs["autoencoder"] = [(recipe.autoencoder.batch, recipe.autoencoder.train)]
+        runs["decoder"] = [(recipe.autoencoder.batch, recipe.autoencoder.decoder)]
+    if recipe.mixer is not None:
+        runs["mixer"] = [(recipe.mixer.batch, recipe.mixer.train)]
+    for stage in stages:
+        for batch, config in runs[stage]:
+            with micro_batch(0, config.accumulate):
+                try:
+                    shard(batch)
+                except ValueError as error:
+                    raise ValueError(f"{stage}: {error}") from None

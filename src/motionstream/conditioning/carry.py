@@ -1,9 +1,11 @@
 """Picture content carried along the tracks (``carry_content``): what a small model need not invent.
 
-Three candidate pictures are made for every frame to come: the source moved by the *nearest* visible track, by the
-nearest track that moves *otherwise*, and the source left where it is (*static*). They are encoded; a small network
-mixes them per cell into a mean and says how far it may be off (a standard deviation). The transformer sees all of it
-as further channels and predicts around the mean, see ``model/motion_model.py``.
+Three candidate pictures are made for every frame to come: the source moved, turned and scaled with the *nearest*
+visible track and those around it that move along, the same for the nearest track that moves *otherwise*, and the source
+left where it is (*static*). Where there is a pixel mixer (``pixel_mixer.py``), what it makes of the three takes the
+second's place. They are encoded; a small network mixes them per cell into a mean and says how far it may be off (a
+standard deviation). The transformer sees all of it as further channels and predicts around the mean, see
+``model/motion_model.py``.
 
 Content is taken from where and when a track begins: the given picture for tracks that start with the stream, the last
 generated frame for a drag that starts later. Legend: B batch, K sources, T frames, N tracks, G grid places, s cell.
@@ -11,6 +13,7 @@ generated frame for a drag that starts later. Legend: B batch, K sources, T fram
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +24,12 @@ from motionstream.conditioning.track_head import group_frames
 from motionstream.config import CARRY_CANDIDATES, CARRY_FEATURES, CarryConfig
 
 FAR = 1e6
+REACH = 24.0
+"""Pixels within which tracks tell how the content around one of them turns and grows."""
+STIFFNESS = 20.0
+"""Squared pixels of evidence for no turn at all: a track alone, or two close ones, just move what is there."""
+STRAIN = 0.6
+"""Two tracks move together if their distance changes by less than this share of it, and a pixel."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,40 @@ class Prior:
         return 0.5 * ((x0 - self.mean) / self.std) ** 2 + self.std.log()
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A track for every look-up place: its ``move`` (B, T, G, 2) in pixels since it began, its ``position``
+    (B, T, G, 2) now, how the content around it has ``turned`` (B, T, G, 2), see ``turns``, the ``picture`` (B, T, G) it
+    began in, its ``distance`` (B, T, G) in pixels, at least ``FAR`` where there is none, and its row ``track``
+    (B, T, G). Where there is none it is the static picture, unmoved, and row 0."""
+
+    move: Tensor
+    position: Tensor
+    turned: Tensor
+    picture: Tensor
+    distance: Tensor
+    track: Tensor
+
+    def describe(self) -> Tensor:
+        """Features (B, T, G, 4): closeness at two scales, displacement."""
+        near = torch.stack([torch.exp(-self.distance / 8), torch.exp(-self.distance / 32)], dim=-1)
+        return torch.cat([near, self.move / 16], dim=-1)
+
+
+@dataclass(frozen=True)
+class Relations:
+    """Of every look-up place: the *near*est track, the nearest that moves otherwise (*far*), and the one that began
+    nearest (*home*), which may have taken away what was here."""
+
+    near: Chosen
+    far: Chosen
+    home: Chosen
+
+
+Mixer = Callable[[Tensor, Relations, CarrySource], tuple[Tensor, Tensor]]
+"""Candidates (B, 3, 3, T, H, W) → the mixed picture (B, 3, T, H, W) and weights (B, 4, T, G_h, G_w)."""
+
+
 def _grid_places(size: tuple[int, int], grid: int, device: torch.device) -> Tensor:
     """Centres (G, 2) of the look-up cells in pixels, x and y."""
     y = torch.arange(size[0] // grid, device=device) * grid + (grid - 1) / 2
@@ -74,83 +117,153 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def carry(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int = 4) -> Carried:
+def carry(
+    positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int = 4, mixer: Mixer | None = None
+) -> Carried:
     """Move the source pictures along the tracks.
 
     Args:
         positions: (B, T, N, 2) pixels. visible: bool (B, T, N). N = 0, or nothing visible, carries nothing: every
             candidate is the static one.
         source: where content comes from. grid: pixels between look-up places.
+        mixer: makes the second candidate of all three, and its weights take the second track's place among the
+            features.
     """
-    batch, frames, count, _ = positions.shape
     height, width = source.pictures.shape[-2:]
-    places = _grid_places((height, width), grid, positions.device)
-    shape = (batch, frames, len(places))
+    relations = relate(positions, visible, source, grid=grid)
+    candidates = warp_all(relations, source, grid=grid)
+
+    def to_maps(features: Tensor) -> Tensor:
+        return features.permute(0, 3, 1, 2).unflatten(3, (height // grid, width // grid))
+
+    near = to_maps(relations.near.describe())
+    if mixer is None:
+        return Carried(candidates, torch.cat([near, to_maps(relations.far.describe())], dim=1))
+    mixed, weights = mixer(candidates, relations, source)
+    candidates = torch.stack([candidates[:, 0], mixed, candidates[:, 2]], dim=1)
+    return Carried(candidates, torch.cat([near, weights], dim=1))
+
+
+def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int) -> Relations:
+    """Choose the tracks of every look-up place; arguments as of ``carry``."""
+    places = _grid_places((source.pictures.shape[-2], source.pictures.shape[-1]), grid, positions.device)
+    shape = (*positions.shape[:2], len(places))
     static = source.static[:, :, None].expand(shape)
-    still = torch.zeros(*shape, 2, device=positions.device)
-    near, far = (still, static, torch.full(shape, FAR, device=positions.device)), None
-    if count:
-        near, far = _nearest_tracks(positions, visible, source, places, static)
-    far = far or near
-    maps = [near, far, (still, static, None)]
-    candidates = torch.stack([_warp(source.pictures, move, index, grid) for move, index, _ in maps], dim=1)
-    features = torch.cat([_describe(near[0], near[2]), _describe(far[0], far[2])], dim=-1)
-    features = features.transpose(2, 3).transpose(1, 2).unflatten(3, (height // grid, width // grid))
-    return Carried(candidates, features)
-
-
-Chosen = tuple[Tensor, Tensor, Tensor]
-"""Per look-up place: displacement (B, T, G, 2), source index (B, T, G), distance in pixels (B, T, G)."""
-
-
-def _nearest_tracks(
-    positions: Tensor, visible: Tensor, source: CarrySource, places: Tensor, static: Tensor
-) -> tuple[Chosen, Chosen]:
-    """The nearest visible track of every place, and the nearest one that moves otherwise."""
+    if positions.shape[2] == 0:
+        still = torch.zeros(*shape, 2, device=positions.device)
+        rows = torch.zeros(shape, dtype=torch.long, device=positions.device)
+        none = Chosen(still, still, _unturned(still), static, torch.full(shape, FAR, device=positions.device), rows)
+        return Relations(none, none, none)
     clean = torch.where(visible[..., None], positions, 0.0)
     moves = torch.where(visible[..., None], positions - source.start[:, None], 0.0)
+    turned = turns(clean, visible, source)
     index = source.index[:, None].expand(visible.shape)
-    square = (places**2).sum(-1)[:, None] + (clean**2).sum(-1)[:, :, None] - 2 * places @ clean.transpose(-1, -2)
-    square = torch.where(visible[:, :, None], square.clamp(min=0), FAR**2)
+
+    def squares(where: Tensor) -> Tensor:
+        """Of the distances (B, T, G, N) of visible tracks, positions (B, T, N, 2)."""
+        square = (places**2).sum(-1)[:, None] + (where**2).sum(-1)[:, :, None] - 2 * places @ where.mT
+        return torch.where(visible[:, :, None], square.clamp(min=0), FAR**2)
 
     def choose(square: Tensor) -> Chosen:
         distance, best = square.min(dim=-1)
         found = distance < FAR**2
         move = torch.where(found[..., None], _pick(moves, best), 0.0)
-        return move, torch.where(found, _pick(index, best), static), distance.sqrt()
+        turn = torch.where(found[..., None], _pick(turned, best), _unturned(move))
+        picture = torch.where(found, _pick(index, best), static)
+        return Chosen(move, _pick(clean, best), turn, picture, distance.sqrt(), best)
 
+    square = squares(clean)
     near = choose(square)
     # "otherwise" means by more than a pixel: |m_n − m|² expanded, so that no (G, N, 2) tensor is made
-    differ = (near[0] ** 2).sum(-1, keepdim=True) + (moves**2).sum(-1)[:, :, None] - 2 * near[0] @ moves.mT
-    return near, choose(torch.where(differ > 1, square, FAR**2))
+    differ = (near.move**2).sum(-1, keepdim=True) + (moves**2).sum(-1)[:, :, None] - 2 * near.move @ moves.mT
+    far = choose(torch.where(differ > 1, square, FAR**2))
+    return Relations(near, far, choose(squares(source.start[:, None].expand_as(positions))))
 
 
-def _describe(move: Tensor, distance: Tensor) -> Tensor:
-    """Features (B, T, G, 4) of a chosen track: closeness at two scales, displacement."""
-    near = torch.stack([torch.exp(-distance / 8), torch.exp(-distance / 32)], dim=-1)
-    return torch.cat([near, move / 16], dim=-1)
+def turns(positions: Tensor, visible: Tensor, source: CarrySource) -> Tensor:
+    """How the content around each track has turned and grown since it began, told by the tracks that move along.
+
+    A least-squares similarity around every track, fitted twice: tracks that contradict the first fit count less.
+
+    Returns:
+        (B, T, N, 2): real and imaginary part of the complex number by which an offset from the track now is multiplied
+        to give the offset from its start in the source; (1, 0) for no turn.
+    """
+    start = torch.where(visible[..., None], source.start[:, None], 0.0)
+    now, then = (x[:, :, None] - x[:, :, :, None] for x in (positions, start))  # [n, j] = x_j − x_n
+    apart = then.norm(dim=-1)
+    moving = (positions - start).norm(dim=-1) > 0.5
+    same = source.index[:, None, :, None] == source.index[:, None, None]
+    together = visible[..., None] & visible[:, :, None] & same & (moving[..., None] == moving[:, :, None])
+    together &= ((now - then).norm(dim=-1) < STRAIN * apart + 1) & (apart < 2 * REACH)
+    near = torch.exp(-2 * (apart / REACH) ** 2) * together
+    turned = _fit(near, now, then)
+    error = (_turn(now, turned[:, :, :, None]) - then).norm(dim=-1)
+    return _fit(near / (1 + error**2), now, then)
 
 
-def _warp(pictures: Tensor, move: Tensor, index: Tensor, grid: int) -> Tensor:
-    """Sample the sources at x − move: (B, K, 3, H, W) → (B, 3, T, H, W). Sources are stacked into one tall picture."""
-    batch, sources, _, height, width = pictures.shape
-    frames = move.shape[1]
-    tall = pictures.transpose(1, 2).reshape(batch, 3, sources * height, width)
+def _fit(weight: Tensor, now: Tensor, then: Tensor) -> Tensor:
+    """The complex factors (B, T, N, 2) that take offsets ``now`` (B, T, N, N, 2) to ``then``, drawn towards 1."""
+    real = (weight * (then * now).sum(-1)).sum(-1)
+    imaginary = (weight * (then[..., 1] * now[..., 0] - then[..., 0] * now[..., 1])).sum(-1)
+    return torch.stack([real + STIFFNESS, imaginary], dim=-1) / (
+        (weight * (now**2).sum(-1)).sum(-1) + STIFFNESS
+    ).unsqueeze(-1)
+
+
+def _turn(offset: Tensor, factor: Tensor) -> Tensor:
+    """Complex products (…, 2)."""
+    (x, y), (a, b) = offset.unbind(-1), factor.unbind(-1)
+    return torch.stack([a * x - b * y, a * y + b * x], dim=-1)
+
+
+def _unturned(like: Tensor) -> Tensor:
+    return torch.tensor([1.0, 0.0], device=like.device).expand_as(like)
+
+
+def warp_all(relations: Relations, source: CarrySource, *, grid: int) -> Tensor:
+    """The three candidates (B, 3, 3, T, H, W): moved with the nearest track, with the other one, and static."""
+    moved = [warp(source.pictures, sampling_points(c, source, grid=grid)) for c in (relations.near, relations.far)]
+    return torch.stack([*moved, warp(source.pictures, static_points(source))], dim=1)
+
+
+def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int) -> Tensor:
+    """Where in ``tall`` source pictures the content of every pixel is, if it has moved with its chosen track: as
+    ``grid_sample`` takes it, (B, T, H, W, 2)."""
+    height, width = source.pictures.shape[-2:]
 
     def to_pixels(x: Tensor) -> Tensor:
         x = x.unflatten(2, (height // grid, width // grid))
         return x.repeat_interleave(grid, dim=2).repeat_interleave(grid, dim=3)
 
-    offset = to_pixels(move)
-    x = torch.arange(width, device=move.device) - offset[..., 0]
-    y = torch.arange(height, device=move.device)[:, None] - offset[..., 1]
-    x = x.clamp(0, width - 1)
-    y = y.clamp(0, height - 1) + to_pixels(index) * height
-    where = torch.stack([2 * (x + 0.5) / width - 1, 2 * (y + 0.5) / (sources * height) - 1], dim=-1)
-    sampled = F.grid_sample(
-        tall, where.reshape(batch, frames * height, width, 2), padding_mode="border", align_corners=False
-    )
-    return sampled.unflatten(2, (frames, height))
+    x, y = torch.arange(width, device=chosen.move.device), torch.arange(height, device=chosen.move.device)
+    offset = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1) - to_pixels(chosen.position)
+    move = to_pixels(chosen.move) + offset - _turn(offset, to_pixels(chosen.turned))
+    return _to_tall(move, to_pixels(chosen.picture), source)
+
+
+def static_points(source: CarrySource) -> Tensor:
+    """The same for the static picture, (B, T, H, W, 2)."""
+    shape = (*source.static.shape, *source.pictures.shape[-2:])
+    still = torch.zeros(*shape, 2, device=source.pictures.device)
+    return _to_tall(still, source.static[:, :, None, None].expand(shape), source)
+
+
+def _to_tall(move: Tensor, picture: Tensor, source: CarrySource) -> Tensor:
+    _, sources, _, height, width = source.pictures.shape
+    x = (torch.arange(width, device=move.device) - move[..., 0]).clamp(0, width - 1)
+    y = (torch.arange(height, device=move.device)[:, None] - move[..., 1]).clamp(0, height - 1) + picture * height
+    return torch.stack([2 * (x + 0.5) / width - 1, 2 * (y + 0.5) / (sources * height) - 1], dim=-1)
+
+
+def warp(pictures: Tensor, points: Tensor) -> Tensor:
+    """Sample sources (B, K, C, h, w), stacked into one tall picture, at ``points`` (B, T, H, W, 2): (B, C, T, H, W).
+
+    Points are relative to the tall picture, so that the sources may have another resolution than the points.
+    """
+    tall = pictures.transpose(1, 2).flatten(2, 3)
+    sampled = F.grid_sample(tall, points.flatten(1, 2), padding_mode="border", align_corners=False)
+    return sampled.unflatten(2, points.shape[1:3])
 
 
 class CarryPrior(nn.Module):

@@ -39,14 +39,16 @@ def warped(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) ->
 
 @torch.no_grad()
 def carried_mixture(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> np.ndarray | None:
-    """The mean of the model's prior, decoded: its carried content before the transformer. None if it carries none."""
+    """The mean of the model's prior, decoded: its carried content before the transformer, beginning with the picture as
+    a stream does. None if it carries none."""
     model = pipeline.model
     if model.carry_prior is None:
         return None
     carried = model.encode_carried(motion_of(pipeline, video, tracks), pipeline.parts.autoencoder)
     assert carried is not None
     prior = model.carry_prior(carried.candidates, carried.features)
-    return _to_video(pipeline.parts.autoencoder.decode(prior.mean)[0])
+    first, _ = pipeline.parts.autoencoder.encode(_to_tensor(pipeline, video[:1]))
+    return _to_video(pipeline.parts.autoencoder.decode(torch.cat([first, prior.mean[:, :, 1:]], dim=2))[0])
 
 
 def motion_of(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> MotionInput:

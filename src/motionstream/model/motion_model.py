@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry
+from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.conditioning.track_head import TrackHead
 from motionstream.config import CausalConfig, ModelConfig
 from motionstream.model.attention import AttentionContext
@@ -97,8 +98,10 @@ class MotionModel(nn.Module):
         compression = {"spatial": config.spatial_compression, "temporal": config.temporal_compression}
         self.transformer = MotionTransformer(**asdict(config.transformer))
         self.track_head = TrackHead(config.track_head, **compression)
-        self.carry_prior = None
+        self.carry_prior = self.pixel_mixer = None
         if config.carry is not None:
+            if config.carry.mixer is not None:
+                self.pixel_mixer = PixelMixer(config.carry.mixer, grid=config.carry.grid).requires_grad_(False)
             self.carry_prior = CarryPrior(config.carry, config.latent_channels, **compression)
             # the model begins as the carried content: the residual starts at zero
             nn.init.zeros_(self.transformer.proj_out.weight)
@@ -120,7 +123,8 @@ class MotionModel(nn.Module):
         assert self.config.carry is not None and isinstance(autoencoder, LinearAutoencoder)
         if motion.source is None:
             raise ValueError("this model carries picture content: MotionInput.source is missing")
-        carried = carry(motion.positions, motion.visible, motion.source, grid=self.config.carry.grid)
+        grid, mixer = self.config.carry.grid, self.pixel_mixer
+        carried = carry(motion.positions, motion.visible, motion.source, grid=grid, mixer=mixer)
         latents = autoencoder.encode_part(carried.candidates.flatten(0, 1), first=motion.first)
         features = self.carry_prior.pool(carried.features, first=motion.first)
         return CarriedLatents(latents.unflatten(0, carried.candidates.shape[:2]), features)

@@ -29,7 +29,7 @@ def fit_basis(
 
 def psnr(a: Tensor, b: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of pictures in [−1, 1]."""
-    return float(10 * torch.log10(4 / (a - b).square().mean().clamp(min=1e-10)))
+    return float(10 * torch.log10(4 / (a - b).detach().square().mean().clamp(min=1e-10)))
 
 
 def picture_loss(decoded: Tensor, video: Tensor) -> Tensor:

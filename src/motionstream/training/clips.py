@@ -14,6 +14,7 @@ from torch import Tensor
 
 from motionstream.autoencoder.linear import DecoderState, LinearAutoencoder
 from motionstream.conditioning.carry import CarrySource
+from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import ModelConfig
 from motionstream.model.motion_model import CarriedLatents, MotionInput, MotionModel
 from motionstream.tracks.sampling import SampledTracks, chunk_starts
@@ -107,6 +108,14 @@ class ClipSource(Protocol):
     def at(self, step: int, samples: range | None = None) -> PreparedClips:
         """The clips of ``samples`` (None: of the whole batch) at a step, float32."""
         ...
+
+
+def carrying_model(config: ModelConfig, mixer: PixelMixer | None) -> MotionModel:
+    """A model without weights that knows how content is carried: all that ``assemble`` needs."""
+    with torch.device("meta"):
+        model = MotionModel(config)
+    model.pixel_mixer = mixer
+    return model
 
 
 def to_float(video: Tensor) -> Tensor:

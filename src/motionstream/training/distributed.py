@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +31,10 @@ from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.transformer import MotionTransformer
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=12)
+"""How long ranks wait for one another. A large teacher's shard of trajectories takes hours, and some ranks have one
+more of them than others; torchrun itself ends the ranks where one has failed."""
 
 # ---------------------------------------------------------------------------------------------- the process group
 
@@ -63,7 +68,7 @@ def process_group() -> Iterator[torch.device]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield where
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield where
     finally:

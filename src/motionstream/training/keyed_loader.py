@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from motionstream.training.logs import data_wait
 
@@ -22,14 +23,35 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
+class _Failure:
+    """In an item's place, what the user can do something about: the error that a DataLoader would raise in its place
+    is a traceback in words."""
+
+    def __init__(self, error: ValueError | OSError) -> None:
+        self.error = error
+
+
 class _Keyed(Dataset):
-    """Items with their keys, so that what comes can be told from what was asked for."""
+    """Items with their keys, so that what comes can be told from what was asked for.
+
+    From a worker they come as bytes: a tensor that a DataLoader hands over by itself stays in shared memory and holds a
+    file open for as long as it lives, of which a process may have a thousand.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
     def __getitem__(self, key: Any) -> tuple[Any, Any]:
-        return key, self.dataset[key]
+        item = self._made(key)
+        return key, item if get_worker_info() is None else pickle.dumps(item)
+
+    def _made(self, key: Any) -> Any:
+        try:
+            # the trainer's mixed precision, which forked workers inherit, is none of the data's
+            with torch.autocast("cpu", enabled=False):
+                return self.dataset[key]
+        except (ValueError, OSError) as error:
+            return _Failure(error)
 
 
 class KeyedLoader(Generic[K, V]):
@@ -42,19 +64,26 @@ class KeyedLoader(Generic[K, V]):
 
     def __init__(self, dataset: Any, *, workers: int, ahead: int) -> None:
         self.dataset, self.workers, self.ahead = _Keyed(dataset), workers, ahead
-        self._coming: Iterator[tuple[K, V]] | None = None
+        self._coming: Iterator[tuple[K, Any]] | None = None
 
     def get(self, key: K, needs: Callable[[], Iterator[K]]) -> V:
-        """The item of ``key``. ``needs``: the keys to come, beginning with it; asked where the caller has jumped."""
+        """The item of ``key``. ``needs``: the keys to come, beginning with it; asked where the caller has jumped.
+
+        Raises ValueError and OSError as the dataset has raised them, in whatever process.
+        """
         with data_wait:
-            if self._coming is not None:
-                made, item = next(self._coming)
-                if made == key:
-                    return item
-            self._coming = iter(self._loader(needs()))
-            made, item = next(self._coming)
+            found = None if self._coming is None else next(self._coming)
+            if found is None or found[0] != key:
+                self._coming = iter(self._loader(needs()))
+                found = next(self._coming)
+        made, item = found
         assert made == key, f"made {made}, needed {key}"
-        return item
+        item = pickle.loads(item) if self.workers else item
+        if isinstance(item, _Failure):
+            self._coming = None
+            raise item.error
+        answer: V = item
+        return answer
 
     def _loader(self, keys: Iterator[K]) -> DataLoader:
         return DataLoader(

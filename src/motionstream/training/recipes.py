@@ -4,12 +4,13 @@ Wan's are in ``wan_recipes``; ``named_recipes`` knows them all."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from motionstream.component_config import LinearAutoencoderConfig
-from motionstream.config import ModelConfig
-from motionstream.data.procedural import SceneConfig
+from motionstream.config import CarryConfig, ModelConfig
+from motionstream.data.procedural import SceneConfig, rich_scene
 from motionstream.presets import nano as preset_nano
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
@@ -19,7 +20,7 @@ from motionstream.training.self_forcing import SelfForcingConfig
 from motionstream.training.teacher import TeacherConfig
 from motionstream.training.tiny_autoencoder import TinyTraining
 
-STAGES = ("autoencoder", "teacher", "causal", "decoder", "self-forcing", "tiny-decoder")
+STAGES = ("autoencoder", "mixer", "teacher", "causal", "decoder", "self-forcing", "tiny-decoder")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,17 @@ class AutoencoderRecipe:
 
 
 @dataclass(frozen=True)
+class MixerRecipe:
+    """The pixel mixer of models that carry content, on rendered clips."""
+
+    train: TrainConfig
+    batch: int = 8
+    frames: int = 5
+    """Of each clip, at random."""
+    tracks: TrackMix = field(default_factory=lambda: TrackMix(dense=0.1, random=0.15, drags=0.72))
+
+
+@dataclass(frozen=True)
 class TinyRecipe:
     """The tiny decoder (paper, appendix A) of the model's autoencoder, from nothing.
 
@@ -131,6 +143,8 @@ class Recipe:
     """Its steps count the critic's updates too: one in ``critic_updates`` + 1 is the student's."""
     autoencoder: AutoencoderRecipe | None = None
     """None: the autoencoder is the base's, as it is."""
+    mixer: MixerRecipe | None = None
+    """Of ``model.carry.mixer``; None: the mixer is the base's, as it is."""
     tiny: TinyRecipe | None = None
     """Of ``model.tiny_decoder``; where either is None there is no such stage."""
     base: str | None = None
@@ -161,6 +175,8 @@ class Recipe:
     def stages(self) -> tuple[str, ...]:
         """What this recipe trains, in order; the tiny decoder only where there are clips for it."""
         left_out = set() if self.autoencoder is not None else {"autoencoder", "decoder"}
+        if self.mixer is None or self.model.carry is None or self.model.carry.mixer is None:
+            left_out.add("mixer")
         clips = self.tiny is not None and (self.tiny.videos is not None or isinstance(self.data, Rendered))
         if self.model.tiny_decoder is None or not clips:
             left_out.add("tiny-decoder")
@@ -215,7 +231,8 @@ def with_data(
         if recipe.base is None:
             raise ValueError("--shards needs --base, the model that they were prepared with")
         before = recipe.data if isinstance(recipe.data, Shards) else Shards(shards)
-        recipe = replace(recipe, data=replace(before, folders=shards, held_out=held_out), autoencoder=None)
+        data = replace(before, folders=shards, held_out=held_out)
+        recipe = replace(recipe, data=data, autoencoder=None, mixer=None)
     elif held_out is not None:
         raise ValueError(f"--held-out {held_out}: only with --shards; rendered clips have held-out photographs")
     return recipe
@@ -223,15 +240,31 @@ def with_data(
 
 def in_parts(recipe: Recipe, accumulate: int) -> Recipe:
     """The diffusion stages' batches taken in so many micro-batches, for fewer GPUs than the recipe was written for."""
+    return _diffusion_changed(recipe, lambda train: replace(train, accumulate=accumulate))
 
-    def changed(config: TrainConfig) -> TrainConfig:
-        return replace(config, accumulate=accumulate)
 
+def in_float32(recipe: Recipe) -> Recipe:
+    """Without mixed precision, for processors whose bfloat16 products are slower (``hardware.bfloat16_pays``)."""
+
+    def changed(train: TrainConfig) -> TrainConfig:
+        return replace(train, bf16=False)
+
+    own, mixer, tiny = recipe.autoencoder, recipe.mixer, recipe.tiny
+    recipe = replace(
+        recipe,
+        autoencoder=own and replace(own, train=changed(own.train), decoder=changed(own.decoder)),
+        mixer=mixer and replace(mixer, train=changed(mixer.train)),
+        tiny=tiny and replace(tiny, train=changed(tiny.train)),
+    )
+    return _diffusion_changed(recipe, changed)
+
+
+def _diffusion_changed(recipe: Recipe, changed: Callable[[TrainConfig], TrainConfig]) -> Recipe:
     forcing = recipe.forcing
     return replace(
         recipe,
         teacher=tuple(replace(phase, train=changed(phase.train)) for phase in recipe.teacher),
-        forcing=None if forcing is None else replace(forcing, train=changed(forcing.train)),
+        forcing=forcing and replace(forcing, train=changed(forcing.train)),
         causal=changed(recipe.causal),
         self_forcing=changed(recipe.self_forcing),
     )
@@ -257,10 +290,13 @@ def nano(minutes: float | None = None) -> Recipe:
     second = TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.07), warmup=10, bf16=True)
     return Recipe(
         model=preset("nano"),
-        data=Rendered(SceneConfig(frames=45)),
+        data=Rendered(rich_scene(SceneConfig(frames=57)), turns=0.7),
         autoencoder=AutoencoderRecipe(
             train=TrainConfig(steps=4000, lr=1e-3, minutes=part(0.09), validate_every=200),
             decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(0.09), bf16=True),
+        ),
+        mixer=MixerRecipe(
+            TrainConfig(steps=20_000, lr=2e-3, minutes=part(0.2), bf16=True, ema=0.99, betas=(0.9, 0.99))
         ),
         teacher=(
             Phase(first, loss, TrackMix()),
@@ -270,23 +306,25 @@ def nano(minutes: float | None = None) -> Recipe:
         causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(0.16), bf16=True),
         self_forcing=TrainConfig(
             steps=3600,
-            lr=3e-5,
-            opponent_lr=4e-4,
-            betas=(0.0, 0.999),
-            clip=10.0,
-            ema=0.99,
+            lr=3e-4,
+            warmup=10,
+            betas=(0.9, 0.999),
+            ema=0.98,
+            final_lr=0.03,
             minutes=part(0.14),
             validate_every=300,
             bf16=True,
         ),
+        self_forcing_batch=2,
         tiny=TinyRecipe(
             train=TrainConfig(steps=tiny.loop_steps(6000), lr=1e-3, minutes=part(0.06), validate_every=500, bf16=True),
             loss=tiny,
             frames=13,
             side=64,
         ),
-        # not guided: under guidance this small teacher oversaturates and is 4 dB further from the rendered clips
-        rollouts=SelfForcingConfig(critic_updates=3, critic_first=60, sinks=(0, 1), windows=(1, 2), guided=False),
+        # regression of its own rollouts instead of distribution matching: this small teacher is no better than what is
+        # carried, and the clips are at hand (docs/log.md)
+        rollouts=SelfForcingConfig(score_weight=0.0, regression_weight=1.0, sinks=(0, 1), windows=(1,), guided=False),
     )
 
 
@@ -295,7 +333,7 @@ def nano_debug(minutes: float | None = None) -> Recipe:
     few = TrainConfig(steps=8, lr=1e-3, warmup=2, log_every=2, checkpoint_every=4, validate_every=8, minutes=minutes)
     loss = TeacherConfig(shift=3.0)
     return Recipe(
-        model=replace(preset_nano(width=64, layers=2), name="nano-debug"),
+        model=replace(preset_nano(width=64, layers=2), name="nano-debug", carry=CarryConfig()),
         data=None,
         teacher=(
             Phase(few, loss, TrackMix()),
@@ -328,6 +366,7 @@ def debug(minutes: float | None = None) -> Recipe:
         model=preset("debug"),
         data=Rendered(scene, pool=4, reuse=2, long_frames=69),
         autoencoder=AutoencoderRecipe(train=short, decoder=short, basis_batches=2, batch=2),
+        mixer=MixerRecipe(short, batch=2, frames=2),
         teacher=(
             Phase(short, loss, TrackMix()),
             Phase(short, loss, TrackMix(mask_probability=0.2), track_head=False),

@@ -13,12 +13,13 @@ import torch
 from torch.utils.data import Dataset
 
 from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import ModelConfig
 from motionstream.data.procedural import Clips, SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.model.motion_model import MotionModel
 from motionstream.tracks.sampling import TrackMix, sample_tracks
-from motionstream.training.clips import PreparedClips, assemble, chunk_frames, to_float
+from motionstream.training.clips import PreparedClips, assemble, carrying_model, chunk_frames, to_float
 from motionstream.training.distributed import keyed_generator, rank, world_size
 from motionstream.training.keyed_loader import KeyedLoader
 from motionstream.training.turns import draw_turns, reorder, sample_turns, still_scene
@@ -71,16 +72,15 @@ class _Rendered(Dataset):
         textures: tuple[str, ...],
         seed: int,
         turns: float,
+        mixer: PixelMixer | None,
     ) -> None:
         self.config, self.scene, self.mix, self.autoencoder = config, scene, mix, autoencoder
-        self.textures, self.seed, self.turns = textures, seed, turns
+        self.textures, self.seed, self.turns, self.mixer = textures, seed, turns, mixer
         self._made: tuple[MotionModel, TextureBank] | None = None
 
     def __getitem__(self, key: Key) -> PreparedClips:
         if self._made is None:
-            with torch.device("meta"):  # no weights are needed to carry content
-                model = MotionModel(self.config)
-            self._made = model, TextureBank(self.textures)
+            self._made = carrying_model(self.config, self.mixer), TextureBank(self.textures)
         model, bank = self._made
         generator = keyed_generator("clip", self.seed, *key)
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -106,6 +106,7 @@ class ClipPool:
         reuse: how often a clip is used on average before it is replaced.
         workers: rendering processes; 0 renders in this one.
         turns: share of the clips in which drags are let go and taken up anew (``turns``).
+        mixer: of models that have one.
     """
 
     def __init__(
@@ -122,10 +123,11 @@ class ClipPool:
         seed: int,
         workers: int = 1,
         turns: float = 0.0,
+        mixer: PixelMixer | None = None,
     ) -> None:
         self.batch, self.reuse, self.seed = batch, reuse, seed
         self._depth = max(1, size // batch)
-        source = _Rendered(config, scene, mix, autoencoder, textures, seed, turns)
+        source = _Rendered(config, scene, mix, autoencoder, textures, seed, turns, mixer)
         self._loader: KeyedLoader[Key, PreparedClips] = KeyedLoader(source, workers=workers, ahead=4 * batch)
         self._kept: dict[Key, PreparedClips] = {}
 

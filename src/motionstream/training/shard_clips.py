@@ -14,12 +14,13 @@ from torch.utils.data import Dataset
 
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.component_config import UMT5Config
+from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import ModelConfig
 from motionstream.data.samples import Sample, pad_text
 from motionstream.data.shards import SampleStream, ShardFolder
 from motionstream.model.motion_model import MotionModel
 from motionstream.tracks.sampling import SampledTracks, TrackMix, layers_of, sample_tracks
-from motionstream.training.clips import PreparedClips, assemble, chunk_frames, to_float
+from motionstream.training.clips import PreparedClips, assemble, carrying_model, chunk_frames, to_float
 from motionstream.training.distributed import keyed_generator, rank, world_size
 from motionstream.training.keyed_loader import KeyedLoader
 
@@ -36,6 +37,7 @@ class ShardClips:
         frames: latent frames to train on, whole chunks; the whole clip when None. Longer clips are cut at their end.
         workers: reading processes; 0 reads in this one.
         damaged: what a sample that cannot be read is: an error (``refuse``), or replaced by the next (``skip``).
+        mixer: of models that have one.
 
     Raises:
         ValueError: no finished data set, one made for another model, clips that are too short.
@@ -53,15 +55,18 @@ class ShardClips:
         frames: int | None = None,
         workers: int = 1,
         damaged: str = "refuse",
+        mixer: PixelMixer | None = None,
     ) -> None:
         if damaged not in ("refuse", "skip"):
             raise ValueError(f"damaged = {damaged!r}: 'refuse' or 'skip'")
         shards = ShardFolder(folder, damaged="skip" if damaged == "skip" else "refuse")
         check_made_for(shards, config)
         self.batch = batch
-        samples = _Samples(config, shards, mix, autoencoder, seed, frames)
+        samples = _Samples(config, shards, mix, autoencoder, seed, frames, mixer)
         samples[0]  # what is wrong with all of them is told now
-        self._loader: KeyedLoader[int, PreparedClips] = KeyedLoader(samples, workers=workers, ahead=4 * batch)
+        # a large model's sample is ten megabytes: a few steps ahead of a batch of 128 would be as many gigabytes
+        ahead = min(4 * batch, 64)
+        self._loader: KeyedLoader[int, PreparedClips] = KeyedLoader(samples, workers=workers, ahead=ahead)
 
     def at(self, step: int, samples: range | None = None) -> PreparedClips:
         """See ``ClipSource``. Raises ValueError for a sample that cannot be read."""
@@ -109,8 +114,10 @@ class _Samples(Dataset):
         autoencoder: LinearAutoencoder | None,
         seed: int,
         frames: int | None,
+        mixer: PixelMixer | None,
     ) -> None:
         self.config, self.mix, self.autoencoder, self.seed, self.frames = config, mix, autoencoder, seed, frames
+        self.mixer = mixer
         self.stream = SampleStream(shards, seed=seed)
         self._model: MotionModel | None = None
 
@@ -147,8 +154,7 @@ class _Samples(Dataset):
     def _shell(self) -> MotionModel:
         """The model without weights: it knows how content is carried."""
         if self._model is None:
-            with torch.device("meta"):
-                self._model = MotionModel(self.config)
+            self._model = carrying_model(self.config, self.mixer)
         return self._model
 
     def _with_tokens(self, clips: PreparedClips, sample: Sample) -> PreparedClips:

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,15 +16,15 @@ from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.checkpoint_files import read_state
 from motionstream.component_config import LinearAutoencoderConfig, TextConfig
 from motionstream.components import Components, Placement, load_components
+from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import ModelConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank
 from motionstream.loading import Found, load_model, locate
 from motionstream.model.checkpoints import load_transformer
-from motionstream.model.motion_model import MotionModel
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training.clips import ClipSource, PreparedClips
+from motionstream.training.clips import ClipSource, PreparedClips, carrying_model
 from motionstream.training.distributed import device
 from motionstream.training.recipes import Recipe, Rendered, Shards
 from motionstream.training.rendered_clips import ClipPool, prepare
@@ -78,11 +79,16 @@ def begin(recipe: Recipe, folder: Path, stage: str | None) -> Trainee:
         found = base(recipe)
         if _same_sizes(found.config, recipe.model):
             model = load_model(found, recipe.model, Placement(device="cpu", dtype="float32"))
-            return Trainee(recipe.model, model.train().requires_grad_(True), text).to(device())
+            model.train().requires_grad_(True)
+            if model.pixel_mixer is not None:  # trained in its own stage alone
+                model.pixel_mixer.requires_grad_(False)
+            return Trainee(recipe.model, model, text).to(device())
         if text is not None:
             raise ValueError(f"--base {recipe.base!r} is {found.config.name}, of other sizes than {recipe.model.name}")
     if source is None:
-        return Trainee(recipe.model, text=text).to(device())
+        trainee = Trainee(recipe.model, text=text)
+        trainee.model.pixel_mixer = load_mixer(recipe, folder)
+        return trainee.to(device())
     with torch.device("meta"):  # no random numbers for what is read in a moment
         trainee = Trainee(recipe.model, text=text)
     load_into(trainee.to_empty(device=device()), source)
@@ -127,6 +133,22 @@ def load_autoencoder(recipe: Recipe, folder: Path) -> LinearAutoencoder | None:
     return autoencoder.eval().requires_grad_(False)
 
 
+def load_mixer(recipe: Recipe, folder: Path) -> PixelMixer | None:
+    """The pixel mixer, trained here or the base's; None for models that have none."""
+    carry = recipe.model.carry
+    if carry is None or carry.mixer is None:
+        return None
+    if recipe.mixer is None:
+        found = base(recipe)
+        mixer = load_model(found, found.config, Placement(device="cpu", dtype="float32")).pixel_mixer
+        if mixer is None or mixer.config != carry.mixer:
+            raise ValueError(f"--base {recipe.base!r} has not {recipe.model.name}'s pixel mixer: name another base")
+        return mixer
+    mixer = PixelMixer(carry.mixer, grid=carry.grid)
+    load_into(mixer, finished(folder, "mixer"))
+    return mixer.eval().requires_grad_(False)
+
+
 def parts(recipe: Recipe, placement: Placement | None = None) -> Components:
     """The base model's autoencoder and encoders, on the CPU unless placed. ValueError for another autoencoder."""
     found = base(recipe)
@@ -155,6 +177,7 @@ def clip_source(
             frames=data.frames,
             workers=data.workers,
             damaged=data.damaged,
+            mixer=load_mixer(recipe, folder),
         )
     rendered = _rendered(recipe)
     assert autoencoder is not None
@@ -170,6 +193,7 @@ def clip_source(
         seed=seed,
         workers=rendered.workers,
         turns=rendered.turns if phase == -1 else 0.0,
+        mixer=load_mixer(recipe, folder),
     )
 
 
@@ -199,14 +223,14 @@ def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False) -> Pre
         held_out = recipe.data.held_out or recipe.data.folder(-1)
         mix = replace(recipe.tracks, mask_probability=0.0)
         frames = recipe.data.frames
-        clips = ShardClips(recipe.model, held_out, mix, autoencoder, batch=count, seed=0, frames=frames, workers=0)
-        return clips.at(0)
+        mixer = load_mixer(recipe, folder)
+        settings: dict[str, Any] = {"batch": count, "seed": 0, "frames": frames, "workers": 0, "mixer": mixer}
+        return ShardClips(recipe.model, held_out, mix, autoencoder, **settings).at(0)
     rendered = _rendered(recipe)
     assert autoencoder is not None
     scene = replace(rendered.scene, frames=rendered.long_frames) if long else rendered.scene
     video = render(scene, count, 77_000_000, _held_out())
-    with torch.device("meta"):
-        model = MotionModel(recipe.model)
+    model = carrying_model(recipe.model, load_mixer(recipe, folder))
     return prepare(video, model, autoencoder, TrackMix(drags=0.6), torch.Generator().manual_seed(0))
 
 

@@ -16,14 +16,16 @@ import torch
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.checkpoint_files import write_tensors
 from motionstream.component_config import LinearAutoencoderConfig
+from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank
 from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis
 from motionstream.training.causal_init import CausalStage
-from motionstream.training.clips import PreparedClips
+from motionstream.training.clips import PreparedClips, chunk_frames
 from motionstream.training.distributed import agree, device
 from motionstream.training.loop import Run, train
 from motionstream.training.lora import LoraSettings, add_lora, merged
+from motionstream.training.mixer import MixerStage
 from motionstream.training.recipes import Recipe, Rendered
 from motionstream.training.self_forcing import SelfForcingStage
 from motionstream.training.sources import (
@@ -74,6 +76,30 @@ def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
     autoencoder.to(device())
     stage = DecoderStage(autoencoder, scene, TRAIN, HELD_OUT, batch=own.batch, seed=recipe.seed)
     save_average(train(stage, own.train, folder / "autoencoder", say=say), folder, "autoencoder")
+
+
+def train_mixer(recipe: Recipe, folder: Path, say: Say = print) -> None:
+    """What chooses between carried pictures, pixel by pixel; frozen afterwards."""
+    own, data, carry = recipe.mixer, recipe.data, recipe.model.carry
+    if own is None or carry is None or carry.mixer is None:
+        raise ValueError(f"{recipe.model.name} has no pixel mixer to train")
+    if not isinstance(data, Rendered):
+        raise ValueError("the pixel mixer is trained on rendered clips; for prepared ones it must be there already")
+    torch.manual_seed(recipe.seed)
+    mixer = PixelMixer(carry.mixer, grid=carry.grid).to(device())
+    stage = MixerStage(
+        mixer,
+        data.scene,
+        own.tracks,
+        TRAIN,
+        HELD_OUT,
+        chunks=chunk_frames(recipe.model, data.scene.frames),
+        batch=own.batch,
+        frames=own.frames,
+        seed=recipe.seed,
+        workers=data.workers,
+    )
+    save_average(train(stage, own.train, folder / "mixer", say=say), folder, "mixer")
 
 
 def _counted(stage: Any, kind: StageKind, recipe: Recipe, batch: int, clips: PreparedClips) -> Any:
@@ -179,6 +205,7 @@ def train_decoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
 
 TRAINERS: dict[str, Callable[[Recipe, Path, Say], None]] = {
     "autoencoder": train_autoencoder,
+    "mixer": train_mixer,
     "teacher": train_teacher,
     "teacher-forcing": train_teacher_forcing,
     "causal": train_causal,

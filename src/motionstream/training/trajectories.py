@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,23 @@ from torch import Tensor
 from motionstream.checkpoint_files import write_tensors
 from motionstream.sampler.bidirectional import trajectory
 from motionstream.training.clips import ClipSource, PreparedClips
-from motionstream.training.distributed import gather, keyed_generator, rank, world_size
+from motionstream.training.distributed import agree, gather, keyed_generator, rank, world_size
 from motionstream.training.flow_matching import make_conditions, null_conditions
 from motionstream.training.trainee import Trainee
 
 SHARD = 16
 """Trajectories of a file."""
+TOGETHER = 4
+"""Solved at a time: a batch of the training, which is divided among ranks and micro-batches, may not fit in one."""
+MADE_BY = "made_by"
+"""In a shard's header: the fingerprint of what solved it."""
 
 
 @torch.no_grad()
 def solve(
-    teacher: Trainee, clips: PreparedClips, generator: torch.Generator, *, guided: bool = False
+    teacher: Trainee, clips: PreparedClips, generators: list[torch.Generator], *, guided: bool = False
 ) -> dict[str, Tensor]:
-    """The teacher's trajectories on these clips, kept where the student will be asked.
+    """The teacher's trajectories on these clips, kept where the student will be asked; ``generators``: one a clip.
 
     ``guided``: under joint guidance by the model's own weights (paper, appendix D), at three times the evaluations.
 
@@ -34,9 +39,10 @@ def solve(
     """
     model, text = teacher.model, teacher.text
     settings = model.config.sampler
-    conditions = make_conditions(model, text, clips, generator)
-    guidance = null_conditions(model, text, clips, conditions, generator) if guided else None
-    noise = settings.temperature * torch.randn(clips.latents.shape, generator=generator).to(clips.latents)
+    conditions = make_conditions(model, text, clips, generators)
+    guidance = null_conditions(model, text, clips, conditions, generators) if guided else None
+    drawn = torch.stack([torch.randn(clips.latents.shape[1:], generator=generator) for generator in generators])
+    noise = settings.temperature * drawn.to(clips.latents)
     wanted = settings.student_times
     kept: dict[float, tuple[float, Tensor]] = {}
     end = noise
@@ -123,22 +129,27 @@ def make_trajectories(
 ) -> list[Path]:
     """Solve ``count`` trajectories into shards in ``folder``, for ``TrajectoryStore``; those already there are kept.
 
-    Ranks share the shards out, and all wait for the last. ``guided``: see ``solve``. Returns the shards.
+    Trajectory n is of clip n of the source, sample by sample. Ranks share the shards out, and all wait for the last.
+    ``guided``: see ``solve``. Returns the shards.
 
-    Raises RuntimeError on every rank where one of them failed.
+    Raises ValueError where those already there are another teacher's, of other settings or of other clips; RuntimeError
+    on every rank where one of them failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     teacher.eval()
     shards = [folder / f"{index:05d}.safetensors" for index in range(-(-count // SHARD))]
+    made_by = agree(lambda: _fingerprint(teacher, seed=seed, bf16=bf16, guided=guided))
+    agree(lambda: _check_shards(shards, made_by, source))
     failure: Exception | None = None
     try:
         for index in range(rank(), len(shards), world_size()):
-            if not shards[index].exists():
-                draws = -(-SHARD // source.batch)
-                first = index * draws
-                last = min(first + draws, -(-count // source.batch))
-                _solve_shard(teacher, source, shards[index], range(first, last), seed=seed, bf16=bf16, guided=guided)
-                say(f"trajectories {min((index + 1) * SHARD, count)} of {count}")
+            numbers = range(index * SHARD, min((index + 1) * SHARD, count))
+            if _count(shards[index]) != len(numbers):
+                tensors, captions = _solve_shard(teacher, source, numbers, seed=seed, bf16=bf16, guided=guided)
+                shards[index].unlink(missing_ok=True)  # lest it be left with the captions of the new one
+                shards[index].with_suffix(".txt").write_text("\n".join(captions))
+                write_tensors(shards[index], tensors, {MADE_BY: made_by})
+                say(f"trajectories {numbers.stop} of {count}")
     except Exception as error:  # the others wait: they must be told
         failure = error
     failed = [reason for reason in gather(None if failure is None else str(failure)) if reason is not None]
@@ -149,19 +160,88 @@ def make_trajectories(
     return shards
 
 
+def _fingerprint(teacher: Trainee, *, seed: int, bf16: bool, guided: bool) -> str:
+    """What a trajectory depends on besides its clip: the teacher's weights and how it is solved."""
+    sampler = teacher.model.config.sampler
+    settings = [sampler.teacher_steps, sampler.shift, sampler.temperature, sampler.student_times, seed, bf16]
+    if guided:
+        settings += [sampler.text_guidance, sampler.motion_guidance, sampler.negative_prompt]
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
+    for name, value in teacher.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _check_shards(shards: list[Path], made_by: str, source: ClipSource) -> None:
+    """ValueError where shards are there that this teacher would not make of these clips."""
+    there = [path for path in shards if path.exists()]
+    for path in there:
+        with _opened(path) as file:
+            if (file.metadata() or {}).get(MADE_BY) != made_by:
+                raise ValueError(_not_ours(path, "another teacher's, or were solved under other settings"))
+    if there:
+        clips, _, _ = TrajectoryStore(there[:1]).take([0])
+        step, sample = divmod(shards.index(there[0]) * SHARD, source.batch)
+        expected = source.at(step, range(sample, sample + 1))
+        same = clips.captions == [" ".join(caption.split()) for caption in expected.captions]
+        for name in ("latents", "positions") if same else ():
+            one, other = clips.tensors()[name], expected.tensors()[name]
+            # another machine may have rounded them differently
+            same &= one.shape == other.shape and torch.allclose(one, other, atol=0.02, rtol=0.01, equal_nan=True)
+        if not same:
+            raise ValueError(_not_ours(there[0], "of other clips"))
+
+
+def _not_ours(path: Path, what: str) -> str:
+    return (
+        f"the trajectories in {path.parent} are {what}: delete that folder to solve them anew, and the folders of the "
+        "stages that were trained on them (causal, self-forcing), or train into another folder"
+    )
+
+
+def _opened(path: Path) -> Any:
+    """ValueError for a shard that is damaged."""
+    try:
+        return safe_open(path, "pt")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}): {_REMEDY}") from error
+
+
+def _count(path: Path) -> int:
+    """Trajectories in a shard, 0 where there is none."""
+    if not path.exists():
+        return 0
+    with _opened(path) as file:
+        return int(file.get_slice("x0").get_shape()[0])
+
+
 def _solve_shard(
-    teacher: Trainee, source: ClipSource, path: Path, draws: range, *, seed: int, bf16: bool, guided: bool
-) -> None:
+    teacher: Trainee, source: ClipSource, numbers: range, *, seed: int, bf16: bool, guided: bool
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The trajectories of these numbers, as ``TrajectoryStore`` reads them, and their captions, one line each."""
     device = teacher.model.device
     parts: list[PreparedClips] = []
     solved: list[dict[str, Tensor]] = []
-    for draw in draws:  # keyed, so that shards solved later are the same
-        generator = keyed_generator("trajectories", seed, draw)
-        parts.append(source.at(draw))
+    for some, clips in _clips(source, numbers):
+        generators = [keyed_generator("trajectories", seed, number) for number in some]
+        parts.append(clips)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            made = solve(teacher, parts[-1].to(device), generator, guided=guided)
+            made = solve(teacher, clips.to(device), generators, guided=guided)
         solved.append({name: value.cpu() for name, value in made.items()})
-    clips = PreparedClips.join(parts).half()
-    tensors = clips.tensors() | {name: torch.cat([s[name] for s in solved]).half() for name in ("states", "x0")}
-    path.with_suffix(".txt").write_text("\n".join(" ".join(caption.split()) for caption in clips.captions))
-    write_tensors(path, tensors | {"times": solved[0]["times"]})
+    whole = PreparedClips.join(parts).half()
+    tensors = whole.tensors() | {name: torch.cat([s[name] for s in solved]).half() for name in ("states", "x0")}
+    return tensors | {"times": solved[0]["times"]}, [" ".join(caption.split()) for caption in whole.captions]
+
+
+def _clips(source: ClipSource, numbers: range) -> Iterator[tuple[range, PreparedClips]]:
+    """The source's clips of these numbers in order, few at a time."""
+    first = numbers.start
+    while first < numbers.stop:
+        step, sample = divmod(first, source.batch)
+        last = min(numbers.stop, (step + 1) * source.batch)
+        clips = source.at(step, range(sample, sample + last - first))  # at once: what comes next is then made ahead
+        for begin in range(first, last, TOGETHER):
+            some = range(begin, min(begin + TOGETHER, last))
+            yield some, clips.take([number - first for number in some])
+        first = last

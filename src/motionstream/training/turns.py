@@ -34,8 +34,8 @@ class Turns:
 
 
 def still_scene(scene: SceneConfig) -> SceneConfig:
-    """The same scenes before a still camera, in even light and clear air, with a sprite at least: what is then still, is
-    truly so, and every order of the frames is one that may be."""
+    """The same scenes before a still camera, in even light and clear air, with a sprite at least: what is then still,
+    is truly so, and every order of the frames is one that may be."""
     return replace(
         scene,
         static_camera_probability=1.0,

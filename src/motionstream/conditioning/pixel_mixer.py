@@ -1,0 +1,182 @@
+"""Mixing carried pictures pixel by pixel: which of what was carried there is seen at a pixel, or none of it.
+
+Mixing by cells of the latents leaves staircases of 8 pixels and half-transparent doubles. What has to be known is where
+the dragged thing ends, and what it has left behind. So one network *looks* at every source picture and gives every
+pixel a vector, such that pixels of one thing have similar ones; a track's pixel is compared with those that may have
+moved along with it. Another one *mixes* the candidates by these likenesses, with a fourth choice: colours of its own
+for what was hidden and is not any more. Both are small U-Nets at half the picture's size.
+
+It is trained by itself, on pictures whose truth is known (``training/mixer.py``), and frozen in every other stage.
+Legend: B batch, K sources, T frames, N tracks, h w half the picture's height and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from motionstream.conditioning.carry import FAR, CarrySource, Chosen, Relations, sampling_points, static_points, warp
+from motionstream.config import MixerConfig
+
+CANDIDATES = 3
+CHOICES = CANDIDATES + 1
+DESCRIBED = 4
+UNLIKELY = -3.0
+"""Logit with which the fourth choice begins."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """``pictures`` (B, 3, T, H, W); ``weights`` (B, 4, T, H, W) of the candidates and of ``fill`` (B, 3, T, H, W);
+    ``alike`` (B, 3, T, h, w): by relation (near, far, home) the logit that a pixel's content belongs to the track's
+    thing."""
+
+    pictures: Tensor
+    weights: Tensor
+    fill: Tensor
+    alike: Tensor
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+class UNet(nn.Module):
+    """One block a scale on the way down, one on the way up, skip connections added. ``kernel``: of the first layer."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int, *, kernel: int = 1) -> None:
+        super().__init__()
+        steps = list(pairwise(widths))
+        self.inlet = nn.Conv2d(inputs, widths[0], kernel, padding=kernel // 2)
+        self.left = nn.ModuleList(_Block(width) for width in widths)
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
+        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in steps)
+        self.right = nn.ModuleList(_Block(width) for width in widths[:-1])
+        self.outlet = nn.Conv2d(widths[0], outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) → (B, outputs, h, w)."""
+        x, *kept = self._descend(self.inlet(x.contiguous(memory_format=torch.channels_last)))
+        for up, block in zip(reversed(self.up), reversed(self.right), strict=True):
+            x = block(F.interpolate(up(x), scale_factor=2, mode="nearest") + kept.pop())
+        return self.outlet(F.silu(x))
+
+    def _descend(self, x: Tensor) -> list[Tensor]:
+        """The coarsest scale, then the others, finest first."""
+        kept = []
+        for block, down in zip(self.left, self.down, strict=False):
+            x = block(x)
+            kept.append(x)
+            x = down(F.silu(x))
+        return [self.left[-1](x), *kept]
+
+
+class PixelMixer(nn.Module):
+    """See the module's docstring. ``forward`` is a ``carry.Mixer``.
+
+    Args:
+        grid: pixels between look-up places, even.
+    """
+
+    def __init__(self, config: MixerConfig, *, grid: int) -> None:
+        super().__init__()
+        assert grid % 2 == 0
+        self.config, self.grid = config, grid
+        self.look = UNet(3 * 4, config.look_widths, config.features, kernel=3)
+        self.alike = nn.Linear(config.heads + DESCRIBED, 1)
+        told = CANDIDATES * (config.heads + DESCRIBED + 1)
+        self.mix = UNet(3 * 4 * CANDIDATES + CANDIDATES + told, config.mix_widths, 4 * (CHOICES + 3))
+        nn.init.zeros_(self.mix.outlet.weight)
+        assert self.mix.outlet.bias is not None
+        nn.init.zeros_(self.mix.outlet.bias)
+        nn.init.constant_(self.mix.outlet.bias[4 * CANDIDATES : 4 * CHOICES], UNLIKELY)
+
+    def forward(self, candidates: Tensor, relations: Relations, source: CarrySource) -> tuple[Tensor, Tensor]:
+        """The mixed picture, and the weights on the look-up grid."""
+        mixed = self.mix_all(candidates, relations, source)
+        weights = F.avg_pool3d(mixed.weights, (1, self.grid, self.grid))
+        return mixed.pictures, weights
+
+    def mix_all(self, candidates: Tensor, relations: Relations, source: CarrySource) -> Mixed:
+        """Candidates (B, 3, 3, T, H, W) as ``carry.warp_all`` makes them."""
+        batch, frames = candidates.shape[0], candidates.shape[3]
+        told, alike = self._compare(relations, source)
+        flat = candidates.permute(0, 3, 1, 2, 4, 5).flatten(0, 1)  # (B T, 3, 3, H, W)
+        gaps = torch.stack([(flat[:, a] - flat[:, b]).abs().mean(dim=1) for a, b in ((0, 2), (1, 2), (0, 1))], dim=1)
+        seen = F.pixel_unshuffle(flat.flatten(1, 2), 2)
+        out = self.mix(torch.cat([seen, F.avg_pool2d(gaps, 2), told], dim=1)).float()
+        logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2)
+        # where nothing is carried, what is there stays there, exactly
+        nothing = _to_pixels(relations.near.distance >= FAR, flat.shape[-2:], self.grid).flatten(0, 1)[:, None]
+        moved = torch.tensor([True, True, False, True], device=logits.device)[:, None, None]
+        weights = logits.masked_fill(nothing & moved, -torch.inf).softmax(dim=1)
+        fill = F.pixel_shuffle(out[:, 4 * CHOICES :], 2)
+        pictures = (weights[:, :CANDIDATES, None] * flat).sum(dim=1) + weights[:, CANDIDATES:] * fill
+
+        def whole(x: Tensor) -> Tensor:
+            return x.unflatten(0, (batch, frames)).transpose(1, 2)
+
+        return Mixed(whole(pictures), whole(weights), whole(fill), whole(alike))
+
+    def _compare(self, relations: Relations, source: CarrySource) -> tuple[Tensor, Tensor]:
+        """What the mixing part is told of the relations, (B T, channels, h, w), and the logits (B T, 3, h, w)."""
+        seen = self.look(F.pixel_unshuffle(source.pictures.flatten(0, 1), 2)).float()
+        seen = seen.unflatten(0, source.pictures.shape[:2])  # (B, K, C, h, w)
+        starts, size = self._at_starts(seen, source), source.pictures.shape[-2:]
+        still = static_points(source)
+        told, alike = [], []
+        for chosen, moves in ((relations.near, True), (relations.far, True), (relations.home, False)):
+            points = sampling_points(chosen, source, grid=self.grid) if moves else still
+            here = warp(seen, _halved(points)).transpose(1, 2).flatten(0, 1)
+            likeness = self._likeness(here, starts, chosen, size)
+            features = torch.cat([likeness, self._maps(chosen.describe(), size)], dim=1)
+            logit = self.alike(features.movedim(1, -1)).movedim(-1, 1).float()
+            told += [features, torch.tanh(logit / 4)]
+            alike.append(logit)
+        return torch.cat(told, dim=1), torch.cat(alike, dim=1)
+
+    def _at_starts(self, seen: Tensor, source: CarrySource) -> Tensor:
+        """What was seen where each track begins: (B, N, C)."""
+        sources, height, width = source.pictures.shape[1], *source.pictures.shape[-2:]
+        x = source.start[..., 0].clamp(0, width - 1)
+        y = source.start[..., 1].clamp(0, height - 1) + source.index * height
+        points = torch.stack([2 * (x + 0.5) / width - 1, 2 * (y + 0.5) / (sources * height) - 1], dim=-1)
+        return warp(seen, points[:, None, None])[:, :, 0, 0].transpose(1, 2)
+
+    def _likeness(self, here: Tensor, starts: Tensor, chosen: Chosen, size: torch.Size) -> Tensor:
+        """Products (B T, heads, h, w) of what is ``here`` (B T, C, h, w) and where the chosen tracks begin."""
+        heads = self.config.heads
+        if starts.shape[1] == 0:
+            return here.new_zeros(here.shape[0], heads, *here.shape[2:])
+        rows = chosen.track.flatten(1)[..., None].expand(-1, -1, starts.shape[2])
+        there = self._maps(starts.gather(1, rows).unflatten(1, chosen.track.shape[1:]), size)
+        return (there * here).unflatten(1, (heads, -1)).sum(dim=2)
+
+    def _maps(self, features: Tensor, size: torch.Size) -> Tensor:
+        """Features (B, T, G, C) of look-up places → (B T, C, h, w)."""
+        maps = features.movedim(3, 2).unflatten(3, (size[0] // self.grid, size[1] // self.grid)).flatten(0, 1)
+        return F.interpolate(maps, scale_factor=self.grid // 2, mode="nearest")
+
+
+def _halved(points: Tensor) -> Tensor:
+    """Sampling points of every second pixel's corner: (B, T, H, W, 2) → (B, T, h, w, 2). Two pixels of a pair are of
+    one look-up place, so that their mean is what lies between them."""
+    flat = points.flatten(0, 1).permute(0, 3, 1, 2)
+    return F.avg_pool2d(flat, 2).permute(0, 2, 3, 1).unflatten(0, points.shape[:2])
+
+
+def _to_pixels(values: Tensor, size: torch.Size, grid: int) -> Tensor:
+    """Values (B, T, G) of look-up places → (B, T, H, W)."""
+    maps = values.unflatten(2, (size[0] // grid, size[1] // grid))
+    return maps.repeat_interleave(grid, dim=2).repeat_interleave(grid, dim=3)

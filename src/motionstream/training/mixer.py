@@ -1,0 +1,244 @@
+"""Training the pixel mixer: rendered clips, whose every pixel is known, mixed from what their tracks carry.
+
+Three things are asked of it. The mixed picture should be the true one. Each weight should be on a candidate that is
+right by itself: an average of two wrong ones is a ghost. And the likenesses by which it chooses should tell things
+apart, which the renderer's points, whose layers are known, teach directly. Its own colours (``fill``) count where no
+candidate is right: in what was hidden before.
+
+Legend: B batch, K source pictures, F frames looked at, M tracks, P points of the renderer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from motionstream.conditioning.carry import FAR, CarrySource, Relations, relate, warp_all
+from motionstream.conditioning.pixel_mixer import CANDIDATES, Mixed, PixelMixer
+from motionstream.data.procedural import Clips, SceneConfig, render
+from motionstream.data.textures import TextureBank
+from motionstream.tracks.sampling import SampledTracks, TrackMix, sample_tracks
+from motionstream.training.autoencoder import psnr
+from motionstream.training.clips import static_index, to_float
+from motionstream.training.distributed import keyed_generator, shard
+from motionstream.training.keyed_loader import KeyedLoader
+from motionstream.training.turns import still_scene
+
+CHOICE, ALIKE, NEEDLESS = 0.5, 0.15, 0.02
+"""Weights: of the expected error of a choice, of the likenesses, of the filling colours where they are not needed."""
+
+
+@dataclass(frozen=True)
+class MixerClips:
+    """Some frames of clips and what is carried to them: ``positions`` (B, F, M, 2) and ``visible`` (B, F, M) of tracks
+    with their ``source``, ``video`` (B, 3, F, H, W) in [−1, 1] as it should be. ``points`` (B, F, P, 2) where the
+    renderer's points were in each frame's static picture, ``seen`` (B, F, P) whether there, ``layer`` (B, P) of which
+    thing; ``track_layer`` (B, M) the same of the tracks."""
+
+    positions: Tensor
+    visible: Tensor
+    source: CarrySource
+    video: Tensor
+    points: Tensor
+    seen: Tensor
+    layer: Tensor
+    track_layer: Tensor
+
+    @classmethod
+    def join(cls, clips: list[MixerClips]) -> MixerClips:
+        """Batches joined into one."""
+        sources = [vars(c.source) for c in clips]
+        source = CarrySource(**{name: torch.cat([s[name] for s in sources]) for name in sources[0]})
+        names = [field.name for field in fields(cls) if field.name != "source"]
+        return cls(source=source, **{name: torch.cat([getattr(c, name) for c in clips]) for name in names})
+
+    def to(self, device: torch.device) -> MixerClips:
+        source = CarrySource(**{name: value.to(device) for name, value in vars(self.source).items()})
+        return replace(self, source=source, **{k: v.to(device) for k, v in vars(self).items() if k != "source"})
+
+
+def take_frames(
+    clips: Clips, tracks: SampledTracks, generator: torch.Generator, *, chunks: list[int], count: int
+) -> MixerClips:
+    """``count`` random frames of each of the clips. ``chunks``: first frames of the chunks."""
+    batch, frames, things = clips.video.shape[0], clips.video.shape[2], torch.arange(clips.video.shape[0])[:, None]
+    video = to_float(clips.video)
+    before = torch.tensor([0, *(start - 1 for start in chunks[1:])])
+    static = static_index(tracks.events, chunks, frames)
+    picked = torch.stack([torch.randperm(frames - 1, generator=generator)[:count].sort().values + 1 for _ in things])
+    static = static[things, picked]
+    source = CarrySource(video[:, :, before].transpose(1, 2), tracks.birth, tracks.start, static)
+    began = before[tracks.birth]  # a track is one of the points: the one that was there
+    there = clips.positions[things, began]  # (B, M, P, 2)
+    known = clips.visible[things, began] & (clips.layer >= 0)[:, None]
+    apart = (there - tracks.start[:, :, None]).norm(dim=-1).masked_fill(~known, torch.inf)
+    shown = before[static]
+    return MixerClips(
+        tracks.positions[things, picked],
+        tracks.visible[things, picked],
+        source,
+        video.transpose(1, 2)[things, picked].transpose(1, 2),
+        clips.positions[things, shown],
+        clips.visible[things, shown] & (clips.layer >= 0)[:, None],
+        clips.layer,
+        clips.layer.gather(1, apart.argmin(dim=-1)).reshape(batch, -1),
+    )
+
+
+def clear_scene(scene: SceneConfig) -> SceneConfig:
+    """The same scenes in even light and clear weather: what no track tells of, no mixing can show."""
+    return replace(scene, dark_probability=0.0, snow_probability=0.0, fog_probability=0.0, tint_probability=0.0)
+
+
+class _Rendered(Dataset):
+    """One clip's frames by (step, sample). Runs in worker processes."""
+
+    def __init__(
+        self, scene: SceneConfig, mix: TrackMix, textures: tuple[str, ...], seed: int, chunks: list[int], count: int
+    ) -> None:
+        self.scene, self.mix, self.textures, self.seed = scene, mix, textures, seed
+        self.chunks, self.count = chunks, count
+        self._bank: TextureBank | None = None
+
+    def __getitem__(self, key: tuple[int, int]) -> MixerClips:
+        self._bank = self._bank or TextureBank(self.textures)
+        generator = keyed_generator("mixer", self.seed, *key)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        # before a still camera, as most streams are, what is not dragged rests: that is where to look for mistakes
+        scene = still_scene(self.scene) if sum(key) % 2 else self.scene
+        return rendered_frames(scene, self.mix, self._bank, seed, generator, chunks=self.chunks, count=self.count)
+
+
+def rendered_frames(
+    scene: SceneConfig,
+    mix: TrackMix,
+    bank: TextureBank,
+    seed: int,
+    generator: torch.Generator,
+    *,
+    chunks: list[int],
+    count: int,
+    batch: int = 1,
+) -> MixerClips:
+    """Render clips, choose tracks, and take ``count`` frames of each."""
+    clips = render(scene, batch, seed, bank)
+    tracks = sample_tracks(clips.positions, clips.visible, clips.layer, mix, generator, chunks=chunks)
+    return take_frames(clips, tracks, generator, chunks=chunks, count=count)
+
+
+class MixerStage:
+    """The pixel mixer by itself. See the module's docstring."""
+
+    def __init__(
+        self,
+        mixer: PixelMixer,
+        scene: SceneConfig,
+        mix: TrackMix,
+        textures: tuple[str, ...],
+        held_out: tuple[str, ...],
+        *,
+        chunks: list[int],
+        batch: int,
+        frames: int,
+        seed: int,
+        workers: int,
+    ) -> None:
+        self.module: nn.Module = mixer
+        self.mixer, self.batch = mixer, batch
+        self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
+        scene = clear_scene(scene)
+        made = _Rendered(scene, mix, textures, seed, chunks, frames)
+        self._loader: KeyedLoader[tuple[int, int], MixerClips] = KeyedLoader(made, workers=workers, ahead=2 * batch)
+        plain = replace(still_scene(scene), photograph_probability=1.0)
+        drags = replace(mix, dense=0.0, random=0.0, drags=1.0, late_birth=0.0, release=0.0)
+        generator = torch.Generator().manual_seed(0)
+        bank = TextureBank(held_out)
+        self.held = rendered_frames(plain, drags, bank, 77_000_001, generator, chunks=chunks, count=frames, batch=16)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        clips = self._clips(step).to(next(self.mixer.parameters()).device)
+        relations, candidates = self._carry(clips)
+        mixed = self.mixer.mix_all(candidates, relations, clips.source)
+        numbers = {"psnr": psnr(mixed.pictures.detach(), clips.video)}
+        loss = picture_loss(mixed, candidates, clips.video)
+        alike = likeness_loss(mixed, relations, clips, grid=self.mixer.grid)
+        return loss + ALIKE * alike, {**numbers, "alike": alike.item()}
+
+    def _clips(self, step: int) -> MixerClips:
+        samples = list(shard(self.batch))
+
+        def needs(at: int, first: int) -> Iterator[tuple[int, int]]:
+            while True:
+                yield from ((at, sample) for sample in samples if sample >= first)
+                at, first = at + 1, 0
+
+        made = [self._loader.get((step, sample), lambda sample=sample: needs(step, sample)) for sample in samples]  # type: ignore[misc]
+        return MixerClips.join(made)
+
+    def _carry(self, clips: MixerClips) -> tuple[Relations, Tensor]:
+        with torch.no_grad(), torch.autocast(clips.video.device.type, enabled=False):
+            relations = relate(clips.positions, clips.visible, clips.source, grid=self.mixer.grid)
+            return relations, warp_all(relations, clips.source, grid=self.mixer.grid)
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """On drags of held-out photographs before a still camera, in dB: the mixed picture, the nearest candidate, the
+        static one, and the best of the three at every pixel; and the share of points told apart rightly."""
+        assert isinstance(module, PixelMixer)
+        clips = self.held.to(next(module.parameters()).device)
+        relations, candidates = self._carry(clips)
+        mixed = module.mix_all(candidates, relations, clips.source)
+        truth = clips.video
+        best = (candidates - truth[:, None]).abs().mean(dim=2, keepdim=True).argmin(dim=1, keepdim=True)
+        best = candidates.gather(1, best.expand(-1, -1, *candidates.shape[2:]))[:, 0]
+        logits, target, counted = point_logits(mixed, relations, clips, grid=module.grid)
+        return {
+            "psnr": psnr(mixed.pictures.clamp(-1, 1), truth),
+            "psnr_nearest": psnr(candidates[:, 0], truth),
+            "psnr_static": psnr(candidates[:, 2], truth),
+            "psnr_best": psnr(best, truth),
+            "alike_right": float(((logits > 0) == target)[counted].float().mean()),
+        }
+
+    def last_batch(self) -> dict[str, Any]:
+        return {}
+
+
+def picture_loss(mixed: Mixed, candidates: Tensor, video: Tensor) -> Tensor:
+    """The mixed picture's error, the expected error of a choice, and the filling colours' where they are needed."""
+    error = mixed.pictures - video
+    each = torch.cat([(candidates - video[:, None]).abs().mean(2), (mixed.fill - video).abs().mean(1, keepdim=True)], 1)
+    choice = (mixed.weights * each).sum(dim=1).mean()
+    needed = each[:, :CANDIDATES].amin(dim=1).detach() + NEEDLESS
+    return (
+        2 * error.square().mean() + 0.3 * error.abs().mean() + CHOICE * choice + (needed * each[:, CANDIDATES]).mean()
+    )
+
+
+def point_logits(mixed: Mixed, relations: Relations, clips: MixerClips, *, grid: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the renderer's points in every static picture: the logit that one is of the thing whose track began nearest,
+    whether it is, and whether it counts, being seen there. (B, F, P) each."""
+    height, width = clips.video.shape[-2:]
+    scale = torch.tensor([2 / width, 2 / height], device=clips.points.device)
+    places = ((clips.points + 0.5) * scale - 1).flatten(0, 1)[:, None]
+    home = mixed.alike[:, 2].flatten(0, 1)[:, None]
+    logits = F.grid_sample(home, places, mode="nearest", align_corners=False)[:, 0, 0].unflatten(
+        0, clips.seen.shape[:2]
+    )
+    column, row = ((clips.points + 0.5) / grid).floor().long().unbind(-1)
+    cell = row.clamp(0, height // grid - 1) * (width // grid) + column.clamp(0, width // grid - 1)
+    track, distance = (x.gather(2, cell) for x in (relations.home.track, relations.home.distance))
+    wanted = clips.layer[:, None] == clips.track_layer.gather(1, track.flatten(1)).view_as(track)
+    return logits, wanted, clips.seen & (distance < FAR)
+
+
+def likeness_loss(mixed: Mixed, relations: Relations, clips: MixerClips, *, grid: int) -> Tensor:
+    """Cross-entropy of the points' likenesses: each clip's mean, and of these the mean, whoever has which clips."""
+    logits, wanted, counted = point_logits(mixed, relations, clips, grid=grid)
+    each = F.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="none") * counted
+    return (each.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)).mean()

@@ -1,0 +1,127 @@
+"""The pixel mixer: what it must leave alone, what its weights mean, and that it can learn to tell things apart."""
+
+import pytest
+import torch
+
+from motionstream.conditioning.carry import CarrySource, carry, relate, warp_all
+from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.config import MixerConfig
+
+H, W, GRID = 32, 48, 4
+CONFIG = MixerConfig(look_widths=(8, 8), mix_widths=(8, 8), features=4, heads=2)
+
+
+def make_mixer(noise: float = 0.2) -> PixelMixer:
+    torch.manual_seed(0)
+    mixer = PixelMixer(CONFIG, grid=GRID)
+    with torch.no_grad():  # a new one's last layer is zero
+        for parameter in mixer.parameters():
+            parameter.add_(noise * torch.randn(parameter.shape))
+    return mixer
+
+
+def make_case(batch: int = 2, frames: int = 3, tracks: int = 3, sources: int = 2):
+    """Pictures, positions, visibility: the first track of the first clip is hidden."""
+    g = torch.Generator().manual_seed(1)
+    start = torch.rand(batch, tracks, 2, generator=g) * torch.tensor([W - 1.0, H - 1.0])
+    positions = start[:, None] + 3 * torch.randn(batch, frames, tracks, 2, generator=g)
+    visible = torch.ones(batch, frames, tracks, dtype=torch.bool)
+    if tracks:
+        visible[0, :, 0] = False
+        positions[0, :, 0] = torch.nan
+    source = CarrySource(
+        2 * torch.rand(batch, sources, 3, H, W, generator=g) - 1,
+        torch.randint(sources, (batch, tracks), generator=g),
+        start,
+        torch.randint(sources, (batch, frames), generator=g),
+    )
+    return positions, visible, source
+
+
+def mix(mixer, positions, visible, source):
+    relations = relate(positions, visible, source, grid=GRID)
+    return mixer.mix_all(warp_all(relations, source, grid=GRID), relations, source)
+
+
+def test_without_tracks_the_static_picture_stays_exactly():
+    mixer = make_mixer()
+    for positions, visible, source in (make_case(tracks=0), make_case()):
+        mixed = mix(mixer, positions, torch.zeros_like(visible), source)
+        rows = torch.arange(len(source.static))[:, None]
+        static = source.pictures[rows, source.static].transpose(1, 2)
+        torch.testing.assert_close(mixed.pictures, static, atol=1e-5, rtol=0)
+        assert (mixed.weights[:, 2] == 1).all()
+
+
+def test_a_new_mixer_averages_the_candidates():
+    torch.manual_seed(0)
+    positions, visible, source = make_case()
+    mixed = mix(PixelMixer(CONFIG, grid=GRID), positions, visible, source)
+    torch.testing.assert_close(mixed.weights.sum(dim=1), torch.ones_like(mixed.weights[:, 0]))
+    assert torch.equal(mixed.weights[:, 0], mixed.weights[:, 1]) and (mixed.weights[1, 3] < 0.02).all()
+    assert torch.equal(mixed.weights[1, 0], mixed.weights[1, 2])
+
+
+def test_clips_do_not_see_one_another_and_frames_stand_alone():
+    mixer = make_mixer()
+    positions, visible, source = make_case()
+    whole = mix(mixer, positions, visible, source).pictures
+    for clip in range(2):
+        for frame in range(3):
+            one = CarrySource(
+                source.pictures[clip : clip + 1],
+                source.index[clip : clip + 1],
+                source.start[clip : clip + 1],
+                source.static[clip : clip + 1, frame : frame + 1],
+            )
+            at = slice(clip, clip + 1), slice(frame, frame + 1)
+            alone = mix(mixer, positions[at], visible[at], one).pictures
+            torch.testing.assert_close(alone[:, :, 0], whole[clip : clip + 1, :, frame], atol=1e-4, rtol=1e-4)
+
+
+def test_weights_say_what_the_picture_is_made_of():
+    positions, visible, source = make_case()
+    mixer = make_mixer()
+    relations = relate(positions, visible, source, grid=GRID)
+    candidates = warp_all(relations, source, grid=GRID)
+    mixed = mixer.mix_all(candidates, relations, source)
+    parts = torch.cat([candidates, mixed.fill[:, None]], dim=1)
+    torch.testing.assert_close((mixed.weights[:, :, None] * parts).sum(dim=1), mixed.pictures)
+    carried = carry(positions, visible, source, grid=GRID, mixer=mixer)
+    torch.testing.assert_close(carried.candidates[:, 1], mixed.pictures)
+    pooled = mixed.weights[:, :, :, :GRID, :GRID].mean(dim=(3, 4))
+    torch.testing.assert_close(carried.features[:, 4:, :, 0, 0], pooled)
+
+
+def test_likeness_compares_a_tracks_start_with_what_may_have_moved_along():
+    """A picture of two flat halves: with a look that gives the colour itself, points of the track's half are alike."""
+    mixer = PixelMixer(MixerConfig(look_widths=(8,), mix_widths=(8,), features=1, heads=1), grid=GRID)
+    mixer.look = torch.nn.Conv2d(12, 1, 1, bias=False)
+    with torch.no_grad():
+        mixer.look.weight.fill_(1 / 12)
+        mixer.alike.weight.zero_()
+        mixer.alike.weight[0, 0] = 1.0
+        mixer.alike.bias.zero_()
+    pictures = torch.ones(1, 1, 3, H, W)
+    pictures[..., W // 2 :] = -1
+    start = torch.tensor([[[8.0, 16.0]]])
+    positions = start[:, None] + torch.tensor([4.0, 0.0])
+    index, static = torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long)
+    mixed = mix(mixer, positions, torch.ones(1, 1, 1, dtype=torch.bool), CarrySource(pictures, index, start, static))
+    near, _, home = mixed.alike[0, :, 0]
+    assert near[:, : W // 4 + 2].allclose(torch.tensor(1.0)) and near[:, W // 4 + 2 :].allclose(torch.tensor(-1.0))
+    assert home[:, : W // 4].allclose(torch.tensor(1.0)) and home[:, W // 4 :].allclose(torch.tensor(-1.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"look_widths": ()}, "look_widths"),
+        ({"mix_widths": (8, 0)}, "mix_widths"),
+        ({"features": 10, "heads": 4}, "features"),
+        ({"heads": 0}, "heads"),
+    ],
+)
+def test_wrong_settings_are_named(settings, words):
+    with pytest.raises(ValueError, match=words):
+        MixerConfig(**settings)
