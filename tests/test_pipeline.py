@@ -10,6 +10,7 @@ from motionstream import LiveTracks, MotionStreamPipeline, Tracks
 from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.config import ModelConfig
 from motionstream.presets import PRESETS, preset
+from motionstream.sampler.rollout import times_of
 from motionstream.tracks import drag_tracks, pin_tracks
 
 
@@ -53,6 +54,20 @@ def test_seed_prompt_and_tracks_matter(pipeline):
     assert np.abs(pipeline(PICTURE, motion, seed=1) - base).max() > 0
     assert np.abs(pipeline(PICTURE, motion, seed=0, prompt="night falls") - base).max() > 0
     assert np.abs(pipeline(PICTURE, Tracks.empty(21, pipeline.config.size), seed=0) - base).max() > 5
+
+
+def test_steps_are_the_student_s_first_and_may_change_between_chunks(pipeline):
+    own = pipeline.config.sampler.student_times
+    assert [times_of(own, steps) for steps in (1, 2, 3)] == [own[:1], own[:2], own]
+    assert times_of(own, 4) == (*own, own[-1] / 2)
+    assert times_of((1.0,), 3) == (1.0, 0.5, 0.25)
+    for wrong in (0, 5):
+        with pytest.raises(ValueError, match=f"steps = {wrong}: a chunk takes 1 to 4"):
+            pipeline.stream(PICTURE, steps=wrong)
+    changed, same = pipeline.stream(PICTURE), pipeline.stream(PICTURE)
+    np.testing.assert_array_equal(changed.step(), same.step())
+    changed.steps = 1
+    assert changed.steps == 1 and not np.array_equal(changed.step(), same.step())
 
 
 def test_later_tracks_never_change_earlier_frames(pipeline):

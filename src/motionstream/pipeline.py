@@ -20,6 +20,7 @@ from motionstream.memory import check_fits
 from motionstream.model.motion_model import MotionModel
 from motionstream.model.transformer import MotionTransformer
 from motionstream.presets import preset
+from motionstream.sampler.rollout import times_of
 from motionstream.scene import Picture, Scene
 from motionstream.stream import Stream
 from motionstream.tracks import Tracks
@@ -123,14 +124,16 @@ class MotionStreamPipeline:
         prompt: str = "",
         seed: int = 0,
         *,
-        steps: tuple[float, ...] | None = None,
+        steps: int | None = None,
         size: tuple[int, int] | None = None,
     ) -> Stream:
         """Begin an endless stream from ``image`` (a path, uint8 (H, W, 3) or a Pillow picture; fitted and cropped).
 
         ``size``: (height, width); without it the one of the model's sizes whose shape is nearest to the picture's.
+        ``steps``: denoising steps of a chunk, 1 to 4; as many as the model was distilled to when None.
         """
-        times = steps or self.config.sampler.student_times
+        own = self.config.sampler.student_times
+        times = own if steps is None else times_of(own, steps)
         return Stream(self.model, self.parts, image, prompt, seed, times=times, size=size)
 
     def chunks(

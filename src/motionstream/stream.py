@@ -12,7 +12,7 @@ import torch
 from motionstream.components import Components
 from motionstream.device_timing import StageClock
 from motionstream.model.motion_model import MotionModel
-from motionstream.sampler.rollout import Rollout
+from motionstream.sampler.rollout import Rollout, times_of
 from motionstream.scene import Picture, Scene, to_pictures
 from motionstream.tracks import Tracks
 
@@ -57,6 +57,15 @@ class Stream:
         self._rollout = Rollout(model, times=times, seed=seed, first_latent=self.scene.image.latent)
         self._decoder_state: Any = None
         self._frames_made = 0
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of a chunk. May be set at any time, 1 to 4, and takes effect with the next chunk."""
+        return len(self._rollout.times)
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        self._rollout.times = times_of(self.model.config.sampler.student_times, steps)
 
     @property
     def chunk(self) -> int:

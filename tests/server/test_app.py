@@ -40,7 +40,7 @@ def client() -> Iterator[TestClient]:
 
 
 def start(socket, picture: str = "checkers", **fields: object) -> None:
-    socket.send_json({"type": "start", "protocol": 1, "picture": picture, **fields})
+    socket.send_json({"type": "start", "protocol": 2, "picture": picture, **fields})
 
 
 def next_control(socket, kind: str) -> dict:
@@ -60,7 +60,7 @@ def next_chunk(socket) -> tuple[dict, np.ndarray, list[np.ndarray]]:
         if data:
             break
     magic, version, kind, length = struct.unpack_from("<2sBBI", data)
-    assert (magic, version, kind) == (b"MS", 1, 1)
+    assert (magic, version, kind) == (b"MS", 2, 1)
     header = json.loads(data[8 : 8 + length])
     count, place = header["frames"] * header["points"] * 2, 8 + length
     steps = np.frombuffer(data, "<i2", count, place).reshape(header["frames"], header["points"], 2)
@@ -79,10 +79,11 @@ def next_chunk(socket) -> tuple[dict, np.ndarray, list[np.ndarray]]:
 def test_a_drag_from_press_to_frames(client: TestClient) -> None:
     with client.websocket_connect("/ws") as socket:
         hello = socket.receive_json()
-        assert hello["type"] == "hello" and hello["protocol"] == 1
+        assert hello["type"] == "hello" and hello["protocol"] == 2
         assert hello["size"] == [32, 32] and hello["fps"] == 24 and hello["trained"] is False
         start(socket, prompt="black and white", seed=3)
-        assert next_control(socket, "started") == {"type": "started", "size": [32, 32], "fps": 24, "seed": 3}
+        started = {"type": "started", "size": [32, 32], "fps": 24, "seed": 3, "steps": 3}
+        assert next_control(socket, "started") == started
         socket.send_json({"type": "press", "t": 5.0, "gesture": 4, "x": 10, "y": 12, "radius": 0})
         accepted = next_control(socket, "accepted")
         assert accepted["command"] == "press" and accepted["gesture"] == 4
@@ -136,7 +137,7 @@ def test_a_full_engine_says_so(client: TestClient) -> None:
         ("{", "not JSON"),
         ('{"type": "explode"}', "'explode'"),
         ('{"type": "pause"}', "no stream runs"),
-        ('{"type": "start", "protocol": 1, "picture": "../etc/passwd"}', "there is no picture"),
+        ('{"type": "start", "protocol": 2, "picture": "../etc/passwd"}', "there is no picture"),
         ('{"type": "start", "protocol": 9, "picture": "checkers"}', "protocol is 9"),
     ],
 )

@@ -12,26 +12,8 @@ import torch
 
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.engine import Engine, EngineBusy
-from motionstream.server.session import (
-    Accepted,
-    Chunk,
-    Command,
-    Ended,
-    Erase,
-    Event,
-    Failed,
-    Limits,
-    Move,
-    Pause,
-    Pin,
-    Press,
-    Prompt,
-    Release,
-    Resume,
-    Session,
-    Started,
-    Stop,
-)
+from motionstream.server.session import Accepted, Chunk, Ended, Event, Failed, Limits, Session, Started
+from motionstream.session.commands import Erase, Move, Pause, Pin, Press, Prompt, Release, Resume, Steps, Stop
 from motionstream.tracks import LiveTracks, Tracks
 
 
@@ -174,7 +156,7 @@ def test_commands_are_accepted_with_the_frame_they_take_effect_in(engine: Engine
     engine.turn()
     accepted = [event for event in events(session) if isinstance(event, Accepted)]
     assert accepted == [Accepted("pin", 0, 1)]
-    session.submit(Prompt(time=clock.now, text="a red kite"))
+    session.submit(Prompt(time=clock.now, prompt="a red kite"))
     session.submit(press(clock, 2))
     engine.turn()  # the next chunk is not due yet: it is said at once all the same
     assert events(session) == [Accepted("prompt", 9), Accepted("press", 9, 2)]
@@ -191,7 +173,7 @@ def test_commands_are_accepted_with_the_frame_they_take_effect_in(engine: Engine
 def test_a_prompt_changes_the_next_chunk(engine: Engine, clock: Clock) -> None:
     session = engine.open(picture())
     engine.turn()
-    session.submit(Prompt(time=clock.now, text="a red kite"))
+    session.submit(Prompt(time=clock.now, prompt="a red kite"))
     run(engine, clock, 0.4)
     made = chunks(session)
     twin = engine.pipeline.stream(picture())
@@ -246,7 +228,7 @@ def test_more_commands_than_may_wait_are_refused(engine: Engine, clock: Clock) -
     session = engine.open(picture())
     with pytest.raises(ValueError, match="4096 commands are waiting"):
         for _ in range(5000):
-            session.submit(Prompt(time=clock.now, text="more"))
+            session.submit(Prompt(time=clock.now, prompt="more"))
 
 
 def test_the_overlay_is_bounded(pipeline: MotionStreamPipeline, clock: Clock) -> None:
@@ -259,6 +241,23 @@ def test_the_overlay_is_bounded(pipeline: MotionStreamPipeline, clock: Clock) ->
     (chunk,) = chunks(session)
     assert chunk.positions.shape == (9, 10, 2)
     assert sum(group.count for group in chunk.groups) == 10
+
+
+def test_steps_change_the_next_chunk(engine: Engine, clock: Clock) -> None:
+    session = engine.open(picture(), steps=2)
+    engine.turn()
+    session.submit(Steps(time=clock.now, steps=4))
+    session.submit(Steps(time=clock.now, steps=9))
+    run(engine, clock, 0.4)
+    seen = events(session)
+    assert isinstance(seen[0], Started) and seen[0].steps == 2
+    assert seen[1] == Accepted("steps", 9)
+    assert isinstance(seen[2], Failed) and "steps = 9" in seen[2].message
+    twin = engine.pipeline.stream(picture(), steps=2)
+    made = [event for event in seen if isinstance(event, Chunk)]
+    assert np.array_equal(made[0].frames, twin.step())
+    twin.steps = 4
+    assert np.array_equal(made[1].frames, twin.step())
 
 
 # ---------------------------------------------------------------------------------------- pause, stop, viewers
@@ -352,7 +351,7 @@ def test_an_error_ends_its_own_stream_only(engine: Engine, clock: Clock) -> None
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    engine._players[broken].stream.step = fail  # type: ignore[assignment]
+    engine._players[broken].take.stream.step = fail  # type: ignore[assignment]
     run(engine, clock, 1.0)
     failed, ended = events(broken)[-2:]
     assert isinstance(failed, Failed) and failed.fatal and isinstance(ended, Ended)
@@ -414,7 +413,3 @@ def test_loading_and_broken_are_told_apart(clock: Clock) -> None:
 def test_limits_name_what_is_wrong(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} = 0"):
         Limits(**{name: 0})
-
-
-def test_every_command_has_the_name_of_the_protocol() -> None:
-    assert {kind(time=0.0).name for kind in (Pause, Resume, Stop, Command)} == {"pause", "resume", "stop", "command"}

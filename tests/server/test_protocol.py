@@ -6,25 +6,22 @@ import numpy as np
 import pytest
 
 from motionstream.server.protocol import MAX_MESSAGE, MAX_SAMPLES, Start, ViewerClock, chunk_message, parse
-from motionstream.server.session import Chunk, Erase, Move, Pause, Pin, Press, Prompt, Release, Resume, Stop
+from motionstream.server.session import Chunk
+from motionstream.session.commands import Move, Press
 
 
 def read(content: object, now: float = 50.0):
     return parse(content if isinstance(content, str) else json.dumps(content), now, ViewerClock())
 
 
-def test_every_kind_of_message() -> None:
-    at = {"time": 50.0, "sent": 7.0}
-    assert read({"type": "start", "protocol": 1, "picture": "cat"}) == Start("cat")
-    press = {"gesture": 1, "x": 2.5, "y": 3}
-    assert read({"type": "press", "t": 7, **press}) == [Press(gesture=1, x=2.5, y=3, **at)]
-    pin = {"type": "pin", "t": 7, **press, "radius": 0, "spacing": 4}
-    assert read(pin) == [Pin(gesture=1, x=2.5, y=3, radius=0, spacing=4, **at)]
-    assert read({"type": "release", "t": 7, "gesture": 1}) == [Release(gesture=1, **at)]
-    assert read({"type": "erase", "t": 7, "gesture": 1}) == [Erase(gesture=1, **at)]
-    assert read({"type": "prompt", "t": 7, "prompt": "a cat"}) == [Prompt(text="a cat", **at)]
-    for name, kind in (("pause", Pause), ("resume", Resume), ("stop", Stop)):
-        assert read({"type": name, "t": 7}) == [kind(time=50.0)]
+def test_a_start_and_a_command() -> None:
+    assert read({"type": "start", "protocol": 2, "picture": "cat"}) == Start("cat")
+    full = {"type": "start", "protocol": 2, "t": 7, "picture": "cat", "prompt": "it sits", "seed": 3, "steps": 2}
+    assert read(full) == Start("cat", "it sits", 3, 2)
+    press = {"type": "press", "t": 7, "gesture": 1, "x": 2.5, "y": 3}
+    assert read(press) == [Press(gesture=1, x=2.5, y=3, time=50.0, sent=7.0)]
+    del press["t"]
+    assert read(press) == [Press(gesture=1, x=2.5, y=3, time=50.0)]
 
 
 def test_samples_keep_the_time_between_them() -> None:
@@ -44,10 +41,10 @@ def test_samples_keep_the_time_between_them() -> None:
         ({}, "lacks 'type'"),
         ({"type": 3}, "type is 3"),
         ({"type": "start", "picture": "cat"}, "lacks 'protocol'"),
-        ({"type": "start", "protocol": 2, "picture": "cat"}, "protocol is 2"),
-        ({"type": "start", "protocol": 1, "picture": "c" * 65}, "at most 64 characters"),
-        ({"type": "start", "protocol": 1, "picture": "cat", "seed": -1}, "seed is -1"),
-        ({"type": "start", "protocol": 1, "picture": "cat", "seed": True}, "seed is True"),
+        ({"type": "start", "protocol": 1, "picture": "cat"}, "protocol is 1"),
+        ({"type": "start", "protocol": 2, "picture": "c" * 65}, "at most 64 characters"),
+        ({"type": "start", "protocol": 2, "picture": "cat", "seed": -1}, "seed is -1"),
+        ({"type": "start", "protocol": 2, "picture": "cat", "seed": True}, "seed is True"),
         ({"type": "press", "gesture": 1, "x": 1}, "lacks 'y'"),
         ({"type": "press", "gesture": 1, "x": 1, "y": "2"}, "y is '2'"),
         ({"type": "press", "gesture": 1.5, "x": 1, "y": 2}, "gesture is 1.5"),
@@ -55,7 +52,7 @@ def test_samples_keep_the_time_between_them() -> None:
         ('{"type": "press", "gesture": 1, "x": 1e999, "y": 2}', "x is inf"),
         ({"type": "press", "gesture": 1, "x": 1, "y": 2, "radius": -1}, "radius is -1"),
         ({"type": "move", "gesture": 1, "samples": []}, r"samples is \[\]"),
-        ({"type": "move", "gesture": 1, "samples": [[1, 2]]}, "a sample is"),
+        ({"type": "move", "gesture": 1, "samples": [[1, 2]]}, r"samples has \[1, 2\]; one is \[x, y, t\]"),
         ({"type": "move", "gesture": 1, "samples": [[1, None, 2]]}, "samples' y is None"),
         ({"type": "move", "gesture": 1, "samples": [[0, 0, 0]] * (MAX_SAMPLES + 1)}, f"1 to {MAX_SAMPLES}"),
         ({"type": "prompt", "prompt": "p" * 501}, "at most 500 characters"),

@@ -16,6 +16,9 @@ from motionstream.model.flow import add_noise, hold_picture, keyed_noise, veloci
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.motion_model import Conditions, MotionModel
 
+MAX_STEPS = 4
+"""Denoising steps that may be asked of any student."""
+
 
 class Rollout:
     """Generates a stream chunk by chunk.
@@ -130,3 +133,15 @@ def rollout(
     )
     for chunk in conditions:
         yield state.step(chunk)
+
+
+def times_of(student_times: tuple[float, ...], steps: int) -> tuple[float, ...]:
+    """Noise levels for another number of steps than the student's own: 1 to MAX_STEPS, or as many as it has.
+
+    The first ones of ``student_times``, for Self-Forcing trains every one of them as the last. Steps beyond those go on
+    from there, halving the level each time.
+    """
+    most = max(MAX_STEPS, len(student_times))
+    if not 1 <= steps <= most:
+        raise ValueError(f"steps = {steps}: a chunk takes 1 to {most} denoising steps")
+    return (*student_times, *(student_times[-1] / 2**n for n in range(1, steps)))[:steps]

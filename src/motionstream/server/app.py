@@ -285,7 +285,7 @@ class Viewer:
                 loop.call_soon_threadsafe(self._something.set)
 
         try:
-            self.session = self.engine.open(picture, start.prompt, start.seed, notify)
+            self.session = self.engine.open(picture, start.prompt, start.seed, notify, steps=start.steps)
         except EngineBusy as error:
             self._reply(Failed(str(error), "start", fatal=True))
 

@@ -1,7 +1,7 @@
 """The engine: one worker thread owns the model and runs a few paced streams on it. It knows no transport.
 
 Viewers hold a `Session`: they `submit` commands and `take` events, from any thread. Everything else (the pipeline,
-its streams, `LiveTracks`) is touched by the worker alone. Times are seconds on the engine's clock; frames are counted
+its streams and takes) is touched by the worker alone. Times are seconds on the engine's clock; frames are counted
 from the start of a stream; points are (x, y) pixels with (0, 0) the centre of the top-left pixel.
 """
 
@@ -20,7 +20,9 @@ import torch
 
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.player import Player
-from motionstream.server.session import Ended, Failed, Limits, Session, Started, Stop
+from motionstream.server.session import Ended, Failed, Limits, Session, Started
+from motionstream.session.commands import Stop
+from motionstream.session.take import Take
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +92,17 @@ class Engine:
         return len(self._sessions)
 
     def open(
-        self, picture: np.ndarray, prompt: str = "", seed: int = 0, notify: Callable[[], None] = lambda: None
+        self,
+        picture: np.ndarray,
+        prompt: str = "",
+        seed: int = 0,
+        notify: Callable[[], None] = lambda: None,
+        *,
+        steps: int | None = None,
     ) -> Session:
         """Begin a stream from ``picture``, uint8 (H, W, 3) of any size; the first chunk is made at once.
+
+        ``steps``: denoising steps of a chunk, the model's own when None.
 
         ``notify`` is called, from the worker, whenever there is something to ``take``. Raises EngineBusy while the
         model is loading or all sessions are taken. What goes wrong later is told to the session as `Failed`.
@@ -104,7 +114,7 @@ class Engine:
             # Those that were closed are ended by the worker before it begins this one.
             if sum(not session.closed for session in self._sessions) >= self.limits.sessions:
                 raise EngineBusy(f"all {self.limits.sessions} streams are taken; try again when one has stopped")
-            session = Session(picture, prompt, seed, self.limits, notify, self.wake)
+            session = Session(picture, prompt, seed, steps, self.limits, notify, self.wake)
             self._sessions.append(session)
         self.wake()
         return session
@@ -173,9 +183,9 @@ class Engine:
 
     def _attend(self, session: Session) -> None:
         if session not in self._players and not session.closed:
-            stream = self.pipeline.stream(session.picture, session.prompt, session.seed)
-            self._players[session] = Player(session, stream, self.limits, self.clock)
-            session.put(Started(stream.size, stream.fps, session.seed))
+            stream = self.pipeline.stream(session.picture, session.prompt, session.seed, steps=session.steps)
+            self._players[session] = Player(session, Take(stream), self.limits, self.clock)
+            session.put(Started(stream.size, stream.fps, session.seed, stream.steps))
         player = self._players.get(session)
         for command in session.commands():
             if isinstance(command, Stop):

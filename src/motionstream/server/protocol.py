@@ -9,36 +9,27 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import simplejpeg
 
-from motionstream.server.session import (
-    Chunk,
+from motionstream.server.session import Chunk, Control, Limits
+from motionstream.session.commands import (
+    MAX_PROMPT,
+    MAX_SAMPLES,
+    MAX_SEED,
+    MAX_STEPS,
     Command,
-    Control,
-    Erase,
-    Limits,
-    Move,
-    Pause,
-    Pin,
-    Press,
-    Prompt,
-    Release,
-    Resume,
-    Stop,
+    from_json,
+    read_time,
 )
+from motionstream.session.fields import Text, Whole, read_fields
 
-VERSION = 1
+VERSION = 2
 
 MAX_MESSAGE = 32 * 1024  # bytes of one message from the viewer
-MAX_PROMPT = 500  # characters
-MAX_SAMPLES = 256  # of the pointer in one message
-MAX_PIXELS = 1e5  # a coordinate beyond this is a broken message
-MAX_SEED = 2**31 - 1
 
 MAGIC = b"MS"
 JPEG = 1  # the kind of a binary message
@@ -52,9 +43,10 @@ HIDDEN = -(2**15)
 class Start:
     """The viewer asks for a stream from a picture of the gallery or one it uploaded."""
 
-    picture: str
-    prompt: str = ""
-    seed: int = 0
+    picture: Annotated[str, Text(64)]
+    prompt: Annotated[str, Text(MAX_PROMPT)] = ""
+    seed: Annotated[int, Whole(0, MAX_SEED)] = 0
+    steps: Annotated[int | None, Whole(1, MAX_STEPS)] = None  # the model's own when None
 
 
 class ViewerClock:
@@ -94,137 +86,25 @@ def parse(text: str, now: float, clock: ViewerClock) -> Start | list[Command]:
         raise ValueError(f"the message is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"the message is a {type(content).__name__}; send a JSON object")
-    fields = Fields(content)
-    kind = fields.text("type", 32)
-    if kind == "start":
-        message: Start | list[Command] = _start(fields)
-    elif kind in _COMMANDS:
-        sent = fields.number("t", 0, 1e12, None)
-        if sent is not None:
-            clock.arrived(sent, now)
-        message = _COMMANDS[kind](
-            fields, _Moment(now if sent is None else clock.to_server(sent, now), sent, now, clock)
-        )
-    else:
-        raise ValueError(f"type is {kind!r}; known are start, {', '.join(_COMMANDS)}")
-    fields.check_all_read()
-    return message
+    sent = read_time(content)
+    if sent is not None:
+        clock.arrived(sent, now)
+    if content.get("type") == "start":
+        return _start(content)
+    return from_json(content, lambda t: (now, None) if t is None else (clock.to_server(t, now), t))
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number that JSON has")
 
 
-@dataclass(frozen=True)
-class _Moment:
-    """When a message was meant: on the server's clock, on the viewer's; and what other times need."""
-
-    time: float
-    sent: float | None
-    now: float
-    clock: ViewerClock
-
-
-class Fields:
-    """Reads the fields of a message, checking each; `check_all_read` refuses those nobody asked for."""
-
-    def __init__(self, content: dict[str, Any]) -> None:
-        self._content = content
-        self._read: set[str] = set()
-
-    def _get(self, name: str, default: Any) -> Any:
-        self._read.add(name)
-        value = self._content.get(name, default)
-        if value is ...:
-            raise ValueError(f"the message lacks {name!r}")
-        return value
-
-    def text(self, name: str, longest: int, default: Any = ...) -> str:
-        value = self._get(name, default)
-        if not isinstance(value, str) or len(value) > longest:
-            raise ValueError(f"{name} is {_short(value)}; give a text of at most {longest} characters")
-        return value
-
-    def number(self, name: str, low: float, high: float, default: Any = ...) -> Any:
-        value = self._get(name, default)
-        return value if value is None and default is None else _number(name, value, low, high)
-
-    def integer(self, name: str, low: int, high: int, default: Any = ...) -> int:
-        value = self._get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"{name} is {_short(value)}; give a whole number from {low} to {high}")
-        return value
-
-    def samples(self, name: str) -> list[list[float]]:
-        value = self._get(name, ...)
-        if not isinstance(value, list) or not 1 <= len(value) <= MAX_SAMPLES:
-            raise ValueError(f"{name} is {_short(value)}; give 1 to {MAX_SAMPLES} samples [x, y, t]")
-        for sample in value:
-            if not isinstance(sample, list) or len(sample) != 3:
-                raise ValueError(f"{name} has {_short(sample)}; a sample is [x, y, t]")
-            for axis, most in zip("xyt", (MAX_PIXELS, MAX_PIXELS, 1e12), strict=True):
-                _number(f"{name}' {axis}", sample["xyt".index(axis)], -most, most)
-        return value
-
-    def check_all_read(self) -> None:
-        unknown = sorted(set(self._content) - self._read)
-        if unknown:
-            raise ValueError(f"unknown field {_short(unknown[0])}")
-
-
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{name} is {_short(value)}; give a number from {low:g} to {high:g}")
-    return float(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:40] + "..."
-
-
-def _start(fields: Fields) -> Start:
-    version = fields.integer("protocol", 0, 10**6)
+def _start(content: dict[str, Any]) -> Start:
+    if "protocol" not in content:
+        raise ValueError("the message lacks 'protocol'")
+    version = Whole(0, 10**6).check("protocol", content["protocol"])
     if version != VERSION:
         raise ValueError(f"protocol is {version}, this server speaks {VERSION}; reload the page")
-    fields.number("t", 0, 1e12, None)
-    seed = fields.integer("seed", 0, MAX_SEED, 0)
-    return Start(fields.text("picture", 64), fields.text("prompt", MAX_PROMPT, ""), seed)
-
-
-def _press(kind: type[Press]) -> Callable[[Fields, _Moment], list[Command]]:
-    def read(fields: Fields, at: _Moment) -> list[Command]:
-        x, y = (fields.number(axis, -MAX_PIXELS, MAX_PIXELS) for axis in "xy")
-        spacing, radius = fields.number("spacing", 1, 1000, 8.0), fields.number("radius", 0, 1000, 16.0)
-        number = _gesture(fields)
-        return [kind(time=at.time, sent=at.sent, gesture=number, x=x, y=y, spacing=spacing, radius=radius)]
-
-    return read
-
-
-def _move(fields: Fields, at: _Moment) -> list[Command]:
-    number = _gesture(fields)
-    return [
-        Move(time=at.clock.to_server(t, at.now), sent=t, gesture=number, x=float(x), y=float(y))
-        for x, y, t in fields.samples("samples")
-    ]
-
-
-def _gesture(fields: Fields) -> int:
-    return fields.integer("gesture", 0, 2**31 - 1)
-
-
-_COMMANDS: dict[str, Callable[[Fields, _Moment], list[Command]]] = {
-    "press": _press(Press),
-    "pin": _press(Pin),
-    "move": _move,
-    "release": lambda fields, at: [Release(time=at.time, sent=at.sent, gesture=_gesture(fields))],
-    "erase": lambda fields, at: [Erase(time=at.time, sent=at.sent, gesture=_gesture(fields))],
-    "prompt": lambda fields, at: [Prompt(time=at.time, sent=at.sent, text=fields.text("prompt", MAX_PROMPT))],
-    "pause": lambda fields, at: [Pause(time=at.time)],
-    "resume": lambda fields, at: [Resume(time=at.time)],
-    "stop": lambda fields, at: [Stop(time=at.time)],
-}
+    return Start(**read_fields(Start, content, besides=("type", "t", "protocol")))
 
 
 # ------------------------------------------------------------------------------------------------- to the viewer

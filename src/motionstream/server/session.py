@@ -1,4 +1,4 @@
-"""What passes between a viewer and the engine: commands in, events out, and the `Session` that carries both.
+"""What passes between a viewer and the engine: events out, and the `Session` that carries them and the commands in.
 
 Points are (x, y) pixels with (0, 0) the centre of the top-left pixel; times are seconds; frames are counted from the
 start of the stream.
@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+from motionstream.session.commands import Command, Move
+from motionstream.session.director import TrackGroup
 
 
 @dataclass(frozen=True)
@@ -30,93 +33,14 @@ class Limits:
                 raise ValueError(f"{name} = {value}: give 1 to 100000")
 
 
-# ---------------------------------------------------------------------------------------------------- commands
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """``time``: when it was meant, on the engine's clock. ``sent``: the same moment on the viewer's clock; the chunk
-    that shows it gives it back, so that the viewer can tell how long it took."""
-
-    time: float
-    sent: float | None = None
-
-    @property
-    def name(self) -> str:
-        return type(self).__name__.lower()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Press(Command):
-    """Begin to drag: a grid of points ``spacing`` apart within ``radius`` pixels. The viewer chooses the number."""
-
-    gesture: int
-    x: float
-    y: float
-    spacing: float = 8
-    radius: float = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pin(Press):
-    """A static grid: what it covers stays where it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Move(Command):
-    """Where the pointer of a drag is. Moves of gestures that are gone already are ignored."""
-
-    gesture: int
-    x: float
-    y: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Release(Command):
-    """Let a drag or a pin go. Ignored when it is gone already."""
-
-    gesture: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Erase(Command):
-    """Take a gesture away from the next chunk on."""
-
-    gesture: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt(Command):
-    """Another sentence, from the next chunk on."""
-
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pause(Command):
-    """Make no more chunks until resumed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resume(Command):
-    """Go on where the stream was paused."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stop(Command):
-    """End the stream."""
-
-
-# ------------------------------------------------------------------------------------------------------ events
-
-
 @dataclass(frozen=True)
 class Started:
-    """The stream exists. ``size`` is (height, width)."""
+    """The stream exists. ``size`` is (height, width), ``steps`` the number of denoising steps."""
 
     size: tuple[int, int]
     fps: float
     seed: int
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -143,15 +67,6 @@ class Ended:
     """The last event of every session."""
 
     reason: str
-
-
-@dataclass(frozen=True)
-class TrackGroup:
-    """``count`` neighbouring points of the overlay belong to one gesture."""
-
-    gesture: int
-    kind: str  # press | pin
-    count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,11 +101,12 @@ class Session:
         picture: np.ndarray,
         prompt: str,
         seed: int,
+        steps: int | None,
         limits: Limits,
         notify: Callable[[], None],
         wake: Callable[[], None],
     ) -> None:
-        self.picture, self.prompt, self.seed = picture, prompt, seed
+        self.picture, self.prompt, self.seed, self.steps = picture, prompt, seed, steps
         self.closed = False  # the viewer is gone
         self.ended = False  # nothing will come any more
         self._limits, self._notify, self._wake = limits, notify, wake

@@ -1,7 +1,7 @@
 // The protocol's side of the page: one WebSocket that comes back by itself, control as JSON, chunks as binary.
 // docs/protocol.md says what the messages mean.
 
-export const VERSION = 1;
+export const VERSION = 2;
 const PREFIX = 8; // bytes before the header: "MS", version, kind, length of the header
 const JPEG = 1;
 const HIDDEN = -32768;

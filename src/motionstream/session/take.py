@@ -1,0 +1,73 @@
+"""A take: one stream under one director. What its frames are, whatever the pace at which they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from motionstream.session.commands import Command, Prompt, Steps
+from motionstream.session.director import Director
+from motionstream.stream import Stream
+from motionstream.tracks import Tracks
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What went into one chunk: its index, its number of frames, when its tracks were cut (seconds on the take's
+    clock), and the commands that were obeyed since the last."""
+
+    chunk: int
+    frames: int
+    cut: float
+    commands: tuple[Command, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One chunk: ``frames`` uint8 (T, H, W, 3) from frame ``first`` on, and the tracks they follow."""
+
+    first: int
+    frames: np.ndarray
+    tracks: Tracks
+
+
+class Take:
+    """Obeys every command that says something about frames, and makes chunks.
+
+    The same entries give the same frames, bit for bit, so ``record``, which is told of every chunk before it is handed
+    out, is all that a recording needs. Times are seconds on any one clock.
+    """
+
+    def __init__(self, stream: Stream, record: Callable[[Entry], object] = lambda entry: None) -> None:
+        self.stream, self.record = stream, record
+        self.director = Director(stream.size, stream.fps)
+        self.chunk = 0  # the index of the chunk made next
+        self._obeyed: list[Command] = []
+
+    def obey(self, command: Command) -> bool:
+        """Carry out a command; False where it had no effect. ValueError, saying why, where it cannot be done."""
+        match command:
+            case Prompt():
+                self.stream.prompt = command.prompt
+            case Steps():
+                self.stream.steps = command.steps
+            case _ if not self.director.obey(command):
+                return False
+        self._obeyed.append(command)
+        return True
+
+    def make(self, now: float) -> Shot:
+        """Cut the tracks at ``now`` and make the next chunk of them. Call `settle` once its frames are on their way."""
+        first = self.stream.frame
+        tracks = self.director.cut(self.stream.next_frames, now)
+        frames = self.stream.step(tracks)
+        self.record(Entry(self.chunk, len(frames), now, tuple(self._obeyed)))
+        self.chunk += 1
+        self._obeyed.clear()
+        return Shot(first, frames, tracks)
+
+    def settle(self) -> None:
+        """Do what the next chunk needs and the last one did not have to wait for."""
+        self.stream.settle()

@@ -1,0 +1,113 @@
+"""The director against gestures made by hand, and against itself."""
+
+import numpy as np
+import pytest
+
+from motionstream.session.commands import Command, Erase, Move, Path, Pin, Press, Release
+from motionstream.session.director import Director, TrackGroup
+from motionstream.tracks import LiveTracks
+
+SIZE = (32, 48)
+
+
+def perform(director: Director, script: list[Command | tuple[int, float]]) -> list:
+    """Obey commands and cut (frames, moment), in the order of the script; the cuts' tracks."""
+    cuts = []
+    for step in script:
+        if isinstance(step, Command):
+            director.obey(step)
+        else:
+            cuts.append(director.cut(*step))
+    return cuts
+
+
+def busy(seed: int = 0) -> list[Command | tuple[int, float]]:
+    """A few seconds of everything at once."""
+    random = np.random.default_rng(seed)
+    script: list[Command | tuple[int, float]] = [
+        Press(time=0.0, gesture=7, x=10, y=10),
+        Pin(time=0.01, gesture=3, x=30, y=20, radius=5, spacing=4),
+        Path(time=0.02, gesture=9, points=((5, 5), (20, 9), (40, 30)), speed=20, delay=0.3, release=True),
+        (9, 0.05),
+    ]
+    for chunk in range(8):
+        moments = np.sort(random.uniform(chunk / 2, chunk / 2 + 0.5, 12))
+        places = random.uniform(-9, 50, (12, 2))
+        script += [Move(time=t, gesture=7, x=x, y=y) for t, (x, y) in zip(moments, places, strict=True)]
+        script.append((12, chunk / 2 + 0.5))
+    return [*script, Release(time=4.1, gesture=7), Erase(time=4.2, gesture=3), (12, 4.5), (12, 5.0)]
+
+
+def test_the_same_commands_and_cuts_give_the_same_tracks() -> None:
+    first, second = (perform(Director(SIZE, 24), busy()) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert np.array_equal(one.positions, other.positions) and np.array_equal(one.visible, other.visible)
+        assert np.array_equal(one.ids, other.ids)
+    other = perform(Director(SIZE, 24), busy(seed=1))
+    assert not np.array_equal(first[3].positions, other[3].positions)
+    assert first[-1].count == 0, "released, erased and walked to its end"
+
+
+def test_every_kind_of_gesture_is_what_live_tracks_make_of_it() -> None:
+    director, live = Director(SIZE, 24), LiveTracks(SIZE, 24)
+    director.obey(Press(time=1.0, gesture=5, x=10, y=10, radius=8, spacing=4))
+    director.obey(Pin(time=1.0, gesture=2, x=30, y=20, radius=3, spacing=3))
+    line = ((5.0, 5.0), (40.0, 5.0))
+    director.obey(Path(time=1.0, gesture=8, points=line, duration=1.5, delay=0.25, ease="smooth", radius=0))
+    drag = live.drag(10, 10, radius=8, spacing=4, time=1.0)
+    live.pin(30, 20, radius=3, spacing=3)
+    live.path(line, start=0.25, duration=1.5, ease="smooth", radius=0)
+    for chunk, frames in enumerate((9, 12, 12, 12)):
+        time = 1.5 + chunk / 2
+        director.obey(Move(time=time - 0.1, gesture=5, x=10 + chunk, y=12))
+        live.move(drag, 10 + chunk, 12, time - 0.1)
+        one, other = director.cut(frames, time), live.cut(frames, time)
+        assert np.array_equal(one.positions, other.positions) and np.array_equal(one.visible, other.visible)
+    assert np.allclose(one.positions[-1, -1], [40, 5]), "the path ends where it was drawn to"
+
+
+def test_a_path_that_releases_is_forgotten_and_may_be_drawn_anew() -> None:
+    director = Director(SIZE, 24)
+    path = Path(time=0, gesture=1, points=((5, 5), (20, 5)), duration=0.2, release=True)
+    director.obey(path)
+    tracks = director.cut(9, 0.1)
+    assert tracks.visible[0].all() and not tracks.visible[-1].any()
+    assert director.overlay(tracks, 100)[1] == (TrackGroup(1, "path", tracks.count),), "it is shown in its last chunk"
+    assert not director.obey(Release(time=0.2, gesture=1)), "it is gone already"
+    assert director.obey(path)
+
+
+def test_what_cannot_be_done_is_refused_and_changes_nothing() -> None:
+    director, twin = Director(SIZE, 24), Director(SIZE, 24)
+    for one in (director, twin):
+        one.obey(Press(time=0, gesture=1, x=5, y=5))
+    for command, word in (
+        (Press(time=0, gesture=1, x=9, y=9), "gesture 1 exists already"),
+        (Path(time=0, gesture=2, points=((99, 5), (20, 5)), speed=3), "outside the picture"),
+        (Path(time=0, gesture=2, points=((9, 5), (20, 5))), "give exactly one"),
+        (Erase(time=0, gesture=2), "no gesture 2 to erase"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            director.obey(command)
+    assert not director.obey(Move(time=0, gesture=2, x=1, y=1))
+    assert np.array_equal(director.cut(9, 1.0).positions, twin.cut(9, 1.0).positions)
+
+
+def test_times_that_run_backwards_are_taken_as_the_last() -> None:
+    director = Director(SIZE, 24)
+    director.obey(Press(time=5, gesture=1, x=5, y=5))
+    director.obey(Move(time=4, gesture=1, x=9, y=5))
+    director.obey(Release(time=3, gesture=1))
+    assert director.cut(9, 5.5).count
+
+
+def test_the_overlay_says_whose_points_they_are() -> None:
+    director = Director(SIZE, 24)
+    director.obey(Press(time=0, gesture=4, x=5, y=5, radius=40, spacing=2))
+    director.obey(Pin(time=0, gesture=2, x=30, y=20, radius=0))
+    tracks = director.cut(9, 0.4)
+    positions, groups = director.overlay(tracks, 10)
+    assert positions.shape == (9, 10, 2)
+    assert [(group.gesture, group.kind) for group in groups] == [(4, "press"), (2, "pin")]
+    assert sum(group.count for group in groups) == 10
+    assert np.array_equal(positions[0, -1], [30, 20])
