@@ -10,6 +10,8 @@ def test_the_environment_names_hardware_versions_and_command(monkeypatch):
     found = environment.environment()
     assert found["versions"]["torch"] == torch.__version__ and found["device"] == "cpu" and found["processor"]
     assert found["command"] == "motionstream evaluate rendered --model 'my model'"
+    monkeypatch.setattr("sys.argv", ["/somewhere/motionstream/__main__.py", "doctor"])
+    assert environment.environment()["command"] == "motionstream doctor"
     assert found["commit"] is None or len(found["commit"].rstrip("+")) == 12
 
 

@@ -155,3 +155,15 @@ def test_the_drift_curve_falls_where_the_picture_fades_and_not_outside_the_mask(
     assert (metrics.drift_curve(frames, picture, below, window=3) == metrics.MAX_PSNR).all()
     with pytest.raises(ValueError, match="2 frames hold no window of 3"):
         metrics.drift_curve(frames[:2], picture, window=3)
+
+
+def test_blocks_are_steps_at_the_edges_of_cells():
+    slope = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, None, :, None], (1, 64, 64, 3))
+    tilted = slope + slope.transpose(0, 2, 1, 3)
+    assert metrics.blockiness(tilted) == pytest.approx(1, abs=1e-3)
+    cells = (np.arange(64) // 8 * 20).astype(np.uint8)
+    stairs = tilted + cells[None, None, :, None] // 4 + cells[None, :, None, None] // 4
+    # a step of 1 everywhere, and 5 more at every edge
+    assert metrics.blockiness(stairs) == pytest.approx(6, abs=1e-2)
+    with pytest.raises(ValueError, match="two cells"):
+        metrics.blockiness(tilted[:, :8])

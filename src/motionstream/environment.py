@@ -18,6 +18,12 @@ import torch
 from motionstream import __version__
 
 
+def _program() -> str:
+    """What was called; `python -m motionstream` is the command of that name."""
+    name = Path(sys.argv[0]).name
+    return "motionstream" if name == "__main__.py" else name
+
+
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Hardware, versions, commit, command and time of a measurement."""
     on_gpu = torch.device(device).type == "cuda"
@@ -35,7 +41,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
             **(_cuda_versions() if on_gpu else {}),
         },
         "commit": commit(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

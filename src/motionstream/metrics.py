@@ -75,6 +75,21 @@ def ssim(video: Video, reference: Video) -> Tensor:
     return frames.reshape(clips, length).mean(dim=1)
 
 
+def blockiness(video: Video, cell: int = 8) -> float:
+    """Mean step of brightness across the edges of ``cell``-pixel cells relative to that between other neighbouring
+    pixels: 1 where there are no blocks. Steps at edges include the picture's own, so compare a picture with itself."""
+    frames = as_batch(video).mean(dim=1)  # B T H W
+    if min(frames.shape[2:]) < 2 * cell:
+        raise ValueError(f"a picture of {tuple(frames.shape[2:])} has no two cells of {cell} pixels a side")
+    at_edges, elsewhere = [], []
+    for axis in (2, 3):
+        steps = frames.diff(dim=axis).abs().mean(dim=[d for d in range(4) if d != axis])
+        edge = torch.arange(1, len(steps) + 1) % cell == 0
+        at_edges.append(steps[edge])
+        elsewhere.append(steps[~edge])
+    return float(torch.cat(at_edges).mean() / torch.cat(elsewhere).mean().clamp(min=1e-6))
+
+
 def moved_frames(positions: np.ndarray, visible: np.ndarray, least: float = 4.0) -> np.ndarray:
     """bool (T, N): frames at which a point is visible and at least ``least`` pixels from where it was in frame 0.
 

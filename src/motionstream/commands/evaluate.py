@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
+
+BELONGS = {
+    "clips": ("rendered", "drift"),
+    "speed": ("rendered",),
+    "seconds": ("drift",),
+    "causal": ("drift",),
+    "held": ("drift",),
+    "mixture": ("drift",),
+    "output": ("rendered", "drift"),
+    "figure": ("drift",),
+    "photographs": ("gallery",),
+    "only": ("gallery",),
+    "folder": ("gallery",),
+}
+"""Options that are of some evaluations only."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +36,18 @@ Measure how well a model follows, against references that need no model.
 rendered: on held-out rendered clips, whose tracks are known exactly.
 drift: over long streams whose drags are taken up anew, with and without an attention sink; several models side by
 side.
+gallery: on photographs that no training has seen; makes a sheet of each and a page of them all.
 
 Examples:
   motionstream evaluate rendered
   motionstream evaluate drift --seconds 20 --output drift.json --figure drift.png
   motionstream evaluate drift --model nano --model work/nano/model --causal c3s1w1
   motionstream evaluate rendered --clips 16 --seed 1 --output results.json
-  motionstream evaluate rendered --speed 12"""
+  motionstream evaluate rendered --speed 12
+  motionstream evaluate gallery
+  motionstream evaluate gallery --only owl --folder work/gallery"""
 
-    name: tyro.conf.Positional[Literal["rendered", "drift"]]
+    name: tyro.conf.Positional[Literal["rendered", "drift", "gallery"]]
     """Which evaluation."""
     model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """An embedded model, or a folder with one; nano when none is named. drift takes several, the first being what the
@@ -48,14 +67,21 @@ Examples:
     seed: int = 0
     """Which clips, and which noise."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.json")] = None
-    """Also write the numbers."""
+    """Also write the numbers (rendered, drift)."""
     figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
     """Also draw the curves (drift)."""
+    photographs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("examples/photographs")
+    """Photographs, their credits and what is tried on them, see the one that is there (gallery)."""
+    only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = ()
+    """Of the photographs only these (gallery)."""
+    folder: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("docs/gallery")
+    """Where sheets, page and numbers are written (gallery)."""
     untrained: bool = False
     """Accept weights that were not trained."""
 
     def run(self) -> None:
         """Check the options, then evaluate; the evaluation prints its own table."""
+        self._check_options()
         if self.clips is not None and not 1 <= self.clips <= 100_000:
             raise ValueError(f"--clips is {self.clips}; give 1 to 100000")
         if self.speed is not None and not 0 < self.speed < math.inf:
@@ -65,13 +91,18 @@ Examples:
         for path, kind in ((self.output, ".json"), (self.figure, ".png")):
             if path is not None:
                 check_output(path, (kind,))
-        if self.name == "drift":
-            if self.speed is not None:
-                raise ValueError("--speed belongs to evaluate rendered; leave it out")
-            self._drift()
-            return
-        if len(self.model) > 1 or self.causal or self.held or self.mixture or self.figure is not None:
-            raise ValueError("evaluate rendered takes one --model, and no --causal, --held, --mixture or --figure")
+        {"rendered": self._rendered, "drift": self._drift, "gallery": self._gallery}[self.name]()
+
+    def _check_options(self) -> None:
+        """Refuse those of other evaluations, and several models where one is measured."""
+        for field in dataclasses.fields(self):
+            option, allowed = field.name.replace("_", "-"), BELONGS.get(field.name)
+            if allowed is not None and self.name not in allowed and getattr(self, field.name) != field.default:
+                raise ValueError(f"evaluate {self.name} takes no --{option}; it is an option of {', '.join(allowed)}")
+        if len(self.model) > 1 and self.name != "drift":
+            raise ValueError(f"evaluate {self.name} takes one --model; drift takes several")
+
+    def _rendered(self) -> None:
         from motionstream.evaluation.rendered import evaluate
 
         evaluate(
@@ -81,6 +112,18 @@ Examples:
             output=self.output,
             untrained=self.untrained,
             speed=6.0 if self.speed is None else self.speed,
+        )
+
+    def _gallery(self) -> None:
+        from motionstream.evaluation.gallery import evaluate_gallery
+
+        evaluate_gallery(
+            self.photographs,
+            self.folder,
+            self.model[0] if self.model else "nano",
+            names=self.only,
+            seed=self.seed,
+            untrained=self.untrained,
         )
 
     def _drift(self) -> None:

@@ -1,0 +1,248 @@
+"""``motionstream evaluate gallery``: photographs that no training has seen, each dragged, pinned and filmed.
+
+Three clips of 45 frames a photograph: its **drag** alone, the same with the corners **pinned**, and a **camera** that
+comes nearer and turns aside. Nobody knows what the true video would be, so what is asked is where things went; the
+template tracker (``evaluate rendered`` has its floor) looks for their patches of the photograph:
+
+- **follow**: end-point error in pixels, median, of the points that are told to move, wherever that is 4 px or more from
+  where they began. One that the tracker has lost scores as if it had not moved; **lost** is the share of such.
+- **corners**: how far the corners are in the last frame from where they began, mean in pixels; where they cannot be
+  found (a blank sky has nothing to follow) they do not count. Pinned or not, they should stay.
+- **blocks**: brightness steps at the edges of 8-pixel cells relative to those elsewhere (``metrics.blockiness``), in
+  the last frame over the same of the photograph: 1 is as it was.
+
+Beside the model stands the photograph merely warped along the tracks. Photographs are resampled for the intervals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track as progress
+
+from motionstream.environment import environment
+from motionstream.evaluation import baselines
+from motionstream.evaluation.photographs import Photograph, camera, read_photographs
+from motionstream.evaluation.report import finish, table
+from motionstream.evaluation.scenes import FRAMES, LEAST_MOTION
+from motionstream.media import atomic_path, contact_sheet, draw_tracks, fit
+from motionstream.metrics import blockiness, end_point_error, moved_frames, paired_bootstrap
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.tracks import Tracks
+from motionstream.tracks.template import TemplateTracker
+
+TRIALS = ("drag", "pinned", "camera")
+METHODS = ("model", "warp only")
+MEASURES = ("follow", "lost", "corners", "corners_lost", "blocks")
+PRINTED = ("follow", "corners", "blocks")
+SHOWN = (11, 22, 33, 44)
+SHEET_SCALE = 1.5
+PAGE, NUMBERS = "README.md", "gallery.json"
+
+
+def evaluate_gallery(
+    photographs: Path = Path("examples/photographs"),
+    folder: Path = Path("docs/gallery"),
+    model: str = "nano",
+    *,
+    names: Sequence[str] = (),
+    seed: int = 0,
+    untrained: bool = False,
+) -> dict[str, Any]:
+    """Make a sheet of every photograph, a page of them all and their numbers in ``folder``; prints tables and JSON.
+
+    Args:
+        photographs: a folder with ``photographs.json``. names: of those, only these.
+        folder: is created; its files are replaced. model: a preset or a folder. untrained: accept random weights.
+
+    Raises ValueError for folders, names or a model that do not work.
+    """
+    chosen = _chosen(read_photographs(photographs), names)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; name another one")
+    pipeline = MotionStreamPipeline.from_pretrained(model, untrained=untrained)
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = time.perf_counter()
+    rows = {}
+    for photograph in progress(chosen, "streaming", console=Console(stderr=True)):
+        rows[photograph.name], sheet = make(pipeline, photograph, seed)
+        with atomic_path(folder / f"{photograph.name}.jpg") as path:
+            Image.fromarray(sheet).save(path, quality=82, optimize=True)
+    result = {
+        "script": "motionstream evaluate gallery",
+        "model": {"name": str(model), "causal": str(pipeline.config.causal), "stages": list(pipeline.stages)},
+        "settings": {"seed": seed, "frames": FRAMES, "least_motion": LEAST_MOTION, "size": list(pipeline.config.size)},
+        "photographs": rows,
+        "means": means(rows),
+        "seconds": round(time.perf_counter() - clock, 1),
+        "environment": environment(pipeline.model.device),
+    }
+    with atomic_path(folder / PAGE) as path:
+        path.write_text(page(chosen, result), encoding="utf-8")
+    _show(result)
+    finish(result, folder / NUMBERS)
+    return result
+
+
+def _chosen(photographs: list[Photograph], names: Sequence[str]) -> list[Photograph]:
+    known = {photograph.name: photograph for photograph in photographs}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no photograph {name!r}; there are {', '.join(known)}")
+    return [known[name] for name in names] or photographs
+
+
+def make(pipeline: MotionStreamPipeline, photograph: Photograph, seed: int) -> tuple[dict[str, Any], np.ndarray]:
+    """The numbers of one photograph by trial and method, and its sheet: a row a trial, the model at four moments and,
+    last, the warp's last frame; first, the photograph and what is asked."""
+    picture, _ = fit(photograph.read(), pipeline.config.size)
+    numbers: dict[str, Any] = {}
+    cells = []
+    for trial in TRIALS:
+        tracks = trial_tracks(trial, photograph, picture.shape[:2], pipeline.config.fps)
+        still = np.repeat(picture[None], FRAMES, axis=0)
+        made = {
+            "model": pipeline(picture, tracks, "", seed),
+            "warp only": baselines.warped(pipeline, still, tracks),
+        }
+        corners = np.array(photograph.corners(picture.shape[:2]), np.float32).reshape(-1, 2)
+        # a camera moves the corners, too
+        asked = corners[:0] if trial == "camera" else corners
+        numbers[trial] = {name: measure(video, picture, tracks, asked) for name, video in made.items()}
+        cells += [drawn(picture, tracks), *(made["model"][frame] for frame in SHOWN), made["warp only"][-1]]
+    side = [round(SHEET_SCALE * length) for length in picture.shape[1::-1]]
+    large = [np.asarray(Image.fromarray(cell).resize(side, Image.Resampling.LANCZOS)) for cell in cells]
+    return numbers, contact_sheet(np.stack(large), len(SHOWN) + 2)
+
+
+def trial_tracks(trial: str, photograph: Photograph, size: tuple[int, int], fps: float) -> Tracks:
+    """What is asked in one of the ``TRIALS``."""
+    if trial == "camera":
+        return camera(FRAMES, size, fps)
+    return photograph.dragged(FRAMES, size, fps) if trial == "drag" else photograph.pinned(FRAMES, size, fps)
+
+
+def measure(video: np.ndarray, picture: np.ndarray, tracks: Tracks, corners: np.ndarray) -> dict[str, float | None]:
+    """The ``MEASURES`` of a clip (T, H, W, 3), None where there is nothing to measure.
+
+    ``corners``: (N, 2), where points are that should stay.
+    """
+    # the tracker takes its patches from the photograph itself
+    shown = np.concatenate([picture[None], video[1:]])
+    start = tracks.positions[0]
+    found = TemplateTracker().track(shown, np.concatenate([start, corners]), tracks.fps)
+    positions, seen = found.positions[:, : len(start)], found.visible[:, : len(start)]
+    counted = moved_frames(tracks.positions, tracks.visible, LEAST_MOTION)
+    errors = end_point_error(positions, seen, tracks.positions, counted)
+    kept = found.visible[-1, len(start) :]
+    went = np.linalg.norm(found.positions[-1, len(start) :] - corners, axis=-1)[kept]
+    values = {
+        "follow": np.median(errors) if len(errors) else None,
+        "lost": np.mean(~seen[counted]) if counted.any() else None,
+        "corners": went.mean() if len(went) else None,
+        "corners_lost": int((~kept).sum()) if len(corners) else None,
+        "blocks": blockiness(video[-1:]) / blockiness(picture[None]),
+    }
+    return {name: None if value is None else round(float(value), 3) for name, value in values.items()}
+
+
+def drawn(picture: np.ndarray, tracks: Tracks) -> np.ndarray:
+    """The photograph with the tracks' whole way drawn in."""
+    frames = np.repeat(picture[None], tracks.length, axis=0)
+    return draw_tracks(frames, tracks.positions, tracks.visible, trail=tracks.length)[-1]
+
+
+def means(rows: dict[str, Any]) -> dict[str, Any]:
+    """By trial, method and measure: the mean over photographs and its 95 % interval, None where there is none; and the
+    model minus the warp on the same photographs."""
+    found: dict[str, Any] = {}
+    for trial in TRIALS:
+        both = {name: [row[trial][name] for row in rows.values()] for name in METHODS}
+        found[trial] = {name: {m: _mean([values[m] for values in both[name]]) for m in MEASURES} for name in METHODS}
+        first, second = (both[name] for name in METHODS)
+        found[trial]["model - warp only"] = {
+            m: _mean([a[m] - b[m] for a, b in zip(first, second, strict=True) if a[m] is not None and b[m] is not None])
+            for m in MEASURES
+        }
+    return found
+
+
+def _mean(values: list[float | None]) -> dict[str, float] | None:
+    known = [value for value in values if value is not None]
+    return paired_bootstrap(known, [0.0] * len(known)).to_dict() if known else None
+
+
+def page(photographs: Sequence[Photograph], result: dict[str, Any]) -> str:
+    """The page of all sheets, as Markdown."""
+    stages = ", ".join(result["model"]["stages"]) or "none"
+    lines = [
+        "# Gallery",
+        "",
+        f"Made by `{result['environment']['command']}` with `{result['model']['name']}` ({stages}) at commit "
+        f"{result['environment']['commit'] or 'unknown'}. What is seen in it, and what fails, is told in "
+        "[../gallery.md](../gallery.md).",
+        "",
+        "Rows: the drag alone; the same with the corners pinned; a camera that comes nearer and turns aside. Columns: "
+        f"the photograph and what is asked, the model's frames {', '.join(map(str, SHOWN))}, and the photograph merely "
+        "warped along the tracks, last frame. Numbers are pixels of the model's size, `blocks` is relative to the "
+        "photograph; a dash where the tracker finds nothing to follow.",
+        "",
+        *_table(
+            ["mean [95 %]", *(f"{name}: {m}" for m in PRINTED for name in METHODS)],
+            [
+                [trial, *(_interval(result["means"][trial][name][m]) for m in PRINTED for name in METHODS)]
+                for trial in TRIALS
+            ],
+        ),
+    ]
+    for photograph in photographs:
+        numbers = result["photographs"][photograph.name]
+        said = [
+            f"{trial}: follows within {_number(own['follow'])} ({own['lost']:.0%} lost)"
+            + ("" if own["corners_lost"] is None else f", corners move {_number(own['corners'])}")
+            for trial, own in ((trial, numbers[trial]["model"]) for trial in TRIALS)
+        ]
+        lines += [
+            "",
+            f"## {photograph.title}",
+            "",
+            f"![{photograph.title}: drag, pinned, camera]({photograph.name}.jpg)",
+            "",
+            f"{'; '.join(said)}. Photograph: {photograph.author}, {photograph.licence}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _interval(value: dict[str, float] | None) -> str:
+    return "-" if value is None else f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def _show(result: dict[str, Any]) -> None:
+    console = Console(width=140)
+    for trial in TRIALS:
+        rows = {}
+        for name, numbers in result["photographs"].items():
+            rows[name] = [_number(numbers[trial][method][m]) for method in METHODS for m in ("follow", "corners")] + [
+                f"{numbers[trial]['model']['lost']:.0%}",
+                f"{numbers[trial]['model']['blocks']:.2f}",
+            ]
+        average = result["means"][trial]
+        rows["mean"] = [_interval(average[method][m]) for method in METHODS for m in ("follow", "corners")] + [
+            _interval(average["model"][m]) for m in ("lost", "blocks")
+        ]
+        columns = [f"{method} {m}" for method in METHODS for m in ("follow", "corners")] + ["lost", "blocks"]
+        console.print(table(f"{trial}, pixels", columns, rows))
