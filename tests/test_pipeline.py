@@ -11,6 +11,7 @@ from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.config import ModelConfig
 from motionstream.presets import PRESETS, preset
 from motionstream.sampler.rollout import times_of
+from motionstream.scene import thinned
 from motionstream.tracks import drag_tracks, pin_tracks
 
 
@@ -159,3 +160,12 @@ def test_configs_survive_json_and_name_what_is_wrong(name):
         ModelConfig.from_dict({**values, "shape": 1})
     with pytest.raises(ValueError, match="size"):
         ModelConfig.from_dict({**values, "size": [100, 128]})
+
+
+def test_of_too_many_tracks_those_never_seen_go_first():
+    shown = np.zeros((2, 20), bool)
+    shown[1, 5:15] = True
+    many = Tracks(np.zeros((2, 20, 2), np.float32), shown, (8, 8))
+    assert thinned(many, 5).ids.tolist() == [5, 7, 9, 12, 14]
+    assert thinned(many, 10).ids.tolist() == list(range(5, 15))
+    assert thinned(many, 12).count == 12

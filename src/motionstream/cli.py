@@ -20,6 +20,7 @@ import tyro
 
 from motionstream import __version__
 from motionstream.commands.bench import BenchCommand
+from motionstream.commands.camera import CameraCommand
 from motionstream.commands.convert import ConvertCommand
 from motionstream.commands.demo import DemoCommand
 from motionstream.commands.doctor import DoctorCommand
@@ -53,6 +54,7 @@ COMMANDS: dict[str, type[Verb]] = {
     "stream": StreamCommand,
     "teacher": TeacherCommand,
     "track": TrackCommand,
+    "camera": CameraCommand,
     "demo": DemoCommand,
     "prepare": PrepareCommand,
     "train": TrainCommand,

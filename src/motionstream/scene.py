@@ -69,14 +69,20 @@ class Scene:
             )
         tracks = tracks.clipped()
         if config.carry is not None and tracks.count > config.carry.max_tracks:
-            keep = np.linspace(0, tracks.count - 1, config.carry.max_tracks).round().astype(int)
-            tracks = tracks.select(keep)
+            tracks = thinned(tracks, config.carry.max_tracks)
         device = self.model.device
         source = None if config.carry is None else self.carry.source(tracks, device)
         positions = torch.from_numpy(tracks.positions.copy()).to(device)[None]
         visible = torch.from_numpy(tracks.visible.copy()).to(device)[None]
         ids = self._id_numbers[torch.from_numpy(tracks.ids % len(self._id_numbers))].to(device)[None]
         return MotionInput(positions, visible, ids, size=self.size, first=first, source=source)
+
+
+def thinned(tracks: Tracks, most: int) -> Tracks:
+    """At most so many tracks, evenly chosen; those that are never seen go first."""
+    order = np.flatnonzero(tracks.visible.any(axis=0))
+    order = np.arange(tracks.count) if len(order) < most else order
+    return tracks.select(order[np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)])
 
 
 def read_rgb(image: Picture) -> np.ndarray:

@@ -33,6 +33,16 @@ def check_positive(name: str, value: float | None, unit: str) -> None:
         raise ValueError(f"{name} is {value:g}; give a positive number of {unit}")
 
 
+def check_numbers(name: str, text: str) -> tuple[float, float]:
+    """Two finite numbers written ``x,y``, of an option."""
+    from motionstream.tracks import parse_point
+
+    try:
+        return parse_point(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 def check_paths(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
     """Refuse to write over what is read, and two results to one file."""
     taken = {path.resolve() for path in inputs if path is not None}

@@ -26,6 +26,7 @@ Examples:
   motionstream stream photo.jpg --drag 0.3,0.5:0.7,0.5 -o out.mp4
   motionstream stream photo.jpg --drag 40,64:90,64 --pin 10,10 --pin 110,10 --seconds 4
   motionstream stream photo.jpg --drag 64,64:150,64 --prompt "night falls" --preview sheet.png
+  motionstream stream photo.jpg --orbit 20,0 --dolly 0.2 --depth depth.png --drag 0.3,0.5:0.5,0.5
   motionstream stream first_frame.png --tracks tracks.npz --causal c3s1w2 --seed 7
 
 A drag or pin whose numbers are all at most 1 is in fractions of the fitted picture, which is the frame of the

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
+from motionstream.commands.camera_options import CameraOptions
 from motionstream.commands.common import (
     PlacementOptions,
     check_paths,
@@ -34,7 +35,7 @@ KEPT_FRAMES = 240
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoCommand(PlacementOptions):
+class VideoCommand(CameraOptions, PlacementOptions):
     """The options of both verbs; each of them says how frames are made."""
 
     NEEDS: ClassVar[tuple[str, ...] | None] = None
@@ -96,8 +97,8 @@ class VideoCommand(PlacementOptions):
         )
         config, wanted = pipeline.config, parse_size(self.size)
         size = config.nearest_size(*picture.shape[:2]) if wanted is None else config.checked_size(wanted)
-        picture, fitting = fit(picture, size)
-        tracks = self._tracks(config.fps, given, fitting)
+        photograph, (picture, fitting) = picture, fit(picture, size)
+        tracks = self._tracks(config.fps, given, fitting, photograph)
         print(f"{self.image}: {fitting.describe()}")
         _say_untrained(pipeline)
         kept, clock = KeptFrames(KEPT_FRAMES), 0.0
@@ -122,18 +123,20 @@ class VideoCommand(PlacementOptions):
         check_positive("--seconds", self.seconds, "seconds")
         if not 0 < self.reach <= 1:
             raise ValueError(f"--reach is {self.reach:g}; give a part of the time, above 0 and at most 1")
-        check_paths([self.image, self.tracks], [output, self.preview, self.save_tracks])
+        self.way()
+        check_paths([self.image, self.tracks, self.depth], [output, self.preview, self.save_tracks])
         check_output(output, VIDEO_SUFFIXES)
         if self.preview is not None:
             check_output(self.preview, PICTURE_SUFFIXES)
         if self.save_tracks is not None:
             check_output(self.save_tracks, (".npz",))
 
-    def _tracks(self, fps: float, given: Tracks | None, fitting: Fit) -> Tracks:
-        """All that was asked for, as one: what a file gave, the drags, the pins."""
+    def _tracks(self, fps: float, given: Tracks | None, fitting: Fit, photograph: np.ndarray) -> Tracks:
+        """All that was asked for, as one: what a file gave, the drags, the pins, the camera before all of them."""
         from motionstream.tracks import Tracks, drag_tracks, parse_drag, parse_pin, pin_tracks
+        from motionstream.tracks.camera import camera_tracks
 
-        size = fitting.size
+        size, way = fitting.size, self.way()
         parts = [] if given is None else [adapt_tracks(given, fitting, fps)]
         frames = self._frames(fps, parts[0].length if parts else None)
         pins = [parse_pin(text, size) for text in self.pin]
@@ -144,10 +147,10 @@ class VideoCommand(PlacementOptions):
             )
         if pins:
             parts.append(pin_tracks(pins, frames, size, fps, spacing=self.spacing, radius=self.radius))
-        if not parts:
-            print("no --drag, --pin or --tracks: nothing is asked to move")
-            return Tracks.empty(frames, size, fps)
-        return Tracks.merge(parts, renumber=True)
+        if not parts and way is None:
+            print("no --drag, --pin, --tracks or camera: nothing is asked to move")
+        tracks = Tracks.merge(parts, renumber=True) if parts else Tracks.empty(frames, size, fps)
+        return tracks if way is None else camera_tracks(self.depth_of(photograph, fitting), way, tracks)
 
     def _frames(self, fps: float, tracked: int | None) -> int:
         """Length of the video in frames; ``tracked``: that of the tracks from a file."""
