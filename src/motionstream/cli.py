@@ -26,6 +26,7 @@ from motionstream.commands.demo import DemoCommand
 from motionstream.commands.doctor import DoctorCommand
 from motionstream.commands.evaluate import EvaluateCommand
 from motionstream.commands.prepare import PrepareCommand
+from motionstream.commands.serve import ServeCommand
 from motionstream.commands.stream import StreamCommand
 from motionstream.commands.teacher import TeacherCommand
 from motionstream.commands.track import TrackCommand
@@ -56,6 +57,7 @@ COMMANDS: dict[str, type[Verb]] = {
     "track": TrackCommand,
     "camera": CameraCommand,
     "demo": DemoCommand,
+    "serve": ServeCommand,
     "prepare": PrepareCommand,
     "train": TrainCommand,
     "evaluate": EvaluateCommand,

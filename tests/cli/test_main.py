@@ -109,14 +109,41 @@ def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):
     assert "nano embedded" in said and "missing      nothing" in said
 
 
-def test_demo_hands_its_options_to_the_server(monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "host", "token", "port"),
+    [
+        (["demo", "--port", "8123", "--no-browser"], "127.0.0.1", False, 8123),
+        (["demo", "--host", "0.0.0.0"], "0.0.0.0", True, 7860),
+        (["serve"], "127.0.0.1", True, 8000),
+        (["serve", "--no-token", "--port", "0"], "127.0.0.1", False, 0),
+        (["serve", "--host", "0.0.0.0", "--name", "studio.example.org"], "0.0.0.0", True, 8000),
+    ],
+)
+def test_only_this_machine_is_served_without_a_token(monkeypatch, arguments, host, token, port):
+    from motionstream.server import serving
+
     asked = []
-    server = types.ModuleType("motionstream.server.app")
-    server.serve = lambda **options: asked.append(options)
-    monkeypatch.setitem(sys.modules, "motionstream.server.app", server)
-    assert main(["demo", "--port", "8123", "--no-browser"]) == 0
-    options = {"model": "nano", "host": "127.0.0.1", "port": 8123, "open_browser": False, "untrained": False}
-    assert asked == [options]
+    monkeypatch.setattr(serving, "serve", lambda *given, **options: asked.append(given))
+    monkeypatch.delenv("MOTIONSTREAM_TOKEN", raising=False)
+    assert main(arguments) == 0
+    _, access, asked_port = asked[0]
+    assert (access.host, asked_port) == (host, port)
+    assert (access.token is not None) == token
+    assert access.names == (("studio.example.org",) if "--name" in arguments else ())
+
+
+def test_the_environment_chooses_the_token_and_it_is_needed_beyond_this_machine(monkeypatch, capsys):
+    from motionstream.server import serving
+
+    asked = []
+    monkeypatch.setattr(serving, "serve", lambda *given, **options: asked.append(given))
+    monkeypatch.setenv("MOTIONSTREAM_TOKEN", "a-token-of-the-test")
+    assert main(["serve"]) == 0
+    assert asked[0][1].token == "a-token-of-the-test"
+    assert main(["serve", "--host", "0.0.0.0", "--no-token"]) == 2
+    assert "0.0.0.0 can be reached from other machines; a token is needed there" in capsys.readouterr().err
+    assert main(["serve", "--sessions", "0"]) == 2
+    assert "--sessions is 0" in capsys.readouterr().err
 
 
 def test_demo_refuses_addresses_it_cannot_have(capsys):

@@ -20,7 +20,7 @@ Examples:
     port: int = 7860
     """Port to listen on."""
     host: str = "127.0.0.1"
-    """Address to listen on; the default serves this machine alone."""
+    """Address to listen on; the default serves this machine alone, any other asks visitors for a token."""
     model: str = "nano"
     """An embedded model, or a folder with one."""
     no_browser: bool = False
@@ -32,12 +32,14 @@ Examples:
         """Serve until Ctrl-C."""
         if not 1 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; give 1 to 65535")
-        from motionstream.server.app import serve
+        from motionstream.commands.common import load_pipeline
+        from motionstream.server.guard import Access, is_loopback, new_token
+        from motionstream.server.serving import serve
 
+        token = None if is_loopback(self.host) else new_token()
         serve(
-            model=self.model,
-            host=self.host,
-            port=self.port,
+            lambda: load_pipeline(self.model, untrained=self.untrained),
+            Access(self.host, token),
+            self.port,
             open_browser=not self.no_browser,
-            untrained=self.untrained,
         )

@@ -1,0 +1,65 @@
+"""``motionstream serve``: the studio for any model, and for more than this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import tyro
+
+from motionstream.commands.common import PlacementOptions, load_pipeline
+
+TOKEN_VARIABLE = "MOTIONSTREAM_TOKEN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeCommand(PlacementOptions):
+    """The options of ``motionstream serve``."""
+
+    HELP: ClassVar[str] = f"""\
+Serve the studio: pick a picture, drag, and see the video as it is made.
+
+A token is asked for: open the address that is printed, which holds it. {TOKEN_VARIABLE} in the environment chooses it.
+Only this machine is served unless --host says otherwise; `ssh -L 8000:localhost:8000 MACHINE` reaches it from another.
+
+Examples:
+  motionstream serve
+  motionstream serve --model wan2.1-1.3b-student/ --device cuda --decoder tiny
+  motionstream serve --host 0.0.0.0 --name studio.example.org --sessions 2"""
+
+    model: str = "nano"
+    """An embedded model, a folder, or a repository on the Hugging Face hub."""
+    port: int = 8000
+    """Port to listen on; 0 takes any that is free."""
+    host: str = "127.0.0.1"
+    """Address to listen on; the default serves this machine alone, 0.0.0.0 whoever reaches it."""
+    name: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction] = ()
+    """A further host name that visitors call the server by, such as a proxy's; may be given several times."""
+    no_token: bool = False
+    """Let everyone on this machine in; refused together with a --host that others reach."""
+    sessions: int = 4
+    """Streams at a time."""
+    untrained: bool = False
+    """Accept weights that were not trained."""
+    causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
+    """Another attention pattern than the model's own: latent frames of a chunk, sink chunks, window."""
+    open_browser: bool = False
+    """Open the page in this machine's browser."""
+
+    def run(self) -> None:
+        """Serve until Ctrl-C."""
+        if not 1 <= self.sessions <= 1000:
+            raise ValueError(f"--sessions is {self.sessions}; give 1 to 1000")
+        from motionstream.server.guard import Access, new_token
+        from motionstream.server.serving import serve
+        from motionstream.server.session import Limits
+
+        token = None if self.no_token else os.environ.get(TOKEN_VARIABLE) or new_token()
+        serve(
+            lambda: load_pipeline(self.model, untrained=self.untrained, causal=self.causal, options=self),
+            Access(self.host, token, self.name),
+            self.port,
+            limits=Limits(sessions=self.sessions),
+            open_browser=self.open_browser,
+        )

@@ -1,0 +1,137 @@
+"""The pictures to begin with: examples and uploads, and the addresses they are had at."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import secrets
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from fastapi import FastAPI, HTTPException, Request, Response
+
+from motionstream.media import fit, read_picture
+from motionstream.server.engine import Engine, EngineBusy
+
+MAX_UPLOAD = 20 * 2**20  # bytes of one picture file
+MAX_UPLOADS = 64  # pictures kept, the oldest go first; each is as small as the model's frames
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture of the gallery: a short name (its address), a title, where it is from, and how to read it."""
+
+    name: str
+    title: str
+    credit: str
+    load: Callable[[], np.ndarray]  # uint8 (H, W, 3)
+
+
+def photographs() -> list[Example]:
+    """The held-out photographs that scikit-image ships: the model has never learnt from them."""
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        return []
+    folder = Path(spec.origin).parent / "data"
+    known = (
+        ("chelsea.png", "Cat", "Stefan van der Walt, CC0"),
+        ("coffee.png", "Coffee", "Rachel Michetti, Pikolo Espresso Bar, CC0"),
+        ("rocket.jpg", "Rocket", "SpaceX, public domain"),
+        ("camera.png", "Cameraman", "Lav Varshney, CC0"),
+        ("gravel.png", "Gravel", "CC0Textures, CC0"),
+        ("cell.png", "Cell", "Mueller et al., Optics Express 2018, CC0"),
+    )
+    return [
+        Example(path.stem, title, credit, lambda path=path: read_picture(path))  # type: ignore[misc]
+        for path, title, credit in ((folder / file, title, credit) for file, title, credit in known)
+        if path.is_file()
+    ]
+
+
+class Pictures:
+    """The gallery's and the uploaded pictures, fitted to the model's size: uint8 (H, W, 3) by name."""
+
+    def __init__(self, gallery: Sequence[Example], size: Callable[[], tuple[int, int]]) -> None:
+        self.gallery = {example.name: example for example in gallery}
+        self._size = size
+        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> np.ndarray:
+        """Raises ValueError where there is no such picture, or it cannot be read."""
+        with self._lock:
+            if name not in self._kept:
+                if name not in self.gallery:
+                    raise ValueError(f"there is no picture {name[:40]!r} (any more); choose it again")
+                self._keep(name, self.gallery[name].load())
+            return self._kept[name]
+
+    def add(self, path: Path) -> tuple[str, str]:
+        """Read an uploaded file and keep its picture: its name, and in words how it was made to fit.
+
+        ValueError where it is no picture.
+        """
+        name = f"upload-{secrets.token_hex(8)}"
+        with self._lock:  # one at a time: a large picture takes a few hundred megabytes while it is read
+            return name, self._keep(name, read_picture(path))
+
+    def _keep(self, name: str, picture: np.ndarray) -> str:
+        self._kept[name], fitting = fit(picture, self._size())
+        while len(self._kept) > MAX_UPLOADS:
+            self._kept.popitem(last=False)
+        return fitting.describe()
+
+
+def add_pictures(app: FastAPI, engine: Engine, pictures: Pictures) -> None:
+    """The addresses: /api/gallery, /api/pictures and /api/pictures/NAME."""
+
+    @app.get("/api/gallery")
+    async def gallery() -> list[dict[str, str]]:
+        return [{"name": e.name, "title": e.title, "credit": e.credit} for e in pictures.gallery.values()]
+
+    @app.get("/api/pictures/{name}")
+    async def picture(name: str) -> Response:
+        check_ready(engine)
+        try:
+            pixels = await asyncio.to_thread(pictures.get, name)
+        except ValueError as error:
+            raise HTTPException(404, str(error)) from None
+        jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=95, colorsubsampling="444")
+        return Response(jpeg, media_type="image/jpeg")
+
+    @app.post("/api/pictures")
+    async def upload(request: Request) -> dict[str, str]:
+        check_ready(engine)
+        with tempfile.TemporaryDirectory(prefix="motionstream-") as folder:
+            path = Path(folder) / "picture"
+            await receive(request, path, MAX_UPLOAD)
+            try:
+                name, fitted = await asyncio.to_thread(pictures.add, path)
+            except ValueError as error:
+                raise HTTPException(422, str(error).replace(str(path), "this file")) from None
+        return {"name": name, "fitted": fitted}
+
+
+def check_ready(engine: Engine) -> None:
+    """503 while there is no model, whose size decides how pictures are fitted."""
+    try:
+        _ = engine.pipeline
+    except EngineBusy as error:
+        raise HTTPException(503, str(error)) from None
+
+
+async def receive(request: Request, path: Path, most: int) -> None:
+    """Write a request's body to a file; 413 beyond ``most`` bytes, whatever its header says about the length."""
+    size = 0
+    with path.open("wb") as file:
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                raise HTTPException(413, f"the file is larger than {most // 2**20} MB; scale it down first")
+            file.write(part)

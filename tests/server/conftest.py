@@ -1,0 +1,42 @@
+"""What the server's tests share: the debug model in an engine that runs, behind FastAPI's test client."""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.server.app import create_app
+from motionstream.server.engine import Engine
+from motionstream.server.pictures import Example
+from motionstream.server.session import Limits
+
+
+def checkers() -> np.ndarray:
+    return np.kron(np.indices((4, 4)).sum(0) % 2, np.ones((16, 16))).astype(np.uint8)[..., None].repeat(3, 2) * 255
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    """Two streams at most; one picture, "checkers"; called by 127.0.0.1:8000."""
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    with Engine(lambda: pipeline, Limits(sessions=2)) as engine:
+        while engine.status == "loading":
+            time.sleep(0.01)
+        app = create_app(engine, [Example("checkers", "Checkers", "drawn here", checkers)])
+        with TestClient(app, headers={"host": "127.0.0.1:8000"}) as client:
+            yield client
+
+
+@pytest.fixture
+def png() -> Callable[[np.ndarray], bytes]:
+    def encode(picture: np.ndarray) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        return file.getvalue()
+
+    return encode

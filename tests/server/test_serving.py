@@ -1,0 +1,43 @@
+"""Serving: sockets, addresses, and what cannot work."""
+
+import socket
+
+import pytest
+
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.server.guard import Access
+from motionstream.server.serving import listen, page_address, serve
+
+TOKEN = "a-token-of-the-test"
+
+
+def load() -> MotionStreamPipeline:
+    return MotionStreamPipeline.from_pretrained("no-such-model")
+
+
+@pytest.mark.parametrize(
+    ("access", "port", "word"),
+    [
+        (Access(), 70000, "port is 70000"),
+        (Access("203.0.113.7", TOKEN), 0, "cannot listen at 203.0.113.7:0"),
+        (Access(), 0, "no weights for 'no-such-model'"),
+    ],
+)
+def test_serving_refuses_what_cannot_work(access: Access, port: int, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        serve(load, access, port)
+
+
+def test_only_this_machine_is_served_by_default() -> None:
+    with listen(Access().host, 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            with socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+                assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 64 * 1024
+
+
+def test_the_address_holds_the_token() -> None:
+    assert page_address(Access(), 8000) == "http://127.0.0.1:8000/"
+    assert page_address(Access("::1"), 8000) == "http://[::1]:8000/"
+    assert page_address(Access("localhost", TOKEN), 80) == f"http://localhost:80/?token={TOKEN}"
+    assert page_address(Access("0.0.0.0", TOKEN), 80) == f"http://{socket.gethostname()}:80/?token={TOKEN}"
