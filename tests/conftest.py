@@ -15,9 +15,16 @@ import numpy as np
 import pytest
 import torch
 
+from motionstream.hardware import bfloat16_pays
+
 torch.set_num_threads(1)
 
 SEED = 0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("bfloat16") and not bfloat16_pays(torch.device("cpu")):
+        pytest.skip("this processor computes bfloat16 by way of float32: slow, and with copies that no GPU makes")
 
 
 @pytest.fixture(autouse=True)

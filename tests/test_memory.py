@@ -90,9 +90,9 @@ def decoder(config: ModelConfig, kind: str, dtype: str) -> WanAutoencoder | Tiny
     ("kind", "dtype", "scale"),
     [
         ("full", "float32", 1),
-        ("full", "bfloat16", 1),
-        ("full", "bfloat16", 2),
-        ("tiny", "bfloat16", 1),
+        pytest.param("full", "bfloat16", 1, marks=pytest.mark.bfloat16),
+        pytest.param("full", "bfloat16", 2, marks=pytest.mark.bfloat16),
+        pytest.param("tiny", "bfloat16", 1, marks=pytest.mark.bfloat16),
         ("tiny", "float32", 2),
     ],
 )
@@ -114,6 +114,7 @@ def test_decoders_need_what_is_estimated(name: str, kind: str, dtype: str, scale
         assert_near(estimated.moments["encoding the picture"], measured)
 
 
+@pytest.mark.bfloat16
 def test_tiles_need_what_is_estimated() -> None:
     config = replace(preset("wan2.1-debug"), size=(128, 192), sizes=(), dtype="bfloat16")
     autoencoder = decoder(config, "full", "bfloat16")

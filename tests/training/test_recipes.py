@@ -10,6 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from motionstream.components import Placement, random_components
+from motionstream.loading import random_model
+from motionstream.pipeline import MotionStreamPipeline
 from motionstream.training import recipes, sources, stages
 from motionstream.training.loop import TrainConfig, train
 from motionstream.training.named_recipes import RECIPES, recipe_named
@@ -155,3 +158,21 @@ def test_settings_are_checked():
         TrainConfig(steps=0)
     with pytest.raises(ValueError, match="ema = 1"):
         TrainConfig(steps=1, ema=1.0)
+
+
+def test_the_teacher_begins_with_a_base_of_its_sizes_around_its_own_mixer(trained, tmp_path):
+    recipe, folder = trained
+    older = replace(recipe.model, carry=replace(recipe.model.carry, mixer=None))
+    placement = Placement(device="cpu", dtype="float32")
+    model, components = random_model(older, placement, seed=3), random_components(older, placement, seed=4)
+    MotionStreamPipeline(model, components, stages=["teacher"]).save_pretrained(tmp_path / "older")
+    begun = sources.begin(replace(recipe, base=str(tmp_path / "older")), folder, None)
+    assert begun.model.config == recipe.model
+    ours, mixer = begun.model.state_dict(), load_file(sources.weights_path(folder, "mixer"))
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(ours[name], value, atol=2e-3, rtol=2e-3)  # stored in half precision
+    for name, value in components.text_encoder.state_dict().items():
+        torch.testing.assert_close(begun.text.state_dict()[name], value, atol=2e-3, rtol=2e-3)
+    assert all(torch.equal(ours[f"pixel_mixer.{name}"], value) for name, value in mixer.items()) and mixer
+    frozen = {name.split(".")[0] for name, parameter in begun.model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"pixel_mixer"}

@@ -78,11 +78,7 @@ def begin(recipe: Recipe, folder: Path, stage: str | None) -> Trainee:
     if source is None and recipe.base is not None:
         found = base(recipe)
         if _same_sizes(found.config, recipe.model):
-            model = load_model(found, recipe.model, Placement(device="cpu", dtype="float32"))
-            model.train().requires_grad_(True)
-            if model.pixel_mixer is not None:  # trained in its own stage alone
-                model.pixel_mixer.requires_grad_(False)
-            return Trainee(recipe.model, model, text).to(device())
+            return _of_base(recipe, folder, found, text).to(device())
         if text is not None:
             raise ValueError(f"--base {recipe.base!r} is {found.config.name}, of other sizes than {recipe.model.name}")
     if source is None:
@@ -92,6 +88,23 @@ def begin(recipe: Recipe, folder: Path, stage: str | None) -> Trainee:
     with torch.device("meta"):  # no random numbers for what is read in a moment
         trainee = Trainee(recipe.model, text=text)
     load_into(trainee.to_empty(device=device()), source)
+    return trainee
+
+
+def _of_base(recipe: Recipe, folder: Path, found: Found, text: StoredText | None) -> Trainee:
+    """The base's weights, those of a small text encoder included, around the mixer that the recipe trains itself or the
+    base's."""
+    carry = found.config.carry
+    model = load_model(found, replace(recipe.model, carry=carry), Placement(device="cpu", dtype="float32"))
+    model.config = recipe.model
+    trainee = Trainee(recipe.model, model.train().requires_grad_(True), text)
+    if isinstance(recipe.model.text, TextConfig):
+        stored = parts(recipe).text_encoder
+        assert isinstance(trainee.text, nn.Module) and isinstance(stored, nn.Module)
+        trainee.text.load_state_dict(stored.state_dict())
+    model.pixel_mixer = load_mixer(recipe, folder)
+    if model.pixel_mixer is not None:  # trained in its own stage alone
+        model.pixel_mixer.requires_grad_(False)
     return trainee
 
 
