@@ -69,6 +69,15 @@ def test_drags_and_pins_are_merged_with_ids_of_their_own(folder):
     assert first[3] == last[3] == [24, 24]
 
 
+def test_a_drag_takes_the_whole_object_when_asked_to(folder):
+    picture = np.full((64, 64, 3), 40, np.uint8)
+    picture[20:44, 12:44] = (200, 60, 30)
+    Image.fromarray(picture).save(folder / "photo.png")
+    assert stream("--drag", "14,16:24,16", "--select", "--spacing", "2", "--save-tracks", "t.npz") == 0
+    x, y = Tracks.load("t.npz").positions[0].T
+    assert 5 <= x.min() <= 8 and 19 <= x.max() <= 22 and 9 <= y.min() <= 12 and 19 <= y.max() <= 22
+
+
 def test_a_drag_arrives_by_reach(folder):
     for reach, name in (("0.75", "a.npz"), ("0.5", "b.npz")):
         arguments = ["--drag", "4,16:24,16", "--radius", "0", "--reach", reach, "--save-tracks", name]

@@ -44,6 +44,8 @@ class VideoCommand(CameraOptions, PlacementOptions):
     """Any photograph; it is scaled and cropped to the model's size."""
     drag: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="X0,Y0:X1,Y1")] = ()
     """Drag what is at X0,Y0 to X1,Y1 (which may lie outside the picture)."""
+    select: bool = False
+    """Drags take hold of the whole object under their start, as GrabCut finds it, instead of a disc."""
     pin: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="X,Y")] = ()
     """Keep what is at X,Y where it is."""
     tracks: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
@@ -98,7 +100,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         config, wanted = pipeline.config, parse_size(self.size)
         size = config.nearest_size(*picture.shape[:2]) if wanted is None else config.checked_size(wanted)
         photograph, (picture, fitting) = picture, fit(picture, size)
-        tracks = self._tracks(config.fps, given, fitting, photograph)
+        tracks = self._tracks(config.fps, given, fitting, photograph, picture)
         print(f"{self.image}: {fitting.describe()}")
         _say_untrained(pipeline)
         kept, clock = KeptFrames(KEPT_FRAMES), 0.0
@@ -131,10 +133,13 @@ class VideoCommand(CameraOptions, PlacementOptions):
         if self.save_tracks is not None:
             check_output(self.save_tracks, (".npz",))
 
-    def _tracks(self, fps: float, given: Tracks | None, fitting: Fit, photograph: np.ndarray) -> Tracks:
+    def _tracks(
+        self, fps: float, given: Tracks | None, fitting: Fit, photograph: np.ndarray, picture: np.ndarray
+    ) -> Tracks:
         """All that was asked for, as one: what a file gave, the drags, the pins, the camera before all of them."""
         from motionstream.tracks import Tracks, drag_tracks, parse_drag, parse_pin, pin_tracks
         from motionstream.tracks.camera import camera_tracks
+        from motionstream.tracks.masks import select_object
 
         size, way = fitting.size, self.way()
         parts = [] if given is None else [adapt_tracks(given, fitting, fps)]
@@ -142,9 +147,11 @@ class VideoCommand(CameraOptions, PlacementOptions):
         pins = [parse_pin(text, size) for text in self.pin]
         for text in self.drag:
             start, end = parse_drag(text, size)
-            parts.append(
-                drag_tracks(start, end, frames, size, fps, reach=self.reach, spacing=self.spacing, radius=self.radius)
+            mask = select_object(picture, start) if self.select else None
+            held = drag_tracks(
+                start, end, frames, size, fps, reach=self.reach, spacing=self.spacing, radius=self.radius, mask=mask
             )
+            parts.append(held)
         if pins:
             parts.append(pin_tracks(pins, frames, size, fps, spacing=self.spacing, radius=self.radius))
         if not parts and way is None:

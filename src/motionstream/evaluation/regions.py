@@ -29,7 +29,7 @@ def regions(scene: Scene, settings: SceneConfig) -> dict[str, np.ndarray]:
     - "turned": on a sprite that has turned by more than ``TURN`` degrees or grown or shrunk by more than ``GROWTH``
       since frame 0.
     """
-    cover = _cover(scene, settings)
+    cover = sprite_cover(scene, settings)
     free: np.ndarray = (cover == 0).all(axis=-1)
     # which sprite most of the pixel shows: 0 for none
     rest = 255 - cover.sum(axis=-1, dtype=np.int64)
@@ -52,7 +52,7 @@ def turned(sprites: Sprites) -> np.ndarray:
     return np.asarray(grown | (np.abs(np.degrees(np.angle(change))) > TURN))
 
 
-def _cover(scene: Scene, settings: SceneConfig) -> np.ndarray:
+def sprite_cover(scene: Scene, settings: SceneConfig) -> np.ndarray:
     """What share of a pixel shows each layer's sprite, in 255ths: uint8 (T, H, W, 3)."""
     sprites, plane = scene.sprites, scene.background
     assert not scene.nearer and not scene.weather and len(scene.captions) == 1

@@ -1,0 +1,98 @@
+"""A click selects the shape it lies on: pictures whose masks are known."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from motionstream.tracks.masks import outline, select_object
+
+
+def noise(height: int, width: int, seed: int) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 60, (height // 8, width // 8, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def ellipse(size: tuple[int, int], centre: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
+    y, x = np.ogrid[: size[0], : size[1]]
+    return ((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 <= 1
+
+
+def scene(size: tuple[int, int] = (96, 128)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture with two textured things on textured ground, and their masks."""
+    height, width = size
+    first = ellipse(size, (0.3 * width, 0.4 * height), (0.14 * width, 0.22 * height))
+    second = ellipse(size, (0.75 * width, 0.6 * height), (0.12 * width, 0.16 * height))
+    picture = noise(*size, 0) + np.array([20, 60, 30], np.uint8)
+    picture[first] = (noise(*size, 1) + np.array([150, 40, 20], np.uint8))[first]
+    picture[second] = (noise(*size, 2) + np.array([30, 60, 170], np.uint8))[second]
+    return picture, first, second
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> float:
+    return (first & second).sum() / (first | second).sum()
+
+
+@pytest.mark.parametrize("click", [(38, 38), (30, 30), (44, 45)])
+def test_a_click_finds_the_thing_under_it_wherever_it_lands(click):
+    picture, first, second = scene()
+    mask = select_object(picture, click)
+    assert mask.dtype == bool and mask.shape == (96, 128)
+    assert iou(mask, first) > 0.9 and iou(mask, second) == 0
+    assert np.array_equal(mask, select_object(picture, click))
+
+
+def test_a_large_picture_is_cut_at_a_reduced_size():
+    picture, _, second = scene((480, 832))
+    assert iou(select_object(picture, (0.75 * 832, 0.6 * 480)), second) > 0.9
+
+
+def test_a_box_finds_what_is_in_it():
+    picture, first, _ = scene()
+    assert iou(select_object(picture, box=(15, 12, 62, 64)), first) > 0.9
+    # What reaches out of the picture is cut to it.
+    assert (
+        select_object(picture, box=(-50, -50, 62, 64))[:65, :63].sum()
+        == select_object(picture, box=(-1e6, -1e6, 62, 64)).sum()
+    )
+
+
+def test_where_nothing_stands_out_the_click_still_gets_a_piece_around_it():
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    mask = select_object(flat, (20, 30))
+    assert mask[30, 20] and 20 <= mask.sum() <= 0.5 * mask.size
+    assert select_object(flat, box=(10, 10, 30, 40)).any()
+
+
+def test_a_mask_is_one_piece_without_holes_and_its_outline_goes_around_it():
+    import cv2
+
+    picture, first, _ = scene()
+    ring = first & ~ellipse((96, 128), (38.4, 38.4), (5, 5))  # something else in its middle
+    picture[first & ~ring] = 0
+    mask = select_object(picture, (26, 38))
+    assert cv2.connectedComponents(mask.astype(np.uint8))[0] == 2
+    assert cv2.connectedComponents((~mask).astype(np.uint8))[0] == 2
+    border = outline(mask)
+    drawn = cv2.fillPoly(np.zeros((96, 128), np.uint8), [border.astype(np.int32)], 1) > 0
+    assert iou(drawn, mask) > 0.95 and len(border) < 80
+    assert outline(np.zeros((4, 4), bool)).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"point": (128, 4)}, "outside the picture of 128 x 96"),
+        ({"point": (np.nan, 4)}, "outside"),
+        ({}, "exactly one"),
+        ({"point": (1, 1), "box": (1, 1, 9, 9)}, "exactly one"),
+        ({"box": (5, 5, 5, 9)}, "less than 2 x 2"),
+        ({"box": (200, 5, 300, 9)}, "less than 2 x 2"),
+        ({"box": (0, 0, np.inf, 9)}, "left, top, right, bottom"),
+        ({"box": (-9, -9, 500, 500)}, "whole picture"),
+    ],
+)
+def test_wrong_values_are_named(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        select_object(scene()[0], **arguments)
+    with pytest.raises(ValueError, match="picture is"):
+        select_object(np.zeros((4, 4, 3), np.uint8), (1, 1))
