@@ -120,6 +120,7 @@ def hello(model: str, size: tuple[int, int], fps: float, trained: bool, limits: 
         "fps": fps,
         "trained": trained,
         "codecs": ["jpeg"],
+        "capabilities": sorted(_COMMANDS),
         "limits": {"prompt": MAX_PROMPT, "samples": MAX_SAMPLES, "sessions": limits.sessions},
     }
 

@@ -9,8 +9,9 @@ const POSITION_STEP = 8; // positions come in eighths of a pixel
 
 /**
  * @typedef {{gesture: number, kind: string, x: number, y: number}} Dot a point of the overlay, in picture pixels
+ * @typedef {{gesture: number, kind: string}} Owner of a point
  * @typedef {{first: number, fps: number, latency: number, sent: number | null, dropped: number,
- *            pictures: Blob[], dots: Dot[][]}} Chunk frames and, for each, the points to draw on it
+ *            pictures: Blob[], owners: Owner[], positions: Int16Array}} Chunk frames, and the points to draw on them
  */
 
 /** Seconds on the page's clock, the one that pointer events carry as well. */
@@ -28,24 +29,27 @@ export function parseChunk(buffer) {
   }
   const length = view.getUint32(4, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, PREFIX, length)));
-  const owners = header.groups.flatMap(([gesture, kind, count]) => Array(count).fill({ gesture, kind }));
+  const owners = header.groups.flatMap((/** @type {[number, string, number]} */ [gesture, kind, count]) => Array(count).fill({ gesture, kind }));
   let place = PREFIX + length;
-  const dots = [];
-  for (let frame = 0; frame < header.frames; frame++) {
-    const shown = [];
-    for (let point = 0; point < header.points; point++, place += 4) {
-      const x = view.getInt16(place, true);
-      const y = view.getInt16(place + 2, true);
-      if (x !== HIDDEN) shown.push({ ...owners[point], x: x / POSITION_STEP, y: y / POSITION_STEP });
-    }
-    dots.push(shown);
-  }
+  const bytes = 4 * header.frames * header.points;
+  const positions = new Int16Array(buffer.slice(place, place + bytes)); // little-endian, as every machine with a browser
+  place += bytes;
   const pictures = [];
   for (const size of header.sizes) {
     pictures.push(new Blob([new Uint8Array(buffer, place, size)], { type: "image/jpeg" }));
     place += size;
   }
-  return { ...header, dots, pictures };
+  return { ...header, owners, positions, pictures };
+}
+
+/** The points to draw on a chunk's frame. @param {Chunk} chunk @param {number} frame @returns {Dot[]} */
+export function dotsOf({ owners, positions }, frame) {
+  const dots = [];
+  for (let point = 0, place = 2 * frame * owners.length; point < owners.length; point++, place += 2) {
+    const [x, y] = [positions[place], positions[place + 1]];
+    if (x !== HIDDEN) dots.push({ ...owners[point], x: x / POSITION_STEP, y: y / POSITION_STEP });
+  }
+  return dots;
 }
 
 /** A connection that announces itself as events: "open", "closed", "chunk" and every control message's type. */

@@ -1,4 +1,6 @@
-// Plays chunks at their rate from a small jitter buffer.
+// Plays chunks at their rate from a small jitter buffer, and remembers what it has played.
+
+import { dotsOf } from "./connection.js";
 
 /** @typedef {import("./connection.js").Chunk} Chunk @typedef {import("./connection.js").Dot} Dot */
 /** @typedef {{index: number, picture: ImageBitmap, dots: Dot[], fps: number, sent: number | null}} Frame */
@@ -6,16 +8,20 @@
 const JITTER = 40; // milliseconds that the first frame after a pause or a gap waits, so that the rest flow
 const AHEAD = 1.2; // seconds of frames beyond which the player hurries
 const HURRY = 1.15;
+const MEMORY = 96 * 2 ** 20; // bytes of encoded frames to scrub back to
 
 export class Player {
   /** @type {Frame[]} */ #frames = [];
+  /** @type {Chunk[]} */ #kept = [];
+  #bytes = 0; // of those kept
   #due = 0; // when the next frame is to be shown
   #starved = true;
   #generation = 0; // counts `clear`s: what was being decoded before one is not played after it
   #decoding = Promise.resolve();
   paused = false;
+  latest = -1; // index of the latest frame shown
 
-  /** @param {(frame: Frame) => void} show */
+  /** @param {(frame: Frame) => void} show gets each frame, and closes its picture in the end */
   constructor(show) {
     this.show = show;
     const tick = (/** @type {number} */ now) => {
@@ -25,8 +31,19 @@ export class Player {
     requestAnimationFrame(tick);
   }
 
+  /** How many frames wait to be shown. */
+  get waiting() {
+    return this.#frames.length;
+  }
+
+  /** Index of the oldest frame that can be looked at again. */
+  get oldest() {
+    return this.#kept.length ? this.#kept[0].first : 0;
+  }
+
   /** Take a chunk; chunks play in the order in which they are pushed. @param {Chunk} chunk */
   push(chunk) {
+    this.#keep(chunk);
     const generation = this.#generation;
     const pictures = Promise.all(chunk.pictures.map((picture) => createImageBitmap(picture)));
     this.#decoding = this.#decoding.then(async () => {
@@ -35,7 +52,7 @@ export class Player {
       decoded.forEach((picture, i) => {
         const last = i === decoded.length - 1; // by then the whole gesture has been shown
         this.#frames.push({
-          index: chunk.first + i, picture, dots: chunk.dots[i], fps: chunk.fps, sent: last ? chunk.sent : null,
+          index: chunk.first + i, picture, dots: dotsOf(chunk, i), fps: chunk.fps, sent: last ? chunk.sent : null,
         });
       });
       if (this.#starved) {
@@ -45,13 +62,23 @@ export class Player {
     }).catch((error) => console.error("a chunk could not be decoded", error));
   }
 
-  /** Forget everything not shown yet. */
+  /** A frame shown before, or null where it is forgotten. @param {number} index @returns {Promise<Frame | null>} */
+  async recall(index) {
+    const chunk = this.#kept.find(({ first, pictures }) => index >= first && index < first + pictures.length);
+    if (!chunk) return null;
+    const i = index - chunk.first;
+    const picture = await createImageBitmap(chunk.pictures[i]);
+    return { index, picture, dots: dotsOf(chunk, i), fps: chunk.fps, sent: null };
+  }
+
+  /** Forget everything, shown or not. */
   clear() {
     this.#generation++;
     this.#frames.forEach((frame) => frame.picture.close());
-    this.#frames = [];
+    [this.#frames, this.#kept, this.#bytes] = [[], [], 0];
     this.#starved = true;
     this.paused = false;
+    this.latest = -1;
   }
 
   pause() {
@@ -63,20 +90,29 @@ export class Player {
     this.#due = performance.now();
   }
 
+  /** @param {Chunk} chunk */
+  #keep(chunk) {
+    const size = (/** @type {Chunk} */ { pictures }) => pictures.reduce((sum, picture) => sum + picture.size, 0);
+    this.#kept.push(chunk);
+    this.#bytes += size(chunk);
+    while (this.#bytes > MEMORY) this.#bytes -= size(/** @type {Chunk} */ (this.#kept.shift()));
+  }
+
   /** @param {number} now */
   #tick(now) {
     if (this.paused || now < this.#due) return;
     if (now - this.#due > 250) this.#due = now; // the page slept: go on from here, at the same pace
     /** @type {Frame | undefined} */ let latest;
     while (this.#frames.length && now >= this.#due) {
+      const next = /** @type {Frame} */ (this.#frames.shift());
       latest?.picture.close();
-      latest = /** @type {Frame} */ (this.#frames.shift());
+      latest = { ...next, sent: next.sent ?? latest?.sent ?? null }; // a frame shows what those skipped would have
       const hurry = this.#frames.length > AHEAD * latest.fps ? HURRY : 1;
       this.#due += 1000 / latest.fps / hurry;
     }
     if (latest) {
+      this.latest = latest.index;
       this.show(latest);
-      latest.picture.close();
     }
     if (!this.#frames.length && now >= this.#due) this.#starved = true;
   }

@@ -1,30 +1,36 @@
-// The picture on the page: frames scaled up smoothly, the points over them, and pointers as gestures.
+// The picture on the page: frames scaled up smoothly, what is drawn over them, and pointers as gestures.
 
-import { seconds } from "./connection.js";
+import { gridAround } from "./gestures.js";
+import { drawOverlay } from "./overlay.js";
 
-/** @typedef {import("./connection.js").Dot} Dot */
-/** @typedef {{radius: number, spacing: number}} Grid */
+/** @typedef {import("./connection.js").Dot} Dot @typedef {import("./gestures.js").Point} Point */
+/** @typedef {import("./gestures.js").Gesture} Gesture @typedef {import("./settings.js").Tool} Tool */
+/** @typedef {{tool: Tool, x: number, y: number, gesture: Gesture | null, away: Point, line: Point[]}} Pointer
+ *  `away`: from the pointer to the anchor of what it drags; `line`: the path it draws */
 
-const REACH = 28; // CSS pixels within which erasing finds a point
+const REACH = 26; // CSS pixels within which a press finds a point
 const SAMPLES = 256; // of one message, the protocol's limit
+const CORNERS = 200; // of a drawn path
 
-export class Stage extends EventTarget {
-  /** @type {"press" | "pin" | "erase"} */ mode = "press";
-  /** @type {Grid} */ grid = { radius: 16, spacing: 8 };
-  showPoints = true;
-  /** @type {Dot[]} */ #dots = [];
-  /** @type {CanvasImageSource | null} */ #still = null;
-  /** @type {Map<number, {gesture: number, x: number, y: number, mode: string}>} */ #pointers = new Map();
-  #next = 1; // the number of the next gesture
-  #height = 1;
-  #width = 1;
+export class Stage {
+  /** @type {Map<number, Pointer>} */ pointers = new Map();
+  /** @type {Dot[]} */ dots = [];
+  /** @type {CanvasImageSource | null} what is shown */ #picture = null;
+  height = 1;
+  width = 1;
 
-  /** @param {HTMLElement} element @param {HTMLCanvasElement} video @param {HTMLCanvasElement} overlay */
-  constructor(element, video, overlay) {
-    super();
+  /**
+   * @param {HTMLElement} element @param {HTMLCanvasElement} video @param {HTMLCanvasElement} overlay
+   * @param {import("./settings.js").Settings} settings @param {import("./gestures.js").Gestures} gestures
+   * @param {() => boolean} begin makes sure that a stream runs, for a drag; false where none can
+   */
+  constructor(element, video, overlay, settings, gestures, begin) {
     this.element = element;
     this.video = video;
     this.overlay = overlay;
+    this.settings = settings;
+    this.gestures = gestures;
+    this.begin = begin;
     new ResizeObserver(() => this.#resize()).observe(element);
     element.addEventListener("pointerdown", (event) => this.#down(event));
     element.addEventListener("pointermove", (event) => this.#move(event));
@@ -32,155 +38,174 @@ export class Stage extends EventTarget {
       element.addEventListener(end, (event) => this.#up(/** @type {PointerEvent} */ (event)));
     }
     element.addEventListener("contextmenu", (event) => event.preventDefault());
+    for (const source of [settings, gestures]) source.addEventListener("change", () => this.draw());
+    settings.addEventListener("change", () => (element.dataset.tool = settings.tool));
   }
 
   /** The size of the model's frames. @param {number} height @param {number} width */
   resize(height, width) {
-    [this.#height, this.#width] = [height, width];
-    this.element.style.aspectRatio = `${width} / ${height}`;
+    [this.height, this.width] = [height, width];
+    this.element.style.setProperty("--ratio", String(width / height));
     this.#resize();
   }
 
-  /** Show a picture and forget all points. @param {CanvasImageSource} picture */
+  /** Show a picture, and no points of frames. @param {CanvasImageSource} picture */
   still(picture) {
-    this.#still = picture;
-    this.#dots = [];
-    this.#paint(picture);
+    this.show(picture, []);
+  }
+
+  /** Show a frame; it may be closed when it is not shown any more. @param {CanvasImageSource} picture @param {Dot[]} dots */
+  show(picture, dots) {
+    if (this.#picture instanceof ImageBitmap && this.#picture !== picture) this.#picture.close();
+    this.#picture = picture;
+    this.dots = dots;
+    if (this.gestures.streaming) this.gestures.shown(new Set(dots.map((dot) => dot.gesture)));
+    this.#paint();
     this.draw();
   }
 
-  /** Show a frame. @param {ImageBitmap} picture @param {Dot[]} dots */
-  frame(picture, dots) {
-    this.#still = null;
-    this.#dots = dots;
-    this.#paint(picture);
-    this.draw();
-  }
-
-  /** Let all pointers go, without telling anyone. */
+  /** Let all pointers go, without telling anyone, and forget the frame's points. */
   forget() {
-    this.#pointers.clear();
-    this.#dots = [];
+    this.pointers.clear();
+    this.dots = [];
     this.draw();
   }
 
-  /** Draw the points of the present frame, and rings where pointers are. */
   draw() {
-    const pen = /** @type {CanvasRenderingContext2D} */ (this.overlay.getContext("2d"));
-    const scale = this.overlay.width / this.#width;
-    const style = getComputedStyle(this.element);
-    pen.clearRect(0, 0, this.overlay.width, this.overlay.height);
-    const size = 4 * devicePixelRatio;
-    const circle = (/** @type {number} */ x, /** @type {number} */ y, /** @type {number} */ r) => {
-      pen.beginPath();
-      pen.arc((x + 0.5) * scale, (y + 0.5) * scale, r, 0, 2 * Math.PI);
-    };
-    for (const dot of this.showPoints ? this.#dots : []) {
-      circle(dot.x, dot.y, size);
-      pen.fillStyle = style.getPropertyValue(dot.kind === "pin" ? "--pin" : "--drag");
-      pen.strokeStyle = "#000a";
-      pen.lineWidth = devicePixelRatio;
-      pen.fill();
-      pen.stroke();
-    }
-    for (const pointer of this.#pointers.values()) {
-      if (pointer.mode !== "press") continue;
-      circle(pointer.x, pointer.y, Math.max(this.grid.radius * scale, 2 * size));
-      pen.strokeStyle = style.getPropertyValue("--drag");
-      pen.lineWidth = 2 * devicePixelRatio;
-      pen.stroke();
-    }
+    drawOverlay(this);
   }
 
   #resize() {
     const { width, height } = this.element.getBoundingClientRect();
     for (const canvas of [this.video, this.overlay]) {
-      // A canvas forgets its content when its size is set; the frame is kept through a copy.
-      const [w, h] = [Math.max(1, Math.round(width * devicePixelRatio)), Math.max(1, Math.round(height * devicePixelRatio))];
-      if (canvas.width === w && canvas.height === h) continue;
-      const copy = canvas === this.video && canvas.width > 1 ? new OffscreenCanvas(canvas.width, canvas.height) : null;
-      copy?.getContext("2d")?.drawImage(canvas, 0, 0);
-      [canvas.width, canvas.height] = [w, h];
-      if (copy && canvas === this.video) this.#paint(this.#still ?? copy);
+      const [w, h] = [width, height].map((length) => Math.max(1, Math.round(length * devicePixelRatio)));
+      if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
     }
+    this.#paint(); // a canvas forgets its content when its size is set
     this.draw();
   }
 
-  /** @param {CanvasImageSource} picture */
-  #paint(picture) {
+  #paint() {
+    if (!this.#picture) return;
     const pen = /** @type {CanvasRenderingContext2D} */ (this.video.getContext("2d"));
-    pen.imageSmoothingEnabled = true;
     pen.imageSmoothingQuality = "high";
-    pen.drawImage(picture, 0, 0, this.video.width, this.video.height);
+    pen.drawImage(this.#picture, 0, 0, this.video.width, this.video.height);
   }
 
-  /** Where an event is, in picture pixels: (0, 0) is the centre of the top-left pixel. @param {MouseEvent} event */
+  /** Where an event is, in picture pixels. @param {MouseEvent} event @returns {Point} */
   #place(event) {
     const box = this.element.getBoundingClientRect();
-    return {
-      x: ((event.clientX - box.left) / box.width) * this.#width - 0.5,
-      y: ((event.clientY - box.top) / box.height) * this.#height - 0.5,
-    };
+    return [
+      ((event.clientX - box.left) / box.width) * this.width - 0.5,
+      ((event.clientY - box.top) / box.height) * this.height - 0.5,
+    ];
+  }
+
+  /** @param {Point} place */
+  #inside([x, y]) {
+    return x >= -0.5 && y >= -0.5 && x < this.width - 0.5 && y < this.height - 0.5;
+  }
+
+  get #grid() {
+    return { radius: this.settings.radius, spacing: this.settings.spacing };
   }
 
   /** @param {PointerEvent} event */
   #down(event) {
-    if (event.button !== 0) return;
-    const { x, y } = this.#place(event);
-    if (x < -0.5 || y < -0.5 || x >= this.#width - 0.5 || y >= this.#height - 0.5) return;
+    if (event.button !== 0 || this.element.hasAttribute("aria-disabled")) return;
+    const place = this.#place(event);
+    if (!this.#inside(place)) return;
     this.element.setPointerCapture(event.pointerId);
-    if (this.mode === "erase") {
-      this.#pointers.set(event.pointerId, { gesture: -1, x, y, mode: "erase" });
-      this.#eraseAt(x, y);
-      return;
+    const { tool } = this.settings;
+    const at = event.timeStamp / 1000;
+    /** @type {Pointer} */ const pointer = { tool, x: place[0], y: place[1], gesture: null, away: [0, 0], line: [place] };
+    if (tool === "pin") {
+      this.gestures.add("pin", [place], this.#grid, at);
+    } else if (tool === "press") {
+      if (!this.begin()) return;
+      pointer.gesture = this.#held(place);
+      if (pointer.gesture) pointer.away = [pointer.gesture.x - place[0], pointer.gesture.y - place[1]];
+      else pointer.gesture = this.gestures.add("press", [place], this.#grid, at);
+    } else if (tool === "erase") {
+      this.#eraseAt(place);
     }
-    const gesture = this.#next++;
-    this.#tell("gesture", { kind: this.mode, gesture, x, y, ...this.grid, at: event.timeStamp / 1000 });
-    // A pin stays; only a drag follows its pointer.
-    if (this.mode === "press") this.#pointers.set(event.pointerId, { gesture, x, y, mode: "press" });
-    this.draw();
+    if (tool !== "pin") this.pointers.set(event.pointerId, pointer);
+    this.#pressed();
   }
 
   /** @param {PointerEvent} event */
   #move(event) {
-    const pointer = this.#pointers.get(event.pointerId);
+    const pointer = this.pointers.get(event.pointerId);
     if (!pointer) return;
-    Object.assign(pointer, this.#place(event));
-    if (pointer.mode === "erase") return this.#eraseAt(pointer.x, pointer.y);
     const events = event.getCoalescedEvents?.() ?? [];
-    const samples = (events.length ? events : [event]).slice(-SAMPLES).map((each) => {
-      const { x, y } = this.#place(each);
-      return [x, y, each.timeStamp / 1000];
-    });
-    this.#tell("moved", { gesture: pointer.gesture, samples });
+    const places = (events.length ? events : [event]).map((each) => /** @type {const} */ ([this.#place(each), each.timeStamp / 1000]));
+    const [place] = places[places.length - 1];
+    [pointer.x, pointer.y] = place;
+    if (pointer.tool === "erase") return this.#eraseAt(place);
+    if (pointer.tool === "path") {
+      const near = 2 * (this.width / this.element.clientWidth); // a corner every other CSS pixel at most
+      for (const [each] of places) {
+        const last = pointer.line[pointer.line.length - 1];
+        if (Math.hypot(each[0] - last[0], each[1] - last[1]) >= near) pointer.line.push(each);
+      }
+    } else if (pointer.gesture) {
+      const [dx, dy] = pointer.away;
+      const samples = places.slice(-SAMPLES).map(([[x, y], at]) => /** @type {[number, number, number]} */ ([x + dx, y + dy, at]));
+      this.gestures.move(pointer.gesture, samples);
+    }
     this.draw();
   }
 
   /** @param {PointerEvent} event */
   #up(event) {
-    const pointer = this.#pointers.get(event.pointerId);
-    this.#pointers.delete(event.pointerId);
-    if (pointer?.mode === "press") this.#tell("released", { gesture: pointer.gesture, at: event.timeStamp / 1000 });
+    const pointer = this.pointers.get(event.pointerId);
+    this.pointers.delete(event.pointerId);
+    if (pointer?.tool === "path" && event.type === "pointerup") this.#addPath(pointer.line);
+    if (pointer?.gesture && !this.settings.hold) this.gestures.release(pointer.gesture, event.timeStamp / 1000);
+    this.#pressed();
+  }
+
+  #pressed() {
+    this.element.classList.toggle("pressed", this.pointers.size > 0);
     this.draw();
   }
 
-  /** @param {number} x @param {number} y */
-  #eraseAt(x, y) {
-    const reach = (REACH / this.element.getBoundingClientRect().width) * this.#width;
-    let [nearest, best] = [/** @type {Dot | null} */ (null), reach];
-    for (const dot of this.#dots) {
-      const distance = Math.hypot(dot.x - x, dot.y - y);
-      if (distance <= best) [nearest, best] = [dot, distance];
+  /** @param {Point[]} line */
+  #addPath(line) {
+    if (line.length < 2) return;
+    const { pace, delay, smooth, letGo } = this.settings;
+    const fields = { ...this.#grid, [pace]: this.settings[pace], delay, ease: smooth ? "smooth" : "linear", release: letGo };
+    this.gestures.add("path", thin(line, CORNERS), fields);
+  }
+
+  /** A drag that was left in place and can be taken up at this point. @param {Point} place */
+  #held(place) {
+    const drags = this.gestures.list.filter(({ kind }) => kind === "press");
+    const taken = new Set([...this.pointers.values()].map(({ gesture }) => gesture));
+    return this.#nearest(place, drags.filter((gesture) => !taken.has(gesture)));
+  }
+
+  /** @param {Point} place */
+  #eraseAt(place) {
+    const gesture = this.#nearest(place, this.gestures.list);
+    if (gesture) this.gestures.erase(gesture);
+  }
+
+  /** The gesture with a point, or a stretch of its path, within reach. @param {Point} place @param {Gesture[]} among */
+  #nearest([x, y], among) {
+    let [nearest, best] = [/** @type {Gesture | null} */ (null), (REACH / this.element.clientWidth) * this.width];
+    for (const gesture of among) {
+      const shown = this.dots.filter((dot) => dot.gesture === gesture.gesture).map((dot) => /** @type {Point} */ ([dot.x, dot.y]));
+      const points = [...(shown.length ? shown : gridAround([gesture.x, gesture.y], /** @type {any} */ (gesture.fields), this)), ...gesture.points.slice(1)];
+      const distance = Math.min(...points.map((point) => Math.hypot(point[0] - x, point[1] - y)));
+      if (distance <= best) [nearest, best] = [gesture, distance];
     }
-    if (!nearest) return;
-    const { gesture } = nearest;
-    this.#dots = this.#dots.filter((dot) => dot.gesture !== gesture);
-    this.#tell("erased", { gesture, at: seconds() });
-    this.draw();
+    return nearest;
   }
+}
 
-  /** @param {string} type @param {unknown} detail */
-  #tell(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
-  }
+/** At most `most` corners of a line, evenly chosen, both ends included. @param {Point[]} line @param {number} most */
+function thin(line, most) {
+  if (line.length <= most) return line;
+  return Array.from({ length: most }, (_, i) => line[Math.round((i * (line.length - 1)) / (most - 1))]);
 }

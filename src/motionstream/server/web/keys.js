@@ -1,0 +1,59 @@
+// The keyboard, and the help that lists it: one table for both.
+
+import { find } from "./page.js";
+
+/** @typedef {{keys: string[], label: string, group: string, act: (key: string) => void, needs?: string, hidden?: boolean}} Shortcut
+ *  `keys` as in KeyboardEvent.key, in lower case, "ctrl+" before them for Ctrl or Cmd */
+
+const NAMES = /** @type {Record<string, string>} */ ({ " ": "Space", enter: "Enter", arrowleft: "←", arrowright: "→", "ctrl+z": "Ctrl Z", "ctrl+y": "Ctrl Y", "shift+ctrl+z": "Ctrl Shift Z" });
+
+/** @param {Shortcut[]} shortcuts @param {(capability: string) => boolean} can */
+export function setUpKeys(shortcuts, can) {
+  document.addEventListener("keydown", (event) => {
+    if (document.querySelector("dialog[open]") || event.altKey || typing(event)) return;
+    const key = event.key.toLowerCase();
+    const name = `${event.shiftKey && key.length > 1 || event.ctrlKey && event.shiftKey ? "shift+" : ""}${event.ctrlKey || event.metaKey ? "ctrl+" : ""}${key}`;
+    const found = shortcuts.find((each) => each.keys.includes(name) && (!each.needs || can(each.needs)));
+    if (!found || (event.repeat && !["[", "]"].includes(key) && !key.startsWith("arrow"))) return;
+    event.preventDefault();
+    found.act(key);
+  });
+  // A button that was clicked with the mouse does not keep the space bar to itself.
+  document.addEventListener("click", (event) => {
+    const button = /** @type {HTMLElement} */ (event.target).closest("button, input[type=checkbox], input[type=radio]");
+    if (event.detail > 0 && button instanceof HTMLElement) button.blur();
+  });
+}
+
+/** Is the key meant for the element that has the focus? @param {KeyboardEvent} event */
+function typing(event) {
+  const target = /** @type {HTMLElement} */ (event.target);
+  if (target.closest("input[type=text], textarea, select")) return true;
+  if (target.closest("input[type=range]") && /^(Arrow|Home|End|Page)/.test(event.key)) return true;
+  return Boolean(target.closest("button, a, label, input")) && [" ", "Enter"].includes(event.key);
+}
+
+/** Fill the help with the shortcuts that do something here. @param {Shortcut[]} shortcuts @param {(capability: string) => boolean} can */
+export function listKeys(shortcuts, can) {
+  const known = shortcuts.filter((each) => !each.hidden && (!each.needs || can(each.needs)));
+  const groups = [...new Set(known.map(({ group }) => group))];
+  find("keys").replaceChildren(...groups.map((group) => {
+    const section = document.createElement("section");
+    const head = document.createElement("h3");
+    head.textContent = group;
+    section.append(head, ...known.filter((each) => each.group === group).map(({ keys, label }) => {
+      const row = document.createElement("div");
+      const words = document.createElement("span");
+      words.textContent = label;
+      const caps = document.createElement("span");
+      for (const key of keys) {
+        const cap = document.createElement("kbd");
+        cap.textContent = NAMES[key] ?? key.toUpperCase();
+        caps.append(cap, " ");
+      }
+      row.append(words, caps);
+      return row;
+    }));
+    return section;
+  }));
+}

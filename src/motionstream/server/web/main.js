@@ -1,0 +1,210 @@
+// The page: its parts, and what each tells the others.
+
+import { Connection } from "./connection.js";
+import { Gestures } from "./gestures.js";
+import { listKeys, setUpKeys } from "./keys.js";
+import { complain, field, find, relabel } from "./page.js";
+import { fitGrid, setUpPanel } from "./panel.js";
+import { loadGallery, markChosen, setUpPictures } from "./pictures.js";
+import { Player } from "./player.js";
+import { Plots } from "./plots.js";
+import { Settings } from "./settings.js";
+import { Stage } from "./stage.js";
+import { Studio } from "./studio.js";
+
+const settings = new Settings();
+const connection = new Connection();
+const gestures = new Gestures((type, fields, at) => connection.send(type, fields, at));
+const studio = new Studio(connection, gestures);
+const stage = new Stage(
+  find("stage"), find("video"), find("overlay"), settings, gestures, () => studio.begin(),
+);
+const player = new Player((frame) => {
+  stage.show(frame.picture, frame.dots);
+  plots.shown(frame.sent);
+  showTime(frame.index, frame.fps);
+});
+const plots = new Plots(() => studio.state === "running", () => player.waiting);
+
+// ------------------------------------------------------------------------------------------------ the stream
+
+const can = (/** @type {string} */ capability) => studio.can(capability);
+
+studio.addEventListener("hello", () => {
+  const { size, fps, model, trained } = /** @type {import("./studio.js").Hello} */ (studio.hello);
+  find("model").textContent = `${model} · ${size[1]} × ${size[0]} · ${fps} fps${trained ? "" : " · untrained"}`;
+  if (stage.height !== size[0] || stage.width !== size[1]) {
+    stage.resize(size[0], size[1]);
+    fitGrid(settings, size);
+  }
+  for (const element of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-needs]"))) {
+    element.hidden = !can(element.dataset.needs ?? "");
+  }
+  listKeys(shortcuts, can);
+  loadGallery(choose);
+});
+studio.addEventListener("begin", () => {
+  player.clear();
+  plots.clear();
+});
+studio.addEventListener("chunk", (event) => {
+  const chunk = /** @type {CustomEvent} */ (event).detail;
+  plots.came(chunk);
+  player.push(chunk);
+});
+studio.addEventListener("over", () => {
+  player.pause(); // the last frame stays, and what was played can be looked at
+  stage.forget();
+});
+studio.addEventListener("state", showState);
+
+function showState() {
+  const { state, live, picture } = studio;
+  const words = { offline: "Not connected", idle: "Ready", running: "Streaming", paused: "Paused" };
+  find("state").textContent = words[state];
+  find("state").dataset.state = state;
+  relabel("start", live ? "stop" : "play", live ? "Stop" : "Start");
+  find("start").classList.toggle("primary", !live);
+  relabel("pause", state === "paused" ? "play" : "pause", state === "paused" ? "Resume" : "Pause");
+  field("start").disabled = state === "offline" || !picture;
+  field("pause").disabled = !live;
+  find("hint").hidden = live || state === "offline";
+  find("hint").textContent = player.latest < 0 ? "Press on the picture and drag" : "Press and drag to begin anew from the picture";
+  find("notice").hidden = state !== "offline";
+  find("notice-text").textContent = studio.problem ? `${studio.problem}. Trying again…` : "Not connected. Trying again…";
+  if (state === "paused") player.pause();
+  else if (state === "running" && player.paused) player.resume();
+}
+
+// -------------------------------------------------------------------------------------------------- the time
+
+/** @param {number} index @param {number} fps */
+function showTime(index, fps) {
+  const line = field("timeline");
+  line.disabled = false;
+  line.min = String(player.oldest);
+  line.max = String(Math.max(player.latest, index));
+  line.value = String(index);
+  const time = index / fps;
+  find("clock").textContent = `${Math.floor(time / 60)}:${(time % 60).toFixed(1).padStart(4, "0")}`;
+}
+
+/** Look at a frame that was shown before; a stream that plays is paused. @param {number} index */
+async function look(index) {
+  studio.pause();
+  const frame = await player.recall(index);
+  if (!frame) return;
+  stage.show(frame.picture, frame.dots);
+  showTime(index, frame.fps);
+}
+
+field("timeline").addEventListener("input", () => look(Number(field("timeline").value)));
+
+// ---------------------------------------------------------------------------------------------- the picture
+
+/** @param {string} name */
+async function choose(name) {
+  studio.choose(name);
+  markChosen(name);
+  await reset();
+}
+
+/** Back to the picture, without frames and gestures. */
+async function reset() {
+  studio.stop();
+  gestures.clear();
+  player.clear();
+  stage.forget();
+  Object.assign(field("timeline"), { max: "0", value: "0", disabled: true });
+  find("clock").textContent = "0:00.0";
+  showState();
+  const { picture } = studio;
+  if (!picture) return;
+  const image = new Image();
+  image.src = `/api/pictures/${picture}`;
+  stage.element.setAttribute("aria-busy", "true");
+  try {
+    await image.decode();
+    if (picture !== studio.picture) return; // another was chosen meanwhile
+    if (!studio.live && player.latest < 0) stage.still(image);
+  } catch {
+    complain("The picture could not be shown; choose another");
+  }
+  stage.element.setAttribute("aria-busy", "false");
+}
+
+// ------------------------------------------------------------------------------------------------ the controls
+
+const help = /** @type {HTMLDialogElement} */ (find("help"));
+const use = (/** @type {import("./settings.js").Tool} */ tool) => () => settings.set({ tool });
+const grow = (/** @type {number} */ by) => {
+  settings.set({ radius: Math.min(Number(field("radius").max), Math.max(0, settings.radius + by)) });
+};
+const step = (/** @type {number} */ by) => {
+  const line = field("timeline");
+  if (!line.disabled) look(Math.min(Number(line.max), Math.max(Number(line.min), Number(line.value) + by)));
+};
+
+/** @type {import("./keys.js").Shortcut[]} */
+const shortcuts = [
+  { keys: ["enter"], label: "Start or end", group: "Stream", act: () => studio.toggleStart() },
+  { keys: [" "], label: "Pause or go on", group: "Stream", act: () => studio.togglePause() },
+  { keys: [",", "."], label: "A frame back or on", group: "Stream", act: (key) => step(key === "." ? 1 : -1) },
+  { keys: ["r"], label: "Back to the picture", group: "Stream", act: reset },
+  { keys: ["d"], label: "Drag", group: "Tools", act: use("press") },
+  { keys: ["p"], label: "Pin", group: "Tools", act: use("pin") },
+  { keys: ["l"], label: "Draw a path", group: "Tools", act: use("path"), needs: "path" },
+  { keys: ["e"], label: "Erase", group: "Tools", act: use("erase") },
+  { keys: ["[", "]"], label: "Smaller or larger grid", group: "Tools", act: (key) => grow(key === "]" ? 1 : -1) },
+  { keys: ["h"], label: "Hold what is let go", group: "Tools", act: () => settings.set({ hold: !settings.hold }) },
+  { keys: ["ctrl+z"], label: "Undo", group: "Page", act: () => gestures.undo() },
+  { keys: ["shift+ctrl+z", "ctrl+y"], label: "Redo", group: "Page", act: () => gestures.redo() },
+  { keys: ["v"], label: "Show or hide the points", group: "Page", act: () => settings.set({ points: !settings.points }) },
+  { keys: ["?"], label: "This help", group: "Page", act: () => help.showModal() },
+];
+
+setUpPictures(choose);
+setUpPanel(settings, studio);
+setUpKeys(shortcuts, can);
+
+find("start").addEventListener("click", () => studio.toggleStart());
+find("pause").addEventListener("click", () => studio.togglePause());
+find("reset").addEventListener("click", reset);
+find("undo").addEventListener("click", () => gestures.undo());
+find("redo").addEventListener("click", () => gestures.redo());
+find("help-open").addEventListener("click", () => help.showModal());
+help.addEventListener("click", (event) => event.target === help && help.close()); // a click beside it
+gestures.addEventListener("change", () => {
+  field("undo").disabled = !gestures.canUndo;
+  field("redo").disabled = !gestures.canRedo;
+});
+
+let hidden = false; // paused because nobody looks
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden && studio.state === "running") {
+    hidden = true;
+    studio.pause();
+  } else if (!document.hidden && hidden) {
+    hidden = false;
+    studio.resume();
+  }
+});
+
+const saved = localStorage.getItem("theme");
+if (saved) document.documentElement.dataset.theme = saved;
+find("theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("theme", root.dataset.theme);
+  redraw();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+
+function redraw() {
+  stage.draw();
+  plots.draw();
+}
+
+showState();
+connection.connect();

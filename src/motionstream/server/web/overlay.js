@@ -1,0 +1,89 @@
+// What is drawn over the frames: the points of the tracks, gestures the frames do not show yet, drawn paths, pointers.
+
+import { gridAround } from "./gestures.js";
+
+/** @typedef {import("./gestures.js").Point} Point @typedef {import("./gestures.js").Gesture} Gesture */
+
+const DOT = 3; // CSS pixels, as all lengths here
+const TINTS = /** @type {const} */ ({ press: "--drag", pin: "--pin", path: "--path" });
+
+/** @param {import("./stage.js").Stage} stage */
+export function drawOverlay(stage) {
+  const { overlay, element, settings, gestures, pointers, dots } = stage;
+  const pen = /** @type {CanvasRenderingContext2D} */ (overlay.getContext("2d"));
+  const style = getComputedStyle(element);
+  const tint = (/** @type {string} */ kind) => style.getPropertyValue(TINTS[/** @type {keyof TINTS} */ (kind)] ?? TINTS.press);
+  const scale = overlay.width / stage.width;
+  const unit = devicePixelRatio;
+  const place = (/** @type {Point} */ [x, y]) => /** @type {Point} */ ([(x + 0.5) * scale, (y + 0.5) * scale]);
+  pen.clearRect(0, 0, overlay.width, overlay.height);
+  pen.lineJoin = pen.lineCap = "round";
+
+  if (settings.points) {
+    const held = new Set([...pointers.values()].map(({ gesture }) => gesture));
+    for (const gesture of gestures.list) {
+      if (gesture.done) continue;
+      if (gesture.kind === "path") drawLine(pen, gesture.points.map(place), tint("path"), unit);
+      // Until a frame shows them, its points are where the visitor put them.
+      const waiting = !gestures.streaming || !gestures.isSeen(gesture);
+      if (waiting && !held.has(gesture)) {
+        drawDots(pen, gridAround([gesture.x, gesture.y], /** @type {any} */ (gesture.fields), stage).map(place), tint(gesture.kind), unit);
+      }
+    }
+    for (const kind of ["press", "path", "pin"]) {
+      const shown = dots.filter((dot) => dot.kind === kind && !gestures.isErased(dot.gesture));
+      drawDots(pen, shown.map(({ x, y }) => place([x, y])), tint(kind), unit);
+    }
+  }
+  for (const pointer of pointers.values()) {
+    if (pointer.tool === "path") drawLine(pen, pointer.line.map(place), tint("path"), unit);
+    if (pointer.tool !== "press") continue;
+    const [x, y] = place([pointer.x, pointer.y]);
+    drawRing(pen, x, y, settings.radius * scale + 10 * unit, tint("press"), unit);
+  }
+}
+
+/** @param {CanvasRenderingContext2D} pen @param {Point[]} points @param {string} colour @param {number} unit */
+function drawDots(pen, points, colour, unit) {
+  pen.beginPath();
+  for (const [x, y] of points) {
+    pen.moveTo(x + DOT * unit, y);
+    pen.arc(x, y, DOT * unit, 0, 2 * Math.PI);
+  }
+  pen.lineWidth = 2 * unit;
+  pen.strokeStyle = "#0009"; // a rim, so that the points stand out on every picture
+  pen.stroke();
+  pen.fillStyle = colour;
+  pen.fill();
+}
+
+/** A path with an arrow at its end. @param {CanvasRenderingContext2D} pen @param {Point[]} line @param {string} colour @param {number} unit */
+function drawLine(pen, line, colour, unit) {
+  if (line.length < 2) return;
+  const [end, before] = [line[line.length - 1], line.findLast(([x, y]) => Math.hypot(x - line[line.length - 1][0], y - line[line.length - 1][1]) > 6 * unit) ?? line[0]];
+  const angle = Math.atan2(end[1] - before[1], end[0] - before[0]);
+  pen.beginPath();
+  line.forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y)));
+  for (const turn of [2.6, -2.6]) {
+    pen.moveTo(end[0], end[1]);
+    pen.lineTo(end[0] + 9 * unit * Math.cos(angle + turn), end[1] + 9 * unit * Math.sin(angle + turn));
+  }
+  stroke(pen, colour, unit);
+}
+
+/** @param {CanvasRenderingContext2D} pen @param {number} x @param {number} y @param {number} radius @param {string} colour @param {number} unit */
+function drawRing(pen, x, y, radius, colour, unit) {
+  pen.beginPath();
+  pen.arc(x, y, radius, 0, 2 * Math.PI);
+  stroke(pen, colour, unit);
+}
+
+/** @param {CanvasRenderingContext2D} pen @param {string} colour @param {number} unit */
+function stroke(pen, colour, unit) {
+  pen.lineWidth = 4 * unit;
+  pen.strokeStyle = "#0006";
+  pen.stroke();
+  pen.lineWidth = 2 * unit;
+  pen.strokeStyle = colour;
+  pen.stroke();
+}

@@ -1,0 +1,108 @@
+// Where pictures come from: the gallery, a file, the clipboard, a drop, the camera.
+
+import { complain, field, find } from "./page.js";
+
+const LARGEST = 20 * 2 ** 20; // bytes, the server's limit
+
+/** @param {(name: string) => void} choose is told the name of the picture to work with */
+export function setUpPictures(choose) {
+  field("file").addEventListener("change", () => {
+    upload(field("file").files?.[0], choose);
+    field("file").value = ""; // so that the same file can be chosen again
+  });
+  document.addEventListener("paste", (event) => upload(pictureIn(event.clipboardData), choose));
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    find("stage").classList.add("dropping");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) find("stage").classList.remove("dropping");
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    find("stage").classList.remove("dropping");
+    const file = pictureIn(event.dataTransfer);
+    if (file) upload(file, choose);
+    else complain("Drop a picture file: PNG, JPEG, WebP, BMP, GIF or TIFF");
+  });
+  if (navigator.mediaDevices) setUpCamera(choose);
+}
+
+/** Show the examples, and choose the first. @param {(name: string) => void} choose */
+export async function loadGallery(choose) {
+  if (find("gallery").childElementCount) return;
+  try {
+    const examples = await (await fetch("/api/gallery")).json();
+    for (const { name, title, credit } of examples) addThumbnail(name, title, `${title}. ${credit}`, choose);
+    if (examples.length) choose(examples[0].name);
+  } catch {
+    complain("The example pictures could not be loaded; reload the page");
+  }
+}
+
+/** Mark the picture that is worked with, and say about it what there is to say. @param {string} name */
+export function markChosen(name) {
+  for (const button of /** @type {Iterable<HTMLElement>} */ (find("gallery").children)) {
+    const chosen = button.dataset.name === name;
+    button.setAttribute("aria-selected", String(chosen));
+    if (chosen) find("fitted").textContent = button.dataset.about ?? "";
+  }
+}
+
+/** @param {DataTransfer | null} data */
+const pictureIn = (data) => [...(data?.files ?? [])].find((file) => file.type.startsWith("image/"));
+
+/** @param {string} name @param {string} title @param {string} about @param {(name: string) => void} choose */
+function addThumbnail(name, title, about, choose) {
+  const button = document.createElement("button");
+  Object.assign(button, { type: "button", title, onclick: () => choose(name) });
+  button.setAttribute("role", "option");
+  button.setAttribute("aria-selected", "false");
+  Object.assign(button.dataset, { name, about });
+  const image = document.createElement("img");
+  Object.assign(image, { src: `/api/pictures/${name}`, alt: title, draggable: false });
+  button.append(image);
+  find("gallery").append(button);
+}
+
+/** @param {File | null | undefined} file @param {(name: string) => void} choose */
+async function upload(file, choose) {
+  if (!file) return;
+  if (file.size > LARGEST) return complain("The file is larger than 20 MB; scale it down first");
+  try {
+    const answer = await fetch("/api/pictures", { method: "POST", body: file });
+    const content = await answer.json();
+    if (!answer.ok) return complain(content.detail);
+    addThumbnail(content.name, file.name, `${file.name}: ${content.fitted}`, choose);
+    choose(content.name);
+  } catch {
+    complain("The picture could not be sent; is the server still running?");
+  }
+}
+
+/** @param {(name: string) => void} choose */
+function setUpCamera(choose) {
+  const dialog = /** @type {HTMLDialogElement} */ (find("camera"));
+  const view = /** @type {HTMLVideoElement} */ (find("camera-view"));
+  find("photograph").hidden = false;
+  find("photograph").addEventListener("click", async () => {
+    try {
+      view.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: 1280, height: 720 } });
+    } catch (error) {
+      return complain(`The camera cannot be used: ${/** @type {Error} */ (error).message}`);
+    }
+    dialog.showModal();
+    await view.play();
+  });
+  dialog.addEventListener("close", () => {
+    for (const track of /** @type {MediaStream | null} */ (view.srcObject)?.getTracks() ?? []) track.stop();
+    view.srcObject = null;
+  });
+  find("camera-take").addEventListener("click", () => {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [view.videoWidth, view.videoHeight];
+    canvas.getContext("2d")?.drawImage(view, 0, 0);
+    canvas.toBlob((blob) => blob && upload(new File([blob], "Camera", { type: blob.type }), choose), "image/jpeg", 0.95);
+    dialog.close();
+  });
+}

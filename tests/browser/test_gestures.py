@@ -1,0 +1,99 @@
+"""Pins, erasing, undo, holding, several pointers: seen by the points that are drawn over the picture."""
+
+import numpy as np
+
+LEFT, RIGHT = (32, 64), (96, 64)
+
+
+def test_pins_wait_for_the_stream_and_are_undone_and_redone(visitor, until) -> None:
+    visitor.tool("pin")
+    visitor.click(*LEFT)
+    visitor.click(*RIGHT)
+    assert visitor.has_dot("pin", *LEFT) and visitor.has_dot("pin", *RIGHT)
+    visitor.key("Control+z")
+    assert not visitor.has_dot("pin", *RIGHT) and visitor.has_dot("pin", *LEFT)
+    visitor.page.click("#redo")
+    assert visitor.has_dot("pin", *RIGHT)
+    visitor.page.click("#undo")
+    visitor.key("Enter")
+    visitor.wait_for_frame(1)
+    assert visitor.has_dot("pin", *LEFT) and not visitor.has_dot("pin", *RIGHT)
+    visitor.key("Control+z")
+    until(lambda: len(visitor.dots("pin")) == 0, "the pin is gone while the stream plays")
+    visitor.wait_for_frame(visitor.frame + 24)
+    assert len(visitor.dots("pin")) == 0, "the server has forgotten it, too"
+    visitor.key("Control+Shift+z")
+    until(lambda: visitor.has_dot("pin", *LEFT), "and is back")
+
+
+def test_a_pin_set_while_paused_holds_afterwards(visitor, until) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_frame(1)
+    visitor.key(" ")
+    visitor.wait_for_state("Paused")
+    visitor.tool("pin")
+    visitor.click(*LEFT)
+    assert visitor.has_dot("pin", *LEFT)
+    visitor.key(" ")
+    visitor.wait_for_frame(visitor.frame + 36)
+    assert visitor.has_dot("pin", *LEFT)
+
+
+def test_erasing_takes_a_gesture_away(visitor, until) -> None:
+    visitor.tool("pin")
+    visitor.click(*LEFT)
+    visitor.click(*RIGHT)
+    visitor.key("Enter")
+    visitor.wait_for_frame(1)
+    visitor.tool("erase")
+    visitor.click(LEFT[0] + 2, LEFT[1])
+    assert not visitor.has_dot("pin", *LEFT) and visitor.has_dot("pin", *RIGHT)
+    visitor.wait_for_frame(visitor.frame + 24)
+    assert not visitor.has_dot("pin", *LEFT) and visitor.has_dot("pin", *RIGHT)
+
+
+def test_a_drag_that_is_held_can_be_taken_up_again(visitor, until) -> None:
+    visitor.page.check("#hold")
+    visitor.stroke(LEFT, (44, 64))
+    until(lambda: visitor.has_dot("press", 44, 64), "it is where it was let go")
+    visitor.wait_for_frame(visitor.frame + 24)
+    assert visitor.has_dot("press", 44, 64), "and stays there"
+    visitor.stroke((45, 65), (53, 73))
+    until(lambda: visitor.has_dot("press", 52, 72), "the same points, from where they were")
+    assert len(visitor.dots("press")) == 13
+    visitor.key("Control+z")
+    until(lambda: len(visitor.dots("press")) == 0, "undone")
+
+
+def test_two_fingers_drag_two_things(visit, until) -> None:
+    visitor = visit(has_touch=True)
+    touch = visitor.page.context.new_cdp_session(visitor.page)
+
+    def fingers(kind: str, *places: tuple[float, float]) -> None:
+        points = [dict(zip("xy", visitor.place(*place), strict=True), id=i) for i, place in enumerate(places)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    fingers("touchStart", LEFT, RIGHT)
+    for step in np.linspace(0, 1, 6):
+        fingers("touchMove", (LEFT[0], LEFT[1] - 10 * step), (RIGHT[0], RIGHT[1] + 10 * step))
+    until(lambda: visitor.has_dot("press", 32, 54) and visitor.has_dot("press", 96, 74), "each follows its finger")
+    fingers("touchEnd")
+    until(lambda: len(visitor.dots("press")) == 0, "both are let go")
+
+
+def test_points_can_be_hidden(visitor) -> None:
+    visitor.tool("pin")
+    visitor.click(*LEFT)
+    visitor.key("v")
+    assert len(visitor.dots("pin")) == 0
+    visitor.key("v")
+    assert visitor.has_dot("pin", *LEFT)
+
+
+def test_the_grid_is_as_wide_and_as_fine_as_asked(visitor) -> None:
+    for id, value in (("radius", 8), ("spacing", 4)):
+        visitor.page.fill(f"#{id}", str(value))
+    visitor.tool("pin")
+    visitor.click(*LEFT)
+    assert len(visitor.dots("pin")) == 13
+    assert np.isclose(np.ptp(visitor.dots("pin"), axis=0), 16, atol=1).all()

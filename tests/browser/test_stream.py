@@ -1,0 +1,83 @@
+"""The stream under a visitor's hands: begin, pause, scrub, end, by buttons and by keys."""
+
+import numpy as np
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one.astype(float) - other).mean())
+
+
+def test_enter_begins_and_ends_and_space_pauses(visitor) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_state("Streaming")
+    visitor.wait_for_frame(12)
+    visitor.key(" ")
+    visitor.wait_for_state("Paused")
+    held, frame = visitor.picture(), visitor.frame
+    visitor.page.wait_for_timeout(500)
+    assert visitor.frame == frame and np.array_equal(visitor.picture(), held)
+    visitor.snap("paused")
+    visitor.page.click("#pause")
+    visitor.wait_for_state("Streaming")
+    visitor.wait_for_frame(frame + 12)
+    visitor.key("Enter")
+    visitor.wait_for_state("Ready")
+    assert visitor.page.is_disabled("#pause")
+
+
+def test_looking_back_shows_what_was_shown(visitor) -> None:
+    first = visitor.picture()
+    visitor.key("Enter")
+    visitor.wait_for_frame(30)
+    visitor.page.evaluate(
+        "(line => { line.value = 0; line.dispatchEvent(new Event('input')); })(document.getElementById('timeline'))"
+    )
+    visitor.wait_for_state("Paused")
+    visitor.wait("document.getElementById('clock').textContent === '0:00.0'")
+    assert difference(visitor.picture(), first) < 12, "frame 0 is the picture"
+    visitor.key(".")
+    visitor.wait("document.getElementById('timeline').value === '1'")
+    visitor.key(" ")
+    visitor.wait_for_frame(31)
+
+
+def test_a_stream_has_the_seed_that_was_given(visitor) -> None:
+    visitor.page.fill("#seed", "4711")
+    visitor.key("Escape")
+    visitor.page.click("#start")
+    visitor.wait("document.getElementById('seed-note').textContent === 'seed 4711'")
+
+
+def test_a_prompt_is_changed_while_it_plays(visitor) -> None:
+    visitor.page.click("#start")
+    visitor.wait_for_frame(1)
+    visitor.page.fill("#prompt", "a cat that looks to the left")
+    visitor.page.press("#prompt", "Enter")
+    visitor.wait("document.getElementById('prompt-note').textContent.startsWith('from frame')")
+
+
+def test_what_the_machine_does_is_plotted(visitor) -> None:
+    visitor.stroke((60, 60), (70, 60))
+    for plot in ("rate", "step", "delay", "queue"):
+        visitor.wait(f"/[1-9]/.test(document.getElementById('{plot}').textContent)")
+
+
+def test_tools_have_keys_and_the_help_lists_them(visitor) -> None:
+    for key, tool in (("p", "pin"), ("e", "erase"), ("d", "press")):
+        visitor.key(key)
+        visitor.wait(f"document.querySelector('[role=radio][aria-checked=true]').dataset.tool === '{tool}'")
+    visitor.key("?")
+    text = visitor.page.locator("dialog[open]").inner_text()
+    assert "Pause or go on" in text and "Space" in text
+    visitor.key("Enter")  # closes it, and does not begin a stream
+    visitor.page.wait_for_selector("dialog[open]", state="detached")
+    assert visitor.page.inner_text("#state") == "Ready"
+
+
+def test_a_clicked_button_leaves_the_space_bar_to_the_stream(visitor) -> None:
+    visitor.page.click("#start")
+    visitor.wait_for_frame(1)
+    visitor.page.click("#points")
+    visitor.key(" ")
+    visitor.wait_for_state("Paused")
+    assert visitor.page.get_attribute("#points", "aria-pressed") == "false"
