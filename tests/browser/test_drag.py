@@ -28,3 +28,21 @@ def test_what_is_dragged_goes_along_and_the_pinned_corners_stay(visitor, sight, 
     assert [corner.stayed(visitor.picture()) for corner in corners] == [True] * 4
     visitor.page.mouse.up()
     until(lambda: len(visitor.dots("press")) == 0, "the points are let go")
+
+
+def test_what_walks_a_drawn_path_goes_along_it(visitor, sight, until) -> None:
+    visitor.choose("Coffee")
+    before = visitor.picture()
+    spoon, corners = sight(before, *SPOON), [sight(before, *corner) for corner in CORNERS]
+    visitor.tool("pin")
+    for corner in CORNERS:
+        visitor.click(*corner)
+    visitor.tool("path")
+    visitor.page.fill("#duration", "1")
+    visitor.stroke(SPOON, (76, 93), (68, 96))
+    assert visitor.has_dot("path", *SPOON), "it waits for the stream"
+    visitor.key("Enter")
+    until(lambda: visitor.has_dot("path", 68, 96), "the points have walked to the end")
+    until(lambda: near(spoon.moved(visitor.picture()), (-16, 6)), "and the spoon with them")
+    visitor.snap("path")
+    assert [corner.stayed(visitor.picture()) for corner in corners] == [True] * 4

@@ -59,7 +59,7 @@ def test_a_prompt_is_changed_while_it_plays(visitor) -> None:
 def test_what_the_machine_does_is_plotted(visitor) -> None:
     visitor.stroke((60, 60), (70, 60))
     for plot in ("rate", "step", "delay", "queue"):
-        visitor.wait(f"/[1-9]/.test(document.getElementById('{plot}').textContent)")
+        visitor.wait(f"/[1-9]/.test(document.getElementById('plot-{plot}').textContent)")
 
 
 def test_tools_have_keys_and_the_help_lists_them(visitor) -> None:
@@ -81,3 +81,13 @@ def test_a_clicked_button_leaves_the_space_bar_to_the_stream(visitor) -> None:
     visitor.key(" ")
     visitor.wait_for_state("Paused")
     assert visitor.page.get_attribute("#points", "aria-pressed") == "false"
+
+
+def test_the_number_of_steps_is_changed_while_it_plays(visitor) -> None:
+    visitor.page.click("#start")
+    visitor.wait("document.querySelector('input[name=steps]:checked') !== null")  # the model's own
+    visitor.wait_for_frame(1)
+    visitor.page.click("#steps label:nth-child(1)")
+    visitor.wait_for_frame(visitor.frame + 24)
+    assert visitor.page.is_checked("input[name=steps][value='1']")
+    assert visitor.page.locator(".toast").count() == 0

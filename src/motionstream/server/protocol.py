@@ -17,6 +17,7 @@ import simplejpeg
 
 from motionstream.server.session import Chunk, Control, Limits
 from motionstream.session.commands import (
+    COMMANDS,
     MAX_PROMPT,
     MAX_SAMPLES,
     MAX_SEED,
@@ -120,7 +121,7 @@ def hello(model: str, size: tuple[int, int], fps: float, trained: bool, limits: 
         "fps": fps,
         "trained": trained,
         "codecs": ["jpeg"],
-        "capabilities": sorted(_COMMANDS),
+        "capabilities": sorted(COMMANDS),
         "limits": {"prompt": MAX_PROMPT, "samples": MAX_SAMPLES, "sessions": limits.sessions},
     }
 

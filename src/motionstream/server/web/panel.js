@@ -86,7 +86,15 @@ function setUpGeneration(studio) {
     studio.seed = studio.usedSeed;
     seed.value = String(studio.usedSeed ?? "");
   });
+  const radios = /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("input[name=steps]"));
+  for (const radio of radios) {
+    radio.addEventListener("change", () => {
+      studio.steps = Number(radio.value);
+      studio.change("steps", { steps: studio.steps });
+    });
+  }
   studio.addEventListener("state", () => {
+    for (const radio of radios) radio.checked = Number(radio.value) === (studio.steps ?? studio.usedSteps);
     /** @type {HTMLButtonElement} */ (find("same-seed")).disabled = studio.usedSeed === null;
     find("seed-note").textContent = studio.usedSeed === null ? "" : `seed ${studio.usedSeed}`;
   });

@@ -20,7 +20,7 @@ class Plot {
     label.textContent = title;
     this.canvas = document.createElement("canvas");
     this.output = document.createElement("output");
-    this.output.id = name;
+    this.output.id = `plot-${name}`;
     this.output.textContent = "–";
     row.append(label, this.canvas, this.output);
     find("plots").append(row);

@@ -13,7 +13,9 @@ export class Studio extends EventTarget {
   picture = ""; // the name of the chosen one
   prompt = "";
   /** @type {number | null} null: another one each time */ seed = null;
+  /** @type {number | null} null: the model's own */ steps = null;
   /** @type {number | null} of the stream that runs, or ran last */ usedSeed = null;
+  /** @type {number | null} of the stream that runs, or ran last */ usedSteps = null;
   problem = ""; // why there is no connection
   #starting = false; // asked for a stream that has not begun: what still comes belongs to the one before
 
@@ -53,7 +55,9 @@ export class Studio extends EventTarget {
     if (this.state === "offline" || !this.picture) return complain("Choose a picture and wait for the connection");
     this.#starting = true;
     const seed = this.seed ?? Math.floor(Math.random() * 2 ** 31);
-    this.connection.send("start", { protocol: VERSION, picture: this.picture, prompt: this.prompt, seed });
+    this.connection.send("start", {
+      protocol: VERSION, picture: this.picture, prompt: this.prompt, seed, ...(this.steps && { steps: this.steps }),
+    });
     this.#become("running");
     this.#tell("begin");
     this.gestures.began();
@@ -116,10 +120,11 @@ export class Studio extends EventTarget {
     if (wasLive) this.#over("offline");
   }
 
-  /** @param {{seed: number}} started */
+  /** @param {{seed: number, steps?: number}} started */
   #started(started) {
     this.#starting = false;
     this.usedSeed = started.seed;
+    this.usedSteps = started.steps ?? null;
     this.#become(this.state);
   }
 
