@@ -98,7 +98,7 @@ def server() -> Iterator[str]:
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(source)})
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: process.poll() is not None or is_ready(address), "the server is ready")
+        wait_until(lambda: process.poll() is not None or is_ready(address), "the server is ready", 100)
         assert process.poll() is None, f"the server ended with {process.returncode}"
         yield address
     finally:
