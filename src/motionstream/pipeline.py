@@ -178,7 +178,12 @@ def _embedded() -> str:
 
 
 def _with_causal(config: ModelConfig, causal: str | None) -> ModelConfig:
-    return config if causal is None else replace(config, causal=CausalConfig.parse(causal))
+    """With another pattern, and clips of as many whole chunks of it as there were frames."""
+    if causal is None:
+        return config
+    pattern = CausalConfig.parse(causal)
+    chunks = max(1, ((config.clip_frames - 1) // config.temporal_compression + 1) // pattern.chunk_frames)
+    return replace(config, causal=pattern, clip_frames=config.frames_of(chunks * pattern.chunk_frames))
 
 
 def _check_memory(config: ModelConfig, placement: Placement) -> None:

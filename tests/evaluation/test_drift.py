@@ -158,4 +158,22 @@ def test_scenes_without_motion_are_passed_over(monkeypatch):
     pipeline = type("Pipeline", (), {"config": preset("debug")})
     captions = [made(preset("debug"), index, 0, 20.0) for index in range(5)]
     expected = [clip.caption for k, clip in enumerate(captions) if k != 1 and clip.followed.count][:2]
-    assert [clip.caption for clip in drift._scenes(pipeline, 2, 0, 20.0)] == expected
+    assert [clip.caption for clip in drift.scenes(pipeline, 2, 0, 20.0)] == expected
+
+
+def test_what_a_line_loses_on_its_way():
+    fallen = line("a", "c3s1w1", [[*[25] * 5, 9, *[20] * 5], [*[35] * 5, 9, *[31] * 5]], [[1] * 11, [np.nan] * 11])
+    assert drift.decline(fallen)["psnr"] == {"value": -4.5, "low": -5, "high": -4}
+    assert drift.decline(fallen)["epe"] == {"value": 1, "low": 1, "high": 1}
+    assert drift.decline(Line("a", "", ())) == {"psnr": None, "epe": None}
+
+
+def test_every_pattern_is_asked_for_the_same_motion(capsys):
+    options = ["--model", "debug", "--untrained", "--seconds", "5", "--clips", "1", "--held"]
+    patterns = ["c1s1w1", "c3s1w1", "c7s1w1"]
+    assert main(["evaluate", "drift", *options, *[f"--causal={pattern}" for pattern in patterns]]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert [row["causal"] for row in result["lines"]] == patterns
+    assert all(len(row["psnr"]) == 5 and row["fps"] > 0 and row["latency"] > 0 for row in result["lines"])
+    assert main(["evaluate", "drift", *options[:-1], "--causal", "c7s1w1"]) == 2
+    assert "hold them (--held)" in capsys.readouterr().err

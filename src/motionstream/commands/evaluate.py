@@ -11,13 +11,15 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 BELONGS = {
-    "clips": ("rendered", "drift"),
-    "speed": ("rendered",),
+    "clips": ("rendered", "drift", "compare", "release"),
+    "speed": ("rendered", "compare", "release"),
     "seconds": ("drift",),
     "causal": ("drift",),
     "held": ("drift",),
     "mixture": ("drift",),
-    "output": ("rendered", "drift"),
+    "steps": ("compare",),
+    "guidance": ("compare",),
+    "output": ("rendered", "drift", "compare", "release"),
     "figure": ("drift",),
     "photographs": ("gallery",),
     "only": ("gallery",),
@@ -36,6 +38,8 @@ Measure how well a model follows, against references that need no model.
 rendered: on held-out rendered clips, whose tracks are known exactly.
 drift: over long streams whose drags are taken up anew, with and without an attention sink; several models side by
 side.
+compare: several models, numbers of steps, or kinds of the teacher's guidance, on the same rendered clips.
+release: what happens when a drag is let go, masked and not.
 gallery: on photographs that no training has seen; makes a sheet of each and a page of them all.
 
 Examples:
@@ -44,18 +48,21 @@ Examples:
   motionstream evaluate drift --model nano --model work/nano/model --causal c3s1w1
   motionstream evaluate rendered --clips 16 --seed 1 --output results.json
   motionstream evaluate rendered --speed 12
+  motionstream evaluate compare --steps 1 --steps 2 --steps 3 --steps 4
+  motionstream evaluate compare --model work/teacher --guidance plain --guidance text --guidance motion --guidance joint
+  motionstream evaluate release --clips 8
   motionstream evaluate gallery
   motionstream evaluate gallery --only owl --folder work/gallery"""
 
-    name: tyro.conf.Positional[Literal["rendered", "drift", "gallery"]]
+    name: tyro.conf.Positional[Literal["rendered", "drift", "compare", "release", "gallery"]]
     """Which evaluation."""
     model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """An embedded model, or a folder with one; nano when none is named. drift takes several, the first being what the
-    others are compared with."""
+    """An embedded model, or a folder with one; nano when none is named. drift, compare and release take several, the
+    first being what the others are compared with."""
     clips: int | None = None
-    """How many clips: 32 (rendered) or 16 (drift) without it."""
+    """How many clips: 32 (rendered) or 16 (drift, compare, release) without it."""
     speed: float | None = None
-    """Mean travel of what moves, in pixels per 12 frames: 6 without it (rendered)."""
+    """Mean travel of what moves, in pixels per 12 frames: 6 without it (rendered, compare, release)."""
     seconds: float = 20.0
     """How long the streams are (drift)."""
     causal: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="c3sSwW")] = ()
@@ -64,10 +71,14 @@ Examples:
     """Drags are never let go (drift)."""
     mixture: bool = False
     """Also stream what the first model carries along, without its transformer (drift)."""
+    steps: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
+    """Denoising steps of a chunk, each a row (compare); the model's own without it."""
+    guidance: tyro.conf.UseAppendAction[tuple[Literal["plain", "text", "motion", "joint"], ...]] = ()
+    """Sample as the teacher, whole clips in many steps, under this guidance, each a row (compare)."""
     seed: int = 0
     """Which clips, and which noise."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.json")] = None
-    """Also write the numbers (rendered, drift)."""
+    """Also write the numbers (all but gallery, whose folder has them)."""
     figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
     """Also draw the curves (drift)."""
     photographs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("examples/photographs")
@@ -91,7 +102,14 @@ Examples:
         for path, kind in ((self.output, ".json"), (self.figure, ".png")):
             if path is not None:
                 check_output(path, (kind,))
-        {"rendered": self._rendered, "drift": self._drift, "gallery": self._gallery}[self.name]()
+        runs = {
+            "rendered": self._rendered,
+            "drift": self._drift,
+            "compare": self._compare,
+            "release": self._release,
+            "gallery": self._gallery,
+        }
+        runs[self.name]()
 
     def _check_options(self) -> None:
         """Refuse those of other evaluations, and several models where one is measured."""
@@ -99,8 +117,8 @@ Examples:
             option, allowed = field.name.replace("_", "-"), BELONGS.get(field.name)
             if allowed is not None and self.name not in allowed and getattr(self, field.name) != field.default:
                 raise ValueError(f"evaluate {self.name} takes no --{option}; it is an option of {', '.join(allowed)}")
-        if len(self.model) > 1 and self.name != "drift":
-            raise ValueError(f"evaluate {self.name} takes one --model; drift takes several")
+        if len(self.model) > 1 and self.name in ("rendered", "gallery"):
+            raise ValueError(f"evaluate {self.name} takes one --model; drift, compare and release take several")
 
     def _rendered(self) -> None:
         from motionstream.evaluation.rendered import evaluate
@@ -123,6 +141,32 @@ Examples:
             self.model[0] if self.model else "nano",
             names=self.only,
             seed=self.seed,
+            untrained=self.untrained,
+        )
+
+    def _compare(self) -> None:
+        from motionstream.evaluation.compare import evaluate_compare
+
+        evaluate_compare(
+            self.model or ("nano",),
+            steps=self.steps,
+            guidance=self.guidance,
+            clips=self.clips or 16,
+            seed=self.seed,
+            speed=self.speed or 6.0,
+            output=self.output,
+            untrained=self.untrained,
+        )
+
+    def _release(self) -> None:
+        from motionstream.evaluation.release import evaluate_release
+
+        evaluate_release(
+            self.model or ("nano",),
+            clips=self.clips or 16,
+            seed=self.seed,
+            speed=self.speed or 6.0,
+            output=self.output,
             untrained=self.untrained,
         )
 

@@ -11,7 +11,11 @@ the public pipeline, chunk by chunk. So it is known at every frame where everyth
   so that a stream that loses a point may win it back; where it has lost one, the point scores as if it had not moved.
 
 Each model is a line for each attention pattern, with and without a sink (the paper's reason for sinks, section 3.2).
-Intervals are 95 %, clips resampled; comparisons are of the same clips, over the last seconds.
+Intervals are 95 %, clips resampled; comparisons are of the same clips, over the last seconds. **Decline** is what a
+line loses on its way: its last seconds against its first as many.
+
+Turns are told in frames, as chunks of three latent frames have them, whatever the pattern, so that every line is asked
+for the same motion. Where chunks end elsewhere (those of seven latent frames) drags must be held all the time.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from motionstream.config import CausalConfig
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.report import drift_figure, finish, table
@@ -40,8 +45,9 @@ from motionstream.tracks.template import TemplateTracker
 from motionstream.tracks.tracker import Tracker
 
 PATTERNS = ("c3s1w1", "c3s0w1")
+TURN_LATENTS = 3
 CHUNKS_A_TURN = 8
-"""There and back and one chunk let go: 4 seconds for nano."""
+"""Of ``TURN_LATENTS`` latent frames each. There and back and one chunk let go: 4 seconds for nano."""
 LAST_SECONDS = 5
 
 
@@ -56,6 +62,10 @@ class Line:
     """Of the still region, (seconds,) each."""
     epe: list[np.ndarray] = field(default_factory=list)
     """Mean error of a second, (seconds,) each, NaN where nothing has moved."""
+    latency: list[float] = field(default_factory=list)
+    """Seconds of every chunk but the first of a stream, from asking to its frames."""
+    pace: list[float] = field(default_factory=list)
+    """Frames a second of each stream, the first chunk left out."""
 
     @property
     def name(self) -> str:
@@ -73,6 +83,9 @@ class Line:
                 "psnr": [round(value, 4) for value in last(self.psnr)],
                 "epe": [round(value, 4) for value in last(self.epe)],
             },
+            "decline": decline(self),
+            "latency": round(float(np.median(self.latency)), 4) if self.latency else None,
+            "fps": round(float(np.median(self.pace)), 2) if self.pace else None,
         }
 
 
@@ -107,6 +120,8 @@ def evaluate_drift(
         raise ValueError(f"seconds = {seconds}; drift is told by the last {LAST_SECONDS}, give at least as many")
     if clips < 1 or not models or not causal:
         raise ValueError(f"clips = {clips}, models = {models}, causal = {causal}: give at least one of each")
+    for pattern in () if held else causal:
+        _check_turns(pattern)
     for path, kinds in ((output, [".json"]), (figure, [".png"])):
         if path is not None:
             check_output(path, kinds)
@@ -115,7 +130,7 @@ def evaluate_drift(
     reference = Line("the autoencoder alone", "", ())
     with Progress(console=Console(stderr=True)) as bar:
         for line, pipeline in _lines(models, causal, untrained=untrained, mixture=mixture):
-            for clip in bar.track(_scenes(pipeline, clips, seed, speed), clips, description=line.name):
+            for clip in bar.track(scenes(pipeline, clips, seed, speed), clips, description=line.name):
                 measure(line, pipeline, clip, seconds, seed, held=held)
                 if not lines:
                     measure_coded(reference, pipeline, clip, seconds)
@@ -155,7 +170,7 @@ def _lines(
         yield Line(f"carried mixture of {models[0]}", causal[0], pipeline.stages), pipeline
 
 
-def _scenes(pipeline: MotionStreamPipeline, count: int, seed: int, speed: float) -> Iterator[EvaluationClip]:
+def scenes(pipeline: MotionStreamPipeline, count: int, seed: int, speed: float) -> Iterator[EvaluationClip]:
     """The first ``count`` held-out scenes in which there is something to follow; the same for every model of a size."""
     index = 0
     while count:
@@ -170,13 +185,20 @@ def measure(
     line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float, seed: int, *, held: bool
 ) -> None:
     """Stream one scene for ``seconds`` and add its curves to ``line``."""
-    _add(line, pipeline, clip, np.concatenate(list(drag_stream(pipeline, clip, seconds, seed, held=held))))
+    frames, times = [], []
+    for made, latency, settling in drag_stream(pipeline, clip, seconds, seed, held=held):
+        frames.append(made)
+        times.append((latency, latency + settling))
+    _add(line, pipeline, clip, np.concatenate(frames)[: round(seconds * pipeline.config.fps)])
+    if len(times) > 1:
+        line.latency += [latency for latency, _ in times[1:]]
+        line.pace.append(sum(map(len, frames[1:])) / sum(total for _, total in times[1:]))
 
 
 def measure_coded(line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float) -> None:
     """Add the curves of the true video through the autoencoder: what a perfect model would have."""
-    frames = pipeline.config.frames_of(pipeline.config.causal.chunk_frames * _chunks(pipeline, seconds))
-    _add(line, pipeline, clip, baselines.coded(pipeline, clip.video)[_schedule(pipeline, np.arange(frames)).frame])
+    frames = np.arange(round(seconds * pipeline.config.fps))
+    _add(line, pipeline, clip, baselines.coded(pipeline, clip.video)[_schedule(pipeline, frames).frame])
 
 
 def _add(line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, video: np.ndarray) -> None:
@@ -210,7 +232,19 @@ def schedule(frames: np.ndarray, first: int, chunk: int) -> Schedule:
 
 
 def _schedule(pipeline: MotionStreamPipeline, frames: np.ndarray) -> Schedule:
-    return schedule(frames, pipeline.config.chunk_video_frames(0), pipeline.config.chunk_video_frames(1))
+    return schedule(
+        frames, pipeline.config.frames_of(TURN_LATENTS), TURN_LATENTS * pipeline.config.temporal_compression
+    )
+
+
+def _check_turns(pattern: str) -> None:
+    """Chunks must end where turns do: after 3, 6, 9 … latent frames."""
+    size = CausalConfig.parse(pattern).chunk_frames
+    if TURN_LATENTS % size:
+        raise ValueError(
+            f"{pattern}: drags are let go after every {CHUNKS_A_TURN * TURN_LATENTS} latent frames, in the middle of a "
+            f"chunk of {size}; hold them (--held)"
+        )
 
 
 def _chunks(pipeline: MotionStreamPipeline, seconds: float) -> int:
@@ -221,12 +255,15 @@ def _chunks(pipeline: MotionStreamPipeline, seconds: float) -> int:
 
 def drag_stream(
     pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float, seed: int, *, held: bool
-) -> Iterator[np.ndarray]:
-    """Yield uint8 frames (9, then 12, H, W, 3) of at least ``seconds``."""
+) -> Iterator[tuple[np.ndarray, float, float]]:
+    """Yield uint8 frames of at least ``seconds``, chunk by chunk (9, then 12, H, W, 3), with the seconds that each took
+    until its frames were there and those its clean pass took."""
     stream = pipeline.stream(clip.video[0], clip.caption, seed=seed)
     for _ in range(_chunks(pipeline, seconds)):
         now = _schedule(pipeline, np.arange(stream.frame, stream.frame + stream.next_frames))
-        yield stream.step(drags_at(clip.drags, now, held=held))
+        frames = stream.step(drags_at(clip.drags, now, held=held))
+        stream.settle()
+        yield frames, stream.timings.latency, stream.timings.settle
 
 
 def drags_at(drags: Tracks, now: Schedule, *, held: bool) -> Tracks:
@@ -275,7 +312,26 @@ def by_second(rows: list[np.ndarray]) -> list[Interval | None]:
 
 def last(rows: list[np.ndarray]) -> list[float]:
     """Every clip's mean over the last seconds in which it has a value."""
-    return [float(np.nanmean(row[-LAST_SECONDS:])) for row in rows]
+    return [_known_mean(row[-LAST_SECONDS:]) for row in rows]
+
+
+def _known_mean(row: np.ndarray) -> float:
+    known = row[np.isfinite(row)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def decline(line: Line) -> dict[str, dict[str, float] | None]:
+    """The last seconds minus as many first ones, in dB, and their ratio in errors; paired, None without a value."""
+    sides = {
+        key: [(late, _known_mean(row[:LAST_SECONDS])) for late, row in zip(last(rows), rows, strict=True)]
+        for key, rows in (("psnr", line.psnr), ("epe", line.epe))
+    }
+    found: dict[str, dict[str, float] | None] = {}
+    for key, pairs in sides.items():
+        known = [pair for pair in pairs if np.isfinite(pair).all()]
+        compare = "difference" if key == "psnr" else "ratio"
+        found[key] = paired_bootstrap(*zip(*known, strict=True), compare=compare).to_dict() if known else None
+    return found
 
 
 def comparisons(lines: list[Line]) -> list[dict[str, Any]]:
@@ -309,6 +365,14 @@ def _show(result: dict[str, Any]) -> None:
             cells = ["-" if value is None else f"{value['value']:.2f}" for value in values]
             rows[f"{line['model']} {line['causal']}".strip()] = cells
         console.print(table(f"{title}, second by second", [f"{k + 1} s" for k in shown], rows))
+    rows = {}
+    for line in lines:
+        change, speed = line["decline"], (line["latency"], line["fps"])
+        cells = ["-" if change[key] is None else interval(change[key]) for key in ("psnr", "epe")]
+        cells += ["-" if value is None else f"{value:.2f}" for value in speed]
+        rows[f"{line['model']} {line['causal']}".strip()] = cells
+    columns = ["PSNR (dB)", "EPE (ratio)", "latency (s)", "fps"]
+    console.print(table(f"decline: the last {LAST_SECONDS} seconds against the first", columns, rows))
     differences = {
         f"{pair['of']} - {pair['minus']}": [interval(pair["psnr_difference"]), interval(pair["epe_difference"])]
         for pair in result["last_seconds"]["comparisons"]

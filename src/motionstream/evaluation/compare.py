@@ -1,0 +1,213 @@
+"""``motionstream evaluate compare``: models, numbers of steps and kinds of guidance on the same held-out clips.
+
+The clips, the tracks ("as people drag") and the columns are those of ``evaluate rendered``; **blocks** are the steps at
+the edges of 8-pixel cells in the last frame over the same of the true video (``metrics.blockiness``). Every way of
+making the video is a row, and is compared with the first one, paired over clips, and with the first model's carried
+mixture, what it is given before its transformer says anything.
+
+A model that was distilled streams, in as many steps as asked for; one that was not is sampled as the teacher it is,
+over the whole clip. Kinds of guidance (paper, section 3.1) are the teacher's: plain (one evaluation a step), text,
+motion, and joint (equation 2).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track as progress
+
+from motionstream.environment import environment
+from motionstream.evaluation import baselines
+from motionstream.evaluation.rendered import CEILING, FROZEN, MIXTURE, WARP, Row
+from motionstream.evaluation.report import finish, table
+from motionstream.evaluation.scenes import FRAMES, EvaluationClip, make_clip
+from motionstream.media import check_output
+from motionstream.metrics import Interval, blockiness, paired_bootstrap
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.sampler.rollout import MAX_STEPS
+from motionstream.tracks.template import TemplateTracker
+
+GUIDANCE = ("plain", "text", "motion", "joint")
+REFERENCES = (CEILING, FROZEN, WARP, MIXTURE)
+
+
+Make = Callable[[EvaluationClip], np.ndarray | None]
+
+
+@dataclass
+class Way(Row):
+    """One way of making the video: a row of ``evaluate rendered``, blocks and seconds for each clip."""
+
+    name: str = ""
+    blocks: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def measure(self, make: Make, clip: EvaluationClip) -> None:
+        """Make one clip and add its numbers, if there are any."""
+        began = time.perf_counter()
+        video = make(clip)
+        if video is None:
+            return
+        self.seconds.append(time.perf_counter() - began)
+        self.add(video, clip, TemplateTracker())
+        self.blocks.append(blockiness(video[-1:]) / blockiness(clip.video[-1:]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary, and every clip's PSNR so that rows of other runs over the same clips can be compared."""
+        more = {"blocks": round(float(np.mean(self.blocks)), 4), "seconds_a_clip": round(np.median(self.seconds), 3)}
+        return {**self.summary(), **more, "psnr_by_clip": [round(value, 4) for value in self.psnr]}
+
+
+def evaluate_compare(
+    models: Sequence[str] = ("nano",),
+    *,
+    steps: Sequence[int] = (),
+    guidance: Sequence[str] = (),
+    clips: int = 16,
+    seed: int = 0,
+    speed: float = 6.0,
+    output: Path | None = None,
+    untrained: bool = False,
+) -> dict[str, Any]:
+    """Compare; prints tables and, last, one JSON line; returns what it holds.
+
+    Args:
+        models: presets or folders. steps: of the streaming student; its own number without it.
+        guidance: of ``GUIDANCE``; every model is then sampled as a teacher, once for each kind.
+        clips, seed, speed: as of ``evaluate rendered``. output: a .json file. untrained: accept random weights.
+
+    Raises ValueError for what does not go together, a model that cannot be loaded, an output that cannot be written.
+    """
+    if steps and guidance:
+        raise ValueError("steps are the student's and guidance is the teacher's: give one of them")
+    for count in steps:
+        if not 1 <= count <= MAX_STEPS:
+            raise ValueError(f"steps = {count}; a student takes 1 to {MAX_STEPS}")
+    for kind in guidance:
+        if kind not in GUIDANCE:
+            raise ValueError(f"guidance {kind!r}; there are {', '.join(GUIDANCE)}")
+    if clips < 1 or not models:
+        raise ValueError(f"clips = {clips}, models = {list(models)}: give at least one of each")
+    if output is not None:
+        check_output(output, [".json"])
+    clock = time.perf_counter()
+    ways: list[Way] = []
+    references: dict[str, Way] = {}
+    for name in dict.fromkeys(models):
+        pipeline = MotionStreamPipeline.from_pretrained(name, untrained=untrained, needs=("teacher",))
+        own, known = _ways(name, pipeline, steps, guidance, seed), bool(references)
+        rows = {label: Way(name=label) for label, _ in own}
+        errors = Console(stderr=True)
+        for index in progress(range(clips), str(name), console=errors, disable=not sys.stderr.isatty()):
+            clip = make_clip(pipeline.config, index, seed, speed)
+            for label, make in own:
+                rows[label].measure(make, clip)
+            for label, make in () if known else _references(pipeline):
+                references.setdefault(label, Way(name=label)).measure(make, clip)
+        references = {label: row for label, row in references.items() if row.psnr}
+        ways += rows.values()
+    result = {
+        "script": "motionstream evaluate compare",
+        "settings": {"clips": clips, "seed": seed, "speed": speed, "frames": FRAMES},
+        "ways": {way.name: way.to_dict() for way in ways},
+        "references": {name: row.to_dict() for name, row in references.items()},
+        "comparisons": [
+            *(compared(way, ways[0]) for way in ways[1:]),
+            *(compared(way, references[MIXTURE]) for way in ways if MIXTURE in references),
+        ],
+        "seconds": round(time.perf_counter() - clock, 1),
+        "environment": environment(pipeline.model.device),
+    }
+    _show(result)
+    finish(result, output)
+    return result
+
+
+def _ways(
+    name: str, pipeline: MotionStreamPipeline, steps: Sequence[int], guidance: Sequence[str], seed: int
+) -> list[tuple[str, Make]]:
+    """The rows of one model: their names and how each makes a clip."""
+    if guidance:
+        return [(f"{name} {kind}", _teacher(pipeline, kind, seed)) for kind in guidance]
+    if "causal" not in pipeline.stages and "teacher" in pipeline.stages:
+        return [(f"{name} (teacher)", _teacher(pipeline, "plain", seed))]
+    if not steps:
+        return [(name, _student(pipeline, None, seed))]
+    return [(f"{name} {k} step{'s' * (k > 1)}", _student(pipeline, k, seed)) for k in dict.fromkeys(steps)]
+
+
+def _student(pipeline: MotionStreamPipeline, steps: int | None, seed: int) -> Make:
+    def make(clip: EvaluationClip) -> np.ndarray:
+        stream = pipeline.stream(clip.video[0], clip.caption, seed, steps=steps)
+        made = []
+        while stream.frame < len(clip.video):
+            stop = min(stream.frame + stream.next_frames, len(clip.video))
+            made.append(stream.step(clip.drags.frames(stream.frame, stop)))
+        return np.concatenate(made)[: len(clip.video)]
+
+    return make
+
+
+def _teacher(pipeline: MotionStreamPipeline, kind: str, seed: int) -> Make:
+    own = pipeline.config.sampler
+    weights = {"text": (own.text_guidance, 0.0), "motion": (0.0, own.motion_guidance)}
+    text, motion = weights.get(kind, (own.text_guidance, own.motion_guidance))
+    sampler = replace(own, text_guidance=text, motion_guidance=motion)
+    guided = kind != "plain"
+    return lambda clip: pipeline.teacher(clip.video[0], clip.drags, clip.caption, seed, sampler=sampler, guided=guided)
+
+
+def _references(pipeline: MotionStreamPipeline) -> Iterator[tuple[str, Make]]:
+    makes: tuple[Make, ...] = (
+        lambda clip: baselines.coded(pipeline, clip.video),
+        lambda clip: baselines.frozen(clip.video),
+        lambda clip: baselines.warped(pipeline, clip.video, clip.drags),
+        lambda clip: baselines.carried_mixture(pipeline, clip.video, clip.drags),
+    )
+    return zip(REFERENCES, makes, strict=True)
+
+
+def compared(way: Way, other: Way) -> dict[str, Any]:
+    """``way`` minus ``other`` on the same clips, each with its 95 % interval; None where no point moved."""
+    moving = any(len(errors) for errors in way.errors)
+    difference: dict[str, Interval | None] = {
+        "psnr": paired_bootstrap(way.psnr, other.psnr),
+        "background": paired_bootstrap(way.background, other.background),
+        "epe_mean": paired_bootstrap(way.errors, other.errors) if moving else None,
+        "epe_median": paired_bootstrap(way.errors, other.errors, reduce=np.median) if moving else None,
+        "blocks": paired_bootstrap(way.blocks, other.blocks),
+    }
+    found: dict[str, Any] = {"of": way.name, "minus": other.name}
+    return found | {name: value and value.to_dict() for name, value in difference.items()}
+
+
+def _show(result: dict[str, Any]) -> None:
+    console = Console()
+    columns = {
+        "psnr": "PSNR",
+        "psnr_background": "backgr.",
+        "epe_median": "EPE med.",
+        "epe_mean": "EPE mean",
+        "lost": "lost",
+        "blocks": "blocks",
+        "seconds_a_clip": "s a clip",
+    }
+    rows = {
+        name: ["-" if row[key] is None else f"{row[key]:.2f}" for key in columns]
+        for name, row in (result["references"] | result["ways"]).items()
+    }
+    title = f"{result['settings']['clips']} held-out clips, conditioned as people drag"
+    console.print(table(title, list(columns.values()), rows))
+    parts = {"psnr": "PSNR (dB)", "epe_mean": "EPE mean (px)", "blocks": "blocks"}
+    differences = {
+        f"{pair['of']} - {pair['minus']}": ["-" if pair[p] is None else str(Interval(**pair[p])) for p in parts]
+        for pair in result["comparisons"]
+    }
+    console.print(table("paired 95 % intervals, clips resampled", list(parts.values()), differences))

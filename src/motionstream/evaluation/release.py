@@ -1,0 +1,167 @@
+"""``motionstream evaluate release``: what becomes of a dragged thing when it is let go, with and without masking.
+
+The paper masks tracks in the middle of training clips so that letting go does not make things jump or vanish (section
+3.1). Held-out rendered scenes are dragged as their sprites truly move, let go in the middle of a chunk, and streamed on
+for two seconds; pins stay. Each model is asked three times:
+
+- **masked**: from the release on the dragged points are unspecified.
+- **after**: they are unspecified from the next chunk on, and rest for the few frames until then.
+- **held**: they stay given, where they were let go, as if nobody ever let go.
+
+What should happen is the same in all: everything rests. **EPE** is how far followed points are from where they were
+let go, mean in pixels over the two seconds; a point that the tracker has lost scores its distance from where it began.
+**Jump** is how much the picture changes from the last dragged frame to the next one in 8-bit levels, mean over its
+pixels, **unrest** the same between later frames, and **still** the PSNR in dB of what no sprite ever covered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from motionstream.environment import environment
+from motionstream.evaluation.drift import scenes
+from motionstream.evaluation.report import finish, table
+from motionstream.evaluation.scenes import EvaluationClip
+from motionstream.media import check_output
+from motionstream.metrics import Interval, end_point_error, paired_bootstrap, psnr
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.tracks import Tracks
+from motionstream.tracks.template import TemplateTracker
+
+RELEASE = 39
+"""The first frame without the drag: in the middle of nano's fourth chunk."""
+SECONDS = 2.0
+ARMS = ("masked", "after", "held")
+MEASURES = ("epe", "jump", "unrest", "still")
+
+
+@dataclass
+class Arm:
+    """The ``MEASURES`` of one model in one arm, clip by clip."""
+
+    name: str
+    epe: list[float] = field(default_factory=list)
+    jump: list[float] = field(default_factory=list)
+    unrest: list[float] = field(default_factory=list)
+    still: list[float] = field(default_factory=list)
+
+    def add(self, video: np.ndarray, clip: EvaluationClip) -> None:
+        """Measure a stream (T, H, W, 3) that let go at ``RELEASE``."""
+        true = clip.followed
+        found = TemplateTracker().track(np.concatenate([clip.video[:1], video[1:]]), true.positions[0], true.fps)
+        asked = np.repeat(true.positions[RELEASE - 1 : RELEASE], len(video), axis=0)
+        asked[0] = true.positions[0]
+        counted = np.repeat(clip.counted[RELEASE - 1 : RELEASE], len(video), axis=0)
+        counted[:RELEASE] = False
+        errors = end_point_error(found.positions, found.visible, asked, counted)
+        change = np.abs(np.diff(video[RELEASE - 1 :].astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
+        self.epe.append(float(errors.mean()) if len(errors) else np.nan)
+        self.jump.append(float(change[0]))
+        self.unrest.append(float(change[1:].mean()))
+        background = np.asarray(clip.background.all(axis=0))
+        later = video[RELEASE:]
+        mask = np.repeat(background[None], len(later), axis=0)
+        self.still.append(float(psnr(later, np.repeat(clip.video[:1], len(later), axis=0), mask)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Means with their 95 % intervals."""
+        return {"name": self.name} | {m: _difference(getattr(self, m), None) for m in MEASURES}
+
+
+def evaluate_release(
+    models: Sequence[str] = ("nano",),
+    *,
+    clips: int = 16,
+    seed: int = 0,
+    speed: float = 6.0,
+    output: Path | None = None,
+    untrained: bool = False,
+) -> dict[str, Any]:
+    """Measure both arms of every model; prints tables and, last, one JSON line; returns what it holds.
+
+    Arguments as of ``evaluate drift``. Raises ValueError for a number, a model or a file that does not work.
+    """
+    if clips < 1 or not models:
+        raise ValueError(f"clips = {clips}, models = {list(models)}: give at least one of each")
+    if output is not None:
+        check_output(output, [".json"])
+    clock = time.perf_counter()
+    arms: list[Arm] = []
+    with Progress(console=Console(stderr=True)) as bar:
+        for name in dict.fromkeys(models):
+            pipeline = MotionStreamPipeline.from_pretrained(name, untrained=untrained)
+            own = [Arm(f"{name} {arm}") for arm in ARMS]
+            for clip in bar.track(scenes(pipeline, clips, seed, speed), clips, description=str(name)):
+                for arm, kind in zip(own, ARMS, strict=True):
+                    arm.add(stream(pipeline, clip, seed, kind), clip)
+            arms += own
+    result = {
+        "script": "motionstream evaluate release",
+        "settings": {"clips": clips, "seed": seed, "speed": speed, "release": RELEASE, "seconds": SECONDS},
+        "arms": [arm.to_dict() for arm in arms],
+        "comparisons": [compared(arm, arms[k // 3 * 3 + 2]) for k, arm in enumerate(arms) if k % 3 < 2]
+        + [compared(arm, arms[0]) for arm in arms[3::3]],
+        "seconds": round(time.perf_counter() - clock, 1),
+        "environment": environment(pipeline.model.device),
+    }
+    _show(result)
+    finish(result, output)
+    return result
+
+
+def stream(pipeline: MotionStreamPipeline, clip: EvaluationClip, seed: int, kind: str) -> np.ndarray:
+    """The scene dragged for ``RELEASE`` frames and left alone for ``SECONDS``, uint8 (T, H, W, 3)."""
+    made, frames = pipeline.stream(clip.video[0], clip.caption, seed=seed), []
+    length = RELEASE + round(SECONDS * pipeline.config.fps)
+    while made.frame < length:
+        now = np.arange(made.frame, made.frame + made.next_frames)
+        frames.append(made.step(tracks_at(clip.drags, now, kind)))
+    return np.concatenate(frames)[:length]
+
+
+def tracks_at(drags: Tracks, frames: np.ndarray, kind: str) -> Tracks:
+    """The tracks of a chunk: the drags, and from ``RELEASE`` on what the arm ``kind`` makes of them."""
+    shown = np.minimum(frames, RELEASE - 1)
+    moving = np.ptp(drags.positions, axis=0).max(axis=-1) > 0
+    visible = drags.visible[shown].copy()
+    gone = {"masked": frames >= RELEASE, "after": np.full(len(frames), frames[0] >= RELEASE), "held": frames < 0}
+    visible[np.ix_(gone[kind], moving)] = False
+    tracks = Tracks(drags.positions[shown], visible, drags.size, drags.fps, ids=np.arange(drags.count))
+    return tracks.select(visible.any(axis=0) | ~moving)
+
+
+def compared(arm: Arm, other: Arm) -> dict[str, Any]:
+    """``arm`` minus ``other`` on the same clips, with 95 % intervals."""
+    differences = {m: _difference(getattr(arm, m), getattr(other, m)) for m in MEASURES}
+    return {"of": arm.name, "minus": other.name} | differences
+
+
+def _difference(values: list[float], others: list[float] | None) -> dict[str, float] | None:
+    pairs = [
+        pair for pair in zip(values, others or [0.0] * len(values), strict=True) if np.isfinite(np.array(pair)).all()
+    ]
+    if not pairs:
+        return None
+    first, second = zip(*pairs, strict=True)
+    return paired_bootstrap(first, second).to_dict()
+
+
+def _show(result: dict[str, Any]) -> None:
+    console = Console()
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        return ["-" if row[m] is None else str(Interval(**row[m])) for m in MEASURES]
+
+    columns = ("EPE (px)", "jump", "unrest", "still (dB)")
+    rows = {arm["name"]: cells(arm) for arm in result["arms"]}
+    console.print(table(f"{result['settings']['clips']} scenes let go, means and 95 % intervals", columns, rows))
+    rows = {f"{pair['of']} - {pair['minus']}": cells(pair) for pair in result["comparisons"]}
+    console.print(table("paired differences", columns, rows))

@@ -1,0 +1,71 @@
+"""Ways of making a video are compared on the same clips, with the first one and with the carried mixture."""
+
+import json
+
+import numpy as np
+import pytest
+
+from motionstream.cli import main
+from motionstream.evaluation import compare
+from motionstream.evaluation.compare import Way, compared, evaluate_compare
+from motionstream.evaluation.rendered import CEILING, FROZEN, MIXTURE, WARP
+from motionstream.evaluation.scenes import make_clip
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.presets import nano
+
+
+def test_differences_are_paired_and_of_the_first_minus_the_second():
+    clips = [make_clip(nano(), index) for index in (1, 2)]
+    true, still = Way(name="true"), Way(name="still")
+    for clip in clips:
+        true.measure(lambda clip: clip.video, clip)
+        still.measure(lambda clip: np.repeat(clip.video[:1], len(clip.video), axis=0), clip)
+        still.measure(lambda clip: None, clip)  # what makes nothing has no numbers
+    found = compared(true, still)
+    assert (found["of"], found["minus"]) == ("true", "still") and len(still.psnr) == len(still.blocks) == 2
+    assert found["psnr"]["low"] > 50 and found["epe_mean"]["high"] < -4 and true.blocks == [1, 1]
+    assert true.to_dict()["psnr_by_clip"] == [100, 100]
+
+
+def test_steps_are_the_streams_own(monkeypatch):
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    clip = make_clip(pipeline.config, 0)
+    own = pipeline(clip.video[0], clip.drags, clip.caption, 0)
+    ways = dict(compare._ways("debug", pipeline, [3, 1, 3], [], 0))
+    assert list(ways) == ["debug 3 steps", "debug 1 step"]
+    assert np.array_equal(ways["debug 3 steps"](clip), own)  # debug's own number
+    assert not np.array_equal(ways["debug 1 step"](clip), own)
+
+
+def test_a_model_that_was_not_distilled_is_sampled_as_a_teacher():
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    pipeline.stages = ("teacher",)
+    clip = make_clip(pipeline.config, 0)
+    ((name, make),) = compare._ways("debug", pipeline, [], [], 0)
+    assert name == "debug (teacher)"
+    made = make(clip)
+    assert np.array_equal(made, pipeline.teacher(clip.video[0], clip.drags, clip.caption, 0, guided=False))
+    guided = dict(compare._ways("debug", pipeline, [], ["text", "joint"], 0))
+    assert list(guided) == ["debug text", "debug joint"] and guided["debug joint"](clip).shape == made.shape
+
+
+def test_the_command_compares_and_refuses(tmp_path, capsys):
+    output = tmp_path / "compare.json"
+    options = ["--model", "debug", "--untrained", "--clips", "1", "--steps", "1", "--steps", "2", "-o", str(output)]
+    assert main(["evaluate", "compare", *options]) == 0
+    result = json.loads(output.read_text())
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1]) == result
+    assert list(result["ways"]) == ["debug 1 step", "debug 2 steps"]
+    assert set(result["references"]) == {CEILING, FROZEN, WARP, MIXTURE}
+    pairs = [(pair["of"], pair["minus"]) for pair in result["comparisons"]]
+    first, second = result["ways"]
+    assert pairs == [(second, first), (first, MIXTURE), (second, MIXTURE)]
+    for wrong, message in (
+        ({"steps": (1,), "guidance": ("joint",)}, "give one of them"),
+        ({"steps": (9,)}, "steps = 9"),
+        ({"guidance": ("strong",)}, "'strong'"),
+        ({"clips": 0}, "clips = 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_compare(["debug"], untrained=True, **wrong)
+    assert main(["evaluate", "gallery", "--steps", "1"]) == 2
