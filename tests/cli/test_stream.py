@@ -7,7 +7,7 @@ from PIL import Image
 
 from motionstream.cli import main
 from motionstream.commands.video import KeptFrames, adapt_tracks, describe_corners
-from motionstream.media import Fit, read_picture, read_video
+from motionstream.media import Fit, read_picture, read_video, write_video
 from motionstream.tracks import Tracks, drag_tracks, pin_tracks
 
 DEBUG = ["--model", "debug", "--untrained"]
@@ -76,6 +76,23 @@ def test_a_drag_takes_the_whole_object_when_asked_to(folder):
     assert stream("--drag", "14,16:24,16", "--select", "--spacing", "2", "--save-tracks", "t.npz") == 0
     x, y = Tracks.load("t.npz").positions[0].T
     assert 5 <= x.min() <= 8 and 19 <= x.max() <= 22 and 9 <= y.min() <= 12 and 19 <= y.max() <= 22
+
+
+def test_a_video_lends_its_motion(folder, capsys):
+    wide = texture(64, 128)
+    frames = np.stack([np.roll(wide, frame, axis=1)[:, 32:96] for frame in range(30)])
+    write_video("source.mp4", frames, 24, crf=0)
+    arguments = ["--transfer", "source.mp4", "--seconds", "1", "--save-tracks", "t.npz"]
+    assert stream(*arguments, "--pin", "4,4", "--align", "10,10:5,5", "--align", "50,10:25,5") == 0
+    said = capsys.readouterr().out
+    assert "points of it move the picture" in said
+    tracks = Tracks.load("t.npz")
+    steps = np.diff(tracks.positions, axis=0)[tracks.visible[1:] & tracks.visible[:-1]]
+    assert np.median(steps[:, 0]) == pytest.approx(0.5, abs=0.05)  # half the source's size, half its speed
+    assert stream("--align", "1,1:2,2") == 2
+    assert "--align has no effect" in capsys.readouterr().err
+    assert stream(*arguments, "--align", "1,1") == 2
+    assert "aligns nothing" in capsys.readouterr().err
 
 
 def test_a_drag_arrives_by_reach(folder):

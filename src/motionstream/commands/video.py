@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -50,6 +50,11 @@ class VideoCommand(CameraOptions, PlacementOptions):
     """Keep what is at X,Y where it is."""
     tracks: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
     """Follow these tracks; resized and resampled to the model. Drags and pins are added to them."""
+    transfer: Annotated[Path | None, tyro.conf.arg(metavar="VIDEO")] = None
+    """Move as this video does. Drags and pins are added to it."""
+    align: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="SX,SY:DX,DY")] = ()
+    """This pixel of --transfer's video lies on that pixel of the fitted picture; two of them turn and scale the video,
+    too. Without it the video covers the picture."""
     prompt: str = ""
     """A sentence about what happens."""
     seconds: Annotated[float | None, tyro.conf.arg(metavar="S")] = None
@@ -126,7 +131,9 @@ class VideoCommand(CameraOptions, PlacementOptions):
         if not 0 < self.reach <= 1:
             raise ValueError(f"--reach is {self.reach:g}; give a part of the time, above 0 and at most 1")
         self.way()
-        check_paths([self.image, self.tracks, self.depth], [output, self.preview, self.save_tracks])
+        if self.align and self.transfer is None:
+            raise ValueError("--align has no effect without --transfer VIDEO")
+        check_paths([self.image, self.tracks, self.depth, self.transfer], [output, self.preview, self.save_tracks])
         check_output(output, VIDEO_SUFFIXES)
         if self.preview is not None:
             check_output(self.preview, PICTURE_SUFFIXES)
@@ -144,6 +151,8 @@ class VideoCommand(CameraOptions, PlacementOptions):
         size, way = fitting.size, self.way()
         parts = [] if given is None else [adapt_tracks(given, fitting, fps)]
         frames = self._frames(fps, parts[0].length if parts else None)
+        if self.transfer is not None:
+            parts.append(transferred(self.transfer, self.align, frames, size, fps))
         pins = [parse_pin(text, size) for text in self.pin]
         for text in self.drag:
             start, end = parse_drag(text, size)
@@ -155,7 +164,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         if pins:
             parts.append(pin_tracks(pins, frames, size, fps, spacing=self.spacing, radius=self.radius))
         if not parts and way is None:
-            print("no --drag, --pin, --tracks or camera: nothing is asked to move")
+            print("no --drag, --pin, --tracks, --transfer or camera: nothing is asked to move")
         tracks = Tracks.merge(parts, renumber=True) if parts else Tracks.empty(frames, size, fps)
         return tracks if way is None else camera_tracks(self.depth_of(photograph, fitting), way, tracks)
 
@@ -249,6 +258,20 @@ def adapt_tracks(tracks: Tracks, fitting: Fit, fps: float) -> Tracks:
         before = tracks.length
         tracks_fps, tracks = tracks.fps, tracks.resample(fps)
         print(f"tracks resampled from {tracks_fps:g} to {fps:g} fps: {before} frames become {tracks.length}")
+    return tracks
+
+
+def transferred(video: Path, pairs: Sequence[str], frames: int, size: tuple[int, int], fps: float) -> Tracks:
+    """Tracks of ``frames`` frames by the motion of a video file; says what was followed."""
+    from motionstream.media import read_video
+    from motionstream.tracks.transfer import parse_pair, transfer_tracks
+
+    places = [parse_pair(text) for text in pairs]
+    source, rate = read_video(video, fps=fps, limit=frames)
+    if len(source) < frames:
+        print(f"{video} ends after {len(source)} of {frames} frames; points then hold")
+    tracks = transfer_tracks(source, rate, source.shape[1:3], size, frames, fps, pairs=places)
+    print(f"{video}: {tracks.count} points of it move the picture, {tracks.visible[-1].sum()} of them to the end")
     return tracks
 
 

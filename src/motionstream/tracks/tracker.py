@@ -68,13 +68,16 @@ class LucasKanade:
             after = cv2.cvtColor(video[frame], cv2.COLOR_RGB2GRAY)
             index = np.flatnonzero(track.alive)
             if len(index):
-                start = track.current[index]
-                end, found = self._flow(before, after, start)
-                back, returned = self._flow(after, before, end)
-                track.update(index, end, found & returned & (np.hypot(*(back - start).T) <= self.max_error))
+                track.update(index, *self.follow(before, after, track.current[index]))
             track.record(frame)
             before = after
         return track.tracks(fps)
+
+    def follow(self, before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where points float32 (n, 2) of one grey picture uint8 (H, W) are in the next; (n,) whether to trust it."""
+        end, found = self._flow(before, after, points)
+        back, returned = self._flow(after, before, end)
+        return end, found & returned & (np.hypot(*(back - points).T) <= self.max_error)
 
     def _flow(self, before: Any, after: Any, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where points (n, 2) of one grey picture are in another, and whether they were found (n,)."""

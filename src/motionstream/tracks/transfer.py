@@ -1,0 +1,227 @@
+"""Motion transfer: what moves in a source, a video or a live camera, moves the picture.
+
+`LiveTransfer` takes the source's frames as they come and answers the tracks of one chunk after another, as `LiveTracks`
+does; `transfer_tracks` feeds it a whole video. Points are followed by optical flow from frame to frame, so nothing of
+the source's future is known. Pixels are (x, y), (0, 0) the centre of the top-left one; sizes are (height, width); times
+are seconds. Axes: N points.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from motionstream.media import Fit
+from motionstream.tracks.gestures import parse_point
+from motionstream.tracks.tracker import LucasKanade
+from motionstream.tracks.tracks import Tracks, check_fps, check_size
+
+LARGEST = 320
+"""Longer side in pixels at which a source is followed; larger ones are reduced."""
+SPACING = 11.0
+"""Pixels of the picture between points, and at least a 32nd of its shorter side."""
+CHUNKS = (9, 12)
+MOST_FRAMES = 600
+"""Source frames that may wait for a cut; of more the oldest are forgotten."""
+FIRST_ID = 1 << 40
+"""Ids of transferred points begin here: those of gestures count up from 0."""
+
+Pair = tuple[tuple[float, float], tuple[float, float]]
+Waiting = tuple[float, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Scales, turns and moves points: z -> factor z + shift, with x + iy for a point (x, y)."""
+
+    factor: complex
+    shift: complex
+
+    def apply(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 2)."""
+        moved = self.factor * (points[..., 0] + 1j * points[..., 1]) + self.shift
+        return np.stack([moved.real, moved.imag], axis=-1)
+
+    def inverse(self) -> "Similarity":
+        """The way back."""
+        return Similarity(1 / self.factor, -self.shift / self.factor)
+
+
+def align(source: tuple[int, int], picture: tuple[int, int], pairs: Sequence[Pair] = ()) -> Similarity:
+    """From a source's pixels to the picture's, sizes (height, width).
+
+    Two pairs of points (one in the source, one in the picture) say all: where, how large and how turned. One pair says
+    where; the size is then that of the fit. Without any the source is fitted as a picture is: it covers the picture,
+    middle on middle. Raises ValueError for more pairs, equal source points, or equal picture points.
+    """
+    fitting = Fit(check_size(source), check_size(picture))
+    fitted = Similarity(complex(fitting.scale), complex(*fitting.to_fitted(np.zeros(2))))
+    ends = [(complex(*start), complex(*end)) for start, end in pairs]
+    if len(ends) > 2:
+        raise ValueError(f"{len(ends)} pairs of points to align; two say all")
+    if not ends:
+        return fitted
+    (start, end), other = ends[0], ends[-1]
+    if len(ends) == 1:
+        return Similarity(fitted.factor, end - fitted.factor * start)
+    if abs(other[0] - start) < 1 or abs(other[1] - end) < 1:
+        raise ValueError("the two pairs of points to align begin or end in one place; give places further apart")
+    factor = (other[1] - end) / (other[0] - start)
+    return Similarity(factor, end - factor * start)
+
+
+def parse_pair(text: str) -> Pair:
+    """Two points written "sx,sy:dx,dy", the source's and the picture's, in pixels of each."""
+    parts = text.split(":")
+    if len(parts) != 2:
+        raise ValueError(f"{text!r} aligns nothing; write sx,sy:dx,dy, a point of the source and one of the picture")
+    return parse_point(parts[0]), parse_point(parts[1])
+
+
+class LiveTransfer:
+    """Points that a source carries, cut into chunks.
+
+    Args:
+        source: (height, width) of its frames. size, fps: of the stream.
+        pairs: how source and picture lie on one another, see `align`.
+
+    A grid over the picture is laid back onto the source. A point that flow loses is gone; where the grid has become
+    empty, new points begin with the next chunk.
+    """
+
+    def __init__(
+        self, source: tuple[int, int], size: tuple[int, int], fps: float = 24.0, pairs: Sequence[Pair] = ()
+    ) -> None:
+        self.source, self.size, self.fps = check_size(source), check_size(size), check_fps(fps)
+        self.alignment = align(self.source, self.size, pairs)
+        self.spacing = max(SPACING, min(self.size) / 32)
+        self._flow = LucasKanade(window=15)
+        self._grey: np.ndarray | None = None
+        self._points = np.zeros((0, 2), np.float32)  # in the reduced source, where they are now
+        self._ids = np.zeros(0, np.int64)
+        self._next_id = self._unborn = FIRST_ID  # points from `_unborn` on have not been in a chunk yet
+        self._started = False  # whether a chunk was cut
+        # since the last cut, the frame before it first: time, ids, places in the picture
+        self._waiting: list[Waiting] = []
+        self._reduction = min(1.0, LARGEST / max(self.source))
+
+    def feed(self, frame: np.ndarray, time: float) -> None:
+        """The source's next frame, uint8 (height, width, 3), and when it is shown; time never goes back."""
+        if frame.dtype != np.uint8 or frame.shape != (*self.source, 3):
+            raise ValueError(f"source frame is {frame.dtype} {frame.shape}; give uint8 {(*self.source, 3)}")
+        if not math.isfinite(time) or (self._waiting and time < self._waiting[-1][0]):
+            raise ValueError(f"source frame at {time} s, after one at {self._waiting[-1][0] if self._waiting else 0} s")
+        grey = self._reduce(frame)
+        if self._grey is None:
+            self._grey = grey
+            self._fill([])
+        elif len(self._points):
+            found, kept = self._flow.follow(self._grey, grey, self._points)
+            kept &= np.all((found >= 0) & (found <= (grey.shape[1] - 1, grey.shape[0] - 1)), axis=1)
+            self._points, self._ids = found[kept], self._ids[kept]
+        self._grey = grey
+        self._waiting.append((time, self._ids, self._places(self._points)))
+        if len(self._waiting) > MOST_FRAMES:
+            del self._waiting[1]
+
+    def cut(self, frames: int, time: float | None = None) -> Tracks:
+        """The tracks of the next chunk: what the source did since the last cut, or until `time` of its clock.
+
+        Its pace is kept, but not more than two chunks' time is caught up with. Where nothing has come, points hold.
+        """
+        if not self._waiting:
+            return Tracks.empty(frames, self.size, self.fps)
+        start, end = self._waiting[0][0], self._waiting[-1][0] if time is None else time
+        end = max(start, end)
+        start = max(start, end - 2 * frames / self.fps)
+        # The stream's first frame is the source's first; later chunks go on from where the last one ended.
+        moments = np.linspace(start, end, frames) if not self._started else np.linspace(start, end, frames + 1)[1:]
+        ids = np.unique(np.concatenate([known for _, known, _ in self._waiting]))
+        positions, visible = self._sample(moments, ids)
+        _, known, places = self._waiting[0]
+        new, rows = known >= self._unborn, np.searchsorted(ids, known)
+        # What is new begins in the first frame exactly where it was at the end of the last one.
+        positions[0, rows[new]], visible[0, rows[new]] = places[new], True
+        tracks = Tracks(np.where(visible[..., None], positions, np.nan), visible, self.size, self.fps, ids).clipped()
+        last = visible[-1]
+        later = [entry for entry in self._waiting if entry[0] > end]
+        self._started, self._unborn = True, self._next_id
+        self._waiting = self._fill([(end, ids[last], positions[-1, last]), *later])
+        return tracks
+
+    def _sample(self, moments: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places (T, N, 2) at moments, between the two frames around each; seen (T, N) where both have the point."""
+        times = np.array([time for time, _, _ in self._waiting])
+        table = np.full((len(times), len(ids), 2), np.nan)
+        for row, (_, known, places) in enumerate(self._waiting):
+            table[row, np.searchsorted(ids, known)] = places
+        after = np.clip(np.searchsorted(times, moments, side="left"), 0, len(times) - 1)
+        before = np.maximum(after - 1, 0)
+        span = times[after] - times[before]
+        weight = np.where(span > 0, (moments - times[before]) / np.where(span > 0, span, 1), 1.0).clip(0, 1)
+        positions = table[before] * (1 - weight)[:, None, None] + table[after] * weight[:, None, None]
+        return positions, np.isfinite(positions).all(axis=-1)
+
+    def _fill(self, waiting: list[Waiting]) -> list[Waiting]:
+        """Add points where the grid over the picture has none, as of now, to everything that waits, and return it."""
+        x, y = (np.arange(self.spacing / 2 - 0.5, side - 0.5, self.spacing) for side in self.size[::-1])
+        grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        taken = self._places(self._points)
+        if len(taken):
+            apart = np.hypot(*(grid[:, None] - taken[None]).transpose(2, 0, 1))
+            grid = grid[(apart > 0.75 * self.spacing).all(axis=1)]
+        assert self._grey is not None
+        there = (self.alignment.inverse().apply(grid) + 0.5) * self._reduction - 0.5
+        height, width = self._grey.shape
+        added = there[np.all((there >= 0) & (there <= (width - 1, height - 1)), axis=1)].astype(np.float32)
+        ids, places = np.arange(self._next_id, self._next_id + len(added)), self._places(added)
+        self._points, self._ids = np.concatenate([self._points, added]), np.concatenate([self._ids, ids])
+        self._next_id += len(added)
+        return [
+            (time, np.concatenate([known, ids]), np.concatenate([before, places])) for time, known, before in waiting
+        ]
+
+    def _places(self, points: np.ndarray) -> np.ndarray:
+        """Where points (N, 2) of the reduced source are in the picture, float64."""
+        return self.alignment.apply((points.astype(float) + 0.5) / self._reduction - 0.5)
+
+    def _reduce(self, frame: np.ndarray) -> np.ndarray:
+        import cv2
+
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        if self._reduction == 1:
+            return np.asarray(grey)
+        wanted = tuple(max(1, round(side * self._reduction)) for side in self.source[::-1])
+        return np.asarray(cv2.resize(grey, wanted, interpolation=cv2.INTER_AREA))
+
+
+def transfer_tracks(
+    video: Iterable[np.ndarray],
+    source_fps: float,
+    source: tuple[int, int],
+    size: tuple[int, int],
+    frames: int,
+    fps: float = 24.0,
+    *,
+    pairs: Sequence[Pair] = (),
+    chunks: tuple[int, int] = CHUNKS,
+) -> Tracks:
+    """Tracks of `frames` frames by the motion of a video of `source_fps`: its own pace at the stream's rate.
+
+    The same as a live source cut chunk by chunk. A video that ends earlier holds. Ids are numbered anew.
+    """
+    live = LiveTransfer(source, size, fps, pairs)
+    coming, number, done = iter(video), 0, 0
+    parts: list[Tracks] = []
+    frame = next(coming, None)
+    while done < frames:
+        wanted = min(chunks[bool(parts)], frames - done)
+        end = (done + wanted - 1) / fps
+        # One frame beyond the chunk's end, so that its last moment lies between two.
+        while frame is not None and (number == 0 or (number - 1) / source_fps < end):
+            live.feed(frame, number / source_fps)
+            frame, number = next(coming, None), number + 1
+        parts.append(live.cut(wanted, end))
+        done += wanted
+    return Tracks.merge([Tracks.join(parts)], renumber=True)
