@@ -43,7 +43,7 @@ class Scene:
             latent, _ = parts.autoencoder.encode(self.pixels[:, :, None])
             tokens = None if parts.image_encoder is None else parts.image_encoder.encode(self.pixels)
         self.image = ImageInput(latent.float(), tokens)
-        self.carry = CarryMemory(self.pixels)
+        self.carry = CarryMemory(self.pixels, None if model.pixel_mixer is None else model.pixel_mixer.see)
         numbers = torch.Generator().manual_seed(seed % 2**63)
         self._id_numbers = torch.randperm(config.track_head.id_range, generator=numbers)
 

@@ -14,7 +14,7 @@ generated frame for a drag that starts later. Legend: B batch, K sources, T fram
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +38,18 @@ class CarrySource:
 
     ``pictures`` (B, K, 3, H, W) in [−1, 1]; ``index`` (B, N) the picture each track begins in; ``start`` (B, N, 2)
     its place there in pixels; ``static`` (B, T) the picture that unspecified content is left in, frame by frame.
+    ``seen`` (B, K, C, h, w): what a pixel mixer's ``see`` makes of the pictures, where it is known already.
     """
 
     pictures: Tensor
     index: Tensor
     start: Tensor
     static: Tensor
+    seen: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> CarrySource:
+        """The same with all of its tensors changed."""
+        return replace(self, **{name: change(x) for name, x in vars(self).items() if x is not None})
 
 
 @dataclass(frozen=True)
@@ -224,36 +230,35 @@ def _unturned(like: Tensor) -> Tensor:
 def warp_all(relations: Relations, source: CarrySource, *, grid: int) -> Tensor:
     """The three candidates (B, 3, 3, T, H, W): moved with the nearest track, with the other one, and static."""
     moved = [warp(source.pictures, sampling_points(c, source, grid=grid)) for c in (relations.near, relations.far)]
-    return torch.stack([*moved, warp(source.pictures, static_points(source))], dim=1)
+    return torch.stack([*moved, left_in_place(source.pictures, source.static)], dim=1)
+
+
+def left_in_place(pictures: Tensor, static: Tensor) -> Tensor:
+    """Of pictures (B, K, C, h, w) the static one of every frame (B, T): (B, C, T, h, w)."""
+    rows = torch.arange(len(pictures), device=pictures.device)[:, None]
+    return pictures[rows, static].transpose(1, 2)
 
 
 def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int) -> Tensor:
     """Where in ``tall`` source pictures the content of every pixel is, if it has moved with its chosen track: as
     ``grid_sample`` takes it, (B, T, H, W, 2)."""
-    height, width = source.pictures.shape[-2:]
-
-    def to_pixels(x: Tensor) -> Tensor:
-        x = x.unflatten(2, (height // grid, width // grid))
-        return x.repeat_interleave(grid, dim=2).repeat_interleave(grid, dim=3)
-
-    x, y = torch.arange(width, device=chosen.move.device), torch.arange(height, device=chosen.move.device)
-    offset = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1) - to_pixels(chosen.position)
-    move = to_pixels(chosen.move) + offset - _turn(offset, to_pixels(chosen.turned))
-    return _to_tall(move, to_pixels(chosen.picture), source)
-
-
-def static_points(source: CarrySource) -> Tensor:
-    """The same for the static picture, (B, T, H, W, 2)."""
-    shape = (*source.static.shape, *source.pictures.shape[-2:])
-    still = torch.zeros(*shape, 2, device=source.pictures.device)
-    return _to_tall(still, source.static[:, :, None, None].expand(shape), source)
-
-
-def _to_tall(move: Tensor, picture: Tensor, source: CarrySource) -> Tensor:
     _, sources, _, height, width = source.pictures.shape
-    x = (torch.arange(width, device=move.device) - move[..., 0]).clamp(0, width - 1)
-    y = (torch.arange(height, device=move.device)[:, None] - move[..., 1]).clamp(0, height - 1) + picture * height
-    return torch.stack([2 * (x + 0.5) / width - 1, 2 * (y + 0.5) / (sources * height) - 1], dim=-1)
+    device = chosen.move.device
+    # axes of the products below: B T, look-up rows, pixels in one, look-up columns, pixels in one
+    places = (height // grid, 1, width // grid, 1)
+    x = torch.arange(width, device=device).unflatten(0, (-1, grid))
+    y = torch.arange(height, device=device).unflatten(0, (-1, grid))[:, :, None, None]
+    (at_x, at_y), (move_x, move_y), (a, b) = (
+        values.unflatten(2, places).unbind(-1) for values in (chosen.position, chosen.move, chosen.turned)
+    )
+    offset_x, offset_y = x - at_x, y - at_y
+    from_x = x - (move_x + offset_x - (a * offset_x - b * offset_y))
+    from_y = y - (move_y + offset_y - (a * offset_y + b * offset_x))
+    tall_y = from_y.clamp(0, height - 1) + chosen.picture.unflatten(2, places) * height
+    points = torch.stack(
+        [2 * (from_x.clamp(0, width - 1) + 0.5) / width - 1, 2 * (tall_y + 0.5) / (sources * height) - 1], dim=-1
+    )
+    return points.flatten(4, 5).flatten(2, 3)
 
 
 def warp(pictures: Tensor, points: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,10 +18,14 @@ class CarryMemory:
     Whenever the set of tracks changes between chunks, the last generated frame becomes a new source: for the tracks
     that begin there, and for whatever no track speaks of (a released object stays where it was let go). Pictures that
     nothing refers to any more are dropped, so that memory stays bounded.
+
+    ``see``: a pixel mixer's, asked once for every picture rather than at every chunk.
     """
 
-    def __init__(self, picture: Tensor) -> None:
+    def __init__(self, picture: Tensor, see: Callable[[Tensor], Tensor] | None = None) -> None:
         self.last = picture
+        self._see = see
+        self._seen: dict[int, Tensor] = {}
         self._pictures = {0: picture}
         self._static = 0
         self._births: dict[int, tuple[int, np.ndarray]] = {}
@@ -46,4 +52,14 @@ class CarryMemory:
         start = torch.from_numpy(np.array([place for _, place in births], np.float32).reshape(-1, 2)).to(device)
         static = torch.full((1, tracks.length), used.index(self._static), dtype=torch.long, device=device)
         pictures = torch.stack([self._pictures[key] for key in used], dim=1)
-        return CarrySource(pictures, index[None], start[None], static)
+        return CarrySource(pictures, index[None], start[None], static, self._all_seen(used) if ids else None)
+
+    def _all_seen(self, used: list[int]) -> Tensor | None:
+        """What is seen in the pictures ``used``, (1, K, C, h, w); the others are forgotten."""
+        if self._see is None:
+            return None
+        self._seen = {key: self._seen[key] for key in used if key in self._seen}
+        for key in used:
+            if key not in self._seen:
+                self._seen[key] = self._see(self._pictures[key][:, None])
+        return torch.cat([self._seen[key] for key in used], dim=1)

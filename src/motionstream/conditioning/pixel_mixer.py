@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionstream.conditioning.carry import FAR, CarrySource, Chosen, Relations, sampling_points, static_points, warp
+from motionstream.conditioning.carry import FAR, CarrySource, Chosen, Relations, left_in_place, sampling_points, warp
 from motionstream.config import MixerConfig
 
 CANDIDATES = 3
@@ -49,7 +49,9 @@ class _Block(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+        # in place where nobody will ask for gradients: large tensors cost more to fetch than to compute
+        inside = F.silu(self.conv1(F.silu(x)), inplace=not torch.is_grad_enabled())
+        return self.conv2(inside).add_(x)
 
 
 class UNet(nn.Module):
@@ -67,7 +69,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) → (B, outputs, h, w)."""
-        x, *kept = self._descend(self.inlet(x.contiguous(memory_format=torch.channels_last)))
+        # many channels come in and few go on: turning the few into the faster layout is cheaper
+        x, *kept = self._descend(self.inlet(x).contiguous(memory_format=torch.channels_last))
         for up, block in zip(reversed(self.up), reversed(self.right), strict=True):
             x = block(F.interpolate(up(x), scale_factor=2, mode="nearest") + kept.pop())
         return self.outlet(F.silu(x))
@@ -104,9 +107,24 @@ class PixelMixer(nn.Module):
 
     def forward(self, candidates: Tensor, relations: Relations, source: CarrySource) -> tuple[Tensor, Tensor]:
         """The mixed picture, and the weights on the look-up grid."""
+        if source.start.shape[1] == 0:
+            return self._untouched(candidates)
         mixed = self.mix_all(candidates, relations, source)
         weights = F.avg_pool3d(mixed.weights, (1, self.grid, self.grid))
         return mixed.pictures, weights
+
+    def see(self, pictures: Tensor) -> Tensor:
+        """What the mixer has to know of source pictures (B, K, 3, H, W), whatever moves: (B, K, C, h, w)."""
+        seen: Tensor = self.look(F.pixel_unshuffle(pictures.flatten(0, 1), 2)).float()
+        return seen.unflatten(0, pictures.shape[:2])
+
+    def _untouched(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``forward`` makes of no tracks at all: the static picture, and nothing else."""
+        static = candidates[:, 2]
+        batch, _, frames, height, width = static.shape
+        weights = static.new_zeros(batch, CHOICES, frames, height // self.grid, width // self.grid)
+        weights[:, 2] = 1
+        return static, weights
 
     def mix_all(self, candidates: Tensor, relations: Relations, source: CarrySource) -> Mixed:
         """Candidates (B, 3, 3, T, H, W) as ``carry.warp_all`` makes them."""
@@ -131,14 +149,15 @@ class PixelMixer(nn.Module):
 
     def _compare(self, relations: Relations, source: CarrySource) -> tuple[Tensor, Tensor]:
         """What the mixing part is told of the relations, (B T, channels, h, w), and the logits (B T, 3, h, w)."""
-        seen = self.look(F.pixel_unshuffle(source.pictures.flatten(0, 1), 2)).float()
-        seen = seen.unflatten(0, source.pictures.shape[:2])  # (B, K, C, h, w)
+        seen = self.see(source.pictures) if source.seen is None else source.seen
         starts, size = self._at_starts(seen, source), source.pictures.shape[-2:]
-        still = static_points(source)
         told, alike = [], []
         for chosen, moves in ((relations.near, True), (relations.far, True), (relations.home, False)):
-            points = sampling_points(chosen, source, grid=self.grid) if moves else still
-            here = warp(seen, _halved(points)).transpose(1, 2).flatten(0, 1)
+            if moves:
+                here = warp(seen, _halved(sampling_points(chosen, source, grid=self.grid)))
+            else:
+                here = left_in_place(seen, source.static)
+            here = here.transpose(1, 2).flatten(0, 1)
             likeness = self._likeness(here, starts, chosen, size)
             features = torch.cat([likeness, self._maps(chosen.describe(), size)], dim=1)
             logit = self.alike(features.movedim(1, -1)).movedim(-1, 1).float()
@@ -160,8 +179,11 @@ class PixelMixer(nn.Module):
         if starts.shape[1] == 0:
             return here.new_zeros(here.shape[0], heads, *here.shape[2:])
         rows = chosen.track.flatten(1)[..., None].expand(-1, -1, starts.shape[2])
-        there = self._maps(starts.gather(1, rows).unflatten(1, chosen.track.shape[1:]), size)
-        return (there * here).unflatten(1, (heads, -1)).sum(dim=2)
+        there = starts.gather(1, rows).unflatten(1, chosen.track.shape[1:])
+        # (B T, C, look-up rows, 1, look-up columns, 1), not repeated for every pixel of a look-up place
+        there = there.movedim(3, 2).unflatten(3, (size[0] // self.grid, 1, size[1] // self.grid, 1)).flatten(0, 1)
+        here = here.unflatten(3, (-1, self.grid // 2)).unflatten(2, (-1, self.grid // 2))
+        return (there * here).unflatten(1, (heads, -1)).sum(dim=2).flatten(4, 5).flatten(2, 3)
 
     def _maps(self, features: Tensor, size: torch.Size) -> Tensor:
         """Features (B, T, G, C) of look-up places → (B T, C, h, w)."""

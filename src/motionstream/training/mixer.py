@@ -54,12 +54,13 @@ class MixerClips:
     def join(cls, clips: list[MixerClips]) -> MixerClips:
         """Batches joined into one."""
         sources = [vars(c.source) for c in clips]
-        source = CarrySource(**{name: torch.cat([s[name] for s in sources]) for name in sources[0]})
+        names = [name for name in sources[0] if name != "seen"]  # that is the streams', and changes while training
+        source = CarrySource(**{name: torch.cat([s[name] for s in sources]) for name in names})
         names = [field.name for field in fields(cls) if field.name != "source"]
         return cls(source=source, **{name: torch.cat([getattr(c, name) for c in clips]) for name in names})
 
     def to(self, device: torch.device) -> MixerClips:
-        source = CarrySource(**{name: value.to(device) for name, value in vars(self.source).items()})
+        source = self.source.map(lambda x: x.to(device))
         return replace(self, source=source, **{k: v.to(device) for k, v in vars(self).items() if k != "source"})
 
 

@@ -1,0 +1,108 @@
+"""What makes the mixer fast changes nothing: sources seen once, sampling without repeats, no tracks at all."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from motionstream.conditioning.carry import CarrySource, left_in_place, relate, sampling_points, warp, warp_all
+from motionstream.conditioning.carry_memory import CarryMemory
+from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.config import MixerConfig
+from motionstream.tracks import Tracks
+
+H, W, GRID = 32, 48, 4
+CONFIG = MixerConfig(look_widths=(8, 8), mix_widths=(8, 8), features=4, heads=2)
+
+
+def make_mixer() -> PixelMixer:
+    torch.manual_seed(0)
+    mixer = PixelMixer(CONFIG, grid=GRID)
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    return mixer.requires_grad_(False)
+
+
+def make_case(tracks: int = 5) -> tuple[Tensor, Tensor, CarrySource]:
+    g = torch.Generator().manual_seed(1)
+    start = torch.rand(2, tracks, 2, generator=g) * torch.tensor([W - 1.0, H - 1.0])
+    turn = torch.tensor([[0.9, 0.2], [-0.2, 0.9]])  # so that content turns and shrinks
+    positions = (start[:, None] @ turn + 2 * torch.arange(3)[:, None, None]).repeat(1, 1, 1, 1)
+    visible = torch.rand(2, 3, tracks, generator=g) < 0.8
+    source = CarrySource(
+        2 * torch.rand(2, 2, 3, H, W, generator=g) - 1,
+        torch.randint(2, (2, tracks), generator=g),
+        start,
+        torch.randint(2, (2, 3), generator=g),
+    )
+    return positions, visible, source
+
+
+def test_sampling_points_are_those_told_pixel_by_pixel():
+    positions, visible, source = make_case()
+    near = relate(positions, visible, source, grid=GRID).near
+    fast = sampling_points(near, source, grid=GRID)
+    for clip, frame, y, x in ((0, 0, 0, 0), (1, 2, 17, 33), (0, 1, 31, 47), (1, 0, 8, 20)):
+        place = (y // GRID) * (W // GRID) + x // GRID
+        at, move, turned = (v[clip, frame, place].tolist() for v in (near.position, near.move, near.turned))
+        offset = complex(x - at[0], y - at[1])
+        origin = complex(x - move[0], y - move[1]) - offset + offset * complex(*turned)
+        tall = min(max(origin.imag, 0), H - 1) + int(near.picture[clip, frame, place]) * H
+        wanted = [2 * (min(max(origin.real, 0), W - 1) + 0.5) / W - 1, 2 * (tall + 0.5) / (2 * H) - 1]
+        torch.testing.assert_close(fast[clip, frame, y, x], torch.tensor(wanted), atol=1e-5, rtol=0)
+
+
+def test_what_is_left_in_place_is_what_sampling_there_gives():
+    _, _, source = make_case()
+    x, y = torch.meshgrid(torch.arange(W), torch.arange(H), indexing="xy")
+    tall = y + source.static[:, :, None, None] * H
+    points = torch.stack([(2 * (x + 0.5) / W - 1).expand(tall.shape), 2 * (tall + 0.5) / (2 * H) - 1], dim=-1)
+    torch.testing.assert_close(
+        left_in_place(source.pictures, source.static), warp(source.pictures, points), atol=1e-5, rtol=0
+    )
+
+
+def test_sources_seen_before_are_mixed_alike():
+    mixer = make_mixer()
+    positions, visible, source = make_case()
+    relations = relate(positions, visible, source, grid=GRID)
+    candidates = warp_all(relations, source, grid=GRID)
+    with torch.no_grad():
+        known = CarrySource(**{**vars(source), "seen": mixer.see(source.pictures)})
+        first, second = (mixer.mix_all(candidates, relations, s).pictures for s in (source, known))
+    assert torch.equal(first, second)
+    # in place without gradients, out of place with them
+    torch.testing.assert_close(mixer.mix_all(candidates, relations, source).pictures, first)
+
+
+def test_without_any_track_nothing_is_computed_and_the_same_comes_out():
+    mixer = make_mixer()
+    positions, visible, source = make_case(tracks=0)
+    relations = relate(positions, visible, source, grid=GRID)
+    candidates = warp_all(relations, source, grid=GRID)
+    pictures, weights = mixer(candidates, relations, source)
+    mixed = mixer.mix_all(candidates, relations, source)
+    assert torch.equal(pictures, mixed.pictures)
+    assert torch.equal(weights, torch.nn.functional.avg_pool3d(mixed.weights, (1, GRID, GRID)))
+
+
+def test_a_stream_sees_every_picture_once():
+    calls: list[Tensor] = []
+
+    def see(pictures: Tensor) -> Tensor:
+        calls.append(pictures)
+        return pictures[:, :, :1, ::2, ::2]
+
+    memory = CarryMemory(torch.zeros(1, 3, H, W), see)
+
+    def source(ids: list[int]) -> CarrySource:
+        places = np.full((4, len(ids), 2), 8, np.float32)
+        return memory.source(Tracks(places, np.ones((4, len(ids)), bool), (H, W), 24, ids=np.array(ids)), "cpu")
+
+    assert source([]).seen is None and not calls  # nothing moves: nobody asks
+    memory.last = torch.ones(1, 3, H, W)
+    for ids, pictures, asked in (([1], [1], 1), ([1], [1], 1), ([1, 2], [1, 2], 2), ([2], [2, 3], 3)):
+        made = source(ids)
+        assert made.seen.shape == (1, len(pictures), 1, H // 2, W // 2) and len(calls) == asked
+        assert torch.equal(made.seen[:, :, 0], made.pictures[:, :, 0, ::2, ::2])
+        memory.last = memory.last + 1
