@@ -244,15 +244,17 @@ def test_several_gestures_at_once_share_the_clock():
 # Release
 
 
-def test_release_within_a_chunk_hides_from_that_frame_on_and_then_the_ids_are_gone():
-    live = LiveTracks(SIZE)
+@pytest.mark.parametrize("rest", [True, False])
+def test_released_points_rest_to_the_chunks_end_or_are_hidden_and_then_the_ids_are_gone(rest):
+    live = LiveTracks(SIZE, rest=rest)
     gesture, pin = live.drag(10, 10, **ONE), live.pin(60, 60, **ONE)
     live.cut(9, time=0.0)
     live.move(gesture, 20, 10, time=0.1)
     live.release(gesture, time=0.25)
     tracks = live.cut(12, time=0.5)
-    assert tracks.visible[:, 0].tolist() == [True] * 5 + [False] * 7
+    assert tracks.visible[:, 0].tolist() == [True] * 5 + [rest] * 7
     assert tracks.positions[4, 0].tolist() == [20, 10]
+    assert not rest or tracks.positions[-1, 0].tolist() == [20, 10]
     assert tracks.visible[:, 1].all()
     after = live.cut(12, time=1.0)
     assert after.ids.tolist() == live.track_ids(pin).tolist() == [1] and live.gestures == (pin,)
@@ -261,7 +263,7 @@ def test_release_within_a_chunk_hides_from_that_frame_on_and_then_the_ids_are_go
 
 
 def test_release_without_times():
-    live = LiveTracks(SIZE)
+    live = LiveTracks(SIZE, rest=False)
     gesture = live.drag(10, 10, **ONE)
     for step in range(1, 4):
         live.move(gesture, 10 + step, 10)
@@ -273,6 +275,14 @@ def test_release_without_times():
     tracks = live.cut(12)
     assert tracks.count == 1 and not tracks.visible.any()
     assert live.cut(12).count == 0
+
+
+def test_what_was_released_between_chunks_is_absent_at_once():
+    live = LiveTracks(SIZE)
+    gesture, pin = live.drag(10, 10, **ONE), live.pin(60, 60, **ONE)
+    live.cut(12)
+    live.release(gesture)
+    assert live.cut(12).ids.tolist() == live.track_ids(pin).tolist()
 
 
 def test_a_click_holds_for_a_chunk():
@@ -290,7 +300,7 @@ def test_a_chunk_of_one_frame_loses_nothing():
     live.release(gesture, time=0.6)
     assert pointer(live.cut(1)).tolist() == [[10, 10]]
     tracks = live.cut(12)
-    assert tracks.visible[:, 0].tolist() == [True] * 11 + [False]
+    assert tracks.visible[:, 0].all()
     np.testing.assert_allclose(tracks.positions[:6, 0, 0], 10 + 2 * np.arange(1, 7))
     gesture = live.drag(10, 10, time=1.0, **ONE)
     live.move(gesture, 22, 10, time=1.5)
@@ -399,7 +409,7 @@ def test_a_path_is_walked_by_arc_length():
 
 
 def test_speed_start_and_release_at_the_end():
-    live = LiveTracks(SIZE, fps=24)
+    live = LiveTracks(SIZE, fps=24, rest=False)
     live.cut(9)  # the path counts from here
     live.path([(10, 10), (34, 10)], speed=48, start=0.25, release_at_end=True, **ONE)
     tracks = live.cut(24)

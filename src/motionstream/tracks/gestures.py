@@ -27,16 +27,20 @@ class LiveTracks:
     The rules: a gesture begins in the first frame of the next cut, exactly where it was made. The pointer's
     samples since the last cut are spread over the next chunk's frames in proportion to their times, motion
     goes on from where the last cut ended, and the last sample is the last frame. Without samples points hold.
-    After a release points are invisible from the corresponding frame on, and absent from the next cut. Points
-    out of the picture are invisible until they come back. Ids are unique over the whole stream.
+    After a release points rest until the cut's end, and are absent from the next cut; released before its first
+    frame, they are absent at once. (Invisible in the middle of a chunk, a thing would go home to where its source
+    has it for the frames until the next.) Points out of the picture are invisible until they come back. Ids are
+    unique over the whole stream.
 
     `time` arguments are seconds on one clock, any that does not run backwards; samples without one count as
     evenly spaced. Where `cut` is told the time too, the chunk shows that much of the clock at its own pace (a
     quick flick stays quick); otherwise the samples' own span fills it.
     """
 
-    def __init__(self, size: tuple[int, int], fps: float = 24.0) -> None:
+    def __init__(self, size: tuple[int, int], fps: float = 24.0, *, rest: bool = True) -> None:
+        """``rest`` False: released points are invisible from the very frame on, for clips cut at once."""
         self.size = check_size(size)
+        self._rest = rest
         self.fps = check_fps(fps)
         self.frame = 0  # the stream's own clock: frames cut so far
         self._gestures: dict[int, Gesture] = {}
@@ -128,7 +132,7 @@ class LiveTracks:
         found.samples.append((time, float(x), float(y)))
 
     def release(self, gesture: int, time: float | None = None) -> None:
-        """Let go: the points become unspecified (invisible) and are gone from the cut after the next."""
+        """Let go: the points rest until the next cut's end, and are gone from the one after it."""
         found = self._find(gesture)
         if found.released:
             raise ValueError(f"gesture {gesture} was released already")
@@ -148,9 +152,13 @@ class LiveTracks:
         check_counts(frames, self._count())
         _check_time(time, None)
         span = self._span(frames, time)
+        fresh = [gesture.new for gesture in self._gestures.values()]
         parts = [(gesture.ids, *gesture.advance(span)) for gesture in self._gestures.values()]
         self._gestures = {number: g for number, g in self._gestures.items() if not g.finished}
         self.frame += frames
+        if self._rest:
+            kept = [part for part, new in zip(parts, fresh, strict=True) if new or part[2].any()]
+            parts = [(ids, positions, np.ones_like(given)) for ids, positions, given in kept]
         if not parts:
             return Tracks.empty(frames, self.size, self.fps)
         return Tracks(
@@ -229,7 +237,7 @@ def drag_tracks(
     """
     if not 0 < reach <= 1:
         raise ValueError(f"reach is {reach}; give the part of the time in which the drag arrives, above 0, at most 1")
-    live = LiveTracks(size, fps)
+    live = LiveTracks(size, fps, rest=False)
     live.path(
         [start, end],
         duration=reach * max(frames - 1, 1) / live.fps,
