@@ -8,11 +8,12 @@ FOLDER=${FOLDER:-work/nano}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 
 # 1. autoencoder: principal components, residual decoder
-# 2. teacher: flow matching, then with mid-frame masking
-# 3. causal: the teacher's ODE trajectories, regression under sink and window masks
-# 4. decoder: the residual decoder again, on latents the teacher made
-# 5. self-forcing: the student's own rollouts
-for stage in autoencoder teacher causal decoder self-forcing; do
+# 2. mixer: which carried picture is seen at a pixel
+# 3. teacher: flow matching, then with mid-frame masking
+# 4. causal: the teacher's ODE trajectories, regression under sink and window masks
+# 5. decoder: the residual decoder again, on latents the teacher made
+# 6. self-forcing: the student's own rollouts
+for stage in autoencoder mixer teacher causal decoder self-forcing; do
   .venv/bin/motionstream train "$stage" --recipe nano --folder "$FOLDER" --minutes "$MINUTES"
 done
 .venv/bin/motionstream train export --recipe nano --folder "$FOLDER" -o src/motionstream/weights/nano
