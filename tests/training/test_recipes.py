@@ -71,6 +71,12 @@ def test_float32_is_all_that_changes_for_slow_processors(name):
     assert after == [replace(config, bf16=False) for config in before] and len(before) >= 4
 
 
+def test_the_stages_of_nano_share_its_minutes():
+    recipe = replace(recipe_named("nano", 60.0), forcing=None)  # trained only where it is asked for
+    minutes = [config.minutes for config in train_configs(recipe)]
+    assert sum(minutes) == pytest.approx(60) and min(minutes) > 2
+
+
 def test_recipes_have_the_tiny_decoders_they_can_train():
     for name in RECIPES:
         recipe = recipe_named(name)

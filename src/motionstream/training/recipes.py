@@ -286,24 +286,24 @@ def nano(minutes: float | None = None) -> Recipe:
     tiny = TinyTraining(
         batch=4, adversarial_start=4000, adversarial_ramp=1000, discriminator_channels=32, replay=2, workers=1
     )
-    first = TrainConfig(steps=60_000, lr=1e-3, minutes=part(0.39), bf16=True)
-    second = TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.07), warmup=10, bf16=True)
+    first = TrainConfig(steps=60_000, lr=1e-3, minutes=part(0.20), bf16=True)
+    second = TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.04), warmup=10, bf16=True)
     return Recipe(
         model=preset("nano"),
         data=Rendered(rich_scene(SceneConfig(frames=57)), turns=0.7),
         autoencoder=AutoencoderRecipe(
-            train=TrainConfig(steps=4000, lr=1e-3, minutes=part(0.09), validate_every=200),
-            decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(0.09), bf16=True),
+            train=TrainConfig(steps=4000, lr=1e-3, minutes=part(0.08), validate_every=200),
+            decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(0.05), bf16=True),
         ),
         mixer=MixerRecipe(
-            TrainConfig(steps=20_000, lr=2e-3, minutes=part(0.2), bf16=True, ema=0.99, betas=(0.9, 0.99))
+            TrainConfig(steps=20_000, lr=2e-3, minutes=part(0.25), bf16=True, ema=0.99, betas=(0.9, 0.99))
         ),
         teacher=(
             Phase(first, loss, TrackMix()),
             Phase(second, loss, TrackMix(mask_probability=0.2), track_head=False),
         ),
         forcing=Phase(TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.16), bf16=True), loss, TrackMix()),
-        causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(0.16), bf16=True),
+        causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(0.12), bf16=True),
         self_forcing=TrainConfig(
             steps=3600,
             lr=3e-4,
@@ -311,13 +311,13 @@ def nano(minutes: float | None = None) -> Recipe:
             betas=(0.9, 0.999),
             ema=0.98,
             final_lr=0.03,
-            minutes=part(0.14),
+            minutes=part(0.21),
             validate_every=300,
             bf16=True,
         ),
         self_forcing_batch=2,
         tiny=TinyRecipe(
-            train=TrainConfig(steps=tiny.loop_steps(6000), lr=1e-3, minutes=part(0.06), validate_every=500, bf16=True),
+            train=TrainConfig(steps=tiny.loop_steps(6000), lr=1e-3, minutes=part(0.05), validate_every=500, bf16=True),
             loss=tiny,
             frames=13,
             side=64,
