@@ -14,17 +14,24 @@ from motionstream.server.app import create_app
 from motionstream.server.engine import Engine
 from motionstream.server.pictures import Example
 from motionstream.server.session import Limits
+from motionstream.session.library import Library
 
 
 def checkers() -> np.ndarray:
     return np.kron(np.indices((4, 4)).sum(0) % 2, np.ones((16, 16))).astype(np.uint8)[..., None].repeat(3, 2) * 255
 
 
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions are not recorded in the home of who runs the tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    """Two streams at most; one picture, "checkers"; called by 127.0.0.1:8000."""
+    """Two streams at most, which are recorded; one picture, "checkers"; called by 127.0.0.1:8000."""
     pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
-    with Engine(lambda: pipeline, Limits(sessions=2)) as engine:
+    with Library() as library, Engine(lambda: pipeline, Limits(sessions=2), library) as engine:
         while engine.status == "loading":
             time.sleep(0.01)
         app = create_app(engine, [Example("checkers", "Checkers", "drawn here", checkers)])

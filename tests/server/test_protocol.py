@@ -18,6 +18,8 @@ def test_a_start_and_a_command() -> None:
     assert read({"type": "start", "protocol": 2, "picture": "cat"}) == Start("cat")
     full = {"type": "start", "protocol": 2, "t": 7, "picture": "cat", "prompt": "it sits", "seed": 3, "steps": 2}
     assert read(full) == Start("cat", "it sits", 3, 2)
+    branch = {"type": "start", "protocol": 2, "recording": "2026", "chunk": 3}
+    assert read(branch) == Start(recording="2026", chunk=3)
     press = {"type": "press", "t": 7, "gesture": 1, "x": 2.5, "y": 3}
     assert read(press) == [Press(gesture=1, x=2.5, y=3, time=50.0, sent=7.0)]
     del press["t"]
@@ -45,6 +47,9 @@ def test_samples_keep_the_time_between_them() -> None:
         ({"type": "start", "protocol": 2, "picture": "c" * 65}, "at most 64 characters"),
         ({"type": "start", "protocol": 2, "picture": "cat", "seed": -1}, "seed is -1"),
         ({"type": "start", "protocol": 2, "picture": "cat", "seed": True}, "seed is True"),
+        ({"type": "start", "protocol": 2}, "lacks 'picture'"),
+        ({"type": "start", "protocol": 2, "picture": "cat", "recording": "2026"}, "give one of them"),
+        ({"type": "start", "protocol": 2, "recording": "2026", "chunk": -1}, "chunk is -1"),
         ({"type": "press", "gesture": 1, "x": 1}, "lacks 'y'"),
         ({"type": "press", "gesture": 1, "x": 1, "y": "2"}, "y is '2'"),
         ({"type": "press", "gesture": 1.5, "x": 1, "y": 2}, "gesture is 1.5"),
@@ -85,9 +90,9 @@ def test_the_clock_follows_one_that_runs_slower() -> None:
 def test_hidden_points_and_pictures_survive_the_binary_message() -> None:
     positions = np.array([[[1.125, 30.0], [np.nan, np.nan]]], np.float32)
     frames = np.full((1, 8, 8, 3), 77, np.uint8)
-    data = chunk_message(Chunk(21, 24.0, frames, 0.1, positions, ()))
+    data = chunk_message(Chunk(2, 21, 24.0, frames, 0.1, positions, ()))
     length = int.from_bytes(data[4:8], "little")
     header = json.loads(data[8 : 8 + length])
-    assert header["first"] == 21 and header["points"] == 2 and header["sent"] is None
+    assert header["chunk"] == 2 and header["first"] == 21 and header["points"] == 2 and header["sent"] is None
     steps = np.frombuffer(data, "<i2", 4, 8 + length).tolist()
     assert steps == [9, 240, -32768, -32768]

@@ -53,8 +53,9 @@ def test_a_drag_from_press_to_frames(client: TestClient) -> None:
         assert hello["type"] == "hello" and hello["protocol"] == VERSION
         assert hello["size"] == [32, 32] and hello["fps"] == 24 and hello["trained"] is False
         start(socket, prompt="black and white", seed=3)
-        started = {"type": "started", "size": [32, 32], "fps": 24, "seed": 3, "steps": 3}
-        assert next_control(socket, "started") == started
+        started = next_control(socket, "started")
+        assert len(started.pop("recording")) > 20
+        assert started == {"type": "started", "size": [32, 32], "fps": 24, "seed": 3, "steps": 3}
         socket.send_json({"type": "press", "t": 5.0, "gesture": 4, "x": 10, "y": 12, "radius": 0})
         accepted = next_control(socket, "accepted")
         assert accepted["command"] == "press" and accepted["gesture"] == 4

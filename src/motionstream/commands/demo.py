@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import tyro
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,10 @@ Examples:
     """An embedded model, or a folder with one."""
     no_browser: bool = False
     """Only serve; do not open the browser."""
+    recordings: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder in which sessions record themselves; without it ~/.local/state/motionstream/sessions, the last 200."""
+    forget: bool = False
+    """Keep the recordings only while the server runs."""
     untrained: bool = False
     """Accept weights that were not trained."""
 
@@ -42,4 +49,6 @@ Examples:
             Access(self.host, token),
             self.port,
             open_browser=not self.no_browser,
+            recordings=self.recordings,
+            forget=self.forget,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
@@ -40,6 +41,10 @@ Examples:
     """Let everyone on this machine in; refused together with a --host that others reach."""
     sessions: int = 4
     """Streams at a time."""
+    recordings: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder in which sessions record themselves; without it ~/.local/state/motionstream/sessions, the last 200."""
+    forget: bool = False
+    """Keep the recordings only while the server runs."""
     untrained: bool = False
     """Accept weights that were not trained."""
     causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
@@ -62,4 +67,6 @@ Examples:
             self.port,
             limits=Limits(sessions=self.sessions),
             open_browser=self.open_browser,
+            recordings=self.recordings,
+            forget=self.forget,
         )

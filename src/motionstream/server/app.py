@@ -13,6 +13,7 @@ from fastapi.staticfiles import StaticFiles
 
 from motionstream.server.engine import Engine
 from motionstream.server.guard import Access, Guard
+from motionstream.server.kept import add_sessions
 from motionstream.server.pictures import Example, Pictures, add_pictures
 from motionstream.server.viewer import Viewer
 
@@ -26,6 +27,8 @@ def create_app(engine: Engine, gallery: Sequence[Example] = (), access: Access |
     app.add_middleware(Guard, access=access or Access())
     _add_pages(app, engine)
     add_pictures(app, engine, pictures)
+    if engine.library is not None:
+        add_sessions(app, engine.library)
 
     @app.websocket("/ws")
     async def stream(websocket: WebSocket) -> None:

@@ -20,8 +20,12 @@ import torch
 
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.player import Player
-from motionstream.server.session import Ended, Failed, Limits, Session, Started
+from motionstream.server.session import Ended, Failed, Fresh, Limits, Session, Started
 from motionstream.session.commands import Stop
+from motionstream.session.fingerprint import fingerprint
+from motionstream.session.library import Library
+from motionstream.session.recording import Header, Recording
+from motionstream.session.replay import Replay
 from motionstream.session.take import Take
 
 logger = logging.getLogger(__name__)
@@ -36,23 +40,27 @@ class EngineBusy(ValueError):
 class Engine:
     """Runs up to ``limits.sessions`` streams of one model, each at its playback rate.
 
-    ``load`` makes the pipeline; it runs in the worker, so that constructing the engine returns at once. ``clock``
-    gives seconds and never runs backwards. Use it as a context manager, or call ``start`` and ``close``.
+    ``load`` makes the pipeline; it runs in the worker, so that constructing the engine returns at once. ``library``
+    keeps the sessions; without one nothing is recorded. ``clock`` gives seconds and never runs backwards. Use it as a
+    context manager, or call ``start`` and ``close``.
     """
 
     def __init__(
         self,
         load: Callable[[], MotionStreamPipeline],
         limits: Limits | None = None,
+        library: Library | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or Limits()
+        self.library = library
         self.clock = clock
         self.status: Status = "loading"
         self.problem = ""
         self._load_pipeline = load
         self._pipeline: MotionStreamPipeline | None = None
+        self._weights = ""
         self._sessions: list[Session] = []
         self._players: dict[Session, Player] = {}
         self._wake = threading.Condition()
@@ -107,6 +115,14 @@ class Engine:
         ``notify`` is called, from the worker, whenever there is something to ``take``. Raises EngineBusy while the
         model is loading or all sessions are taken. What goes wrong later is told to the session as `Failed`.
         """
+        return self._open(Fresh(picture, prompt, seed, steps), notify)
+
+    def branch(self, head: Recording, notify: Callable[[], None] = lambda: None) -> Session:
+        """Go on from where a recording, or its head, ends. Its chunks are made again first, as fast as other streams
+        allow: `Replaying` tells how far it is, `Continued` when the viewer's commands count. Raises as `open`."""
+        return self._open(head, notify)
+
+    def _open(self, opening: Fresh | Recording, notify: Callable[[], None]) -> Session:
         _ = self.pipeline  # refuses while loading
         with self._wake:
             if self._closing:
@@ -114,7 +130,7 @@ class Engine:
             # Those that were closed are ended by the worker before it begins this one.
             if sum(not session.closed for session in self._sessions) >= self.limits.sessions:
                 raise EngineBusy(f"all {self.limits.sessions} streams are taken; try again when one has stopped")
-            session = Session(picture, prompt, seed, steps, self.limits, notify, self.wake)
+            session = Session(opening, self.limits, notify, self.wake)
             self._sessions.append(session)
         self.wake()
         return session
@@ -145,6 +161,7 @@ class Engine:
         """Make the pipeline (the worker's first act): the status becomes ready, or broken with its ``problem``."""
         try:
             self._pipeline = self._load_pipeline()
+            self._weights = fingerprint(self._pipeline)
             self.status = "ready"
         except Exception as error:
             self.problem = str(error) or type(error).__name__
@@ -183,9 +200,7 @@ class Engine:
 
     def _attend(self, session: Session) -> None:
         if session not in self._players and not session.closed:
-            stream = self.pipeline.stream(session.picture, session.prompt, session.seed, steps=session.steps)
-            self._players[session] = Player(session, Take(stream), self.limits, self.clock)
-            session.put(Started(stream.size, stream.fps, session.seed, stream.steps))
+            self._players[session] = self._begin(session)
         player = self._players.get(session)
         for command in session.commands():
             if isinstance(command, Stop):
@@ -194,6 +209,30 @@ class Engine:
                 player.obey(command)
         if session.closed:
             self._end(session, "stopped")
+
+    def _begin(self, session: Session) -> Player:
+        """The player of a session's stream, and of its recording where there is a library."""
+        opening, session.opening = session.opening, None
+        assert opening is not None
+        replay = None
+        if isinstance(opening, Recording):
+            if opening.header.weights != self._weights:
+                raise ValueError(
+                    "the recording was made with other weights than this server's: its frames would differ"
+                )
+            seed, replay = opening.header.seed, Replay(self.pipeline, opening)
+            take = replay.take
+        else:
+            seed = opening.seed
+            take = Take(self.pipeline.stream(opening.picture, opening.prompt, seed, steps=opening.steps))
+        stream, log = take.stream, None
+        if self.library is not None:
+            try:
+                log = self.library.begin(Header.of(stream, seed, self._weights))
+            except OSError as error:
+                session.put(Failed(f"this session is not recorded: {error.strerror}"))
+        session.put(Started(stream.size, stream.fps, seed, stream.steps, None if log is None else log.name))
+        return Player(session, take, self.limits, self.clock, replay=replay, log=log)
 
     def _play(self, session: Session) -> None:
         # What arrived since this turn began, while another stream's chunk was made, still belongs in this chunk.
@@ -206,7 +245,9 @@ class Engine:
         """Forget the session and give its memory back."""
         with self._wake:
             self._sessions = [other for other in self._sessions if other is not session]
-        self._players.pop(session, None)
+        player = self._players.pop(session, None)
+        if player is not None:
+            player.close()
         session.end(Ended(reason))
         gc.collect()
         if torch.cuda.is_available():

@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from motionstream.server.session import Accepted, Chunk, Failed, Limits, Session
+from motionstream.server.session import Accepted, Chunk, Continued, Failed, Limits, Replaying, Session
 from motionstream.session.commands import Command, Move, Pause, Release, Resume
-from motionstream.session.take import Take
+from motionstream.session.library import Log
+from motionstream.session.replay import Replay
+from motionstream.session.take import Entry, Take
 
 MARGIN = 0.03
 """Seconds a chunk is made ahead of its deadline, for what the engine cannot see: encoding and transport."""
@@ -24,8 +26,20 @@ class Player:
     That is as late as possible, so that a chunk follows the pointer as it is now and not as it was.
     """
 
-    def __init__(self, session: Session, take: Take, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        take: Take,
+        limits: Limits,
+        clock: Callable[[], float],
+        *,
+        replay: Replay | None = None,
+        log: Log | None = None,
+    ) -> None:
+        """``replay``: of ``take``, which is to go on where that ends. ``log``: keeps what is made."""
         self.session, self.take, self.limits, self.clock = session, take, limits, clock
+        self._log = log
+        take.record = self._record
         self.paused_at: float | None = None
         self._began = clock()
         self._played_until = self._began  # when the viewer has seen everything made so far
@@ -33,11 +47,25 @@ class Player:
         self._costs: deque[tuple[float, float]] = deque(maxlen=RECENT)  # seconds to the frames, and in all
         self._resting: dict[int, Move] = {}  # the viewer's number → where its pointer is, while paused
         self._sent: float | None = None
+        self._replay = replay
+        self._replayed = (self._began, 0.0)  # when the last chunk was made again, and how long that took
+        if replay is not None and not replay.left:
+            self._go_on()
+
+    def close(self) -> None:
+        """The session has ended: finish its recording."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def due(self, active: int) -> float:
         """When to begin the next chunk, with ``active`` streams taking turns; infinity while paused."""
         if self.paused_at is not None:
             return math.inf
+        if self._replay is not None:
+            # At once where nobody else streams; else half of the device's time, and live chunks that are due go first.
+            moment, cost = self._replayed
+            return moment + (cost if active > 1 else 0.0)
         own, whole = (max(costs) for costs in zip(*self._costs, strict=True)) if self._costs else (0.0, 0.0)
         ahead = MARGIN + own + whole * (active - 1)
         # Never more than a chunk ahead: an engine that cannot keep up does not pile up old frames as well.
@@ -60,6 +88,8 @@ class Player:
 
     def _carry_out(self, command: Command) -> bool:
         """Whether to acknowledge it: pointer samples are too many, and what had no effect has no frame."""
+        if self._replay is not None:
+            raise ValueError(f"cannot {command.name} yet: the stream is still being made up to where it goes on; wait")
         match command:
             case Pause():
                 self.paused_at = self.clock() if self.paused_at is None else self.paused_at
@@ -68,10 +98,11 @@ class Player:
                 self._resume()
                 return True
             case Move():
-                if self.paused_at is None:
-                    self.take.obey(command)
-                else:  # only where the pointer ends up matters, and memory stays bounded
+                held = (command.gesture, "press") in self.take.director.gestures
+                if self.paused_at is not None and held:  # only where the pointer ends up matters
                     self._resting[command.gesture] = command
+                else:
+                    self.take.obey(command)
                 return False
             case Release():
                 self._apply_resting(command.gesture)
@@ -97,14 +128,56 @@ class Player:
 
     def make(self) -> None:
         """Make the next chunk, hand it out, and then do what can wait until it is on its way."""
+        if self._replay is not None:
+            self._make_again(self._replay)
+            return
         begun = self.clock()
+        chunk = self.take.chunk
         shot = self.take.make(self._take_time(begun))
         made = self.clock()
         sent, self._sent = self._sent, None
         positions, groups = self.take.director.overlay(shot.tracks, self.limits.overlay_points)
         fps = self.take.stream.fps
-        self.session.put(Chunk(shot.first, fps, shot.frames, made - begun, positions, groups, sent))
+        self.session.put(Chunk(chunk, shot.first, fps, shot.frames, made - begun, positions, groups, sent))
         self._playing = len(shot.frames) / fps
         self._played_until = max(self._played_until, made) + self._playing
+        if self._log is not None:
+            self._log.show(shot.frames)
         self.take.settle()
         self._costs.append((made - begun, self.clock() - begun))
+
+    def _make_again(self, replay: Replay) -> None:
+        """The next chunk of the recording that this stream goes on from."""
+        begun = self.clock()
+        shot = replay.step()
+        if self._log is not None:
+            self._log.show(shot.frames)
+        self.take.settle()
+        self.session.put(Replaying(self.take.chunk, len(replay.recording.entries)))
+        self._replayed = (self.clock(), self.clock() - begun)
+        if not replay.left:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """From now on the stream is the viewer's, and its clock goes on from the recording's last cut."""
+        assert self._replay is not None
+        entries, self._replay = self._replay.recording.entries, None
+        last = entries[-1].cut if entries else 0.0
+        self._played_until = self.clock()
+        self._began = self._played_until - last
+        for gesture, kind in self.take.director.gestures:
+            if kind == "press":  # nobody holds it
+                self.take.obey(Release(time=last, gesture=gesture))
+        stream = self.take.stream
+        held = tuple(one for one in self.take.director.gestures if one[1] != "press")
+        self.session.put(Continued(self.take.chunk, stream.frame, stream.prompt, stream.steps, held))
+
+    def _record(self, entry: Entry) -> None:
+        """Keep what went into a chunk; where that fails the viewer is told, and the stream goes on."""
+        if self._log is None:
+            return
+        try:
+            self._log.append(entry)
+        except (OSError, ValueError) as error:
+            self.close()
+            self.session.put(Failed(f"the recording ends here: {error}"))

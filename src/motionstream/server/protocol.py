@@ -42,12 +42,21 @@ HIDDEN = -(2**15)
 
 @dataclass(frozen=True)
 class Start:
-    """The viewer asks for a stream from a picture of the gallery or one it uploaded."""
+    """The viewer asks for a stream: from a picture of the gallery or one it uploaded, or from a recording.
 
-    picture: Annotated[str, Text(64)]
+    The latter has the recording's settings, and goes on from where chunk ``chunk`` began, or from its end when None.
+    """
+
+    picture: Annotated[str | None, Text(64)] = None
     prompt: Annotated[str, Text(MAX_PROMPT)] = ""
     seed: Annotated[int, Whole(0, MAX_SEED)] = 0
     steps: Annotated[int | None, Whole(1, MAX_STEPS)] = None  # the model's own when None
+    recording: Annotated[str | None, Text(64)] = None
+    chunk: Annotated[int | None, Whole(0, 10**9)] = None
+
+    def __post_init__(self) -> None:
+        if (self.picture is None) == (self.recording is None):
+            raise ValueError("the message lacks 'picture' (or 'recording'); give one of them")
 
 
 class ViewerClock:
@@ -111,8 +120,10 @@ def _start(content: dict[str, Any]) -> Start:
 # ------------------------------------------------------------------------------------------------- to the viewer
 
 
-def hello(model: str, size: tuple[int, int], fps: float, trained: bool, limits: Limits) -> dict[str, Any]:
-    """The server's first message on every connection."""
+def hello(
+    model: str, size: tuple[int, int], fps: float, trained: bool, limits: Limits, abilities: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The server's first message on every connection; ``abilities``: what it can beyond the commands ("recording")."""
     return {
         "type": "hello",
         "protocol": VERSION,
@@ -121,7 +132,7 @@ def hello(model: str, size: tuple[int, int], fps: float, trained: bool, limits: 
         "fps": fps,
         "trained": trained,
         "codecs": ["jpeg"],
-        "capabilities": sorted(COMMANDS),
+        "capabilities": sorted([*COMMANDS, *abilities]),
         "limits": {"prompt": MAX_PROMPT, "samples": MAX_SAMPLES, "sessions": limits.sessions},
     }
 
@@ -142,6 +153,7 @@ def chunk_message(chunk: Chunk) -> bytes:
         for frame in chunk.frames
     ]
     header = {
+        "chunk": chunk.chunk,
         "first": chunk.first,
         "frames": len(pictures),
         "fps": chunk.fps,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import warnings
 import webbrowser
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import uvicorn
 
@@ -16,6 +18,7 @@ from motionstream.server.engine import Engine
 from motionstream.server.guard import Access
 from motionstream.server.pictures import Example, photographs
 from motionstream.server.session import Limits
+from motionstream.session.library import Library, default_folder
 
 MAX_CONNECTIONS = 64
 MAX_FRAME = 2**20  # bytes of one WebSocket message; beyond it the connection is closed, below it a sentence is said
@@ -31,6 +34,8 @@ def serve(
     limits: Limits | None = None,
     open_browser: bool = False,
     gallery: Sequence[Example] | None = None,
+    recordings: Path | None = None,
+    forget: bool = False,
 ) -> None:
     """Serve the page until interrupted.
 
@@ -38,13 +43,15 @@ def serve(
         load: makes the pipeline, in the engine's own thread. access: where to listen, and who is let in.
         port: 0 takes any that is free; the address printed says which.
         gallery: example pictures, by default scikit-image's photographs.
+        recordings: the folder in which sessions record themselves, by default one of the user's (see `Library`).
+        forget: keep them while the server runs only.
 
     Raises:
         ValueError: an address that cannot be had, a model that cannot be loaded.
     """
     listener = listen(access.host, port)
     address = page_address(access, listener.getsockname()[1])
-    with listener, Engine(load, limits) as engine:
+    with listener, open_library(recordings, forget) as library, Engine(load, limits, library) as engine:
         deadline = time.monotonic() + LOAD_PATIENCE
         while engine.status == "loading" and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -62,6 +69,21 @@ def serve(
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def open_library(folder: Path | None, forget: bool) -> Library:
+    """Where sessions record themselves: in ``folder``, or in the user's, or (``forget``) only until it is closed."""
+    if forget and folder is not None:
+        raise ValueError(f"recordings are kept in {folder} or forgotten; choose one")
+    if forget:
+        return Library()
+    try:
+        return Library(folder or default_folder())
+    except ValueError as error:
+        if folder is not None:
+            raise
+        warnings.warn(f"{error}; they are kept while the server runs only", stacklevel=2)
+        return Library()
 
 
 def page_address(access: Access, port: int) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from motionstream.session.commands import Command, Move
 from motionstream.session.director import TrackGroup
+from motionstream.session.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,47 @@ class Limits:
                 raise ValueError(f"{name} = {value}: give 1 to 100000")
 
 
+@dataclass(frozen=True, eq=False)
+class Fresh:
+    """What a new stream begins with: ``picture`` uint8 (H, W, 3) of any size; ``steps`` None: the model's own."""
+
+    picture: np.ndarray
+    prompt: str = ""
+    seed: int = 0
+    steps: int | None = None
+
+
 @dataclass(frozen=True)
 class Started:
-    """The stream exists. ``size`` is (height, width), ``steps`` the number of denoising steps."""
+    """The stream exists. ``size`` is (height, width), ``steps`` the number of denoising steps of a chunk."""
 
     size: tuple[int, int]
     fps: float
     seed: int
     steps: int
+    recording: str | None = None  # the name under which the session is kept
+
+
+@dataclass(frozen=True)
+class Replaying:
+    """A stream that goes on from a recording is still being made up to there: ``done`` chunks ``of``."""
+
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Continued:
+    """The stream of a recording goes on: the next chunk is ``chunk``, its first frame ``frame``.
+
+    ``gestures``: number and kind of those that hold; drags were released, for nobody holds them.
+    """
+
+    chunk: int
+    frame: int
+    prompt: str
+    steps: int
+    gestures: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)
@@ -73,12 +107,13 @@ class Ended:
 class Chunk:
     """Frames to play.
 
-    ``frames`` uint8 (T, H, W, 3) from frame ``first`` on. ``positions`` float32 (T, N, 2), NaN where not visible: the
-    points the model followed, ``groups`` saying whose they are. ``latency``: seconds from the cut to the frames.
-    ``sent``: the latest command or pointer sample in it, on the viewer's clock. ``dropped``: how many frames the viewer
-    was too slow to take before these.
+    ``frames`` uint8 (T, H, W, 3) from frame ``first`` on are those of chunk ``chunk``. ``positions`` float32 (T, N, 2),
+    NaN where not visible: the points the model followed, ``groups`` saying whose they are. ``latency``: seconds from
+    the cut to the frames. ``sent``: the latest command or pointer sample in it, on the viewer's clock. ``dropped``: how
+    many frames the viewer was too slow to take before these.
     """
 
+    chunk: int
     first: int
     fps: float
     frames: np.ndarray
@@ -89,7 +124,7 @@ class Chunk:
     dropped: int = 0
 
 
-Control = Started | Accepted | Failed | Ended
+Control = Started | Replaying | Continued | Accepted | Failed | Ended
 Event = Control | Chunk
 
 
@@ -98,15 +133,12 @@ class Session:
 
     def __init__(
         self,
-        picture: np.ndarray,
-        prompt: str,
-        seed: int,
-        steps: int | None,
+        opening: Fresh | Recording,
         limits: Limits,
         notify: Callable[[], None],
         wake: Callable[[], None],
     ) -> None:
-        self.picture, self.prompt, self.seed, self.steps = picture, prompt, seed, steps
+        self.opening: Fresh | Recording | None = opening  # until the stream has begun
         self.closed = False  # the viewer is gone
         self.ended = False  # nothing will come any more
         self._limits, self._notify, self._wake = limits, notify, wake
@@ -168,7 +200,7 @@ class Session:
         self._notify()
 
     def end(self, event: Ended) -> None:
-        """The last event; chunks still waiting and the picture are let go."""
+        """The last event; chunks still waiting and what it began with are let go."""
         with self._lock:
             if self.ended:
                 return
@@ -176,5 +208,5 @@ class Session:
             self._chunks.clear()
             self._commands.clear()
             self._control.append(event)
-            self.picture = np.zeros((0, 0, 3), np.uint8)
+            self.opening = None
         self._notify()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -35,7 +36,9 @@ class Viewer:
             await self.websocket.close(1013)
             return
         config, trained = pipeline.config, all(stage in pipeline.stages for stage in STAGES)
-        await self.websocket.send_json(hello(config.name, config.size, config.fps, trained, self.engine.limits))
+        abilities = () if self.engine.library is None else ("recording",)
+        greeting = hello(config.name, config.size, config.fps, trained, self.engine.limits, abilities)
+        await self.websocket.send_json(greeting)
         sender = asyncio.create_task(self._send())
         try:
             while True:
@@ -70,7 +73,7 @@ class Viewer:
             self._reply(Failed(str(error)))
 
     async def _start(self, start: Start) -> None:
-        picture = await asyncio.to_thread(self.pictures.get, start.picture)
+        begin = await asyncio.to_thread(self._opening, start)
         if self.session is not None:
             self.session.close()
             self.session = None
@@ -81,9 +84,21 @@ class Viewer:
                 loop.call_soon_threadsafe(self._something.set)
 
         try:
-            self.session = self.engine.open(picture, start.prompt, start.seed, notify, steps=start.steps)
+            self.session = begin(notify)
         except EngineBusy as error:
             self._reply(Failed(str(error), "start", fatal=True))
+
+    def _opening(self, start: Start) -> Callable[[Callable[[], None]], Session]:
+        """Read what a stream is to begin with. ValueError where there is no such picture, recording or chunk."""
+        if start.recording is None:
+            assert start.picture is not None
+            picture = self.pictures.get(start.picture)
+            return lambda notify: self.engine.open(picture, start.prompt, start.seed, notify, steps=start.steps)
+        if self.engine.library is None:
+            raise ValueError("this server keeps no recordings; start from a picture")
+        recording = self.engine.library.recording(start.recording)
+        head = recording if start.chunk is None else recording.branch(start.chunk)
+        return lambda notify: self.engine.branch(head, notify)
 
     def _reply(self, event: Failed) -> None:
         if len(self._replies) < 100:  # a viewer that sends rubbish and reads nothing costs no memory

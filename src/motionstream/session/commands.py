@@ -46,8 +46,8 @@ class Press(Command):
     gesture: GestureNumber
     x: Pixel
     y: Pixel
-    spacing: Annotated[float, Number(1, 1000)] = 8
-    radius: Annotated[float, Number(0, 1000)] = 16
+    spacing: Annotated[float, Number(1, 1000)] = 8.0
+    radius: Annotated[float, Number(0, 1000)] = 16.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,11 @@ class Path(Command):
     points: Annotated[tuple[tuple[float, float], ...], Rows("xy", MAX_PATH, (MAX_PIXELS, MAX_PIXELS))]
     duration: Annotated[float | None, Number(0.01, 3600)] = None
     speed: Annotated[float | None, Number(0.01, 1e6)] = None
-    delay: Annotated[float, Number(0, 3600)] = 0
+    delay: Annotated[float, Number(0, 3600)] = 0.0
     ease: Annotated[Literal["linear", "smooth"], Choice(("linear", "smooth"))] = "linear"
     release: Annotated[bool, Flag()] = False
-    spacing: Annotated[float, Number(1, 1000)] = 8
-    radius: Annotated[float, Number(0, 1000)] = 16
+    spacing: Annotated[float, Number(1, 1000)] = 8.0
+    radius: Annotated[float, Number(0, 1000)] = 16.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,11 @@ class Director:
         self._shown: dict[int, Held] = {}  # those of the last cut
         self._latest: dict[int, float] = {}  # the viewer's number → its last time
 
+    @property
+    def gestures(self) -> tuple[tuple[int, str], ...]:
+        """The viewer's number of every gesture that lives, and what began it (press, pin or path), oldest first."""
+        return tuple((number, held.kind) for number, held in self._held.items())
+
     def obey(self, command: Command) -> bool:
         """Carry out a command about gestures; False where it had no effect, since its gesture is gone already.
 

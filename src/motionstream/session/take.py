@@ -12,6 +12,9 @@ from motionstream.session.director import Director
 from motionstream.stream import Stream
 from motionstream.tracks import Tracks
 
+SETTINGS = (Prompt, Steps)
+"""The commands that are about the stream itself; all others are about its tracks, and the director's."""
+
 
 @dataclass(frozen=True)
 class Entry:

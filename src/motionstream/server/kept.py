@@ -1,0 +1,73 @@
+"""The addresses of recorded sessions: what they are, and as files to take away.
+
+A session's name is long and random: whoever was told it may have the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
+
+from motionstream.session.exports import EXPORTS
+from motionstream.session.library import Library
+
+EXPORTS_AT_A_TIME = 2  # each takes a processor for seconds, and a GIF some memory
+
+
+def add_sessions(app: FastAPI, library: Library) -> None:
+    """/api/sessions/NAME and /api/sessions/NAME/KIND, for the kinds of `EXPORTS`."""
+    turns = asyncio.Semaphore(EXPORTS_AT_A_TIME)
+
+    @app.get("/api/sessions/{name}")
+    async def session(name: str) -> dict[str, Any]:
+        try:
+            return await asyncio.to_thread(_describe, library, name)
+        except ValueError as error:
+            raise HTTPException(404, str(error)) from None
+
+    @app.get("/api/sessions/{name}/{kind}")
+    async def export(name: str, kind: str) -> FileResponse:
+        if kind not in EXPORTS:
+            raise HTTPException(404, f"a session cannot be had as {kind[:20]!r}; choose {', '.join(EXPORTS)}")
+        suffix, write = EXPORTS[kind]
+        folder = tempfile.mkdtemp(prefix="motionstream-")
+        path = Path(folder) / f"motionstream-{name[:64]}{suffix}"
+        try:
+            async with turns:
+                await asyncio.to_thread(write, library, name, path)
+        except ValueError as error:
+            shutil.rmtree(folder)
+            raise HTTPException(404, str(error)) from None
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        return FileResponse(path, filename=path.name, background=BackgroundTask(shutil.rmtree, folder))
+
+
+def _describe(library: Library, name: str) -> dict[str, Any]:
+    """A session's timeline."""
+    recording = library.recording(name)
+    header = recording.header
+    changes = [
+        [entry.chunk, command.name]
+        for entry in recording.entries
+        for command in entry.commands
+        if command.name != "move"
+    ]
+    return {
+        "model": header.model,
+        "size": list(header.size),
+        "fps": header.fps,
+        "seed": header.seed,
+        "steps": header.steps,
+        "prompt": header.prompt,
+        "frames": [entry.frames for entry in recording.entries],
+        "changes": changes,
+    }

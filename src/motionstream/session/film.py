@@ -1,0 +1,99 @@
+"""The frames of a session, kept as they are made: raw H.264 (Annex B), appended chunk by chunk.
+
+Every chunk begins with a key frame that needs nothing before it, and nothing waits in the encoder, so the file can be
+read, to the last whole chunk, while the session runs and after a crash.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+from motionstream.media import VIDEO_SUFFIXES, atomic_path
+
+SUFFIX = ".h264"
+MAX_BYTES = 2**30  # of one film
+CRF = 16  # looks lossless, as what `motionstream stream` writes
+
+
+def frame_rate(fps: float) -> Fraction:
+    """As a fraction that a container can hold; 1001: the denominator of the NTSC rates."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+class Film:
+    """Encodes frames of one ``size`` (height, width; both even) and appends them to a new file, up to ``most`` bytes.
+
+    Raises OSError where the file cannot be written, and ValueError where it has become too long.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: float, most: int = MAX_BYTES) -> None:
+        self.path, self.most = path, most
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        self._size = 0
+        context = av.CodecContext.create("libx264", "w")
+        context.height, context.width = size
+        context.pix_fmt = "yuv420p"
+        context.framerate, context.time_base = frame_rate(fps), 1 / frame_rate(fps)
+        context.colorspace, context.color_range = 1, ColorRange.MPEG  # 1: BT.709 in H.264's own table
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        # forced-idr: what is marked below as a key frame lets a decoder begin there; one thread: others need theirs
+        context.options = {
+            "crf": str(CRF),
+            "preset": "veryfast",
+            "tune": "zerolatency",
+            "forced-idr": "1",
+            "threads": "1",
+        }
+        self._encoder = context
+        self._frames = 0
+
+    def append(self, frames: np.ndarray) -> None:
+        """Write one chunk, uint8 (T, H, W, 3)."""
+        packets = []
+        for number, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            frame.pts, self._frames = self._frames, self._frames + 1
+            frame.pict_type = PictureType.I if number == 0 else PictureType.NONE
+            packets += [bytes(packet) for packet in self._encoder.encode(frame)]
+        data = b"".join(packets)
+        if self._size + len(data) > self.most:
+            raise ValueError(f"the film has reached {self.most // 2**20} MB")
+        self._size += self._file.write(data)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def frames_of(film: Path) -> Iterator[np.ndarray]:
+    """The frames of a film, uint8 (H, W, 3), one by one."""
+    with av.open(str(film), format="h264") as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+def write_mp4(film: Path, fps: float, path: Path) -> None:
+    """Put a film into an MP4 file as it is, without encoding it again; whole or not at all."""
+    with (
+        atomic_path(path, VIDEO_SUFFIXES) as temporary,
+        av.open(str(film), format="h264") as source,
+        av.open(str(temporary), "w", "mp4", options={"movflags": "faststart"}) as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        base = 1 / frame_rate(fps)
+        packets = (packet for packet in source.demux(video=0) if packet.size)
+        for number, packet in enumerate(packets):
+            packet.stream, packet.time_base = stream, base
+            packet.pts = packet.dts = number
+            packet.duration = 1
+            target.mux(packet)

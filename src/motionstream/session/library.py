@@ -1,0 +1,183 @@
+"""The sessions that a server keeps: a bounded folder of recordings and films, in which the oldest make room."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import numpy as np
+
+from motionstream.session import film as films
+from motionstream.session import recording as recordings
+from motionstream.session.film import Film
+from motionstream.session.recording import Header, Recorder, Recording
+from motionstream.session.take import Entry
+
+logger = logging.getLogger(__name__)
+
+MAX_SESSIONS = 200
+MAX_BYTES = 4 * 2**30
+WAITING = 32  # chunks that a film may be behind: a disk or processor that is slower than that loses the film
+
+
+def default_folder() -> Path:
+    """Where a user's sessions are kept between runs: ``$XDG_STATE_HOME/motionstream/sessions`` (~/.local/state)."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "motionstream" / "sessions"
+
+
+class Library:
+    """Keeps at most ``sessions`` and ``most`` bytes of them in ``folder`` (a temporary one when None).
+
+    Recordings are written by whoever appends; films in a thread of the library's own, so that encoding costs no stream
+    anything. Call `close` in the end; it removes a temporary folder. Raises ValueError for a folder it cannot use.
+    """
+
+    def __init__(self, folder: Path | None = None, *, sessions: int = MAX_SESSIONS, most: int = MAX_BYTES) -> None:
+        if sessions < 1 or most < 1:
+            raise ValueError(f"a library of {sessions} sessions and {most} bytes: give at least 1 of both")
+        self._temporary = tempfile.TemporaryDirectory(prefix="motionstream-") if folder is None else None
+        self.folder = Path(self._temporary.name) if self._temporary is not None else Path(folder or "")
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise ValueError(f"cannot keep sessions in {self.folder}: {error.strerror}; give another folder") from error
+        self.sessions, self.most = sessions, most
+        self._open: set[str] = set()
+        self._lock = threading.Lock()
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="motionstream-film")
+
+    def begin(self, header: Header) -> Log:
+        """Keep one more session; the oldest ones that have ended go where there are too many. OSError as `Recorder`."""
+        # Names sort by time, and nobody guesses one: whoever knows it may have what it stands for.
+        name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{secrets.token_hex(8)}"
+        with self._lock:
+            self._make_room()
+            self._open.add(name)
+        try:
+            return Log(self, name, header)
+        except BaseException:
+            self.ended(name)
+            raise
+
+    def ended(self, name: str) -> None:
+        """Nothing is appended to this session any more."""
+        with self._lock:
+            self._open.discard(name)
+
+    def recording(self, name: str) -> Recording:
+        """What was recorded so far. ValueError where there is no session of this name."""
+        return Recording.read(self._path(name, recordings.SUFFIX))
+
+    def recording_path(self, name: str) -> Path:
+        """The session's file, as it is. ValueError where there is none."""
+        return self._path(name, recordings.SUFFIX)
+
+    def film_path(self, name: str) -> Path:
+        """The session's film, with every frame that was made so far. ValueError where there is none."""
+        self._encoder.submit(lambda: None).result()  # what was appended before now is written then
+        path = self._path(name, films.SUFFIX)
+        if not path.stat().st_size:
+            raise ValueError("nothing was filmed yet; wait for the first frames")
+        return path
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish what is being written; the sessions have ended before."""
+        self._encoder.shutdown()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def run(self, act: Callable[..., None], *arguments: object) -> None:
+        """Have the library's thread do something, after what it was given before."""
+        self._encoder.submit(act, *arguments).add_done_callback(_tell)
+
+    def _path(self, name: str, suffix: str) -> Path:
+        path = self.folder / f"{name}{suffix}"
+        if not re.fullmatch(r"[0-9a-f-]{16,64}", name) or not path.is_file():
+            raise ValueError(f"there is no session {name[:64]!r} (any more), or not all of it was kept")
+        return path
+
+    def _make_room(self) -> None:
+        sizes: dict[str, int] = {}
+        for path in self.folder.glob("*"):
+            if path.suffix in (recordings.SUFFIX, films.SUFFIX):
+                with contextlib.suppress(FileNotFoundError):  # another server of this folder made room, too
+                    sizes[path.stem] = sizes.get(path.stem, 0) + path.stat().st_size
+        for name in sorted(sizes):  # oldest first
+            if len(sizes) < self.sessions and sum(sizes.values()) < self.most:
+                break
+            if name in self._open:
+                continue
+            for suffix in (recordings.SUFFIX, films.SUFFIX):
+                (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+            del sizes[name]
+
+
+def _tell(done: Future[None]) -> None:
+    """What goes wrong in the library's thread is logged; nobody waits for it."""
+    if (error := done.exception()) is not None:
+        logger.error("a session could not be kept", exc_info=error)
+
+
+class Log:
+    """One session that is being kept: ``append`` what goes into a chunk, ``show`` its frames."""
+
+    def __init__(self, library: Library, name: str, header: Header) -> None:
+        self.library, self.name = library, name
+        self._recorder = Recorder(library.folder / f"{name}{recordings.SUFFIX}", header)
+        self._film: Film | None = Film(library.folder / f"{name}{films.SUFFIX}", header.size, header.fps)
+        self._behind = threading.Semaphore(WAITING)
+
+    def append(self, entry: Entry) -> None:
+        """Record a chunk. OSError and ValueError as `Recorder`."""
+        self._recorder.append(entry)
+
+    def show(self, frames: np.ndarray) -> None:
+        """Film a chunk, soon. A film that cannot go on is removed, for it would lack frames in between."""
+        if self._behind.acquire(blocking=False):
+            self.library.run(self._encode, frames)
+        else:
+            self.library.run(self._lose, "it fell behind")
+
+    def close(self) -> None:
+        """The session has ended."""
+        self._recorder.close()
+        self.library.run(self._finish)
+        self.library.ended(self.name)
+
+    def _encode(self, frames: np.ndarray) -> None:
+        self._behind.release()
+        if self._film is None:
+            return
+        try:
+            self._film.append(frames)
+        except (OSError, ValueError, av.FFmpegError) as error:
+            self._lose(str(error))
+
+    def _lose(self, why: str) -> None:
+        if self._film is not None:
+            logger.warning("the film of session %s is given up: %s", self.name, why)
+            self._film.path.unlink(missing_ok=True)
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._film is not None:
+            self._film.close()
+            self._film = None

@@ -1,0 +1,254 @@
+"""A session as a file: JSON lines that say everything its frames depend on.
+
+The first line is the header: what the stream began with. Every further line is a chunk: when its tracks were cut and
+the commands obeyed since the last, as the protocol writes them, with ``t`` in seconds since the start. Lines are
+appended as chunks are made, so a crash costs at most the one being written. docs/sessions.md describes the format.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import numpy as np
+from PIL import Image
+
+from motionstream.media import atomic_path
+from motionstream.session.commands import MAX_TIME, Pause, Resume, Stop, from_json, to_json
+from motionstream.session.director import Director
+from motionstream.session.fields import Number, Text, Whole, read_fields
+from motionstream.session.take import SETTINGS, Entry
+from motionstream.stream import Stream
+from motionstream.tracks import Tracks
+
+FORMAT, VERSION = "motionstream-session", 1
+SUFFIX = ".jsonl"
+MAX_BYTES = 256 * 2**20  # of a file; an hour of dragging takes about ten million
+MAX_LINE = 64 * 2**20  # bytes; the header's holds the picture
+MAX_SIDE = 8192  # pixels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Header:
+    """What a stream began with. ``picture`` is uint8 (H, W, 3), fitted to the video's size; ``weights`` tells which
+    made it (see fingerprint.py)."""
+
+    model: Annotated[str, Text(1000)]
+    weights: Annotated[str, Text(64)]
+    fps: Annotated[float, Number(0.1, 1000)]
+    seed: Annotated[int, Whole(-(2**63), 2**64)]
+    steps: Annotated[int, Whole(1, 1000)]
+    prompt: Annotated[str, Text(100_000)]
+    picture: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the picture and the video."""
+        return self.picture.shape[0], self.picture.shape[1]
+
+    @classmethod
+    def of(cls, stream: Stream, seed: int, weights: str) -> Header:
+        """Of a stream that has made nothing yet; ``weights`` as `fingerprint` gives them."""
+        return cls(
+            model=stream.model.config.name,
+            weights=weights,
+            fps=stream.fps,
+            seed=seed,
+            steps=stream.steps,
+            prompt=stream.prompt,
+            picture=stream.picture,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A whole session: its header, and what went into each chunk."""
+
+    header: Header
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        """Number of frames of the video."""
+        return sum(entry.frames for entry in self.entries)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recording:
+        """Read a file; a last line that was not finished is left out.
+
+        Raises ValueError, naming the file and the line, for a file that cannot be read, is no session, or is damaged.
+        """
+        try:
+            with open(path, "rb") as file:
+                return cls._parse(file)
+        except OSError as error:
+            raise ValueError(f"cannot read {path}: {error.strerror}; check the name") from error
+        except ValueError as error:
+            raise ValueError(f"cannot read {path}: {error}") from error
+
+    @classmethod
+    def _parse(cls, file: IO[bytes]) -> Recording:
+        lines = _lines(file)
+        try:
+            header = _read_header(next(lines))
+        except StopIteration:
+            raise ValueError("it is empty or cut short; give a file that motionstream recorded") from None
+        entries: list[Entry] = []
+        for number, line in enumerate(lines, start=2):
+            try:
+                entry = _read_entry(line)
+                if entry.chunk != len(entries):
+                    raise ValueError(f"chunk {entry.chunk} comes where chunk {len(entries)} should")
+                if entries and entry.cut < entries[-1].cut:
+                    raise ValueError(f"it is cut at {entry.cut:g} s, before the last chunk")
+            except ValueError as error:
+                raise ValueError(f"line {number} is damaged ({error})") from error
+            entries.append(entry)
+        return cls(header, tuple(entries))
+
+    def write(self, path: str | Path) -> None:
+        """Write the file whole or not at all. ValueError where it cannot be written."""
+        with atomic_path(path, (SUFFIX,)) as temporary, open(temporary, "wb") as file:
+            file.write(header_line(self.header))
+            file.writelines(entry_line(entry) for entry in self.entries)
+
+    def branch(self, chunk: int) -> Recording:
+        """What came before ``chunk``, to go on from there in another way. ValueError where there is no such chunk."""
+        if not 0 <= chunk <= len(self.entries):
+            raise ValueError(f"chunk is {chunk}; the recording has {len(self.entries)} chunks, give 0 to that")
+        return Recording(self.header, self.entries[:chunk])
+
+    def tracks(self) -> Tracks:
+        """What its frames followed: the tracks of all chunks, made without a model. ValueError where they are none."""
+        return Tracks.join(list(self._cuts()))
+
+    def _cuts(self) -> Iterator[Tracks]:
+        if not self.entries:
+            raise ValueError("the recording has no chunks yet, so no tracks")
+        director = Director(self.header.size, self.header.fps)
+        for entry in self.entries:
+            for command in entry.commands:
+                if not isinstance(command, SETTINGS):
+                    director.obey(command)
+            yield director.cut(entry.frames, entry.cut)
+
+
+class Recorder:
+    """Appends a session to a new file as it happens, up to ``most`` bytes.
+
+    Raises OSError where the file cannot be written, and ValueError where it has become too long.
+    """
+
+    def __init__(self, path: Path, header: Header, most: int = MAX_BYTES) -> None:
+        self.path, self.most = path, most
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        self._size = 0
+        self._write(header_line(header))
+
+    def append(self, entry: Entry) -> None:
+        """Write a chunk; when this returns, a crash of the program no longer loses it."""
+        self._write(entry_line(entry))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, line: bytes) -> None:
+        if self._size + len(line) > self.most:
+            raise ValueError(f"the recording has reached {self.most // 2**20} MB")
+        self._size += self._file.write(line)
+        self._file.flush()
+
+
+# -------------------------------------------------------------------------------------------------------- lines
+
+
+def header_line(header: Header) -> bytes:
+    """The first line of a file."""
+    png = io.BytesIO()
+    Image.fromarray(header.picture).save(png, "PNG")
+    fields = {name: value for name, value in vars(header).items() if name != "picture"}
+    content = {"format": FORMAT, "version": VERSION, **fields, "size": list(header.size)}
+    return _line({**content, "picture": base64.b64encode(png.getvalue()).decode()})
+
+
+def entry_line(entry: Entry) -> bytes:
+    """The line of a chunk."""
+    return _line({**vars(entry), "commands": to_json(entry.commands)})
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+
+
+def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """The whole lines of a file as JSON objects."""
+    total = 0
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
+        total += len(line)
+        if len(line) == MAX_LINE or total > MAX_BYTES:
+            raise ValueError(f"line {number} is too long for a session")
+        if not line.endswith(b"\n"):  # a crash broke it off
+            return
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number} is not JSON ({error}); give a file that motionstream recorded") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"line {number} is not a JSON object; give a file that motionstream recorded")
+        yield content
+
+
+def _read_header(content: dict[str, Any]) -> Header:
+    if content.get("format") != FORMAT:
+        raise ValueError("it is no session of MotionStream; give a file that motionstream recorded")
+    if content.get("version") != VERSION:
+        raise ValueError(f"its version is {content.get('version')!r}, this program reads {VERSION}; update it")
+    values = read_fields(Header, content, besides=("format", "version", "size", "picture"))
+    return Header(**values, picture=_read_png(content.get("picture"), content.get("size")))
+
+
+def _read_png(text: Any, size: Any) -> np.ndarray:
+    if not isinstance(size, list) or len(size) != 2:
+        raise ValueError("size is not [height, width]")
+    height, width = (Whole(1, MAX_SIDE).check("size", side) for side in size)
+    try:
+        image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",))
+        if image.size == (width, height):  # nothing larger is ever decoded
+            return np.array(image.convert("RGB"))
+    except (binascii.Error, TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"its picture is damaged ({type(error).__name__})") from error
+    raise ValueError(f"its picture is {image.width}x{image.height}, its size {width}x{height}")
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """The plain fields of a chunk's line."""
+
+    chunk: Annotated[int, Whole(0, 10**9)]
+    frames: Annotated[int, Whole(1, 1000)]
+    cut: Annotated[float, Number(0, MAX_TIME)]
+
+
+def _read_entry(content: dict[str, Any]) -> Entry:
+    values = read_fields(_Chunk, content, besides=("commands",))
+    messages = content.get("commands")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError("commands is not a list of messages")
+    commands = [command for message in messages for command in from_json(message, _recorded)]
+    for command in commands:
+        if isinstance(command, Pause | Resume | Stop):
+            raise ValueError(f"{command.name} is not recorded")
+    return Entry(**values, commands=tuple(commands))
+
+
+def _recorded(t: float | None) -> tuple[float, None]:
+    if t is None:
+        raise ValueError("a command lacks 't'")
+    return t, None

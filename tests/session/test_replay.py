@@ -1,0 +1,86 @@
+"""Replays against the stream that was recorded."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.session.commands import Erase, Move, Press, Prompt, Steps
+from motionstream.session.fingerprint import fingerprint
+from motionstream.session.recording import Header, Recording
+from motionstream.session.replay import Replay
+from motionstream.session.take import Entry, Take
+
+
+def record(pipeline: MotionStreamPipeline, picture: np.ndarray, **settings) -> tuple[Recording, list[np.ndarray]]:
+    """A short session of every kind of change, and its frames."""
+    entries: list[Entry] = []
+    take = Take(pipeline.stream(picture, "snow", 7, **settings), entries.append)
+    header = Header.of(take.stream, 7, fingerprint(pipeline))
+    take.obey(Press(time=0, gesture=1, x=10, y=10))
+    frames = [take.make(0.01).frames]
+    take.obey(Prompt(time=0.2, prompt="rain"))
+    take.obey(Move(time=0.3, gesture=1, x=20, y=12))
+    frames.append(take.make(0.4).frames)
+    take.obey(Steps(time=0.5, steps=1))
+    frames.append(take.make(0.9).frames)
+    return Recording(header, tuple(entries)), frames
+
+
+def test_the_frames_are_the_same(pipeline, picture) -> None:
+    recording, frames = record(pipeline, picture)
+    replay = Replay(pipeline, recording)
+    assert replay.left == 3
+    made = [shot.frames for shot in replay.shots()]
+    assert replay.left == 0
+    assert all(np.array_equal(one, other) for one, other in zip(made, frames, strict=True))
+
+
+def test_one_goes_on_from_a_branch_as_the_recorded_one_would(pipeline, picture) -> None:
+    recording, frames = record(pipeline, picture)
+    replay = Replay(pipeline, recording.branch(2))
+    list(replay.shots())
+    for command in recording.entries[2].commands:
+        replay.take.obey(command)
+    assert np.array_equal(replay.take.make(0.9).frames, frames[2])
+    other = Replay(pipeline, recording.branch(2))
+    list(other.shots())
+    assert not np.array_equal(other.take.make(0.9).frames, frames[2]), "three steps instead of one"
+
+
+def test_other_settings_are_those_of_a_stream_begun_with_them(pipeline, picture) -> None:
+    recording, frames = record(pipeline, picture)
+    for change in ({"seed": 8}, {"steps": 2}, {"prompt": "fog"}):
+        twin = Take(
+            pipeline.stream(picture, change.get("prompt", "snow"), change.get("seed", 7), steps=change.get("steps"))
+        )
+        for entry, shot, own in zip(
+            recording.entries, Replay(pipeline, recording, **change).shots(), frames, strict=True
+        ):
+            for command in entry.commands:
+                if not isinstance(command, {"seed": (), "steps": Steps, "prompt": Prompt}[next(iter(change))]):
+                    twin.obey(command)
+            assert np.array_equal(shot.frames, twin.make(entry.cut).frames)
+            assert not np.array_equal(shot.frames, own)
+
+
+def test_what_cannot_be_made_is_said(pipeline, picture) -> None:
+    recording, _ = record(pipeline, picture)
+    wrong = Entry(0, 9, 0.0, (Erase(time=0, gesture=5),))
+    with pytest.raises(ValueError, match="chunk 0 cannot be made: there is no gesture 5"):
+        Replay(pipeline, Recording(recording.header, (wrong,))).step()
+    with pytest.raises(ValueError, match="it has 21 frames, this model makes 9 at once"):
+        Replay(pipeline, Recording(recording.header, (Entry(0, 21, 0.0),))).step()
+    slower = Recording(dataclasses.replace(recording.header, fps=16.0), recording.entries)
+    with pytest.raises(ValueError, match=r"16 frames a second, debug makes 24.*--session"):
+        Replay(pipeline, slower)
+
+
+def test_other_weights_have_another_fingerprint(pipeline) -> None:
+    other = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    before = fingerprint(other)
+    assert before == fingerprint(MotionStreamPipeline.from_pretrained("debug", untrained=True)) != fingerprint(pipeline)
+    parameter = next(p for p in other.parts.autoencoder.parameters() if p.numel() > 64)
+    parameter.mul_(1.5)
+    assert fingerprint(other) != before
