@@ -26,6 +26,7 @@ from motionstream.commands.demo import DemoCommand
 from motionstream.commands.doctor import DoctorCommand
 from motionstream.commands.evaluate import EvaluateCommand
 from motionstream.commands.prepare import PrepareCommand
+from motionstream.commands.replay import ReplayCommand
 from motionstream.commands.serve import ServeCommand
 from motionstream.commands.stream import StreamCommand
 from motionstream.commands.teacher import TeacherCommand
@@ -58,6 +59,7 @@ COMMANDS: dict[str, type[Verb]] = {
     "camera": CameraCommand,
     "demo": DemoCommand,
     "serve": ServeCommand,
+    "replay": ReplayCommand,
     "prepare": PrepareCommand,
     "train": TrainCommand,
     "evaluate": EvaluateCommand,

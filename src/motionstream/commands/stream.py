@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import tyro
 
 from motionstream.commands.video import VideoCommand
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from motionstream.pipeline import MotionStreamPipeline
+    from motionstream.session.recording import Recording
     from motionstream.tracks import Tracks
 
 
@@ -28,16 +32,59 @@ Examples:
   motionstream stream photo.jpg --drag 64,64:150,64 --prompt "night falls" --preview sheet.png
   motionstream stream photo.jpg --orbit 20,0 --dolly 0.2 --depth depth.png --drag 0.3,0.5:0.5,0.5
   motionstream stream first_frame.png --tracks tracks.npz --causal c3s1w2 --seed 7
+  motionstream stream photo.jpg --session session.jsonl
 
 A drag or pin whose numbers are all at most 1 is in fractions of the fitted picture, which is the frame of the
 video; otherwise its numbers are that frame's pixels."""
+
+    session: Annotated[Path | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
+    """Do on this photograph what was done in a recorded session: gestures, prompts, numbers of steps. For the frames of
+    the session itself see motionstream replay."""
+
+    def given(self) -> Tracks | None:
+        """The tracks of a file, or of a session."""
+        if self.session is None:
+            return super().given()
+        if self.tracks is not None:
+            raise ValueError(f"--tracks {self.tracks} and --session {self.session} both give tracks; choose one")
+        return self._recording(self.session).tracks()
 
     def make(
         self, pipeline: MotionStreamPipeline, picture: np.ndarray, tracks: Tracks, say: Callable[[int, int], object]
     ) -> Iterator[np.ndarray]:
         """Chunk by chunk, in bounded memory however long the video is."""
+        if self.session is None:
+            made = pipeline.chunks(picture, tracks, self.prompt, self.seed, size=tracks.size)
+        else:
+            made = self._perform(self._recording(self.session), pipeline, picture, tracks)
         done = 0
-        for frames in pipeline.chunks(picture, tracks, self.prompt, self.seed, size=tracks.size):
+        for frames in made:
             done += len(frames)
             say(done, tracks.length)
             yield frames
+
+    def _perform(
+        self, recording: Recording, pipeline: MotionStreamPipeline, picture: np.ndarray, tracks: Tracks
+    ) -> Iterator[np.ndarray]:
+        """The frames along ``tracks``, with the session's changes of prompt and steps when they were made.
+
+        A --prompt of one's own stands instead of all of the session's.
+        """
+        from motionstream.session.commands import Prompt
+        from motionstream.session.take import apply
+
+        changes = [(at, one) for at, one in recording.changes() if not (self.prompt and isinstance(one, Prompt))]
+        prompt = self.prompt or recording.header.prompt
+        stream = pipeline.stream(picture, prompt, self.seed, steps=recording.header.steps, size=tracks.size)
+        done = 0
+        while done < tracks.length:
+            while changes and changes[0][0] <= done / stream.fps + 1e-6:
+                apply(stream, changes.pop(0)[1])
+            frames = stream.step(tracks.frames(done, min(done + stream.next_frames, tracks.length)))
+            yield frames[: tracks.length - done]
+            done += len(frames)
+
+    def _recording(self, path: Path) -> Recording:
+        from motionstream.session.recording import Recording
+
+        return Recording.read(path)

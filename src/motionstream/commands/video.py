@@ -84,6 +84,10 @@ class VideoCommand(CameraOptions, PlacementOptions):
     save_tracks: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
     """Also write the tracks that were followed."""
 
+    def given(self) -> Tracks | None:
+        """Tracks that a file has, of whatever size and rate; drags, pins and the camera come on top."""
+        return None if self.tracks is None else _load_tracks(self.tracks)
+
     def make(
         self, pipeline: MotionStreamPipeline, picture: np.ndarray, tracks: Tracks, say: Callable[[int, int], object]
     ) -> Iterator[np.ndarray]:
@@ -98,7 +102,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         from motionstream.model.backends import use_backend
 
         picture = read_picture(self.image)
-        given = None if self.tracks is None else _load_tracks(self.tracks)
+        given = self.given()
         pipeline = load_pipeline(
             self.model, untrained=self.untrained, causal=self.causal, options=self, needs=self.NEEDS
         )
@@ -180,8 +184,8 @@ class VideoCommand(CameraOptions, PlacementOptions):
         frames = max(1, round(seconds * fps))
         if tracked not in (None, frames):
             raise ValueError(
-                f"--seconds {seconds:g} is {frames} frames, but the tracks in {self.tracks} last {tracked}; leave "
-                "--seconds out to take theirs"
+                f"--seconds {seconds:g} is {frames} frames, but the tracks given last {tracked}; leave --seconds out "
+                "to take theirs"
             )
         return frames
 

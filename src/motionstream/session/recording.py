@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from motionstream.media import atomic_path
-from motionstream.session.commands import MAX_TIME, Pause, Resume, Stop, from_json, to_json
+from motionstream.session.commands import MAX_TIME, Command, Pause, Resume, Stop, from_json, to_json
 from motionstream.session.director import Director
 from motionstream.session.fields import Number, Text, Whole, read_fields
 from motionstream.session.take import SETTINGS, Entry
@@ -128,6 +128,14 @@ class Recording:
     def tracks(self) -> Tracks:
         """What its frames followed: the tracks of all chunks, made without a model. ValueError where they are none."""
         return Tracks.join(list(self._cuts()))
+
+    def changes(self) -> list[tuple[float, Command]]:
+        """The commands about the stream itself (`SETTINGS`), with the seconds of video at which they take effect."""
+        frame, found = 0, list[tuple[float, Command]]()
+        for entry in self.entries:
+            found += [(frame / self.header.fps, one) for one in entry.commands if isinstance(one, SETTINGS)]
+            frame += entry.frames
+        return found
 
     def _cuts(self) -> Iterator[Tracks]:
         if not self.entries:

@@ -16,6 +16,17 @@ SETTINGS = (Prompt, Steps)
 """The commands that are about the stream itself; all others are about its tracks, and the director's."""
 
 
+def apply(stream: Stream, command: Command) -> None:
+    """Carry out one of `SETTINGS`. ValueError for what the stream cannot do."""
+    match command:
+        case Prompt():
+            stream.prompt = command.prompt
+        case Steps():
+            stream.steps = command.steps
+        case _:
+            raise AssertionError(f"{command.name} is no setting of a stream")
+
+
 @dataclass(frozen=True)
 class Entry:
     """What went into one chunk: its index, its number of frames, when its tracks were cut (seconds on the take's
@@ -51,13 +62,10 @@ class Take:
 
     def obey(self, command: Command) -> bool:
         """Carry out a command; False where it had no effect. ValueError, saying why, where it cannot be done."""
-        match command:
-            case Prompt():
-                self.stream.prompt = command.prompt
-            case Steps():
-                self.stream.steps = command.steps
-            case _ if not self.director.obey(command):
-                return False
+        if isinstance(command, SETTINGS):
+            apply(self.stream, command)
+        elif not self.director.obey(command):
+            return False
         self._obeyed.append(command)
         return True
 

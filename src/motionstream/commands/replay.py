@@ -1,0 +1,135 @@
+"""``motionstream replay``: a recorded session becomes its video again, or one of other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import tyro
+
+from motionstream.commands.common import PlacementOptions, check_paths, check_positive, load_pipeline, progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from motionstream.session.recording import Recording
+    from motionstream.session.replay import Replay
+
+SUFFIXES = (".mp4", ".gif", ".npz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayCommand(PlacementOptions):
+    """The options of ``motionstream replay``."""
+
+    HELP: ClassVar[str] = """\
+Make a recorded session's video again: the same frames, or those of other settings.
+
+Examples:
+  motionstream replay session.jsonl -o again.mp4
+  motionstream replay session.jsonl -o one-step.gif --steps 1
+  motionstream replay session.jsonl -o frames.npz --until 4 --seed 9
+  motionstream replay session.jsonl --prompt "night falls" --model my-model/
+
+An .npz has the frames without loss, uint8 (T, H, W, 3), and their rate. The gestures on another picture, or for a
+model of another rate: motionstream stream IMAGE --session FILE."""
+
+    session: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SESSION")]
+    """A session file, as `demo` and `serve` keep them (see docs/sessions.md)."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="OUT.mp4|.gif|.npz")] = None
+    """The video; without it the session's name with .mp4, in this folder."""
+    until: Annotated[float | None, tyro.conf.arg(metavar="S")] = None
+    """Stop after so many seconds of video."""
+    steps: int | None = None
+    """Denoising steps of every chunk, 1 to 4, instead of the session's."""
+    seed: int | None = None
+    """Another seed than the session's."""
+    prompt: str | None = None
+    """Another sentence than the session's."""
+    model: str | None = None
+    """Other weights than those the session names: a folder, a preset or a repository of the hub."""
+    untrained: bool = False
+    """Accept weights that were not trained."""
+    causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
+    """The attention pattern, where it was not the model's own."""
+    save_tracks: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
+    """Also write the tracks that the frames follow."""
+
+    def run(self) -> None:
+        """Check everything, then generate and write."""
+        output = self.output or Path(f"{self.session.stem}.mp4")
+        self._check(output)
+        from motionstream.session.fingerprint import fingerprint
+        from motionstream.session.recording import Recording
+        from motionstream.session.replay import Replay
+
+        recording = Recording.read(self.session)
+        if not recording.entries:
+            raise ValueError(f"{self.session} has no chunks: the stream ended before its first")
+        name = self.model or recording.header.model
+        pipeline = load_pipeline(name, untrained=self.untrained, causal=self.causal, options=self)
+        self._compare(recording, pipeline.device.type, fingerprint(pipeline))
+        replay = Replay(pipeline, recording, seed=self.seed, steps=self.steps, prompt=self.prompt)
+        fps, frames = recording.header.fps, recording.frames
+        if self.until is not None:
+            frames = min(frames, max(1, round(self.until * fps)))
+        _write(output, _frames(replay, frames), recording.header.size, fps, frames)
+        print(f"{output}: {frames} frames, {frames / fps:.2f} s")
+        if self.save_tracks is not None:
+            recording.tracks().frames(0, frames).save(self.save_tracks)
+            print(f"{self.save_tracks}: the tracks")
+
+    def _check(self, output: Path) -> None:
+        from motionstream.media import check_output
+
+        check_positive("--until", self.until, "seconds")
+        check_paths([self.session], [output, self.save_tracks])
+        check_output(output, SUFFIXES)
+        if self.save_tracks is not None:
+            check_output(self.save_tracks, (".npz",))
+
+    def _compare(self, recording: Recording, device: str, weights: str) -> None:
+        """Say whether the frames will be those that were streamed."""
+        header = recording.header
+        changed = [f"--{name}" for name in ("steps", "seed", "prompt") if getattr(self, name) is not None]
+        print(f"{self.session}: {header.model}, {len(recording.entries)} chunks, {recording.frames / header.fps:.2f} s")
+        if weights != header.weights:
+            print("it was made with other weights, so its frames will differ (--model names those that made it)")
+        elif changed:
+            print(f"the frames will differ from those that were streamed: {', '.join(changed)}")
+        else:
+            print(f"the same weights, on {device}: the frames are those streamed if that was on such a machine, too")
+
+
+def _frames(replay: Replay, most: int) -> Iterator[np.ndarray]:
+    """The first ``most`` frames, uint8 (H, W, 3), with a bar."""
+    done = 0
+    with progress() as bars:
+        bar = bars.add_task("replay", total=most)
+        while done < most:
+            for frame in replay.step().frames[: most - done]:
+                yield frame
+                done += 1
+            bars.update(bar, completed=done)
+
+
+def _write(path: Path, frames: Iterator[np.ndarray], size: tuple[int, int], fps: float, count: int) -> None:
+    import numpy as np
+
+    from motionstream.media import MAX_VIDEO_PIXELS, VideoWriter, atomic_path
+    from motionstream.session.exports import write_gif
+
+    match path.suffix.lower():
+        case ".mp4":
+            with VideoWriter(path, size, fps) as writer:
+                for frame in frames:
+                    writer.write(frame)
+        case ".gif":
+            write_gif(path, frames, fps)
+        case _:
+            if count * size[0] * size[1] > MAX_VIDEO_PIXELS:
+                raise ValueError(f"{count} frames of {size[1]}x{size[0]} are too many for one .npz; give --until")
+            with atomic_path(path) as temporary:
+                np.savez_compressed(temporary, frames=np.stack(list(frames)), fps=np.float64(fps))
