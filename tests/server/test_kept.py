@@ -91,6 +91,20 @@ def test_a_stream_goes_on_from_an_earlier_chunk(client: TestClient, recorded: st
         assert [group[:2] for group in chunk["groups"]] == continued["gestures"]
 
 
+def test_a_session_file_can_be_brought_along(client: TestClient, recorded: str) -> None:
+    file = client.get(f"/api/sessions/{recorded}/recording").content
+    answer = client.post("/api/sessions", content=file).json()
+    name = answer.pop("name")
+    assert name != recorded and answer == client.get(f"/api/sessions/{recorded}").json()
+    assert "not all of it was kept" in client.get(f"/api/sessions/{name}/mp4").json()["detail"]
+    with client.websocket_connect("/ws") as socket:
+        socket.send_json({"type": "start", "protocol": VERSION, "recording": name, "chunk": 1})
+        assert until(socket, "continued")["chunk"] == 1
+    for content, word in ((b"\xff\xd8\n", "this file: line 1 is not JSON"), (b"{}\n", "no session of MotionStream")):
+        answer = client.post("/api/sessions", content=content)
+        assert answer.status_code == 422 and word in answer.json()["detail"]
+
+
 def test_a_start_from_what_is_not_there_is_refused(client: TestClient, recorded: str) -> None:
     with client.websocket_connect("/ws") as socket:
         for fields, word in (

@@ -11,19 +11,34 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
+from motionstream.server.pictures import receive
 from motionstream.session.exports import EXPORTS
 from motionstream.session.library import Library
+from motionstream.session.recording import Recording
 
 EXPORTS_AT_A_TIME = 2  # each takes a processor for seconds, and a GIF some memory
 
+MAX_UPLOAD = 32 * 2**20  # bytes of a session file: some hours
+
 
 def add_sessions(app: FastAPI, library: Library) -> None:
-    """/api/sessions/NAME and /api/sessions/NAME/KIND, for the kinds of `EXPORTS`."""
+    """/api/sessions, /api/sessions/NAME and /api/sessions/NAME/KIND, for the kinds of `EXPORTS`."""
     turns = asyncio.Semaphore(EXPORTS_AT_A_TIME)
+
+    @app.post("/api/sessions")
+    async def upload(request: Request) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="motionstream-") as folder:
+            path = Path(folder) / "session.jsonl"
+            await receive(request, path, MAX_UPLOAD)
+            try:
+                name = await asyncio.to_thread(lambda: library.adopt(Recording.read(path)))
+            except ValueError as error:
+                raise HTTPException(422, str(error).replace(str(path), "this file")) from None
+        return {"name": name, **await asyncio.to_thread(_describe, library, name)}
 
     @app.get("/api/sessions/{name}")
     async def session(name: str) -> dict[str, Any]:

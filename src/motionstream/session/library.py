@@ -60,16 +60,21 @@ class Library:
 
     def begin(self, header: Header) -> Log:
         """Keep one more session; the oldest ones that have ended go where there are too many. OSError as `Recorder`."""
-        # Names sort by time, and nobody guesses one: whoever knows it may have what it stands for.
-        name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{secrets.token_hex(8)}"
-        with self._lock:
-            self._make_room()
-            self._open.add(name)
+        name = self._new_name()
         try:
             return Log(self, name, header)
         except BaseException:
             self.ended(name)
             raise
+
+    def adopt(self, recording: Recording) -> str:
+        """Keep a recording from elsewhere, which has no film; its name. ValueError where it cannot be written."""
+        name = self._new_name()
+        try:
+            recording.write(self.folder / f"{name}{recordings.SUFFIX}")
+        finally:
+            self.ended(name)
+        return name
 
     def ended(self, name: str) -> None:
         """Nothing is appended to this session any more."""
@@ -107,6 +112,15 @@ class Library:
     def run(self, act: Callable[..., None], *arguments: object) -> None:
         """Have the library's thread do something, after what it was given before."""
         self._encoder.submit(act, *arguments).add_done_callback(_tell)
+
+    def _new_name(self) -> str:
+        """Of a session that is open until `ended`. Names sort by time; nobody guesses one, so whoever knows one may
+        have what it stands for."""
+        name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{secrets.token_hex(8)}"
+        with self._lock:
+            self._make_room()
+            self._open.add(name)
+        return name
 
     def _path(self, name: str, suffix: str) -> Path:
         path = self.folder / f"{name}{suffix}"
