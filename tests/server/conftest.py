@@ -29,12 +29,12 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    """Two streams at most, which are recorded; one picture, "checkers"; called by 127.0.0.1:8000."""
+    """Two streams at most, which are recorded and wait 0.3 seconds for lost viewers; "checkers" is the one picture."""
     pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
     with Library() as library, Engine(lambda: pipeline, Limits(sessions=2), library) as engine:
         while engine.status == "loading":
             time.sleep(0.01)
-        app = create_app(engine, [Example("checkers", "Checkers", "drawn here", checkers)])
+        app = create_app(engine, [Example("checkers", "Checkers", "drawn here", checkers)], grace=0.3)
         with TestClient(app, headers={"host": "127.0.0.1:8000"}) as client:
             yield client
 

@@ -113,6 +113,36 @@ def test_two_streams_take_turns_and_do_not_touch_each_other(engine: Engine, cloc
         assert np.array_equal(chunk.frames, alone.step())
 
 
+def test_nothing_is_made_while_nobody_looks(engine: Engine, clock: Clock) -> None:
+    session = engine.open(picture())
+    run(engine, clock, 0.1)
+    session.watch(False)
+    run(engine, clock, 10.0)
+    before = [chunk.first for chunk in chunks(session)]
+    assert len(before) <= 2
+    session.watch(True)
+    engine.turn()
+    assert [chunk.first for chunk in chunks(session)] == [before[-1] + (12 if before[-1] else 9)], "at once, and one"
+    session.submit(Pause(time=clock.now))
+    for watched in (False, True):
+        session.watch(watched)
+        engine.turn()
+    run(engine, clock, 2.0)
+    assert not chunks(session), "a pause outlasts it"
+    session.submit(Resume(time=clock.now))
+    run(engine, clock, 0.1)
+    assert len(chunks(session)) == 1
+
+
+def test_chunks_tell_what_each_stage_took(engine: Engine, clock: Clock) -> None:
+    session = engine.open(picture())
+    run(engine, clock, 1.0)
+    first, second, *_ = chunks(session)
+    assert set(first.stages) == {"conditions", "generate", "decode", "settle"}
+    assert first.stages["settle"] == 0 < second.stages["settle"], "that of the chunk before"
+    assert min(second.stages.values()) > 0
+
+
 # ---------------------------------------------------------------------------------------------------- gestures
 
 

@@ -5,8 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from motionstream.server.protocol import MAX_MESSAGE, MAX_SAMPLES, Start, ViewerClock, chunk_message, parse
-from motionstream.server.session import Chunk
+from motionstream.server.protocol import (
+    MAX_MESSAGE,
+    MAX_SAMPLES,
+    Received,
+    Rejoin,
+    Start,
+    ViewerClock,
+    choose_codec,
+    parse,
+)
 from motionstream.session.commands import Move, Press
 
 
@@ -87,12 +95,28 @@ def test_the_clock_follows_one_that_runs_slower() -> None:
     assert clock.to_server(second * (1 - 5e-5), now) == pytest.approx(now, abs=0.01)
 
 
-def test_hidden_points_and_pictures_survive_the_binary_message() -> None:
-    positions = np.array([[[1.125, 30.0], [np.nan, np.nan]]], np.float32)
-    frames = np.full((1, 8, 8, 3), 77, np.uint8)
-    data = chunk_message(Chunk(2, 21, 24.0, frames, 0.1, positions, ()))
-    length = int.from_bytes(data[4:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    assert header["chunk"] == 2 and header["first"] == 21 and header["points"] == 2 and header["sent"] is None
-    steps = np.frombuffer(data, "<i2", 4, 8 + length).tolist()
-    assert steps == [9, 240, -32768, -32768]
+def test_what_the_connection_itself_is_told() -> None:
+    assert read({"type": "start", "protocol": 2, "picture": "cat", "codecs": ["h264", "jpeg"]}).codecs == (
+        "h264",
+        "jpeg",
+    )
+    assert read({"type": "rejoin", "protocol": 2, "session": "s"}) == Rejoin("s")
+    assert read({"type": "received", "frame": 21}) == Received(21)
+    assert read({"type": "received", "frame": 21, "delay": 0.5}) == Received(21, 0.5)
+    for wrong, word in (
+        ({"type": "rejoin", "session": "s"}, "lacks 'protocol'"),
+        ({"type": "rejoin", "protocol": 2}, "lacks 'session'"),
+        ({"type": "received", "frame": -1}, "frame is -1"),
+        ({"type": "received", "frame": 1, "delay": -1}, "delay is -1"),
+        ({"type": "start", "protocol": 2, "picture": "cat", "codecs": "jpeg"}, "a list of at most 8 texts"),
+        ({"type": "start", "protocol": 2, "picture": "cat", "codecs": [1]}, "codecs' text is 1"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            read(wrong)
+
+
+def test_the_viewers_first_codec_that_is_spoken_is_taken() -> None:
+    assert choose_codec(("av1", "jpeg", "h264")) == "jpeg"
+    assert choose_codec(("h264", "jpeg")) == "h264"
+    with pytest.raises(ValueError, match="codecs are av1, vp9; this server speaks h264 and jpeg"):
+        choose_codec(("av1", "vp9"))

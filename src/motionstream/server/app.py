@@ -11,17 +11,24 @@ from fastapi import FastAPI, WebSocket
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
+from motionstream.server.channels import GRACE, Channels
 from motionstream.server.engine import Engine
 from motionstream.server.guard import Access, Guard
 from motionstream.server.kept import add_sessions
 from motionstream.server.pictures import Example, Pictures, add_pictures
-from motionstream.server.viewer import Viewer
+from motionstream.server.viewer import Viewer, Watcher
 
 WEB = Path(__file__).parent / "web"
 
 
-def create_app(engine: Engine, gallery: Sequence[Example] = (), access: Access | None = None) -> FastAPI:
-    """The web application around a running engine; ``access`` says who is let in, by default this machine."""
+def create_app(
+    engine: Engine, gallery: Sequence[Example] = (), access: Access | None = None, *, grace: float = GRACE
+) -> FastAPI:
+    """The web application around a running engine.
+
+    ``access`` says who is let in, by default this machine. ``grace``: seconds that a session waits for its viewer to
+    come back.
+    """
     app = FastAPI(title="MotionStream", docs_url=None, redoc_url=None, openapi_url=None)
     pictures = Pictures(gallery, lambda: engine.pipeline.config.size)
     app.add_middleware(Guard, access=access or Access())
@@ -29,10 +36,15 @@ def create_app(engine: Engine, gallery: Sequence[Example] = (), access: Access |
     add_pictures(app, engine, pictures)
     if engine.library is not None:
         add_sessions(app, engine.library)
+    channels = Channels(grace)
 
     @app.websocket("/ws")
     async def stream(websocket: WebSocket) -> None:
-        await Viewer(websocket, engine, pictures).run()
+        await Viewer(websocket, engine, channels, pictures).run()
+
+    @app.websocket("/ws/watch/{share}")
+    async def watch(websocket: WebSocket, share: str, codecs: str = "jpeg") -> None:
+        await Watcher(websocket, engine, channels, share, tuple(codecs.split(","))).run()
 
     return app
 
@@ -41,6 +53,7 @@ def _add_pages(app: FastAPI, engine: Engine) -> None:
     app.mount("/web", StaticFiles(directory=WEB), name="web")
 
     @app.get("/")
+    @app.get("/watch/{share}")
     async def page() -> FileResponse:
         return FileResponse(WEB / "index.html")
 

@@ -185,7 +185,7 @@ class Engine:
         return max(0.0, min(due.values(), default=math.inf) - self.clock())
 
     def _active(self) -> int:
-        return sum(player.paused_at is None for player in self._players.values())
+        return sum(not player.still for player in self._players.values())
 
     def _guard(self, session: Session, act: Callable[[Session], None]) -> None:
         """Errors are told to the session they happened in, which ends; the others go on."""
@@ -202,6 +202,8 @@ class Engine:
         if session not in self._players and not session.closed:
             self._players[session] = self._begin(session)
         player = self._players.get(session)
+        if player is not None:
+            player.watch(session.watched)
         for command in session.commands():
             if isinstance(command, Stop):
                 session.closed = True
@@ -238,7 +240,7 @@ class Engine:
         # What arrived since this turn began, while another stream's chunk was made, still belongs in this chunk.
         self._attend(session)
         player = self._players.get(session)
-        if player is not None and player.paused_at is None:
+        if player is not None and not player.still:
             player.make()
 
     def _end(self, session: Session, reason: str) -> None:

@@ -41,6 +41,7 @@ class Player:
         self._log = log
         take.record = self._record
         self.paused_at: float | None = None
+        self._watched = True
         self._began = clock()
         self._played_until = self._began  # when the viewer has seen everything made so far
         self._playing = 0.0  # seconds that the last chunk lasts
@@ -58,9 +59,21 @@ class Player:
             self._log.close()
             self._log = None
 
+    @property
+    def still(self) -> bool:
+        """Whether no chunks are wanted: the stream is paused, or nobody looks."""
+        return self.paused_at is not None or not self._watched
+
+    def watch(self, watched: bool) -> None:
+        """Whether anybody looks. Who comes back has nothing left to play."""
+        if watched and not self._watched:
+            self._played_until = self.clock()
+            self.paused_at = None if self.paused_at is None else self._played_until
+        self._watched = watched
+
     def due(self, active: int) -> float:
-        """When to begin the next chunk, with ``active`` streams taking turns; infinity while paused."""
-        if self.paused_at is not None:
+        """When to begin the next chunk, with ``active`` streams taking turns; infinity while it stands still."""
+        if self.still:
             return math.inf
         if self._replay is not None:
             # At once where nobody else streams; else half of the device's time, and live chunks that are due go first.
@@ -132,13 +145,16 @@ class Player:
             self._make_again(self._replay)
             return
         begun = self.clock()
-        chunk = self.take.chunk
+        chunk, settled = self.take.chunk, self.take.stream.timings.settle
         shot = self.take.make(self._take_time(begun))
         made = self.clock()
         sent, self._sent = self._sent, None
         positions, groups = self.take.director.overlay(shot.tracks, self.limits.overlay_points)
         fps = self.take.stream.fps
-        self.session.put(Chunk(chunk, shot.first, fps, shot.frames, made - begun, positions, groups, sent))
+        stages = {**vars(self.take.stream.timings), "settle": settled}
+        self.session.put(
+            Chunk(chunk, shot.first, fps, shot.frames, made - begun, positions, groups, sent, stages=stages)
+        )
         self._playing = len(shot.frames) / fps
         self._played_until = max(self._played_until, made) + self._playing
         if self._log is not None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import struct
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-import numpy as np
-import simplejpeg
-
+from motionstream.server.media import CODECS, Encoded
 from motionstream.server.session import Chunk, Control, Limits
 from motionstream.session.commands import (
     COMMANDS,
@@ -26,18 +24,13 @@ from motionstream.session.commands import (
     from_json,
     read_time,
 )
-from motionstream.session.fields import Text, Whole, read_fields
+from motionstream.session.fields import Number, Text, Whole, Words, read_fields
+from motionstream.wire import VERSION
 
-VERSION = 2
+MAX_MESSAGE = 32 * 1024  # characters of one message from the viewer
 
-MAX_MESSAGE = 32 * 1024  # bytes of one message from the viewer
 
-MAGIC = b"MS"
-JPEG = 1  # the kind of a binary message
-JPEG_QUALITY = 92
-
-POSITION_STEP = 8  # overlay positions are sent in eighths of a pixel
-HIDDEN = -(2**15)
+Codecs = Annotated[tuple[str, ...], Words(8, 16)]  # what the viewer decodes, best first
 
 
 @dataclass(frozen=True)
@@ -53,10 +46,28 @@ class Start:
     steps: Annotated[int | None, Whole(1, MAX_STEPS)] = None  # the model's own when None
     recording: Annotated[str | None, Text(64)] = None
     chunk: Annotated[int | None, Whole(0, 10**9)] = None
+    codecs: Codecs = ("jpeg",)
 
     def __post_init__(self) -> None:
         if (self.picture is None) == (self.recording is None):
             raise ValueError("the message lacks 'picture' (or 'recording'); give one of them")
+
+
+@dataclass(frozen=True)
+class Rejoin:
+    """The viewer goes on with a session that it lost, by the secret it was told when that started."""
+
+    session: Annotated[str, Text(64)]
+    codecs: Codecs = ("jpeg",)
+
+
+@dataclass(frozen=True)
+class Received:
+    """The viewer has the chunk that begins with ``frame``. ``delay``: seconds from its latest pointer sample shown to
+    the pixels, as the viewer measured it."""
+
+    frame: Annotated[int, Whole(0, 2**53)]
+    delay: Annotated[float | None, Number(0, 3600)] = None
 
 
 class ViewerClock:
@@ -83,8 +94,8 @@ class ViewerClock:
         return min(now, sent + self._difference) if math.isfinite(self._difference) else now
 
 
-def parse(text: str, now: float, clock: ViewerClock) -> Start | list[Command]:
-    """One message of the viewer: a start, or commands with their times on the server's clock.
+def parse(text: str, now: float, clock: ViewerClock) -> Start | Rejoin | Received | list[Command]:
+    """One message of the viewer: about the connection, or commands with their times on the server's clock.
 
     ``now``: when it arrived. Raises ValueError, naming the field and the value, for anything not in the protocol.
     """
@@ -99,8 +110,15 @@ def parse(text: str, now: float, clock: ViewerClock) -> Start | list[Command]:
     sent = read_time(content)
     if sent is not None:
         clock.arrived(sent, now)
-    if content.get("type") == "start":
-        return _start(content)
+    match content.get("type"):
+        case "start":
+            _check_version(content)
+            return Start(**read_fields(Start, content, besides=("type", "t", "protocol")))
+        case "rejoin":
+            _check_version(content)
+            return Rejoin(**read_fields(Rejoin, content, besides=("type", "t", "protocol")))
+        case "received":
+            return Received(**read_fields(Received, content, besides=("type", "t")))
     return from_json(content, lambda t: (now, None) if t is None else (clock.to_server(t, now), t))
 
 
@@ -108,22 +126,40 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number that JSON has")
 
 
-def _start(content: dict[str, Any]) -> Start:
+def _check_version(content: dict[str, Any]) -> None:
     if "protocol" not in content:
         raise ValueError("the message lacks 'protocol'")
     version = Whole(0, 10**6).check("protocol", content["protocol"])
     if version != VERSION:
         raise ValueError(f"protocol is {version}, this server speaks {VERSION}; reload the page")
-    return Start(**read_fields(Start, content, besides=("type", "t", "protocol")))
+
+
+def choose_codec(wanted: Sequence[str]) -> str:
+    """The first of the viewer's codecs that the server speaks. ValueError where there is none."""
+    for codec in wanted:
+        if codec in CODECS:
+            return codec
+    raise ValueError(f"codecs are {', '.join(wanted) or 'none'}; this server speaks {' and '.join(CODECS)}")
 
 
 # ------------------------------------------------------------------------------------------------- to the viewer
 
 
 def hello(
-    model: str, size: tuple[int, int], fps: float, trained: bool, limits: Limits, abilities: tuple[str, ...] = ()
+    model: str,
+    size: tuple[int, int],
+    fps: float,
+    trained: bool,
+    limits: Limits,
+    abilities: tuple[str, ...] = (),
+    *,
+    grace: float = 0.0,
 ) -> dict[str, Any]:
-    """The server's first message on every connection; ``abilities``: what it can beyond the commands ("recording")."""
+    """The server's first message on every connection.
+
+    ``abilities``: what it can beyond the commands ("recording"). ``grace``: seconds in which a lost session can be
+    rejoined.
+    """
     return {
         "type": "hello",
         "protocol": VERSION,
@@ -131,9 +167,9 @@ def hello(
         "size": list(size),
         "fps": fps,
         "trained": trained,
-        "codecs": ["jpeg"],
+        "codecs": list(CODECS),
         "capabilities": sorted([*COMMANDS, *abilities]),
-        "limits": {"prompt": MAX_PROMPT, "samples": MAX_SAMPLES, "sessions": limits.sessions},
+        "limits": {"prompt": MAX_PROMPT, "samples": MAX_SAMPLES, "sessions": limits.sessions, "grace": grace},
     }
 
 
@@ -142,34 +178,15 @@ def control_message(event: Control) -> dict[str, Any]:
     return {"type": type(event).__name__.lower(), **asdict(event)}
 
 
-def chunk_message(chunk: Chunk) -> bytes:
-    """A chunk as one binary message.
-
-    ``MS``, version (1 byte), kind (1 byte), length of the header (4 bytes, little-endian), header (JSON), overlay
-    positions (int16 little-endian, T x N x 2, eighths of a pixel, x = -32768 where hidden), the frames' JPEGs.
-    """
-    pictures = [
-        simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=JPEG_QUALITY, colorsubsampling="444")
-        for frame in chunk.frames
-    ]
+def media_header(chunk: Chunk, encoded: Encoded, seconds: float) -> dict[str, Any]:
+    """What a chunk's binary message says of it, whoever it goes to; ``seconds``: how long it took to encode."""
     header = {
         "chunk": chunk.chunk,
         "first": chunk.first,
-        "frames": len(pictures),
         "fps": chunk.fps,
         "latency": round(chunk.latency, 5),
+        "stages": {name: round(value, 5) for name, value in {**chunk.stages, "encode": seconds}.items()},
         "sent": chunk.sent,
-        "dropped": chunk.dropped,
-        "points": chunk.positions.shape[1],
         "groups": [[group.gesture, group.kind, group.count] for group in chunk.groups],
-        "sizes": [len(picture) for picture in pictures],
     }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    prefix = struct.pack("<2sBBI", MAGIC, VERSION, JPEG, len(text))
-    return b"".join([prefix, text, _overlay_bytes(chunk.positions), *pictures])
-
-
-def _overlay_bytes(positions: np.ndarray) -> bytes:
-    hidden = np.isnan(positions).any(axis=-1, keepdims=True)
-    steps = np.clip(np.nan_to_num(positions) * POSITION_STEP, HIDDEN + 1, 2**15 - 1).round()
-    return np.where(hidden, HIDDEN, steps).astype("<i2").tobytes()
+    return header if encoded.codec is None else {**header, "codec": encoded.codec, "keyframes": encoded.keyframes}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -110,7 +110,8 @@ class Chunk:
     ``frames`` uint8 (T, H, W, 3) from frame ``first`` on are those of chunk ``chunk``. ``positions`` float32 (T, N, 2),
     NaN where not visible: the points the model followed, ``groups`` saying whose they are. ``latency``: seconds from
     the cut to the frames. ``sent``: the latest command or pointer sample in it, on the viewer's clock. ``dropped``: how
-    many frames the viewer was too slow to take before these.
+    many frames nobody took before these. ``stages``: seconds of conditions, generate and decode, and of the settling
+    before them.
     """
 
     chunk: int
@@ -122,6 +123,7 @@ class Chunk:
     groups: tuple[TrackGroup, ...]
     sent: float | None = None
     dropped: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
 
 
 Control = Started | Replaying | Continued | Accepted | Failed | Ended
@@ -139,7 +141,8 @@ class Session:
         wake: Callable[[], None],
     ) -> None:
         self.opening: Fresh | Recording | None = opening  # until the stream has begun
-        self.closed = False  # the viewer is gone
+        self.closed = False  # the viewer is gone for good
+        self.watched = True  # somebody looks; nothing is made while nobody does
         self.ended = False  # nothing will come any more
         self._limits, self._notify, self._wake = limits, notify, wake
         self._lock = threading.Lock()
@@ -176,6 +179,11 @@ class Session:
                 return None
             dropped, self._dropped = self._dropped, 0
             return replace(self._chunks.popleft(), dropped=dropped)
+
+    def watch(self, watched: bool) -> None:
+        """Whether anybody looks just now: the stream stands still while nobody does."""
+        self.watched = watched
+        self._wake()
 
     def close(self) -> None:
         """The viewer is gone: end the stream and free its memory, soon."""

@@ -1,30 +1,40 @@
-"""One WebSocket: what arrives goes to the session as commands, what the session says goes out."""
+"""The WebSockets: a viewer's, whose commands steer its session, and those of others who watch it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
 
 from motionstream.loading import STAGES
+from motionstream.server.channel import Channel
+from motionstream.server.channels import Channels
 from motionstream.server.engine import Engine, EngineBusy
+from motionstream.server.outbox import Outbox
 from motionstream.server.pictures import Pictures
-from motionstream.server.protocol import Start, ViewerClock, chunk_message, control_message, hello, parse
-from motionstream.server.session import Chunk, Failed, Session
+from motionstream.server.protocol import (
+    Received,
+    Rejoin,
+    Start,
+    ViewerClock,
+    choose_codec,
+    control_message,
+    hello,
+    parse,
+)
+from motionstream.server.session import Failed, Session
+from motionstream.session.commands import Command
 
 
-class Viewer:
-    """A connection that starts streams, steers them and is shown them."""
+class Connection(ABC):
+    """What both have in common: a greeting, messages that are obeyed or answered in words, an outbox that is sent."""
 
-    def __init__(self, websocket: WebSocket, engine: Engine, pictures: Pictures) -> None:
-        self.websocket, self.engine, self.pictures = websocket, engine, pictures
+    def __init__(self, websocket: WebSocket, engine: Engine, channels: Channels, outbox: Outbox) -> None:
+        self.websocket, self.engine, self.channels, self.outbox = websocket, engine, channels, outbox
         self.clock = ViewerClock()
-        self.session: Session | None = None
-        self._replies: deque[dict[str, Any]] = deque()
-        self._something = asyncio.Event()
+        self.channel: Channel | None = None
 
     async def run(self) -> None:
         """Serve the connection until it closes."""
@@ -36,57 +46,102 @@ class Viewer:
             await self.websocket.close(1013)
             return
         config, trained = pipeline.config, all(stage in pipeline.stages for stage in STAGES)
-        abilities = () if self.engine.library is None else ("recording",)
-        greeting = hello(config.name, config.size, config.fps, trained, self.engine.limits, abilities)
-        await self.websocket.send_json(greeting)
-        sender = asyncio.create_task(self._send())
+        abilities = ("rejoin", "watch", *(() if self.engine.library is None else ("recording",)))
+        self.outbox.say(
+            hello(
+                config.name,
+                config.size,
+                config.fps,
+                trained,
+                self.engine.limits,
+                abilities,
+                grace=self.channels.grace,
+            )
+        )
+        talking = [asyncio.create_task(self._send()), asyncio.create_task(self._listen())]
         try:
-            while True:
-                await self._obey(await self._receive())
-        except (WebSocketDisconnect, RuntimeError):
-            pass  # gone
+            done, _ = await asyncio.wait(talking, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if self.session is not None:
-                self.session.close()
-            sender.cancel()
+            for task in talking:
+                task.cancel()
+            self._leave()
+        for task in done:
+            failure = task.exception()
+            # Those two only say that the viewer is gone.
+            if failure is not None and not isinstance(failure, WebSocketDisconnect | RuntimeError):
+                raise failure
 
-    async def _receive(self) -> str | bytes:
-        message = await self.websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code", 1000))
-        text: str | None = message.get("text")
-        return message["bytes"] if text is None else text
+    async def _send(self) -> None:
+        """Everything that goes out, in one place; waits where the viewer is slow."""
+        while True:
+            message = await self.outbox.next()
+            if isinstance(message, bytes):
+                await self.websocket.send_bytes(message)
+            else:
+                await self.websocket.send_json(message)
 
-    async def _obey(self, data: str | bytes) -> None:
-        try:
-            if isinstance(data, bytes):
-                raise ValueError(f"a binary message of {len(data)} bytes is not understood; commands are JSON text")
-            message = parse(data, self.engine.clock(), self.clock)
-            if isinstance(message, Start):
-                await self._start(message)
+    async def _listen(self) -> None:
+        self.begin()
+        while True:
+            message = await self.websocket.receive()
+            if message["type"] == "websocket.disconnect":
                 return
-            for command in message:
-                if self.session is None:
-                    raise ValueError(f"cannot {command.name}: no stream runs; start one")
-                self.session.submit(command)
-        except ValueError as error:
-            self._reply(Failed(str(error)))
+            text: str | None = message.get("text")
+            try:
+                if text is None:
+                    raise ValueError(f"a binary message of {len(message['bytes'])} bytes is not understood; send JSON")
+                await self.obey(parse(text, self.engine.clock(), self.clock))
+            except ValueError as error:
+                self.outbox.say(control_message(Failed(str(error))))
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Called once, after the greeting."""
+
+    @abstractmethod
+    async def obey(self, message: Start | Rejoin | Received | list[Command]) -> None:
+        """Do what a message asks for. ValueError, in words, where that cannot be."""
+
+    def _leave(self) -> None:
+        if self.channel is not None:
+            self.channels.leave(self.channel, self.outbox)
+            self.channel = None
+
+
+class Viewer(Connection):
+    """Starts streams and steers them."""
+
+    def __init__(self, websocket: WebSocket, engine: Engine, channels: Channels, pictures: Pictures) -> None:
+        super().__init__(websocket, engine, channels, Outbox())
+        self.pictures = pictures
+
+    def begin(self) -> None:
+        """As `Connection`: a viewer begins when it says so."""
+
+    async def obey(self, message: Start | Rejoin | Received | list[Command]) -> None:
+        """As `Connection`."""
+        match message:
+            case Received():
+                self.outbox.received(message.frame)
+            case Start():
+                await self._start(message)
+            case Rejoin():
+                self._rejoin(message)
+            case _:
+                for command in message:
+                    if self.channel is None or not self.channel.steered_by(self.outbox):
+                        raise ValueError(f"cannot {command.name}: no stream runs here; start one")
+                    self.channel.session.submit(command)
 
     async def _start(self, start: Start) -> None:
+        codec = choose_codec(start.codecs)
         begin = await asyncio.to_thread(self._opening, start)
-        if self.session is not None:
-            self.session.close()
-            self.session = None
-        loop = asyncio.get_running_loop()
-
-        def notify() -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._something.set)
-
+        self._end()
+        self.outbox.codec = codec
         try:
-            self.session = begin(notify)
+            self.channel = self.channels.open(begin, self.outbox)
         except EngineBusy as error:
-            self._reply(Failed(str(error), "start", fatal=True))
+            self.outbox.say(control_message(Failed(str(error), "start", fatal=True)))
 
     def _opening(self, start: Start) -> Callable[[Callable[[], None]], Session]:
         """Read what a stream is to begin with. ValueError where there is no such picture, recording or chunk."""
@@ -100,20 +155,43 @@ class Viewer:
         head = recording if start.chunk is None else recording.branch(start.chunk)
         return lambda notify: self.engine.branch(head, notify)
 
-    def _reply(self, event: Failed) -> None:
-        if len(self._replies) < 100:  # a viewer that sends rubbish and reads nothing costs no memory
-            self._replies.append(control_message(event))
-        self._something.set()
+    def _rejoin(self, rejoin: Rejoin) -> None:
+        codec = choose_codec(rejoin.codecs)
+        if self.channel is not None and self.channel.secret != rejoin.session:
+            self._end()
+        self.outbox.codec = codec
+        try:
+            self.channel = self.channels.rejoin(rejoin.session, self.outbox)
+        except ValueError as error:
+            self.outbox.say(control_message(Failed(str(error), "rejoin", fatal=True)))
 
-    async def _send(self) -> None:
-        """Everything that goes out, in one place; waits where the viewer is slow, and the session drops frames."""
-        while True:
-            await self._something.wait()
-            self._something.clear()
-            while self._replies:
-                await self.websocket.send_json(self._replies.popleft())
-            while self.session is not None and (event := self.session.take()) is not None:
-                if isinstance(event, Chunk):
-                    await self.websocket.send_bytes(await asyncio.to_thread(chunk_message, event))
-                else:
-                    await self.websocket.send_json(control_message(event))
+    def _end(self) -> None:
+        """This viewer wants no more of its stream. (One that was taken over goes on.)"""
+        if self.channel is not None:
+            if self.channel.steered_by(self.outbox):
+                self.channel.close()
+            self._leave()
+
+
+class Watcher(Connection):
+    """Is shown somebody else's stream."""
+
+    def __init__(
+        self, websocket: WebSocket, engine: Engine, channels: Channels, share: str, codecs: tuple[str, ...]
+    ) -> None:
+        super().__init__(websocket, engine, channels, Outbox(steers=False))
+        self.share, self.codecs = share, codecs
+
+    def begin(self) -> None:
+        """As `Connection`."""
+        try:
+            self.outbox.codec = choose_codec(self.codecs)
+            self.channel = self.channels.watch(self.share, self.outbox)
+        except ValueError as error:
+            self.outbox.say(control_message(Failed(str(error), fatal=True)))
+
+    async def obey(self, message: Start | Rejoin | Received | list[Command]) -> None:
+        """As `Connection`."""
+        if not isinstance(message, Received):
+            raise ValueError("this link only shows the stream; open the studio's own page to steer one")
+        self.outbox.received(message.frame)

@@ -59,6 +59,19 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Words:
+    """At most ``most`` texts of at most ``longest`` characters: a tuple."""
+
+    most: int
+    longest: int
+
+    def check(self, name: str, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or len(value) > self.most:
+            raise ValueError(f"{name} is {short(value)}; give a list of at most {self.most} texts")
+        return tuple(Text(self.longest).check(f"{name}' text", each) for each in value)
+
+
+@dataclass(frozen=True)
 class Choice:
     """One of a few words."""
 

@@ -1,0 +1,199 @@
+"""A session and those who look at it: one that steers, and any number that watch.
+
+Everything here happens on the event loop; frames are encoded in a thread of their own, once for each codec in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+from motionstream.server.media import Encoded, Encoder, make_encoder
+from motionstream.server.outbox import Media, Outbox
+from motionstream.server.protocol import control_message, media_header
+from motionstream.server.session import Accepted, Chunk, Control, Ended, Failed, Session, Started
+
+logger = logging.getLogger(__name__)
+
+MAX_WATCHERS = 16
+WAITING = 3  # chunks that wait to be encoded, at most
+
+
+class Channel:
+    """Takes what a session says, and hands it to its viewers' outboxes.
+
+    ``secret`` gives control of the session to who knows it, ``share`` lets one watch. ``open_session`` is given the
+    callback by which the session tells that there is something to take. ``over`` is called when the session has ended.
+    """
+
+    def __init__(
+        self, open_session: Callable[[Callable[[], None]], Session], executor: Executor, over: Callable[[Channel], None]
+    ) -> None:
+        self.secret, self.share = secrets.token_urlsafe(24), secrets.token_urlsafe(12)
+        self.ended = False
+        self._executor, self._over = executor, over
+        self._loop = asyncio.get_running_loop()
+        self._something, self._chunk_waits = asyncio.Event(), asyncio.Event()
+        self._steering: Outbox | None = None
+        self._watching: list[Outbox] = []
+        self._started: Started | None = None
+        self._frame = 0  # the first of the next chunk
+        self._paused = False
+        self._chunks: deque[Chunk] = deque()
+        self._dropped = 0  # frames that were not even encoded
+        self._encoders: dict[str, Encoder] = {}
+        self.session = open_session(self._notify)
+        self._task = asyncio.create_task(self._run())
+
+    # ------------------------------------------------------------------------------------------------- viewers
+
+    def steer(self, outbox: Outbox) -> None:
+        """From now on this viewer steers; one that did so before is told."""
+        if self._steering is not None and self._steering is not outbox:
+            self._steering.forget_media()
+            self._steering.say(control_message(Ended("taken over by another page")))
+        self._steering = outbox
+        self._join(outbox)
+
+    def watch(self, outbox: Outbox) -> None:
+        """Let one more viewer watch; ValueError where there are too many."""
+        if len(self._watching) >= MAX_WATCHERS:
+            raise ValueError(f"{MAX_WATCHERS} viewers watch this stream already; try again later")
+        self._watching.append(outbox)
+        self._join(outbox)
+
+    def leave(self, outbox: Outbox) -> None:
+        """A viewer is gone, or wants no more of this stream."""
+        if outbox is self._steering:
+            self._steering = None
+        self._watching = [other for other in self._watching if other is not outbox]
+        outbox.forget_media()
+        self.session.watch(bool(self._viewers))
+
+    def steered_by(self, outbox: Outbox) -> bool:
+        """Whether this viewer's commands count: it may have been relieved."""
+        return outbox is self._steering
+
+    @property
+    def steered(self) -> bool:
+        """Whether anyone steers."""
+        return self._steering is not None
+
+    @property
+    def _viewers(self) -> list[Outbox]:
+        return self._watching if self._steering is None else [self._steering, *self._watching]
+
+    def _join(self, outbox: Outbox) -> None:
+        outbox.forget_media()
+        if self._started is not None:
+            outbox.say(self._started_message(outbox, self._started))
+        self.session.watch(True)
+
+    def _started_message(self, outbox: Outbox, started: Started) -> dict[str, Any]:
+        message = {**control_message(started), "frame": self._frame, "paused": self._paused}
+        if outbox.steers:
+            return {**message, "session": self.secret, "share": self.share}
+        return {**message, "recording": None}  # whoever knows its name may have it
+
+    # --------------------------------------------------------------------------------------------- the session
+
+    def close(self) -> None:
+        """End the session; `over` is called when it has."""
+        self.session.close()
+
+    def _notify(self) -> None:
+        """Called from the engine's thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._something.set)
+
+    async def _run(self) -> None:
+        showing = asyncio.create_task(self._show())
+        listening = asyncio.create_task(self._listen())
+        await asyncio.wait([showing, listening], return_when=asyncio.FIRST_COMPLETED)
+        if showing.done():  # it never ends by itself
+            logger.error("frames could not be encoded", exc_info=showing.exception())
+            self._tell_all(control_message(Failed("the frames could not be encoded; start again", fatal=True)))
+            self.close()
+            await listening
+        showing.cancel()
+        self._over(self)
+
+    async def _listen(self) -> None:
+        """Control goes on at once; chunks queue for `_show`. Returns when the session has ended."""
+        while not self.ended:
+            await self._something.wait()
+            self._something.clear()
+            while (event := self.session.take()) is not None:
+                if isinstance(event, Chunk):
+                    self._queue(event)
+                else:
+                    self._tell(event)
+
+    def _tell(self, event: Control) -> None:
+        if isinstance(event, Started):
+            self._started = event
+            for outbox in self._viewers:
+                outbox.say(self._started_message(outbox, event))
+        elif isinstance(event, Ended):
+            self.ended = True
+            for outbox in self._viewers:
+                outbox.forget_media()
+            self._tell_all(control_message(event))
+        else:
+            if isinstance(event, Accepted) and event.command in ("pause", "resume"):
+                self._paused = event.command == "pause"
+            if self._steering is not None:
+                self._steering.say(control_message(event))
+
+    def _tell_all(self, message: dict[str, Any]) -> None:
+        for outbox in self._viewers:
+            outbox.say(message)
+
+    def _queue(self, chunk: Chunk) -> None:
+        self._frame = chunk.first + len(chunk.frames)
+        self._dropped += chunk.dropped
+        self._chunks.append(chunk)
+        while len(self._chunks) > WAITING:
+            self._dropped += len(self._chunks.popleft().frames)
+        self._chunk_waits.set()
+
+    async def _show(self) -> None:
+        """Encode chunk by chunk, and hand them out."""
+        while True:
+            while self._chunks and not self.ended:
+                chunk = self._chunks.popleft()
+                dropped, self._dropped = self._dropped, 0
+                by_codec: dict[str, list[Outbox]] = {}
+                for outbox in self._viewers:
+                    outbox.dropped += dropped
+                    by_codec.setdefault(outbox.codec, []).append(outbox)
+                for unused in set(self._encoders) - set(by_codec):
+                    del self._encoders[unused]
+                for codec, outboxes in by_codec.items():
+                    await self._show_by(codec, outboxes, chunk)
+            self._chunk_waits.clear()
+            await self._chunk_waits.wait()
+
+    async def _show_by(self, codec: str, outboxes: list[Outbox], chunk: Chunk) -> None:
+        # An encoder's first frame is a keyframe anyway.
+        if codec not in self._encoders:
+            self._encoders[codec] = make_encoder(codec, chunk.frames.shape[1:3], chunk.fps)
+        encoder = self._encoders[codec]
+        rooms = [outbox.make_room() for outbox in outboxes]  # of every one, whatever the first says
+        keyframe = any(rooms)
+
+        def encode() -> tuple[Encoded, float]:
+            begun = time.perf_counter()
+            return encoder.encode(chunk.frames, keyframe=keyframe), time.perf_counter() - begun
+
+        encoded, seconds = await self._loop.run_in_executor(self._executor, encode)
+        media = Media(media_header(chunk, encoded, seconds), chunk.positions, encoded)
+        for outbox in outboxes:
+            if outbox in self._viewers and not self.ended:  # it may have left meanwhile
+                outbox.show(media)

@@ -1,0 +1,64 @@
+"""All sessions that anyone may come back to, and how long they wait for that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from secrets import compare_digest
+
+from motionstream.server.channel import Channel
+from motionstream.server.outbox import Outbox
+from motionstream.server.session import Session
+
+GRACE = 30.0  # seconds that a session waits for its viewer to come back
+ENCODING_THREADS = 2  # encoders let go of Python's lock; more would take the model's cores
+
+
+class Channels:
+    """Opens channels, finds them again by their secrets, and ends those nobody has steered for ``grace`` seconds."""
+
+    def __init__(self, grace: float = GRACE) -> None:
+        self.grace = grace
+        self._channels: list[Channel] = []
+        self._waiting: dict[Channel, asyncio.TimerHandle] = {}
+        self._executor = ThreadPoolExecutor(ENCODING_THREADS, "motionstream-encoder")
+
+    def open(self, open_session: Callable[[Callable[[], None]], Session], outbox: Outbox) -> Channel:
+        """A new session, steered by the viewer of ``outbox``. Raises what ``open_session`` does."""
+        channel = Channel(open_session, self._executor, self._forget)
+        self._channels.append(channel)
+        channel.steer(outbox)
+        return channel
+
+    def rejoin(self, secret: str, outbox: Outbox) -> Channel:
+        """Give the viewer of ``outbox`` the session of this secret; ValueError where it is gone."""
+        for channel in self._channels:
+            if compare_digest(channel.secret.encode(), secret.encode()) and not channel.ended:
+                timer = self._waiting.pop(channel, None)
+                if timer is not None:
+                    timer.cancel()
+                channel.steer(outbox)
+                return channel
+        raise ValueError("that stream has ended; start another")
+
+    def watch(self, share: str, outbox: Outbox) -> Channel:
+        """Let the viewer of ``outbox`` watch the session of this share link; ValueError where there is none."""
+        for channel in self._channels:
+            if compare_digest(channel.share.encode(), share.encode()) and not channel.ended:
+                channel.watch(outbox)
+                return channel
+        raise ValueError("this link leads to a stream that has ended")
+
+    def leave(self, channel: Channel, outbox: Outbox) -> None:
+        """A viewer is gone. When it steered, the session waits a while for it to come back."""
+        steered = channel.steered_by(outbox)
+        channel.leave(outbox)
+        if steered and not channel.ended:
+            self._waiting[channel] = asyncio.get_running_loop().call_later(self.grace, channel.close)
+
+    def _forget(self, channel: Channel) -> None:
+        self._channels = [other for other in self._channels if other is not channel]
+        timer = self._waiting.pop(channel, None)
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,109 @@
+"""Frames into bytes: H.264 for browsers that decode it, JPEG for all others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import av
+import numpy as np
+import simplejpeg
+from av.video.frame import PictureType
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+from motionstream import wire
+
+CODECS = ("h264", "jpeg")  # what is spoken, best first
+
+JPEG_QUALITY = 92
+CRF = 16  # looks lossless; a 128x128 stream takes about 0.2 Mbit/s, a 832x480 one 4
+KEYFRAME_SECONDS = 10  # between keyframes that nobody asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """``parts``: one for each frame. ``keyframes``: which of them can be decoded without those before. ``codec``: as
+    WebCodecs wants it, None for JPEG."""
+
+    kind: int
+    parts: tuple[bytes, ...]
+    keyframes: tuple[int, ...]
+    codec: str | None = None
+
+
+class Encoder(Protocol):
+    """One stream's frames, in order. Not for several threads at once."""
+
+    def encode(self, frames: np.ndarray, *, keyframe: bool) -> Encoded:
+        """Encode uint8 (T, H, W, 3); with ``keyframe`` nothing before them is needed to decode them."""
+        ...
+
+
+def make_encoder(codec: str, size: tuple[int, int], fps: float) -> Encoder:
+    """An encoder of one of CODECS for frames of ``size`` (height, width)."""
+    return H264Encoder(size, fps) if codec == "h264" else JpegEncoder()
+
+
+class JpegEncoder:
+    """Every frame a picture by itself."""
+
+    def encode(self, frames: np.ndarray, *, keyframe: bool) -> Encoded:
+        """As `Encoder`."""
+        parts = tuple(
+            simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=JPEG_QUALITY, colorsubsampling="444")
+            for frame in frames
+        )
+        return Encoded(wire.JPEG, parts, tuple(range(len(parts))))
+
+
+class H264Encoder:
+    """x264 without delay: every frame comes out as one access unit (Annex B) as soon as it is put in.
+
+    Baseline (no B-frames), parameter sets before each keyframe, so that a viewer can join at any of them.
+    """
+
+    def __init__(self, size: tuple[int, int], fps: float) -> None:
+        assert all(side % 2 == 0 for side in size), size  # models' sizes are multiples of 8
+        rate = Fraction(fps).limit_denominator(1001)
+        self._context = context = av.CodecContext.create("libx264", "w")
+        context.height, context.width = size
+        context.framerate, context.time_base = rate, 1 / rate
+        context.pix_fmt = "yuv420p"
+        context.thread_count = 1  # the cores are the model's
+        context.colorspace, context.color_range = 1, ColorRange.MPEG  # 1: BT.709 in H.264's own table
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        context.options = {
+            "preset": "ultrafast",
+            "tune": "zerolatency",
+            "profile": "baseline",
+            "crf": str(CRF),
+            "g": str(round(KEYFRAME_SECONDS * fps)),
+            "forced-idr": "1",
+            "x264-params": "scenecut=0",
+        }
+        self._frames = 0
+        self._codec = ""
+
+    def encode(self, frames: np.ndarray, *, keyframe: bool) -> Encoded:
+        """As `Encoder`."""
+        packets = []
+        for number, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            frame.pts, self._frames = self._frames, self._frames + 1
+            frame.pict_type = PictureType.I if keyframe and number == 0 else PictureType.NONE
+            packets += self._context.encode(frame)
+        assert len(packets) == len(frames), "x264 delays frames"
+        parts = tuple(bytes(packet) for packet in packets)
+        keyframes = tuple(number for number, packet in enumerate(packets) if packet.is_keyframe)
+        self._codec = self._codec or codec_string(parts[0])
+        return Encoded(wire.H264, parts, keyframes, self._codec)
+
+
+def codec_string(access_unit: bytes) -> str:
+    """``avc1.PPCCLL`` (RFC 6381): profile, constraints and level of the sequence parameter set of a keyframe."""
+    place = access_unit.find(b"\x00\x00\x01\x67")
+    assert place >= 0, "a stream begins with its parameter sets"
+    return f"avc1.{access_unit[place + 4 : place + 7].hex()}"
