@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from motionstream.model.kv_cache import RollingKVCache
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.engine import Engine, EngineBusy
-from motionstream.server.session import Accepted, Chunk, Ended, Event, Failed, Limits, Session, Started
+from motionstream.server.session import Accepted, Chunk, Ended, Event, Failed, Limits, Queued, Session, Started
 from motionstream.session.commands import Erase, Move, Pause, Pin, Press, Prompt, Release, Resume, Steps, Stop
 from motionstream.tracks import LiveTracks, Tracks
 
@@ -339,13 +340,70 @@ def test_a_slow_viewer_loses_the_oldest_frames_and_no_control(engine: Engine, cl
     assert [chunk.dropped for chunk in made[1:]] == [0, 0]
 
 
-def test_no_more_sessions_than_allowed(engine: Engine, clock: Clock) -> None:
-    first, _ = engine.open(picture()), engine.open(picture())
-    with pytest.raises(EngineBusy, match="all 2 streams are taken"):
+def test_more_than_allowed_wait_their_turn_and_are_told_their_place(pipeline, clock: Clock) -> None:
+    engine = Engine(lambda: pipeline, Limits(sessions=2, queue=3), clock=clock)
+    engine.load()
+    running = [engine.open(picture()) for _ in range(2)]
+    waiting = [engine.open(picture()) for _ in range(3)]
+    with pytest.raises(EngineBusy, match="all 2 streams are taken and 3 viewers wait already"):
         engine.open(picture())
-    first.submit(Stop(time=clock.now))
     engine.turn()
-    engine.open(picture())
+    assert [events(session) for session in waiting] == [[Queued(1, 3)], [Queued(2, 3)], [Queued(3, 3)]]
+    assert (engine.session_count, engine.queue_length) == (2, 3)
+    run(engine, clock, 1.0)
+    assert not any(events(session) for session in waiting), "said once, and nothing is made for them"
+    waiting[1].submit(press(clock))
+    engine.turn()
+    [refused] = events(waiting[1])
+    assert isinstance(refused, Failed) and "waits for its turn" in refused.message and not refused.fatal
+    waiting[0].submit(Stop(time=clock.now))  # one loses patience
+    engine.turn()
+    assert isinstance(events(waiting[0])[-1], Ended)
+    assert [events(session) for session in waiting[1:]] == [[Queued(1, 2)], [Queued(2, 2)]]
+    running[0].close()
+    engine.turn()
+    engine.turn()
+    seen = events(waiting[1])
+    assert isinstance(seen[0], Started) and isinstance(seen[1], Chunk)
+    assert events(waiting[2]) == [Queued(1, 1)]
+    assert (engine.session_count, engine.queue_length) == (2, 1)
+
+
+def test_streams_that_ask_for_too_much_are_served_alike(engine: Engine, clock: Clock) -> None:
+    """The device takes 0.4 s for 0.5 s of video: two streams get 1.25 chunks a second each, neither starves."""
+    sessions = [engine.open(picture(), seed=seed) for seed in (1, 2)]
+    engine.turn()
+    for session in sessions:
+        step = engine._players[session].take.stream.step
+
+        def slow(*arguments, step=step):
+            clock.now += 0.4
+            return step(*arguments)
+
+        engine._players[session].take.stream.step = slow  # type: ignore[method-assign]
+    counts = np.zeros(2)
+    end = clock.now + 20.0
+    while clock.now < end:
+        rest = engine.turn()
+        counts += [len(chunks(session)) for session in sessions]
+        clock.now += min(max(rest, 1e-3), 0.5)
+    assert abs(counts[0] - counts[1]) <= 1 and counts.sum() >= 48
+
+
+def caches() -> int:
+    gc.collect()
+    return sum(type(each) is RollingKVCache for each in gc.get_objects())
+
+
+def test_sessions_that_come_and_go_leave_no_cache(engine: Engine, clock: Clock) -> None:
+    before = caches()
+    for seed in range(6):
+        session = engine.open(picture(), seed=seed)
+        run(engine, clock, 0.6)
+        assert caches() == before + 1
+        session.close()
+        engine.turn()
+        assert caches() == before
 
 
 @pytest.mark.parametrize("how", ["stop", "close"])

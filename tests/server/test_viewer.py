@@ -166,7 +166,7 @@ def test_a_share_link_shows_and_does_not_steer(client: TestClient) -> None:
     assert client.get(f"/watch/{share}").status_code == 200
 
 
-def test_a_full_engine_says_so(client: TestClient) -> None:
+def test_a_full_engine_has_a_queue(client: TestClient) -> None:
     with (
         client.websocket_connect("/ws") as a,
         client.websocket_connect("/ws") as b,
@@ -176,8 +176,11 @@ def test_a_full_engine_says_so(client: TestClient) -> None:
             start(socket)
             next_control(socket, "started")
         start(c)
-        failed = next_control(c, "failed")
-        assert failed["fatal"] and "all 2 streams are taken" in failed["message"]
+        assert next_control(c, "queued") == {"type": "queued", "place": 1, "of": 1}
+        assert client.get("/health").json()["queued"] == 1
+        a.send_json({"type": "stop"})
+        next_control(c, "started")
+        assert next_chunk(c).header["first"] == 0
 
 
 @pytest.mark.parametrize(

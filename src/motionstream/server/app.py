@@ -60,6 +60,11 @@ def _add_pages(app: FastAPI, engine: Engine) -> None:
     @app.get("/health")
     async def health() -> JSONResponse:
         status = engine.status
-        content: dict[str, Any] = {"status": status, "sessions": engine.session_count, "limit": engine.limits.sessions}
+        content: dict[str, Any] = {
+            "status": status,
+            "sessions": engine.session_count,
+            "limit": engine.limits.sessions,
+            "queued": engine.queue_length,
+        }
         content |= {"problem": engine.problem} if status == "broken" else {}
         return JSONResponse(content, 200 if status == "ready" else 503)

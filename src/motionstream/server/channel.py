@@ -17,7 +17,7 @@ from typing import Any
 from motionstream.server.media import Encoded, Encoder, make_encoder
 from motionstream.server.outbox import Media, Outbox
 from motionstream.server.protocol import control_message, media_header
-from motionstream.server.session import Accepted, Chunk, Control, Ended, Failed, Session, Started
+from motionstream.server.session import Accepted, Chunk, Control, Ended, Failed, Queued, Session, Started
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Channel:
         self._something, self._chunk_waits = asyncio.Event(), asyncio.Event()
         self._steering: Outbox | None = None
         self._watching: list[Outbox] = []
+        self._queued: Queued | None = None
         self._started: Started | None = None
         self._frame = 0  # the first of the next chunk
         self._paused = False
@@ -93,6 +94,8 @@ class Channel:
         outbox.forget_media()
         if self._started is not None:
             outbox.say(self._started_message(outbox, self._started))
+        elif self._queued is not None:
+            outbox.say(control_message(self._queued))
         self.session.watch(True)
 
     def _started_message(self, outbox: Outbox, started: Started) -> dict[str, Any]:

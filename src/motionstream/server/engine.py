@@ -20,8 +20,8 @@ import torch
 
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.player import Player
-from motionstream.server.session import Ended, Failed, Fresh, Limits, Session, Started
-from motionstream.session.commands import Stop
+from motionstream.server.session import Ended, Failed, Fresh, Limits, Queued, Session, Started
+from motionstream.session.commands import Move, Stop
 from motionstream.session.fingerprint import fingerprint
 from motionstream.session.library import Library
 from motionstream.session.recording import Header, Recording
@@ -34,11 +34,11 @@ Status = Literal["loading", "ready", "broken"]
 
 
 class EngineBusy(ValueError):
-    """Nothing wrong with the request: the engine is loading, or all sessions are taken. Try again later."""
+    """Nothing wrong with the request: the engine is loading, or too many wait already. Try again later."""
 
 
 class Engine:
-    """Runs up to ``limits.sessions`` streams of one model, each at its playback rate.
+    """Runs up to ``limits.sessions`` streams of one model, each at its playback rate; a few more wait their turn.
 
     ``load`` makes the pipeline; it runs in the worker, so that constructing the engine returns at once. ``library``
     keeps the sessions; without one nothing is recorded. ``clock`` gives seconds and never runs backwards. Use it as a
@@ -63,6 +63,7 @@ class Engine:
         self._weights = ""
         self._sessions: list[Session] = []
         self._players: dict[Session, Player] = {}
+        self._told: dict[Session, Queued] = {}  # what those that wait know
         self._wake = threading.Condition()
         self._woken = self._closing = False
         self._thread = threading.Thread(target=self._run, name="motionstream-engine", daemon=True)
@@ -96,8 +97,13 @@ class Engine:
 
     @property
     def session_count(self) -> int:
-        """How many sessions are open."""
-        return len(self._sessions)
+        """How many sessions have a stream, or are about to."""
+        return min(len(self._sessions), self.limits.sessions)
+
+    @property
+    def queue_length(self) -> int:
+        """How many sessions wait until one of those has ended."""
+        return max(0, len(self._sessions) - self.limits.sessions)
 
     def open(
         self,
@@ -108,12 +114,13 @@ class Engine:
         *,
         steps: int | None = None,
     ) -> Session:
-        """Begin a stream from ``picture``, uint8 (H, W, 3) of any size; the first chunk is made at once.
+        """Begin a stream from ``picture``, uint8 (H, W, 3) of any size; the first chunk is made at once, or, where all
+        streams are taken, when one has ended (`Queued` tells the place).
 
         ``steps``: denoising steps of a chunk, the model's own when None.
 
         ``notify`` is called, from the worker, whenever there is something to ``take``. Raises EngineBusy while the
-        model is loading or all sessions are taken. What goes wrong later is told to the session as `Failed`.
+        model is loading or too many wait. What goes wrong later is told to the session as `Failed`.
         """
         return self._open(Fresh(picture, prompt, seed, steps), notify)
 
@@ -128,8 +135,11 @@ class Engine:
             if self._closing:
                 raise EngineBusy("the server is stopping")
             # Those that were closed are ended by the worker before it begins this one.
-            if sum(not session.closed for session in self._sessions) >= self.limits.sessions:
-                raise EngineBusy(f"all {self.limits.sessions} streams are taken; try again when one has stopped")
+            limits, taken = self.limits, sum(not session.closed for session in self._sessions)
+            if taken >= limits.sessions + limits.queue:
+                raise EngineBusy(
+                    f"all {limits.sessions} streams are taken and {limits.queue} viewers wait already; try again later"
+                )
             session = Session(opening, self.limits, notify, self.wake)
             self._sessions.append(session)
         self.wake()
@@ -175,7 +185,9 @@ class Engine:
         (or a test that stands in for it).
         """
         for session in list(self._sessions):
-            self._guard(session, self._attend)
+            self._guard(session, self._keep_waiting if self._place(session) > 0 else self._attend)
+        for session in self._sessions[self.limits.sessions :]:
+            self._tell_place(session)
         due = {session: player.due(self._active()) for session, player in self._players.items()}
         if due:
             session = min(due, key=lambda key: due[key])
@@ -183,6 +195,25 @@ class Engine:
                 self._guard(session, self._play)
                 return 0.0
         return max(0.0, min(due.values(), default=math.inf) - self.clock())
+
+    def _place(self, session: Session) -> int:
+        """A session's place in the queue, from 1 on; 0 where it may stream. They begin in the order they came in."""
+        return max(0, self._sessions.index(session) + 1 - self.limits.sessions)
+
+    def _keep_waiting(self, session: Session) -> None:
+        for command in session.commands():
+            if isinstance(command, Stop):
+                session.closed = True
+            elif not isinstance(command, Move):
+                session.put(Failed(f"cannot {command.name} yet: the stream waits for its turn", command.name))
+        if session.closed:
+            self._end(session, "stopped")
+
+    def _tell_place(self, session: Session) -> None:
+        told = Queued(self._place(session), self.queue_length)
+        if self._told.get(session) != told:
+            self._told[session] = told
+            session.put(told)
 
     def _active(self) -> int:
         return sum(not player.still for player in self._players.values())
@@ -200,6 +231,7 @@ class Engine:
 
     def _attend(self, session: Session) -> None:
         if session not in self._players and not session.closed:
+            self._told.pop(session, None)
             self._players[session] = self._begin(session)
         player = self._players.get(session)
         if player is not None:
@@ -247,6 +279,7 @@ class Engine:
         """Forget the session and give its memory back."""
         with self._wake:
             self._sessions = [other for other in self._sessions if other is not session]
+        self._told.pop(session, None)
         player = self._players.pop(session, None)
         if player is not None:
             player.close()

@@ -23,6 +23,7 @@ class Limits:
     """What one engine, and each of its sessions, may use."""
 
     sessions: int = 4
+    queue: int = 16  # more of them, which wait until one of those has ended
     commands: int = 4096  # waiting to be obeyed, of one session
     samples_per_second: float = 1000  # of one pointer; what comes faster is thinned
     chunks: int = 3  # waiting to be taken, of one session; the oldest goes first
@@ -42,6 +43,14 @@ class Fresh:
     prompt: str = ""
     seed: int = 0
     steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Queued:
+    """No stream is free: the session is in ``place`` 1, 2 … ``of`` those that wait, and begins by itself."""
+
+    place: int
+    of: int
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ class Chunk:
     stages: dict[str, float] = field(default_factory=dict)
 
 
-Control = Started | Replaying | Continued | Accepted | Failed | Ended
+Control = Queued | Started | Replaying | Continued | Accepted | Failed | Ended
 Event = Control | Chunk
 
 
