@@ -1,4 +1,4 @@
-"""``motionstream bench``: how fast a model streams, or is trained, on this machine."""
+"""``motionstream bench``: how fast a model streams, is served, or is trained, on this machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ import tyro
 
 from motionstream.commands.common import PlacementOptions, parse_size, progress
 
-STREAM_ONLY = ("chunks", "untrained", "causal", "decoder", "text_encoder", "tile", "offload_blocks")
-TRAIN_ONLY = ("stage", "steps", "batch", "frames", "data", "recompute", "compile", "shard", "lora")
+_ANY_MODEL = ("device", "dtype", "threads", "size", "backend")
+TAKES = {
+    "stream": (*_ANY_MODEL, "chunks", "untrained", "causal", "decoder", "text_encoder", "tile", "offload_blocks"),
+    "serve": ("sessions", "seconds", "minutes", "codec", "untrained"),
+    "train": (*_ANY_MODEL, "stage", "steps", "batch", "frames", "data", "recompute", "compile", "shard", "lora"),
+}
+"""The options of each benchmark, besides those of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +30,7 @@ class BenchCommand(PlacementOptions):
 Measure speed, latency and memory on this machine. The last line of the output is one JSON object.
 
 stream: an endless stream with a moving drag, chunk by chunk.
+serve: a server in a process of its own, seen by clients that drag, beside the bare engine.
 train: updates of a training stage, with random weights; nothing is kept. Several processes: start it with torchrun.
 
 Examples:
@@ -32,14 +38,15 @@ Examples:
   motionstream bench stream --preset nano --chunks 500 --threads 1 --untrained
   motionstream bench stream --preset wan2.1-1.3b --untrained --device cuda --decoder tiny --backend flash3
   motionstream bench stream --output benchmarks/results/stream.json
+  motionstream bench serve --sessions 1 2 4 --output benchmarks/results/nano-serve.json
   motionstream bench train --preset nano --steps 50
   motionstream bench train --preset wan2.1-1.3b --device cuda --recompute --batch 2
   motionstream bench train --preset nano --stage self-forcing --batch 4"""
 
-    name: tyro.conf.Positional[Literal["stream", "train"]]
+    name: tyro.conf.Positional[Literal["stream", "serve", "train"]]
     """What to measure."""
     preset: str = "nano"
-    """stream: an embedded model, a preset, or a folder with weights; train: a preset."""
+    """stream, serve: an embedded model, a preset, or a folder with weights; train: a preset."""
     threads: int | None = None
     """Threads of torch; without it torch's own choice."""
     size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
@@ -49,9 +56,17 @@ Examples:
     chunks: int = 100
     """Of stream: how many chunks; from 210 on, late chunks are compared with early ones."""
     untrained: bool = False
-    """Of stream: accept weights that were not trained: they are as fast."""
+    """Of stream and serve: accept weights that were not trained: they are as fast."""
     causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
     """Of stream: another attention pattern than the model's own: latent frames of a chunk, sink chunks, window."""
+    sessions: tuple[int, ...] = (1, 2, 4)
+    """Of serve: how many streams at a time, one measurement each."""
+    seconds: float = 20.0
+    """Of serve: how long each is measured, the engine and the server both."""
+    minutes: float = 0.0
+    """Of serve: then one stream for so long, for the memory."""
+    codec: Literal["h264", "jpeg"] = "h264"
+    """Of serve: how frames are sent."""
     stage: Literal["teacher", "causal", "self-forcing"] = "teacher"
     """Of train: which stage."""
     steps: int = 20
@@ -76,12 +91,14 @@ Examples:
     @property
     def command(self) -> str:
         """The command line that does this again."""
-        count = ("chunks", self.chunks) if self.name == "stream" else ("steps", self.steps)
-        words = ["motionstream", "bench", self.name, "--preset", self.preset, f"--{count[0]}", str(count[1])]
+        counts = {"stream": ("chunks", self.chunks), "serve": ("seconds", self.seconds), "train": ("steps", self.steps)}
+        count = counts[self.name]
+        words = ["motionstream", "bench", self.name, "--preset", self.preset, f"--{count[0]}", f"{count[1]:g}"]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("name", "preset", "chunks", "steps", "output") and value != field.default:
-                words += [f"--{field.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            if field.name not in ("name", "preset", "output", count[0]) and value != field.default:
+                values = [] if value is True else value if isinstance(value, tuple) else [value]
+                words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
         return shlex.join(words)
 
     def run(self) -> None:
@@ -91,7 +108,7 @@ Examples:
         self._check_options()
         if self.output is not None:
             check_output(self.output, (".json",))
-        result = self._stream() if self.name == "stream" else self._train()
+        result = {"stream": self._stream, "serve": self._serve, "train": self._train}[self.name]()
         if result is None:
             return
         if self.output is not None:
@@ -100,12 +117,13 @@ Examples:
         print(json.dumps(result))
 
     def _check_options(self) -> None:
-        """Refuse those of the other benchmark."""
-        others, other = (TRAIN_ONLY, "train") if self.name == "stream" else (STREAM_ONLY, "stream")
+        """Refuse those of the other benchmarks."""
         for field in dataclasses.fields(self):
-            if field.name in others and getattr(self, field.name) != field.default:
-                option = field.name.replace("_", "-")
-                raise ValueError(f"bench {self.name} takes no --{option}; only bench {other} does")
+            others = [f"bench {name}" for name, options in TAKES.items() if field.name in options]
+            wrong = others and field.name not in TAKES[self.name] and getattr(self, field.name) != field.default
+            if wrong:
+                option, do = field.name.replace("_", "-"), "do" if others[1:] else "does"
+                raise ValueError(f"bench {self.name} takes no --{option}; only {' and '.join(others)} {do}")
 
     def _stream(self) -> dict[str, Any]:
         size = parse_size(self.size)
@@ -126,6 +144,25 @@ Examples:
             )
         result["command"] = self.command
         print_stream(result)
+        return result
+
+    def _serve(self) -> dict[str, Any]:
+        from rich.console import Console
+
+        from motionstream.server.measure import bench_serve, print_serve
+
+        console = Console(stderr=True)
+        result = bench_serve(
+            self.preset,
+            self.sessions,
+            self.seconds,
+            self.minutes,
+            untrained=self.untrained,
+            codec=self.codec,
+            say=lambda text: console.print(f"measuring {text}"),
+        )
+        result["command"] = self.command
+        print_serve(result)
         return result
 
     def _train(self) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Response, WebSocket
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -15,6 +15,7 @@ from motionstream.server.channels import GRACE, Channels
 from motionstream.server.engine import Engine
 from motionstream.server.guard import Access, Guard
 from motionstream.server.kept import add_sessions
+from motionstream.server.metrics import CONTENT_TYPE, Metrics
 from motionstream.server.pictures import Example, Pictures, add_pictures
 from motionstream.server.viewer import Viewer, Watcher
 
@@ -36,15 +37,20 @@ def create_app(
     add_pictures(app, engine, pictures)
     if engine.library is not None:
         add_sessions(app, engine.library)
-    channels = Channels(grace)
+    metrics = Metrics(engine)
+    channels = Channels(grace, metrics.made)
+
+    @app.get("/metrics")
+    async def measured() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @app.websocket("/ws")
     async def stream(websocket: WebSocket) -> None:
-        await Viewer(websocket, engine, channels, pictures).run()
+        await Viewer(websocket, engine, channels, metrics, pictures).run()
 
     @app.websocket("/ws/watch/{share}")
     async def watch(websocket: WebSocket, share: str, codecs: str = "jpeg") -> None:
-        await Watcher(websocket, engine, channels, share, tuple(codecs.split(","))).run()
+        await Watcher(websocket, engine, channels, metrics, share, tuple(codecs.split(","))).run()
 
     return app
 

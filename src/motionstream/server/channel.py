@@ -29,15 +29,20 @@ class Channel:
     """Takes what a session says, and hands it to its viewers' outboxes.
 
     ``secret`` gives control of the session to who knows it, ``share`` lets one watch. ``open_session`` is given the
-    callback by which the session tells that there is something to take. ``over`` is called when the session has ended.
+    callback by which the session tells that there is something to take. ``over`` is called when the session has ended,
+    ``made`` with every chunk and how long it took to encode.
     """
 
     def __init__(
-        self, open_session: Callable[[Callable[[], None]], Session], executor: Executor, over: Callable[[Channel], None]
+        self,
+        open_session: Callable[[Callable[[], None]], Session],
+        executor: Executor,
+        over: Callable[[Channel], None],
+        made: Callable[[Chunk, float], None] = lambda chunk, encoding: None,
     ) -> None:
         self.secret, self.share = secrets.token_urlsafe(24), secrets.token_urlsafe(12)
         self.ended = False
-        self._executor, self._over = executor, over
+        self._executor, self._over, self._made = executor, over, made
         self._loop = asyncio.get_running_loop()
         self._something, self._chunk_waits = asyncio.Event(), asyncio.Event()
         self._steering: Outbox | None = None
@@ -174,16 +179,17 @@ class Channel:
                 dropped, self._dropped = self._dropped, 0
                 by_codec: dict[str, list[Outbox]] = {}
                 for outbox in self._viewers:
-                    outbox.dropped += dropped
+                    if dropped:
+                        outbox.drop(dropped)
                     by_codec.setdefault(outbox.codec, []).append(outbox)
                 for unused in set(self._encoders) - set(by_codec):
                     del self._encoders[unused]
-                for codec, outboxes in by_codec.items():
-                    await self._show_by(codec, outboxes, chunk)
+                self._made(chunk, sum([await self._show_by(*each, chunk) for each in by_codec.items()]))
             self._chunk_waits.clear()
             await self._chunk_waits.wait()
 
-    async def _show_by(self, codec: str, outboxes: list[Outbox], chunk: Chunk) -> None:
+    async def _show_by(self, codec: str, outboxes: list[Outbox], chunk: Chunk) -> float:
+        """Encode a chunk for the viewers of one codec; how long it took."""
         # An encoder's first frame is a keyframe anyway.
         if codec not in self._encoders:
             self._encoders[codec] = make_encoder(codec, chunk.frames.shape[1:3], chunk.fps)
@@ -200,3 +206,4 @@ class Channel:
         for outbox in outboxes:
             if outbox in self._viewers and not self.ended:  # it may have left meanwhile
                 outbox.show(media)
+        return seconds

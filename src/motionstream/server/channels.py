@@ -9,24 +9,29 @@ from secrets import compare_digest
 
 from motionstream.server.channel import Channel
 from motionstream.server.outbox import Outbox
-from motionstream.server.session import Session
+from motionstream.server.session import Chunk, Session
 
 GRACE = 30.0  # seconds that a session waits for its viewer to come back
 ENCODING_THREADS = 2  # encoders let go of Python's lock; more would take the model's cores
 
 
 class Channels:
-    """Opens channels, finds them again by their secrets, and ends those nobody has steered for ``grace`` seconds."""
+    """Opens channels, finds them again by their secrets, and ends those nobody has steered for ``grace`` seconds.
 
-    def __init__(self, grace: float = GRACE) -> None:
-        self.grace = grace
+    ``made`` is called with every chunk and how long it took to encode.
+    """
+
+    def __init__(
+        self, grace: float = GRACE, made: Callable[[Chunk, float], None] = lambda chunk, encoding: None
+    ) -> None:
+        self.grace, self._made = grace, made
         self._channels: list[Channel] = []
         self._waiting: dict[Channel, asyncio.TimerHandle] = {}
         self._executor = ThreadPoolExecutor(ENCODING_THREADS, "motionstream-encoder")
 
     def open(self, open_session: Callable[[Callable[[], None]], Session], outbox: Outbox) -> Channel:
         """A new session, steered by the viewer of ``outbox``. Raises what ``open_session`` does."""
-        channel = Channel(open_session, self._executor, self._forget)
+        channel = Channel(open_session, self._executor, self._forget, self._made)
         self._channels.append(channel)
         channel.steer(outbox)
         return channel

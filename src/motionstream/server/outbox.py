@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +35,13 @@ class Outbox:
     """The messages to one viewer, in the order in which they are to be sent. For the event loop's thread alone.
 
     ``codec``: the viewer's. ``steers``: whether it is the one whose commands are obeyed; only that one is told when
-    they were sent, by its own clock.
+    they were sent, by its own clock. ``on_drop`` is told of every frame that is not sent.
     """
 
-    def __init__(self, codec: str = "jpeg", *, steers: bool = True) -> None:
-        self.codec, self.steers = codec, steers
+    def __init__(
+        self, codec: str = "jpeg", *, steers: bool = True, on_drop: Callable[[int], None] = lambda frames: None
+    ) -> None:
+        self.codec, self.steers, self._on_drop = codec, steers, on_drop
         self.dropped = 0  # frames, since the last media message
         self._needs_keyframe = True
         self._control: deque[dict[str, Any]] = deque()
@@ -60,6 +63,11 @@ class Outbox:
         self.dropped = 0
         self._needs_keyframe = True
 
+    def drop(self, frames: int) -> None:
+        """So many frames will not be sent."""
+        self.dropped += frames
+        self._on_drop(frames)
+
     def make_room(self) -> bool:
         """Make room for the next chunk; whether it must begin with a keyframe.
 
@@ -68,14 +76,14 @@ class Outbox:
         """
         if len(self._media) >= WAITING:
             drop = len(self._media) if self.codec == "h264" else 1
-            self.dropped += sum(self._media.popleft().frames for _ in range(drop))
+            self.drop(sum(self._media.popleft().frames for _ in range(drop)))
             self._needs_keyframe = True
         return self._needs_keyframe and self.codec == "h264"
 
     def show(self, media: Media) -> None:
         """Queue a chunk; one that could not be decoded, for this viewer has just come, is dropped."""
         if self._needs_keyframe and 0 not in media.encoded.keyframes:
-            self.dropped += media.frames
+            self.drop(media.frames)
             return
         self._needs_keyframe = False
         self._media.append(media)

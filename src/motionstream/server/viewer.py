@@ -12,6 +12,7 @@ from motionstream.loading import STAGES
 from motionstream.server.channel import Channel
 from motionstream.server.channels import Channels
 from motionstream.server.engine import Engine, EngineBusy
+from motionstream.server.metrics import Metrics
 from motionstream.server.outbox import Outbox
 from motionstream.server.pictures import Pictures
 from motionstream.server.protocol import (
@@ -31,8 +32,11 @@ from motionstream.session.commands import Command
 class Connection(ABC):
     """What both have in common: a greeting, messages that are obeyed or answered in words, an outbox that is sent."""
 
-    def __init__(self, websocket: WebSocket, engine: Engine, channels: Channels, outbox: Outbox) -> None:
-        self.websocket, self.engine, self.channels, self.outbox = websocket, engine, channels, outbox
+    def __init__(
+        self, websocket: WebSocket, engine: Engine, channels: Channels, metrics: Metrics, *, steers: bool
+    ) -> None:
+        self.websocket, self.engine, self.channels, self.metrics = websocket, engine, channels, metrics
+        self.outbox = Outbox(steers=steers, on_drop=metrics.dropped)
         self.clock = ViewerClock()
         self.channel: Channel | None = None
 
@@ -58,6 +62,7 @@ class Connection(ABC):
                 grace=self.channels.grace,
             )
         )
+        self.metrics.viewers.inc()
         talking = [asyncio.create_task(self._send()), asyncio.create_task(self._listen())]
         try:
             done, _ = await asyncio.wait(talking, return_when=asyncio.FIRST_COMPLETED)
@@ -65,6 +70,7 @@ class Connection(ABC):
             for task in talking:
                 task.cancel()
             self._leave()
+            self.metrics.viewers.dec()
         for task in done:
             failure = task.exception()
             # Those two only say that the viewer is gone.
@@ -77,6 +83,7 @@ class Connection(ABC):
             message = await self.outbox.next()
             if isinstance(message, bytes):
                 await self.websocket.send_bytes(message)
+                self.metrics.sent(len(message))
             else:
                 await self.websocket.send_json(message)
 
@@ -111,8 +118,10 @@ class Connection(ABC):
 class Viewer(Connection):
     """Starts streams and steers them."""
 
-    def __init__(self, websocket: WebSocket, engine: Engine, channels: Channels, pictures: Pictures) -> None:
-        super().__init__(websocket, engine, channels, Outbox())
+    def __init__(
+        self, websocket: WebSocket, engine: Engine, channels: Channels, metrics: Metrics, pictures: Pictures
+    ) -> None:
+        super().__init__(websocket, engine, channels, metrics, steers=True)
         self.pictures = pictures
 
     def begin(self) -> None:
@@ -123,6 +132,8 @@ class Viewer(Connection):
         match message:
             case Received():
                 self.outbox.received(message.frame)
+                if message.delay is not None:
+                    self.metrics.delayed(message.delay)
             case Start():
                 await self._start(message)
             case Rejoin():
@@ -177,9 +188,15 @@ class Watcher(Connection):
     """Is shown somebody else's stream."""
 
     def __init__(
-        self, websocket: WebSocket, engine: Engine, channels: Channels, share: str, codecs: tuple[str, ...]
+        self,
+        websocket: WebSocket,
+        engine: Engine,
+        channels: Channels,
+        metrics: Metrics,
+        share: str,
+        codecs: tuple[str, ...],
     ) -> None:
-        super().__init__(websocket, engine, channels, Outbox(steers=False))
+        super().__init__(websocket, engine, channels, metrics, steers=False)
         self.share, self.codecs = share, codecs
 
     def begin(self) -> None:

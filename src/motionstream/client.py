@@ -1,0 +1,277 @@
+"""A client of the studio's server: start a stream, drag, receive its frames, from Python.
+
+    with Client("http://127.0.0.1:8000", token="...") as client:
+        client.start("chelsea", prompt="a cat")
+        with client.drag(60, 64) as drag:
+            for chunk in client.chunks(seconds=2):
+                drag.move(60 + chunk.first, 64)
+                show(chunk.frames)
+
+Points are (x, y) pixels of the stream's picture with (0, 0) the centre of the top-left pixel; times are seconds of this
+process's monotonic clock. What goes over the wire stands in docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+import av
+import numpy as np
+import simplejpeg
+from PIL import Image
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from motionstream import wire
+
+MAX_MESSAGE = 256 * 2**20  # bytes of a chunk: far more than any; without it websockets would refuse at 1 MiB
+
+
+class ServerError(RuntimeError):
+    """The server refused something, or the stream has ended. The message is the server's own sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Frames as they came: uint8 (T, H, W, 3) from frame ``first`` on.
+
+    ``positions`` float32 (T, N, 2), NaN where hidden: the points that the frames follow. ``header``: all that the
+    server says of them. ``arrived``: when they were here and decoded. ``delay``: seconds until then from the latest
+    command or pointer sample that they show, None where they show no new one.
+    """
+
+    first: int
+    fps: float
+    frames: np.ndarray
+    positions: np.ndarray
+    header: dict[str, Any]
+    arrived: float
+    delay: float | None
+
+
+class Drag:
+    """A grid of points that is dragged until it is released, or the ``with`` block ends."""
+
+    def __init__(self, client: Client, gesture: int) -> None:
+        self.client, self.gesture = client, gesture
+
+    def move(self, x: float, y: float) -> None:
+        """Where the pointer is now."""
+        now = time.monotonic()
+        self.client.send("move", t=now, gesture=self.gesture, samples=[[x, y, now]])
+
+    def release(self) -> None:
+        """Let go."""
+        self.client.send("release", gesture=self.gesture)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Client:
+    """A connection to a server, closed at the end of a ``with`` block.
+
+    One thread may send while another receives. ``hello`` is what the server said of itself, ``started`` what it said of
+    the stream (with its secret ``session``, by which `rejoin` finds it again).
+    """
+
+    def __init__(
+        self,
+        address: str = "http://127.0.0.1:7860",
+        token: str | None = None,
+        codec: Literal["h264", "jpeg"] = "h264",
+        *,
+        share: str | None = None,
+        patience: float = 30.0,
+    ) -> None:
+        """``address`` of the page; ``share``: only watch the stream of that link. ``patience``: seconds to connect and
+        be greeted. Raises ServerError where that cannot be."""
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError(f"address is {address!r}; give one like http://127.0.0.1:8000")
+        self._base, self.codec = f"{parts.scheme}://{parts.netloc}", codec
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._gestures = itertools.count(1)
+        self._decoder: av.VideoCodecContext | None = None
+        self.started: dict[str, Any] = {}
+        path = "/ws" if share is None else f"/ws/watch/{share}?codecs={codec}"
+        try:
+            self._socket = connect(
+                f"{parts.scheme.replace('http', 'ws')}://{parts.netloc}{path}",
+                additional_headers=self._headers,
+                open_timeout=patience,
+                max_size=MAX_MESSAGE,
+                compression=None,
+                proxy=None,
+            )
+        except InvalidStatus as error:
+            reason = "does not let us in; is the token right?" if error.response.status_code == 403 else str(error)
+            raise ServerError(f"{self._base} {reason}") from error
+        except OSError as error:
+            raise ServerError(f"{self._base} cannot be reached: {error}") from error
+        try:
+            self.hello = self.wait_for("hello", patience)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave. The session waits a while for somebody to rejoin it."""
+        self._socket.close()
+
+    # --------------------------------------------------------------------------------------------------- streams
+
+    def upload(self, picture: str | Path | np.ndarray) -> str:
+        """Send a picture, a file or uint8 (H, W, 3); its name, to start with."""
+        if isinstance(picture, np.ndarray):
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, "PNG")
+            content = file.getvalue()
+        else:
+            content = Path(picture).read_bytes()
+        request = urllib.request.Request(f"{self._base}/api/pictures", content, self._headers)
+        return str(json.loads(_fetch(request))["name"])
+
+    def start(
+        self, picture: str, prompt: str = "", seed: int = 0, steps: int | None = None, patience: float = 60.0
+    ) -> dict[str, Any]:
+        """Begin a stream from a picture of the gallery or an uploaded one; returns when it has begun.
+
+        ``patience``: seconds to wait for that, in the queue, too. ServerError where it cannot begin.
+        """
+        fields = {"picture": picture, "prompt": prompt, "seed": seed, "codecs": [self.codec]}
+        self.send("start", protocol=wire.VERSION, **fields, **({} if steps is None else {"steps": steps}))
+        return self.wait_for("started", patience)
+
+    def rejoin(self, session: str, patience: float = 30.0) -> dict[str, Any]:
+        """Go on with a session whose connection was lost, by ``started["session"]``."""
+        self.send("rejoin", protocol=wire.VERSION, session=session, codecs=[self.codec])
+        return self.wait_for("started", patience)
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send any message of the protocol; when it is meant (``t``) is now unless said otherwise."""
+        try:
+            self._socket.send(json.dumps({"type": kind, "t": time.monotonic(), **fields}))
+        except ConnectionClosed as error:
+            raise ServerError(f"the connection is closed: {error}") from error
+
+    def drag(self, x: float, y: float, *, radius: float = 16, spacing: float = 8) -> Drag:
+        """Begin to drag what is at a point."""
+        number = next(self._gestures)
+        self.send("press", gesture=number, x=x, y=y, radius=radius, spacing=spacing)
+        return Drag(self, number)
+
+    def pin(self, x: float, y: float, *, radius: float = 16, spacing: float = 8) -> int:
+        """Hold what is at a point where it is; the gesture's number, to ``release`` or ``erase``."""
+        number = next(self._gestures)
+        self.send("pin", gesture=number, x=x, y=y, radius=radius, spacing=spacing)
+        return number
+
+    def stop(self) -> None:
+        """End the stream."""
+        self.send("stop")
+
+    # ------------------------------------------------------------------------------------------------- receiving
+
+    def receive(self, patience: float | None = None) -> Chunk | dict[str, Any]:
+        """The next message, chunks decoded and acknowledged. TimeoutError after ``patience`` seconds."""
+        try:
+            data = self._socket.recv(patience)
+        except ConnectionClosed as error:
+            raise ServerError(f"the connection is closed: {error}") from error
+        if isinstance(data, bytes):
+            return self._chunk(wire.unpack(data))
+        message: dict[str, Any] = json.loads(data)
+        if message["type"] == "started":
+            self.started, self._decoder = message, None
+        return message
+
+    def wait_for(self, kind: str, patience: float = 30.0) -> dict[str, Any]:
+        """The next control message of this type; others, and chunks, are passed over.
+
+        Raises ServerError for a ``failed`` or ``ended`` that comes before, TimeoutError after ``patience`` seconds.
+        """
+        until = time.monotonic() + patience
+        while True:
+            message = self.receive(max(0.0, until - time.monotonic()))
+            if isinstance(message, dict):
+                if message["type"] == kind:
+                    return message
+                _raise_if_over(message, whatever=True)
+
+    def chunks(self, seconds: float | None = None, patience: float = 30.0) -> Iterator[Chunk]:
+        """Chunks as they come, ``seconds`` of the video or until the stream ends; other messages are passed over.
+
+        Raises ServerError where the stream fails, TimeoutError where nothing comes for ``patience`` seconds.
+        """
+        begin: int | None = None
+        while True:
+            message = self.receive(patience)
+            if isinstance(message, dict):
+                if message["type"] == "ended":
+                    return
+                _raise_if_over(message)
+                continue
+            yield message
+            begin = message.first if begin is None else begin
+            if seconds is not None and message.first + len(message.frames) - begin >= seconds * message.fps:
+                return
+
+    def _chunk(self, message: wire.Message) -> Chunk:
+        frames = self._decode(message)
+        now, sent = time.monotonic(), message.header["sent"]
+        delay = None if sent is None else now - sent
+        self.send("received", frame=message.header["first"], **({} if delay is None or delay < 0 else {"delay": delay}))
+        header = message.header
+        return Chunk(header["first"], header["fps"], frames, message.positions, header, now, delay)
+
+    def _decode(self, message: wire.Message) -> np.ndarray:
+        if message.kind == wire.JPEG:
+            return np.stack([simplejpeg.decode_jpeg(part) for part in message.parts])
+        if self._decoder is None:
+            context = av.CodecContext.create("h264", "r")
+            assert isinstance(context, av.VideoCodecContext)
+            self._decoder = context
+        frames = [frame for part in message.parts for frame in self._decoder.decode(av.Packet(part))]
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+
+
+def _raise_if_over(message: dict[str, Any], *, whatever: bool = False) -> None:
+    """``whatever``: also where only a command was refused, and the stream goes on."""
+    if message["type"] == "failed" and (message["fatal"] or whatever):
+        raise ServerError(message["message"])
+    if message["type"] == "ended" and whatever:
+        raise ServerError(f"the stream has ended: {message['reason']}")
+
+
+def _fetch(request: urllib.request.Request) -> bytes:
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            content: bytes = answer.read()
+            return content
+    except urllib.error.HTTPError as error:
+        with error:
+            try:
+                detail = json.load(error)["detail"]
+            except (ValueError, KeyError):
+                detail = error.reason
+        raise ServerError(str(detail)) from error

@@ -1,0 +1,81 @@
+"""What the server measures of itself, for Prometheus."""
+
+from __future__ import annotations
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from motionstream.server.engine import Engine
+from motionstream.server.session import Chunk
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+STATUSES = ("loading", "ready", "broken")
+
+
+class Metrics:
+    """Counts on the event loop; the text of `text` is what ``GET /metrics`` answers.
+
+    A registry of its own: two servers in one process count apart.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+        def gauge(name: str, what: str, labels: tuple[str, ...] = ()) -> Gauge:
+            return Gauge(f"motionstream_{name}", what, labels, registry=registry)
+
+        self._frames = Counter("motionstream_frames", "Frames generated", registry=registry)
+        self._dropped = Counter("motionstream_dropped_frames", "Frames a slow viewer was not sent", registry=registry)
+        self._bytes = Counter("motionstream_sent_bytes", "Bytes of media sent", registry=registry)
+        self._stages = Histogram(
+            "motionstream_stage_seconds", "What a chunk took, by stage", ("stage",), registry=registry, buckets=SECONDS
+        )
+        self._latency = Histogram(
+            "motionstream_step_to_first_frame_seconds",
+            "From the cut of the tracks to the chunk's frames",
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._delay = Histogram(
+            "motionstream_pointer_to_pixel_seconds",
+            "From a pointer sample to the pixels that show it, as viewers report it",
+            registry=registry,
+            buckets=SECONDS,
+        )
+        status = gauge("status", "1 for what the engine is: loading, ready or broken", ("status",))
+        for each in STATUSES:
+            status.labels(each).set_function(lambda each=each: float(engine.status == each))  # type: ignore[misc]
+        gauge("sessions", "Open sessions").set_function(lambda: engine.session_count)
+        gauge("sessions_limit", "Sessions at a time").set_function(lambda: engine.limits.sessions)
+        gauge("queued", "Viewers that wait for a free stream").set_function(lambda: engine.queue_length)
+        self.viewers = gauge("viewers", "Open connections, watching ones included")
+        if torch.cuda.is_available():
+            gauge("device_memory_bytes", "What torch holds on the device").set_function(torch.cuda.memory_reserved)
+
+    def made(self, chunk: Chunk, encoding: float) -> None:
+        """A chunk was generated, and encoded in so many seconds."""
+        self._frames.inc(len(chunk.frames))
+        self._latency.observe(chunk.latency)
+        for stage, seconds in {**chunk.stages, "encode": encoding}.items():
+            self._stages.labels(stage).observe(seconds)
+
+    def dropped(self, frames: int) -> None:
+        """So many frames were not sent to one viewer."""
+        self._dropped.inc(frames)
+
+    def sent(self, size: int) -> None:
+        """So many bytes of media went to a viewer."""
+        self._bytes.inc(size)
+
+    def delayed(self, seconds: float) -> None:
+        """A viewer tells from its pointer to its pixels."""
+        self._delay.observe(seconds)
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus' format."""
+        return generate_latest(self.registry)
