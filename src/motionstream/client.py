@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -108,14 +109,17 @@ class Client:
         self._decoder: av.VideoCodecContext | None = None
         self.started: dict[str, Any] = {}
         path = "/ws" if share is None else f"/ws/watch/{share}?codecs={codec}"
+        self._open = ExitStack()
         try:
-            self._socket = connect(
-                f"{parts.scheme.replace('http', 'ws')}://{parts.netloc}{path}",
-                additional_headers=self._headers,
-                open_timeout=patience,
-                max_size=MAX_MESSAGE,
-                compression=None,
-                proxy=None,
+            self._socket = self._open.enter_context(
+                connect(
+                    f"{parts.scheme.replace('http', 'ws')}://{parts.netloc}{path}",
+                    additional_headers=self._headers,
+                    open_timeout=patience,
+                    max_size=MAX_MESSAGE,
+                    compression=None,
+                    proxy=None,
+                )
             )
         except InvalidStatus as error:
             reason = "does not let us in; is the token right?" if error.response.status_code == 403 else str(error)
@@ -136,7 +140,7 @@ class Client:
 
     def close(self) -> None:
         """Leave. The session waits a while for somebody to rejoin it."""
-        self._socket.close()
+        self._open.close()
 
     # --------------------------------------------------------------------------------------------------- streams
 
