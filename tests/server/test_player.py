@@ -1,5 +1,6 @@
 """Sessions that record themselves, and streams that go on from a recording: by hand, on a clock of the test's own."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from motionstream.session.commands import (
 )
 from motionstream.session.film import frames_of
 from motionstream.session.library import Library
+from motionstream.session.recording import Recording
 from motionstream.session.replay import Replay
 from motionstream.stream import Stream
 
@@ -240,6 +242,19 @@ def test_a_recording_of_other_weights_is_refused(engine: Engine, clock: Clock) -
     failed, ended = events(branch)
     assert isinstance(failed, Failed) and failed.fatal and "other weights" in failed.message
     assert isinstance(ended, Ended)
+
+
+def test_a_recording_that_would_take_too_much_is_refused(engine: Engine, clock: Clock) -> None:
+    session = engine.open(picture())
+    engine.turn()
+    (started,) = (event for event in events(session) if isinstance(event, Started))
+    assert engine.library is not None
+    recording = engine.library.recording(started.recording or "")
+    large = dataclasses.replace(recording.header, picture=np.zeros((4096, 4096, 3), np.uint8))
+    branch = engine.branch(Recording(large, recording.entries))
+    engine.turn()
+    failed = events(branch)[0]
+    assert isinstance(failed, Failed) and failed.fatal and "4096x4096 pixels are more" in failed.message
 
 
 def test_a_full_disk_ends_the_recording_and_not_the_stream(

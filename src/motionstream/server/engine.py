@@ -254,6 +254,9 @@ class Engine:
                 raise ValueError(
                     "the recording was made with other weights than this server's: its frames would differ"
                 )
+            height, width = opening.header.size
+            if height * width > max(h * w for h, w in self.pipeline.config.all_sizes):
+                raise ValueError(f"the recording's {width}x{height} pixels are more than this server's model makes")
             seed, replay = opening.header.seed, Replay(self.pipeline, opening)
             take = replay.take
         else:

@@ -180,7 +180,7 @@ class Recorder:
 def header_line(header: Header) -> bytes:
     """The first line of a file."""
     png = io.BytesIO()
-    Image.fromarray(header.picture).save(png, "PNG")
+    Image.fromarray(header.picture).save(png, "PNG", compress_level=1)  # while a stream waits
     fields = {name: value for name, value in vars(header).items() if name != "picture"}
     content = {"format": FORMAT, "version": VERSION, **fields, "size": list(header.size)}
     return _line({**content, "picture": base64.b64encode(png.getvalue()).decode()})
