@@ -2,16 +2,19 @@
 // docs/protocol.md says what the messages mean.
 
 export const VERSION = 2;
+export const JPEG = 1; // kinds of binary messages
+export const H264 = 3;
 const PREFIX = 8; // bytes before the header: "MS", version, kind, length of the header
-const JPEG = 1;
 const HIDDEN = -32768;
 const POSITION_STEP = 8; // positions come in eighths of a pixel
 
 /**
  * @typedef {{gesture: number, kind: string, x: number, y: number}} Dot a point of the overlay, in picture pixels
  * @typedef {{gesture: number, kind: string}} Owner of a point
- * @typedef {{first: number, fps: number, latency: number, sent: number | null, dropped: number,
- *            pictures: Blob[], owners: Owner[], positions: Int16Array}} Chunk frames, and the points to draw on them
+ * @typedef {{kind: number, chunk?: number, first: number, frames: number, fps: number, latency: number, sent: number | null,
+ *            stages?: Record<string, number>, dropped: number, groups: [number, string, number][], codec?: string,
+ *            keyframes?: number[], parts: Uint8Array<ArrayBuffer>[], owners: Owner[], positions: Int16Array}} Chunk
+ *   encoded frames, and the points to draw on them
  */
 
 /** Seconds on the page's clock, the one that pointer events carry as well. */
@@ -24,7 +27,8 @@ export const seconds = () => performance.now() / 1000;
  */
 export function parseChunk(buffer) {
   const view = new DataView(buffer);
-  if (view.getUint16(0) !== 0x4d53 || view.getUint8(2) !== VERSION || view.getUint8(3) !== JPEG) {
+  const kind = view.getUint8(3);
+  if (view.getUint16(0) !== 0x4d53 || view.getUint8(2) !== VERSION || ![JPEG, H264].includes(kind)) {
     throw new Error("The server speaks another protocol; reload the page.");
   }
   const length = view.getUint32(4, true);
@@ -34,12 +38,8 @@ export function parseChunk(buffer) {
   const bytes = 4 * header.frames * header.points;
   const positions = new Int16Array(buffer.slice(place, place + bytes)); // little-endian, as every machine with a browser
   place += bytes;
-  const pictures = [];
-  for (const size of header.sizes) {
-    pictures.push(new Blob([new Uint8Array(buffer, place, size)], { type: "image/jpeg" }));
-    place += size;
-  }
-  return { ...header, owners, positions, pictures };
+  const parts = header.sizes.map((/** @type {number} */ size) => new Uint8Array(buffer, (place += size) - size, size));
+  return { ...header, kind, owners, positions, parts };
 }
 
 /** The points to draw on a chunk's frame. @param {Chunk} chunk @param {number} frame @returns {Dot[]} */
@@ -52,14 +52,20 @@ export function dotsOf({ owners, positions }, frame) {
   return dots;
 }
 
-/** A connection that announces itself as events: "open", "closed", "chunk" and every control message's type. */
+/** A connection that announces itself as events: "closed", "chunk" and every control message's type. */
 export class Connection extends EventTarget {
   /** @type {WebSocket | null} */ #socket = null;
   #wait = 500; // milliseconds before trying again
 
+  /** @param {() => string} path of the WebSocket */
+  constructor(path) {
+    super();
+    this.path = path;
+  }
+
   connect() {
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}/ws`);
+    const socket = new WebSocket(`${scheme}://${location.host}${this.path()}`);
     socket.binaryType = "arraybuffer";
     socket.onmessage = (message) => this.#receive(message.data);
     socket.onopen = () => (this.#wait = 500);

@@ -3,6 +3,8 @@
 // Pins and paths outlast a stream: the next one begins with them. A drag lives while it is held; let go, it is over
 // and cannot be undone, for the picture has moved on.
 
+import { dotsOf } from "./connection.js";
+
 /** @typedef {[number, number]} Point x, y in picture pixels; (0, 0) is the centre of the top-left one */
 /** @typedef {{gesture: number, kind: "press" | "pin" | "path", x: number, y: number, fields: Record<string, any>,
  *             points: Point[], done: boolean}} Gesture
@@ -16,7 +18,7 @@ export class Gestures extends EventTarget {
   /** @type {Step[]} */ #future = [];
   /** @type {Set<number>} */ #erased = new Set();
   /** @type {Set<number>} that the server has shown */ #seen = new Set();
-  #next = 1;
+  #next = (Date.now() >> 7) & 0x3fffffff; // also after a reload, none is used twice in a stream
 
   /** @param {(type: string, fields: object, at?: number) => void} send */
   constructor(send) {
@@ -100,6 +102,33 @@ export class Gestures extends EventTarget {
     this.streaming = false;
     for (const gesture of this.list.filter(({ kind }) => kind === "press")) this.#forget(gesture);
     for (const gesture of this.list) gesture.done = false;
+    this.#changed();
+  }
+
+  /**
+   * The stream goes on from an earlier moment, with these that hold.
+   * @param {[number, string][]} gestures number and kind
+   */
+  continued(gestures) {
+    const numbers = new Set(gestures.map(([number]) => number));
+    for (const gesture of this.list.filter((each) => !numbers.has(each.gesture))) this.#forget(gesture);
+    [this.#past, this.#future] = [[], []];
+    this.#erased.clear();
+    this.streaming = true;
+    this.#changed();
+  }
+
+  /** Take on what a chunk shows and this page has not made: it was reloaded. @param {import("./connection.js").Chunk} chunk */
+  adopt(chunk) {
+    const dots = dotsOf(chunk, chunk.frames - 1);
+    for (const [number, kind] of chunk.groups) {
+      const own = dots.filter(({ gesture }) => gesture === number);
+      if (!own.length || this.list.some(({ gesture }) => gesture === number)) continue;
+      const [x, y] = [own.reduce((sum, dot) => sum + dot.x, 0) / own.length, own.reduce((sum, dot) => sum + dot.y, 0) / own.length];
+      const fields = { radius: 0, spacing: 1 };
+      this.list.push({ gesture: number, kind: /** @type {Gesture["kind"]} */ (kind), x, y, fields, points: [[x, y]], done: false });
+      this.#seen.add(number);
+    }
     this.#changed();
   }
 

@@ -3,6 +3,8 @@
 import { Connection } from "./connection.js";
 import { Gestures } from "./gestures.js";
 import { listKeys, setUpKeys } from "./keys.js";
+import { codecs } from "./decoder.js";
+import { setUpExports } from "./exports.js";
 import { complain, field, find, relabel } from "./page.js";
 import { fitGrid, setUpPanel } from "./panel.js";
 import { loadGallery, markChosen, setUpPictures } from "./pictures.js";
@@ -11,19 +13,22 @@ import { Plots } from "./plots.js";
 import { Settings } from "./settings.js";
 import { Stage } from "./stage.js";
 import { Studio } from "./studio.js";
+import { Timeline } from "./timeline.js";
 
 const settings = new Settings();
-const connection = new Connection();
+const share = location.pathname.match(/^\/watch\/([^/]+)/)?.[1] ?? ""; // a link to look at somebody else's stream
+const connection = new Connection(() => (share ? `/ws/watch/${share}?codecs=${studio.codecs}` : "/ws"));
 const gestures = new Gestures((type, fields, at) => connection.send(type, fields, at));
-const studio = new Studio(connection, gestures);
+const studio = new Studio(connection, gestures, Boolean(share));
 const stage = new Stage(
   find("stage"), find("video"), find("overlay"), settings, gestures, () => studio.begin(),
 );
 const player = new Player((frame) => {
   stage.show(frame.picture, frame.dots);
   plots.shown(frame.sent);
-  showTime(frame.index, frame.fps);
-});
+  if (frame.sent !== null) studio.showed(frame.index, frame.sent);
+  timeline.show(frame);
+}, () => studio.fallBack());
 const plots = new Plots(() => studio.state === "running", () => player.waiting);
 
 // ------------------------------------------------------------------------------------------------ the stream
@@ -41,10 +46,10 @@ studio.addEventListener("hello", () => {
     element.hidden = !can(element.dataset.needs ?? "");
   }
   listKeys(shortcuts, can);
-  loadGallery(choose);
+  if (!share) loadGallery(studio.picture, choose);
 });
-studio.addEventListener("begin", () => {
-  player.clear();
+studio.addEventListener("begin", (event) => {
+  player.clear(/** @type {CustomEvent} */ (event).detail);
   plots.clear();
 });
 studio.addEventListener("chunk", (event) => {
@@ -55,50 +60,31 @@ studio.addEventListener("chunk", (event) => {
 studio.addEventListener("over", () => {
   player.pause(); // the last frame stays, and what was played can be looked at
   stage.forget();
+  if (player.latest < 0) showPicture();
 });
 studio.addEventListener("state", showState);
 
 function showState() {
-  const { state, live, picture } = studio;
-  const words = { offline: "Not connected", idle: "Ready", running: "Streaming", paused: "Paused" };
-  find("state").textContent = words[state];
+  const { state, live, picture, words } = studio;
+  const name = { offline: "Not connected", idle: "Ready", waiting: "Waiting", running: "Streaming", paused: "Paused" }[state];
+  find("state").textContent = share && state === "running" ? "Watching" : name;
   find("state").dataset.state = state;
   relabel("start", live ? "stop" : "play", live ? "Stop" : "Start");
   find("start").classList.toggle("primary", !live);
   relabel("pause", state === "paused" ? "play" : "pause", state === "paused" ? "Resume" : "Pause");
   field("start").disabled = state === "offline" || !picture;
-  field("pause").disabled = !live;
-  find("hint").hidden = live || state === "offline";
-  find("hint").textContent = player.latest < 0 ? "Press on the picture and drag" : "Press and drag to begin anew from the picture";
-  find("notice").hidden = state !== "offline";
-  find("notice-text").textContent = studio.problem ? `${studio.problem}. Trying again…` : "Not connected. Trying again…";
-  if (state === "paused") player.pause();
+  field("pause").disabled = state !== "running" && state !== "paused";
+  find("hint").hidden = state !== "idle";
+  if (share) find("hint").textContent = "The stream has ended";
+  else find("hint").textContent = player.latest < 0 ? "Press on the picture and drag" : "Press and drag to begin anew from the picture";
+  find("notice").hidden = state !== "offline" && state !== "waiting";
+  find("notice-text").textContent = words;
+  if (state === "paused" || state === "offline") player.pause();
   else if (state === "running" && player.paused) player.resume();
+  timeline.update();
 }
 
-// -------------------------------------------------------------------------------------------------- the time
-
-/** @param {number} index @param {number} fps */
-function showTime(index, fps) {
-  const line = field("timeline");
-  line.disabled = false;
-  line.min = String(player.oldest);
-  line.max = String(Math.max(player.latest, index));
-  line.value = String(index);
-  const time = index / fps;
-  find("clock").textContent = `${Math.floor(time / 60)}:${(time % 60).toFixed(1).padStart(4, "0")}`;
-}
-
-/** Look at a frame that was shown before; a stream that plays is paused. @param {number} index */
-async function look(index) {
-  studio.pause();
-  const frame = await player.recall(index);
-  if (!frame) return;
-  stage.show(frame.picture, frame.dots);
-  showTime(index, frame.fps);
-}
-
-field("timeline").addEventListener("input", () => look(Number(field("timeline").value)));
+const timeline = new Timeline(studio, player, stage);
 
 // ---------------------------------------------------------------------------------------------- the picture
 
@@ -115,9 +101,12 @@ async function reset() {
   gestures.clear();
   player.clear();
   stage.forget();
-  Object.assign(field("timeline"), { max: "0", value: "0", disabled: true });
-  find("clock").textContent = "0:00.0";
+  timeline.reset();
   showState();
+  await showPicture();
+}
+
+async function showPicture() {
   const { picture } = studio;
   if (!picture) return;
   const image = new Image();
@@ -140,16 +129,12 @@ const use = (/** @type {import("./settings.js").Tool} */ tool) => () => settings
 const grow = (/** @type {number} */ by) => {
   settings.set({ radius: Math.min(Number(field("radius").max), Math.max(0, settings.radius + by)) });
 };
-const step = (/** @type {number} */ by) => {
-  const line = field("timeline");
-  if (!line.disabled) look(Math.min(Number(line.max), Math.max(Number(line.min), Number(line.value) + by)));
-};
-
 /** @type {import("./keys.js").Shortcut[]} */
 const shortcuts = [
   { keys: ["enter"], label: "Start or end", group: "Stream", act: () => studio.toggleStart() },
   { keys: [" "], label: "Pause or go on", group: "Stream", act: () => studio.togglePause() },
-  { keys: [",", "."], label: "A frame back or on", group: "Stream", act: (key) => step(key === "." ? 1 : -1) },
+  { keys: [",", "."], label: "A frame back or on", group: "Stream", act: (key) => timeline.step(key === "." ? 1 : -1) },
+  { keys: ["b"], label: "Go on from the frame looked at", group: "Stream", act: () => timeline.branch(), needs: "recordings" },
   { keys: ["r"], label: "Back to the picture", group: "Stream", act: reset },
   { keys: ["d"], label: "Drag", group: "Tools", act: use("press") },
   { keys: ["p"], label: "Pin", group: "Tools", act: use("pin") },
@@ -163,9 +148,15 @@ const shortcuts = [
   { keys: ["?"], label: "This help", group: "Page", act: () => help.showModal() },
 ];
 
-setUpPictures(choose);
+if (share) {
+  document.body.classList.add("watching");
+  stage.element.setAttribute("aria-disabled", "true");
+} else {
+  setUpPictures(choose);
+}
 setUpPanel(settings, studio);
 setUpKeys(shortcuts, can);
+setUpExports(studio, stage);
 
 find("start").addEventListener("click", () => studio.toggleStart());
 find("pause").addEventListener("click", () => studio.togglePause());
@@ -207,4 +198,5 @@ function redraw() {
 }
 
 showState();
+studio.codecs = await codecs();
 connection.connect();

@@ -83,8 +83,8 @@ function setUpGeneration(studio) {
     studio.seed = seed.value === "" ? null : Math.min(Number(seed.value), 2 ** 31 - 1);
   });
   find("same-seed").addEventListener("click", () => {
-    studio.seed = studio.usedSeed;
-    seed.value = String(studio.usedSeed ?? "");
+    studio.seed = studio.stream.seed ?? null;
+    seed.value = String(studio.seed ?? "");
   });
   const radios = /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("input[name=steps]"));
   for (const radio of radios) {
@@ -94,8 +94,8 @@ function setUpGeneration(studio) {
     });
   }
   studio.addEventListener("state", () => {
-    for (const radio of radios) radio.checked = Number(radio.value) === (studio.steps ?? studio.usedSteps);
-    /** @type {HTMLButtonElement} */ (find("same-seed")).disabled = studio.usedSeed === null;
-    find("seed-note").textContent = studio.usedSeed === null ? "" : `seed ${studio.usedSeed}`;
+    for (const radio of radios) radio.checked = Number(radio.value) === (studio.steps ?? studio.stream.steps);
+    /** @type {HTMLButtonElement} */ (find("same-seed")).disabled = studio.stream.seed === undefined;
+    find("seed-note").textContent = studio.stream.seed === undefined ? "" : `seed ${studio.stream.seed}`;
   });
 }

@@ -28,13 +28,14 @@ export function setUpPictures(choose) {
   if (navigator.mediaDevices) setUpCamera(choose);
 }
 
-/** Show the examples, and choose the first. @param {(name: string) => void} choose */
-export async function loadGallery(choose) {
+/** Show the examples, and choose the first, unless one is chosen. @param {string} chosen @param {(name: string) => void} choose */
+export async function loadGallery(chosen, choose) {
   if (find("gallery").childElementCount) return;
   try {
     const examples = await (await fetch("/api/gallery")).json();
     for (const { name, title, credit } of examples) addThumbnail(name, title, `${title}. ${credit}`, choose);
-    if (examples.length) choose(examples[0].name);
+    if (chosen) markChosen(chosen);
+    else if (examples.length) choose(examples[0].name);
   } catch {
     complain("The example pictures could not be loaded; reload the page");
   }

@@ -1,6 +1,7 @@
 // Plays chunks at their rate from a small jitter buffer, and remembers what it has played.
 
-import { dotsOf } from "./connection.js";
+import { dotsOf, JPEG } from "./connection.js";
+import { Decoder } from "./decoder.js";
 
 /** @typedef {import("./connection.js").Chunk} Chunk @typedef {import("./connection.js").Dot} Dot */
 /** @typedef {{index: number, picture: ImageBitmap, dots: Dot[], fps: number, sent: number | null}} Frame */
@@ -18,12 +19,17 @@ export class Player {
   #starved = true;
   #generation = 0; // counts `clear`s: what was being decoded before one is not played after it
   #decoding = Promise.resolve();
+  #decoder = new Decoder();
   paused = false;
   latest = -1; // index of the latest frame shown
 
-  /** @param {(frame: Frame) => void} show gets each frame, and closes its picture in the end */
-  constructor(show) {
+  /**
+   * @param {(frame: Frame) => void} show gets each frame, and closes its picture in the end
+   * @param {() => void} undecodable is told that H.264 could not be decoded
+   */
+  constructor(show, undecodable) {
     this.show = show;
+    this.undecodable = undecodable;
     const tick = (/** @type {number} */ now) => {
       this.#tick(now);
       requestAnimationFrame(tick);
@@ -41,11 +47,17 @@ export class Player {
     return this.#kept.length ? this.#kept[0].first : 0;
   }
 
+  /** The chunk that a frame belongs to, of those kept. @param {number} index */
+  chunkOf(index) {
+    return this.#kept.find(({ first, frames }) => index >= first && index < first + frames);
+  }
+
   /** Take a chunk; chunks play in the order in which they are pushed. @param {Chunk} chunk */
   push(chunk) {
     this.#keep(chunk);
     const generation = this.#generation;
-    const pictures = Promise.all(chunk.pictures.map((picture) => createImageBitmap(picture)));
+    const pictures = this.#decoder.decode(chunk);
+    pictures.catch(() => {}); // looked at below, in its turn
     this.#decoding = this.#decoding.then(async () => {
       const decoded = await pictures;
       if (generation !== this.#generation) return decoded.forEach((picture) => picture.close());
@@ -59,26 +71,43 @@ export class Player {
         this.#starved = false;
         this.#due = performance.now() + JITTER;
       }
-    }).catch((error) => console.error("a chunk could not be decoded", error));
+    }).catch((error) => {
+      if (generation !== this.#generation) return;
+      console.warn("a chunk could not be decoded", error);
+      if (chunk.kind !== JPEG) this.undecodable();
+    });
   }
 
   /** A frame shown before, or null where it is forgotten. @param {number} index @returns {Promise<Frame | null>} */
   async recall(index) {
-    const chunk = this.#kept.find(({ first, pictures }) => index >= first && index < first + pictures.length);
+    const chunk = this.chunkOf(index);
     if (!chunk) return null;
+    const place = this.#kept.indexOf(chunk);
+    const begin = chunk.kind === JPEG ? place : this.#kept.findLastIndex(({ keyframes }, i) => i <= place && keyframes?.includes(0));
+    if (begin < 0) return null;
+    const decoder = new Decoder();
+    /** @type {ImageBitmap[]} */ let pictures = [];
+    for (const each of this.#kept.slice(begin, place + 1)) {
+      pictures.forEach((picture) => picture.close());
+      pictures = await decoder.decode(each);
+    }
+    decoder.reset();
     const i = index - chunk.first;
-    const picture = await createImageBitmap(chunk.pictures[i]);
-    return { index, picture, dots: dotsOf(chunk, i), fps: chunk.fps, sent: null };
+    pictures.forEach((picture, other) => other !== i && picture.close());
+    return { index, picture: pictures[i], dots: dotsOf(chunk, i), fps: chunk.fps, sent: null };
   }
 
-  /** Forget everything, shown or not. */
-  clear() {
+  /** Forget everything, shown or not; with `from`, what comes from that frame on. @param {number} [from] */
+  clear(from = 0) {
     this.#generation++;
+    this.#decoder.reset();
     this.#frames.forEach((frame) => frame.picture.close());
-    [this.#frames, this.#kept, this.#bytes] = [[], [], 0];
+    this.#frames = [];
+    this.#kept = this.#kept.filter(({ first }) => first < from);
+    this.#bytes = this.#kept.reduce((sum, chunk) => sum + size(chunk), 0);
     this.#starved = true;
     this.paused = false;
-    this.latest = -1;
+    this.latest = Math.min(this.latest, from - 1);
   }
 
   pause() {
@@ -92,7 +121,6 @@ export class Player {
 
   /** @param {Chunk} chunk */
   #keep(chunk) {
-    const size = (/** @type {Chunk} */ { pictures }) => pictures.reduce((sum, picture) => sum + picture.size, 0);
     this.#kept.push(chunk);
     this.#bytes += size(chunk);
     while (this.#bytes > MEMORY) this.#bytes -= size(/** @type {Chunk} */ (this.#kept.shift()));
@@ -117,3 +145,6 @@ export class Player {
     if (!this.#frames.length && now >= this.#due) this.#starved = true;
   }
 }
+
+/** @param {Chunk} chunk */
+const size = ({ parts }) => parts.reduce((sum, part) => sum + part.byteLength, 0);

@@ -15,7 +15,7 @@ const CORNERS = 200; // of a drawn path
 export class Stage {
   /** @type {Map<number, Pointer>} */ pointers = new Map();
   /** @type {Dot[]} */ dots = [];
-  /** @type {CanvasImageSource | null} what is shown */ #picture = null;
+  /** @type {CanvasImageSource | null} what is shown */ picture = null;
   height = 1;
   width = 1;
 
@@ -56,8 +56,8 @@ export class Stage {
 
   /** Show a frame; it may be closed when it is not shown any more. @param {CanvasImageSource} picture @param {Dot[]} dots */
   show(picture, dots) {
-    if (this.#picture instanceof ImageBitmap && this.#picture !== picture) this.#picture.close();
-    this.#picture = picture;
+    if (this.picture instanceof ImageBitmap && this.picture !== picture) this.picture.close();
+    this.picture = picture;
     this.dots = dots;
     if (this.gestures.streaming) this.gestures.shown(new Set(dots.map((dot) => dot.gesture)));
     this.#paint();
@@ -86,10 +86,10 @@ export class Stage {
   }
 
   #paint() {
-    if (!this.#picture) return;
+    if (!this.picture) return;
     const pen = /** @type {CanvasRenderingContext2D} */ (this.video.getContext("2d"));
     pen.imageSmoothingQuality = "high";
-    pen.drawImage(this.#picture, 0, 0, this.video.width, this.video.height);
+    pen.drawImage(this.picture, 0, 0, this.video.width, this.video.height);
   }
 
   /** Where an event is, in picture pixels. @param {MouseEvent} event @returns {Point} */

@@ -1,12 +1,17 @@
 // What goes on between page and server: which stream runs, and what may be done with it.
 
-import { VERSION } from "./connection.js";
+import { VERSION, seconds } from "./connection.js";
 import { complain } from "./page.js";
 
-/** @typedef {"offline" | "idle" | "running" | "paused"} State */
+/** @typedef {"offline" | "idle" | "waiting" | "running" | "paused"} State */
 /** @typedef {{model: string, size: [number, number], fps: number, trained: boolean, capabilities: string[]}} Hello */
+/** @typedef {{seed: number, steps?: number, recording?: string | null, session?: string, share?: string,
+ *             frame?: number, paused?: boolean}} Started */
 
-/** Announces "state" when anything of it has changed, "hello" on every connection, and "begin", "chunk", "over". */
+/**
+ * Announces "state" when anything of it has changed, "hello" on every connection, "begin" (from which frame) when
+ * frames of a stream will come, "chunk", "accepted" and "over".
+ */
 export class Studio extends EventTarget {
   /** @type {State} */ state = "offline";
   /** @type {Hello | null} */ hello = null;
@@ -14,30 +19,40 @@ export class Studio extends EventTarget {
   prompt = "";
   /** @type {number | null} null: another one each time */ seed = null;
   /** @type {number | null} null: the model's own */ steps = null;
-  /** @type {number | null} of the stream that runs, or ran last */ usedSeed = null;
-  /** @type {number | null} of the stream that runs, or ran last */ usedSteps = null;
-  problem = ""; // why there is no connection
+  /** @type {Partial<Started>} the stream that runs, or ran last */ stream = {};
+  /** @type {string[]} that this browser decodes, best first */ codecs = ["jpeg"];
+  words = ""; // why there is no picture: no connection, a queue
   #starting = false; // asked for a stream that has not begun: what still comes belongs to the one before
+  #branching = false; // what begins goes on from a recording
+  #explained = false; // why there is no connection
+  #adopting = false; // the next chunk shows gestures that this page does not know
 
-  /** @param {import("./connection.js").Connection} connection @param {import("./gestures.js").Gestures} gestures */
-  constructor(connection, gestures) {
+  /**
+   * @param {import("./connection.js").Connection} connection @param {import("./gestures.js").Gestures} gestures
+   * @param {boolean} watching is this somebody else's stream, only to be looked at?
+   */
+  constructor(connection, gestures, watching) {
     super();
     this.connection = connection;
     this.gestures = gestures;
+    this.watching = watching;
     const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ act) =>
       connection.addEventListener(type, (event) => act(/** @type {CustomEvent} */ (event).detail));
     on("hello", (hello) => this.#greeted(hello));
     on("closed", () => this.#closed());
+    on("queued", ({ place, of }) => this.#wait(`You are number ${place} of ${of} in line. The stream begins by itself.`));
+    on("replaying", ({ done, of }) => this.#wait(`Going back: ${done} of ${of} chunks`));
     on("started", (started) => this.#started(started));
-    on("chunk", (chunk) => this.live && !this.#starting && this.#tell("chunk", chunk));
+    on("continued", (continued) => this.#continued(continued));
+    on("chunk", (chunk) => this.#came(chunk));
     on("accepted", (accepted) => this.#tell("accepted", accepted));
     on("failed", (failed) => this.#failed(failed));
     on("ended", () => !this.#starting && this.live && this.#over());
   }
 
-  /** Is there a stream, playing or paused? */
+  /** Is there a stream, playing or paused, or on its way? */
   get live() {
-    return this.state === "running" || this.state === "paused";
+    return this.state === "running" || this.state === "paused" || this.state === "waiting";
   }
 
   /** May the server be asked for this? @param {string} capability */
@@ -45,39 +60,45 @@ export class Studio extends EventTarget {
     return this.hello?.capabilities.includes(capability) ?? false;
   }
 
-  /** Begin a stream unless one is there. Returns whether one is. */
+  /** Begin a stream unless one is there. Returns whether one is that takes gestures. */
   begin() {
     if (!this.live) this.start();
-    return this.live;
+    return this.live && !this.watching && !this.#branching;
   }
 
   start() {
     if (this.state === "offline" || !this.picture) return complain("Choose a picture and wait for the connection");
-    this.#starting = true;
     const seed = this.seed ?? Math.floor(Math.random() * 2 ** 31);
-    this.connection.send("start", {
-      protocol: VERSION, picture: this.picture, prompt: this.prompt, seed, ...(this.steps && { steps: this.steps }),
-    });
+    this.#ask("start", { picture: this.picture, prompt: this.prompt, seed, ...(this.steps && { steps: this.steps }) });
     this.#become("running");
-    this.#tell("begin");
+    this.#tell("begin", 0);
     this.gestures.began();
   }
 
+  /** Go on from where a chunk of the recorded stream began, in another way. @param {number} chunk */
+  branch(chunk) {
+    if (!this.stream.recording) return;
+    this.#branching = true;
+    this.gestures.streaming = false;
+    this.#ask("start", { recording: this.stream.recording, chunk });
+    this.#wait("Going back");
+  }
+
   stop() {
-    if (!this.live) return;
+    if (!this.live || this.watching) return;
     this.connection.send("stop");
     this.#over();
   }
 
   pause() {
     if (this.state !== "running") return;
-    this.connection.send("pause");
+    if (!this.watching) this.connection.send("pause");
     this.#become("paused");
   }
 
   resume() {
     if (this.state !== "paused") return;
-    this.connection.send("resume");
+    if (!this.watching) this.connection.send("resume");
     this.#become("running");
   }
 
@@ -104,48 +125,117 @@ export class Studio extends EventTarget {
     if (this.live) this.connection.send(type, fields);
   }
 
+  /** H.264 cannot be decoded here after all: have JPEGs from now on. */
+  fallBack() {
+    if (this.codecs.length === 1) return complain("The frames cannot be shown in this browser; try another");
+    this.codecs = ["jpeg"];
+    if (this.live && this.stream.session) this.#rejoin(this.stream.session);
+  }
+
+  /** A frame is on the screen that shows what was done at `sent`. @param {number} index @param {number} sent */
+  showed(index, sent) {
+    if (this.live && !this.watching) this.connection.send("received", { frame: index, delay: Math.max(0, seconds() - sent) });
+  }
+
+  /** Is a stream being taken up again that began before this page was loaded? */
+  get rejoining() {
+    return this.#starting && this.#adopting;
+  }
+
   /** @param {any} hello */
   #greeted(hello) {
     if (hello.protocol !== VERSION) return complain("The server was updated; reload the page");
     this.hello = { capabilities: [], ...hello };
-    this.problem = "";
-    this.#become("idle");
-    this.#tell("hello", this.hello);
+    const kept = JSON.parse(sessionStorage.getItem("stream") ?? "null");
+    if (kept && !this.watching) {
+      this.picture = kept.picture;
+      this.#rejoin(kept.session);
+    } else {
+      this.#become("idle");
+    }
+    this.#tell("hello");
+  }
+
+  /** @param {string} session its secret */
+  #rejoin(session) {
+    this.#adopting = true;
+    this.#ask("rejoin", { session });
+    this.#wait("Coming back to the stream");
+  }
+
+  /** @param {string} type @param {object} fields */
+  #ask(type, fields) {
+    this.#starting = true;
+    this.connection.send(type, { protocol: VERSION, codecs: this.codecs, ...fields });
   }
 
   #closed() {
     this.#starting = false;
-    const wasLive = this.live;
-    this.#become("offline");
-    if (wasLive) this.#over("offline");
+    if (!this.#explained) this.words = "Not connected. Trying again…";
+    this.#explained = false;
+    // A stream whose secret is known is taken up again; until then everything stays as it is.
+    if (this.live && !sessionStorage.getItem("stream")) this.#over("offline");
+    else this.#become("offline");
   }
 
-  /** @param {{seed: number, steps?: number}} started */
+  /** @param {Started} started */
   #started(started) {
     this.#starting = false;
-    this.usedSeed = started.seed;
-    this.usedSteps = started.steps ?? null;
-    this.#become(this.state);
+    this.stream = started;
+    if (started.session) sessionStorage.setItem("stream", JSON.stringify({ session: started.session, picture: this.picture }));
+    if (this.#branching) return this.#wait("Going back");
+    if (this.#adopting || this.watching) {
+      this.gestures.streaming = !this.watching;
+      this.#tell("begin", started.frame ?? 0);
+    }
+    this.#become(started.paused ? "paused" : "running");
+  }
+
+  /** @param {{frame: number, gestures: [number, string][]}} continued */
+  #continued({ frame, gestures }) {
+    this.#branching = false;
+    this.gestures.continued(gestures);
+    this.#adopting = true;
+    this.#become("running");
+    this.#tell("begin", frame);
+  }
+
+  /** @param {import("./connection.js").Chunk} chunk */
+  #came(chunk) {
+    if (!this.live || this.#starting) return;
+    this.connection.send("received", { frame: chunk.first });
+    if (this.#adopting && !this.watching) this.gestures.adopt(chunk);
+    this.#adopting = false;
+    this.#tell("chunk", chunk);
   }
 
   /** @param {{message: string, gesture: number | null, command: string | null, fatal: boolean}} failed */
   #failed(failed) {
     if (this.state === "offline") { // while the model loads, or is broken
-      this.problem = failed.message;
+      this.words = `${failed.message}. Trying again…`;
+      this.#explained = true;
       return this.#become("offline");
     }
     complain(failed.message);
     if (failed.gesture !== null && failed.command !== "erase") this.gestures.refused(failed.gesture);
-    if (!failed.fatal) return;
+    const unbegun = this.#starting && failed.gesture === null;
     this.#starting = false;
-    if (this.live) this.#over();
+    if (this.live && (failed.fatal || unbegun)) this.#over();
   }
 
   /** @param {State} [state] */
   #over(state = "idle") {
+    sessionStorage.removeItem("stream");
+    this.#branching = this.#adopting = false;
     this.#become(state);
     this.gestures.ended();
     this.#tell("over");
+  }
+
+  /** @param {string} words */
+  #wait(words) {
+    this.words = words;
+    this.#become("waiting");
   }
 
   /** @param {State} state */
