@@ -123,7 +123,7 @@ export class Gestures extends EventTarget {
     const dots = dotsOf(chunk, chunk.frames - 1);
     for (const [number, kind] of chunk.groups) {
       const own = dots.filter(({ gesture }) => gesture === number);
-      if (!own.length || this.list.some(({ gesture }) => gesture === number)) continue;
+      if (number < 0 || !own.length || this.list.some(({ gesture }) => gesture === number)) continue;
       const [x, y] = [own.reduce((sum, dot) => sum + dot.x, 0) / own.length, own.reduce((sum, dot) => sum + dot.y, 0) / own.length];
       const fields = { radius: 0, spacing: 1 };
       this.list.push({ gesture: number, kind: /** @type {Gesture["kind"]} */ (kind), x, y, fields, points: [[x, y]], done: false });

@@ -2,10 +2,10 @@
 
 import { find } from "./page.js";
 
-/** @typedef {{keys: string[], label: string, group: string, act: (key: string) => void, needs?: string, hidden?: boolean}} Shortcut
- *  `keys` as in KeyboardEvent.key, in lower case, "ctrl+" before them for Ctrl or Cmd */
+/** @typedef {{keys: string[], label: string, group: string, act?: (key: string) => void, needs?: string}} Shortcut
+ *  `keys` as in KeyboardEvent.key, in lower case, "ctrl+" before them for Ctrl or Cmd; without `act` only listed */
 
-const NAMES = /** @type {Record<string, string>} */ ({ " ": "Space", enter: "Enter", arrowleft: "←", arrowright: "→", "ctrl+z": "Ctrl Z", "ctrl+y": "Ctrl Y", "shift+ctrl+z": "Ctrl Shift Z" });
+const NAMES = /** @type {Record<string, string>} */ ({ " ": "Space", enter: "Enter", escape: "Esc", pageup: "PgUp", pagedown: "PgDn", arrowleft: "←", arrowright: "→", "ctrl+z": "Ctrl Z", "ctrl+y": "Ctrl Y", "shift+ctrl+z": "Ctrl Shift Z" });
 
 /** @param {Shortcut[]} shortcuts @param {(capability: string) => boolean} can */
 export function setUpKeys(shortcuts, can) {
@@ -13,10 +13,10 @@ export function setUpKeys(shortcuts, can) {
     if (document.querySelector("dialog[open]") || event.altKey || typing(event)) return;
     const key = event.key.toLowerCase();
     const name = `${event.shiftKey && key.length > 1 || event.ctrlKey && event.shiftKey ? "shift+" : ""}${event.ctrlKey || event.metaKey ? "ctrl+" : ""}${key}`;
-    const found = shortcuts.find((each) => each.keys.includes(name) && (!each.needs || can(each.needs)));
+    const found = shortcuts.find((each) => each.act && each.keys.includes(name) && (!each.needs || can(each.needs)));
     if (!found || (event.repeat && !["[", "]"].includes(key) && !key.startsWith("arrow"))) return;
     event.preventDefault();
-    found.act(key);
+    found.act?.(key);
   });
   // A button that was clicked with the mouse does not keep the space bar to itself.
   document.addEventListener("click", (event) => {
@@ -35,7 +35,7 @@ function typing(event) {
 
 /** Fill the help with the shortcuts that do something here. @param {Shortcut[]} shortcuts @param {(capability: string) => boolean} can */
 export function listKeys(shortcuts, can) {
-  const known = shortcuts.filter((each) => !each.hidden && (!each.needs || can(each.needs)));
+  const known = shortcuts.filter((each) => (!each.needs || can(each.needs)));
   const groups = [...new Set(known.map(({ group }) => group))];
   find("keys").replaceChildren(...groups.map((group) => {
     const section = document.createElement("section");

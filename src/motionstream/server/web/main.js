@@ -1,5 +1,6 @@
 // The page: its parts, and what each tells the others.
 
+import { Camera } from "./camera.js";
 import { Connection } from "./connection.js";
 import { Gestures } from "./gestures.js";
 import { listKeys, setUpKeys } from "./keys.js";
@@ -61,6 +62,11 @@ studio.addEventListener("over", () => {
   player.pause(); // the last frame stays, and what was played can be looked at
   stage.forget();
   if (player.latest < 0) showPicture();
+});
+studio.addEventListener("selected", (event) => {
+  const { object, outline } = /** @type {CustomEvent} */ (event).detail;
+  stage.selection = { object, outline };
+  settings.set({ tool: "press" }); // what one selects, one wants to drag
 });
 studio.addEventListener("state", showState);
 
@@ -129,16 +135,27 @@ const use = (/** @type {import("./settings.js").Tool} */ tool) => () => settings
 const grow = (/** @type {number} */ by) => {
   settings.set({ radius: Math.min(Number(field("radius").max), Math.max(0, settings.radius + by)) });
 };
+const deselect = () => {
+  stage.selection = null;
+  stage.draw();
+};
+
 /** @type {import("./keys.js").Shortcut[]} */
 const shortcuts = [
   { keys: ["enter"], label: "Start or end", group: "Stream", act: () => studio.toggleStart() },
   { keys: [" "], label: "Pause or go on", group: "Stream", act: () => studio.togglePause() },
   { keys: [",", "."], label: "A frame back or on", group: "Stream", act: (key) => timeline.step(key === "." ? 1 : -1) },
-  { keys: ["b"], label: "Go on from the frame looked at", group: "Stream", act: () => timeline.branch(), needs: "recordings" },
+  { keys: ["b"], label: "Go on from the frame looked at", group: "Stream", act: () => timeline.branch() },
+  { keys: ["n"], label: "Anew from this frame", group: "Stream", act: () => studio.change("restart", {}), needs: "restart" },
+  { keys: ["←", "→", "↑", "↓"], label: "Pan; with Shift orbit", group: "Camera", needs: "camera" },
+  { keys: ["pageup", "pagedown"], label: "Nearer or farther", group: "Camera", needs: "camera" },
+  { keys: ["+", "-"], label: "Zoom", group: "Camera", needs: "camera" },
   { keys: ["r"], label: "Back to the picture", group: "Stream", act: reset },
   { keys: ["d"], label: "Drag", group: "Tools", act: use("press") },
   { keys: ["p"], label: "Pin", group: "Tools", act: use("pin") },
   { keys: ["l"], label: "Draw a path", group: "Tools", act: use("path"), needs: "path" },
+  { keys: ["o"], label: "Select an object", group: "Tools", act: use("select"), needs: "select" },
+  { keys: ["escape"], label: "Let the selection go", group: "Tools", act: () => deselect(), needs: "select" },
   { keys: ["e"], label: "Erase", group: "Tools", act: use("erase") },
   { keys: ["[", "]"], label: "Smaller or larger grid", group: "Tools", act: (key) => grow(key === "]" ? 1 : -1) },
   { keys: ["h"], label: "Hold what is let go", group: "Tools", act: () => settings.set({ hold: !settings.hold }) },
@@ -157,6 +174,8 @@ if (share) {
 setUpPanel(settings, studio);
 setUpKeys(shortcuts, can);
 setUpExports(studio, stage);
+new Camera(studio);
+stage.select = (fields) => studio.change("select", fields);
 
 find("start").addEventListener("click", () => studio.toggleStart());
 find("pause").addEventListener("click", () => studio.togglePause());
@@ -171,8 +190,11 @@ gestures.addEventListener("change", () => {
 });
 
 let hidden = false; // paused because nobody looks
+let leaving = false; // the page is being unloaded, perhaps to come back at once: the server sees to that
+addEventListener("pagehide", () => (leaving = true));
+addEventListener("pageshow", () => (leaving = false));
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden && studio.state === "running") {
+  if (document.hidden && studio.state === "running" && !leaving) {
     hidden = true;
     studio.pause();
   } else if (!document.hidden && hidden) {

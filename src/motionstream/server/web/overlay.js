@@ -35,7 +35,22 @@ export function drawOverlay(stage) {
       drawDots(pen, shown.map(({ x, y }) => place([x, y])), tint(kind), unit);
     }
   }
+  if (stage.selection) {
+    const outline = stage.selection.outline.map(place);
+    pen.setLineDash([6 * unit, 5 * unit]);
+    pen.beginPath();
+    outline.forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y)));
+    pen.closePath();
+    stroke(pen, "#fff", unit);
+    pen.setLineDash([]);
+  }
   for (const pointer of pointers.values()) {
+    if (pointer.tool === "select") {
+      const [[x0, y0], [x1, y1]] = [place(pointer.line[0]), place([pointer.x, pointer.y])];
+      pen.beginPath();
+      pen.rect(x0, y0, x1 - x0, y1 - y0);
+      stroke(pen, "#fff", unit);
+    }
     if (pointer.tool === "path") drawLine(pen, pointer.line.map(place), tint("path"), unit);
     if (pointer.tool !== "press") continue;
     const [x, y] = place([pointer.x, pointer.y]);

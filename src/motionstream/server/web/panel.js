@@ -43,6 +43,9 @@ function showSettings(settings) {
   for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-tool][role=radio]"))) {
     button.setAttribute("aria-checked", String(button.dataset.tool === settings.tool));
   }
+  for (const part of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-for]"))) {
+    part.classList.toggle("of-another-tool", part.dataset.for !== settings.tool);
+  }
   find("points").setAttribute("aria-pressed", String(settings.points));
 }
 
@@ -86,6 +89,11 @@ function setUpGeneration(studio) {
     studio.seed = studio.stream.seed ?? null;
     seed.value = String(studio.seed ?? "");
   });
+  find("restart").addEventListener("click", () => studio.change("restart", {}));
+  field("adaptive").addEventListener("change", () => {
+    studio.adaptive = field("adaptive").checked;
+    studio.change("refresh", { adaptive: studio.adaptive });
+  });
   const radios = /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("input[name=steps]"));
   for (const radio of radios) {
     radio.addEventListener("change", () => {
@@ -94,6 +102,7 @@ function setUpGeneration(studio) {
     });
   }
   studio.addEventListener("state", () => {
+    field("restart").disabled = !studio.live;
     for (const radio of radios) radio.checked = Number(radio.value) === (studio.steps ?? studio.stream.steps);
     /** @type {HTMLButtonElement} */ (find("same-seed")).disabled = studio.stream.seed === undefined;
     find("seed-note").textContent = studio.stream.seed === undefined ? "" : `seed ${studio.stream.seed}`;

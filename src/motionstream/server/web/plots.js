@@ -63,12 +63,40 @@ class Plot {
   }
 }
 
+/** How the time of a chunk is spent: a bar of its stages, and their milliseconds. */
+class Stages {
+  #bar = document.createElement("div");
+  #words = document.createElement("p");
+
+  constructor() {
+    this.#bar.className = "stages";
+    this.#words.className = "note";
+    this.#words.id = "plot-stages";
+    find("plots").append(this.#bar, this.#words);
+    for (const part of [this.#bar, this.#words]) part.hidden = true;
+  }
+
+  /** @param {Record<string, number>} stages seconds of each */
+  show(stages) {
+    const names = Object.keys(stages);
+    if (this.#bar.childElementCount !== names.length) this.#bar.replaceChildren(...names.map(() => document.createElement("span")));
+    names.forEach((name, i) => {
+      const part = /** @type {HTMLElement} */ (this.#bar.children[i]);
+      part.style.flexGrow = String(stages[name]);
+      part.title = name;
+    });
+    this.#words.textContent = names.map((name) => `${name} ${Math.round(stages[name] * 1000)}`).join(" · ") + " ms";
+    for (const part of [this.#bar, this.#words]) part.hidden = false;
+  }
+}
+
 /** Collects what is to be plotted, and plots it twice a second while a stream plays. */
 export class Plots {
   #rate = new Plot("rate", "Frames shown", "Frames shown in the last second", "fps", 30);
   #step = new Plot("step", "Chunk", "From the cut of the tracks to the frames, on the server", "ms", 200);
   #delay = new Plot("delay", "Pointer to picture", "From the latest movement of the pointer to the frame that shows it", "ms", 500);
   #queue = new Plot("queue", "Frames waiting", "Frames that have come and are not shown yet; in brackets, those dropped because this page was too slow", "", 24);
+  #stages = new Stages();
   /** @type {number[]} */ #shown = [];
   /** @type {number | null} */ #latency = null;
   /** @type {number | null} */ #reaction = null;
@@ -87,10 +115,11 @@ export class Plots {
     [this.#shown, this.#latency, this.#reaction, this.#dropped] = [[], null, null, 0];
   }
 
-  /** @param {{latency: number, dropped: number}} chunk that has come */
+  /** @param {{latency: number, dropped: number, stages?: Record<string, number>}} chunk that has come */
   came(chunk) {
     this.#latency = chunk.latency * 1000;
     this.#dropped += chunk.dropped;
+    if (chunk.stages) this.#stages.show(chunk.stages);
   }
 
   /** A frame is shown. @param {number | null} sent when the latest thing it shows was done */

@@ -1,6 +1,6 @@
 // What the visitor has chosen: the tool, the grid, how paths walk. Kept from visit to visit, except for the tool.
 
-/** @typedef {"press" | "pin" | "path" | "erase"} Tool */
+/** @typedef {"press" | "pin" | "path" | "select" | "erase"} Tool */
 
 const KEPT = /** @type {const} */ (["hold", "points", "pace", "duration", "speed", "delay", "smooth", "letGo"]);
 

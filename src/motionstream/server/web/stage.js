@@ -16,8 +16,13 @@ export class Stage {
   /** @type {Map<number, Pointer>} */ pointers = new Map();
   /** @type {Dot[]} */ dots = [];
   /** @type {CanvasImageSource | null} what is shown */ picture = null;
+  /** @type {{object: number, outline: Point[]} | null} what the next gesture takes hold of */ selection = null;
+  #request = 1;
   height = 1;
   width = 1;
+
+  /** Asks for the object at a place or in a box. @type {(fields: object) => void} */
+  select = () => {};
 
   /**
    * @param {HTMLElement} element @param {HTMLCanvasElement} video @param {HTMLCanvasElement} overlay
@@ -106,8 +111,13 @@ export class Stage {
     return x >= -0.5 && y >= -0.5 && x < this.width - 0.5 && y < this.height - 0.5;
   }
 
-  get #grid() {
-    return { radius: this.settings.radius, spacing: this.settings.spacing };
+  /** The grid of a gesture that begins at a place: around it, or all over the object that is selected there. @param {Point} place */
+  #grid(place) {
+    const { radius, spacing } = this.settings;
+    const selection = this.selection;
+    if (!selection || !encloses(selection.outline, place)) return { radius, spacing };
+    this.selection = null; // it moves on; its outline does not
+    return { radius, spacing, object: selection.object };
   }
 
   /** @param {PointerEvent} event */
@@ -120,14 +130,16 @@ export class Stage {
     const at = event.timeStamp / 1000;
     /** @type {Pointer} */ const pointer = { tool, x: place[0], y: place[1], gesture: null, away: [0, 0], line: [place] };
     if (tool === "pin") {
-      this.gestures.add("pin", [place], this.#grid, at);
+      this.gestures.add("pin", [place], this.#grid(place), at);
     } else if (tool === "press") {
       if (!this.begin()) return;
       pointer.gesture = this.#held(place);
       if (pointer.gesture) pointer.away = [pointer.gesture.x - place[0], pointer.gesture.y - place[1]];
-      else pointer.gesture = this.gestures.add("press", [place], this.#grid, at);
+      else pointer.gesture = this.gestures.add("press", [place], this.#grid(place), at);
     } else if (tool === "erase") {
       this.#eraseAt(place);
+    } else if (tool === "select" && !this.begin()) {
+      return;
     }
     if (tool !== "pin") this.pointers.set(event.pointerId, pointer);
     this.#pressed();
@@ -160,6 +172,7 @@ export class Stage {
   #up(event) {
     const pointer = this.pointers.get(event.pointerId);
     this.pointers.delete(event.pointerId);
+    if (pointer?.tool === "select" && event.type === "pointerup") this.#selectAt(pointer);
     if (pointer?.tool === "path" && event.type === "pointerup") this.#addPath(pointer.line);
     if (pointer?.gesture && !this.settings.hold) this.gestures.release(pointer.gesture, event.timeStamp / 1000);
     this.#pressed();
@@ -170,11 +183,19 @@ export class Stage {
     this.draw();
   }
 
+  /** @param {Pointer} pointer where it was pressed and let go */
+  #selectAt({ line: [[left, top]], x, y }) {
+    const dragged = Math.hypot(x - left, y - top) * this.element.clientWidth / this.width > 8; // CSS pixels
+    const request = this.#request++;
+    if (dragged) this.select({ request, box: [Math.min(left, x), Math.min(top, y), Math.max(left, x), Math.max(top, y)] });
+    else this.select({ request, x, y });
+  }
+
   /** @param {Point[]} line */
   #addPath(line) {
     if (line.length < 2) return;
     const { pace, delay, smooth, letGo } = this.settings;
-    const fields = { ...this.#grid, [pace]: this.settings[pace], delay, ease: smooth ? "smooth" : "linear", release: letGo };
+    const fields = { ...this.#grid(line[0]), [pace]: this.settings[pace], delay, ease: smooth ? "smooth" : "linear", release: letGo };
     this.gestures.add("path", thin(line, CORNERS), fields);
   }
 
@@ -202,6 +223,16 @@ export class Stage {
     }
     return nearest;
   }
+}
+
+/** Is a point inside a closed line? @param {Point[]} outline @param {Point} point */
+function encloses(outline, [x, y]) {
+  let inside = false;
+  outline.forEach(([x0, y0], i) => {
+    const [x1, y1] = outline[(i + 1) % outline.length];
+    if ((y0 > y) !== (y1 > y) && x < x0 + ((y - y0) * (x1 - x0)) / (y1 - y0)) inside = !inside;
+  });
+  return inside;
 }
 
 /** At most `most` corners of a line, evenly chosen, both ends included. @param {Point[]} line @param {number} most */

@@ -4,7 +4,8 @@ import { VERSION, seconds } from "./connection.js";
 import { complain } from "./page.js";
 
 /** @typedef {"offline" | "idle" | "waiting" | "running" | "paused"} State */
-/** @typedef {{model: string, size: [number, number], fps: number, trained: boolean, capabilities: string[]}} Hello */
+/** @typedef {{model: string, size: [number, number], fps: number, trained: boolean, capabilities: string[], codecs: string[],
+ *             limits: Record<string, number>}} Hello */
 /** @typedef {{seed: number, steps?: number, recording?: string | null, session?: string, share?: string,
  *             frame?: number, paused?: boolean}} Started */
 
@@ -21,6 +22,7 @@ export class Studio extends EventTarget {
   /** @type {number | null} null: the model's own */ steps = null;
   /** @type {Partial<Started>} the stream that runs, or ran last */ stream = {};
   /** @type {string[]} that this browser decodes, best first */ codecs = ["jpeg"];
+  adaptive = false; // the stream looks at where it is anew, when the first view is left
   words = ""; // why there is no picture: no connection, a queue
   #starting = false; // asked for a stream that has not begun: what still comes belongs to the one before
   #branching = false; // what begins goes on from a recording
@@ -45,6 +47,7 @@ export class Studio extends EventTarget {
     on("started", (started) => this.#started(started));
     on("continued", (continued) => this.#continued(continued));
     on("chunk", (chunk) => this.#came(chunk));
+    on("selected", (selected) => this.#tell("selected", selected));
     on("accepted", (accepted) => this.#tell("accepted", accepted));
     on("failed", (failed) => this.#failed(failed));
     on("ended", () => !this.#starting && this.live && this.#over());
@@ -134,12 +137,12 @@ export class Studio extends EventTarget {
 
   /** A frame is on the screen that shows what was done at `sent`. @param {number} index @param {number} sent */
   showed(index, sent) {
-    if (this.live && !this.watching) this.connection.send("received", { frame: index, delay: Math.max(0, seconds() - sent) });
+    if (this.live && this.#acknowledges && !this.watching) this.connection.send("received", { frame: index, delay: Math.max(0, seconds() - sent) });
   }
 
-  /** Is a stream being taken up again that began before this page was loaded? */
-  get rejoining() {
-    return this.#starting && this.#adopting;
+  /** Does the server want to know what has come? */
+  get #acknowledges() {
+    return this.hello?.limits.grace !== undefined;
   }
 
   /** @param {any} hello */
@@ -166,7 +169,8 @@ export class Studio extends EventTarget {
   /** @param {string} type @param {object} fields */
   #ask(type, fields) {
     this.#starting = true;
-    this.connection.send(type, { protocol: VERSION, codecs: this.codecs, ...fields });
+    const choice = (this.hello?.codecs.length ?? 0) > 1 ? { codecs: this.codecs } : {};
+    this.connection.send(type, { protocol: VERSION, ...choice, ...fields });
   }
 
   #closed() {
@@ -188,6 +192,7 @@ export class Studio extends EventTarget {
       this.gestures.streaming = !this.watching;
       this.#tell("begin", started.frame ?? 0);
     }
+    if (this.adaptive && !this.watching) this.connection.send("refresh", { adaptive: true });
     this.#become(started.paused ? "paused" : "running");
   }
 
@@ -203,7 +208,7 @@ export class Studio extends EventTarget {
   /** @param {import("./connection.js").Chunk} chunk */
   #came(chunk) {
     if (!this.live || this.#starting) return;
-    this.connection.send("received", { frame: chunk.first });
+    if (this.#acknowledges) this.connection.send("received", { frame: chunk.first });
     if (this.#adopting && !this.watching) this.gestures.adopt(chunk);
     this.#adopting = false;
     this.#tell("chunk", chunk);
