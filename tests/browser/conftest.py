@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 REQUIRED = os.environ.get("MOTIONSTREAM_BROWSER") == "required"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -119,14 +119,15 @@ def visit(browser: Any, server: str, request: pytest.FixtureRequest) -> Iterator
     """Opens the page as one more visitor, with a browser context's options; errors in the page fail the test."""
     visitors = []
 
-    def visit(**options: Any) -> Visitor:
-        context = browser.new_context(viewport={"width": 1180, "height": 720}, **options)
+    def visit(path: str = "/", **options: Any) -> Visitor:
+        context = browser.new_context(**{"viewport": {"width": 1180, "height": 720}, **options})
         page = context.new_page()
         folder = request.config.getoption("--screenshots", None)
         visitors.append(Visitor(page, Path(folder) if folder else None))
-        page.goto(server)
-        visitors[-1].wait_for_state("Ready")
-        visitors[-1].wait_for_picture()
+        page.goto(server + path)
+        if path == "/":
+            visitors[-1].wait_for_state("Ready")
+            visitors[-1].wait_for_picture()
         return visitors[-1]
 
     yield visit
@@ -194,6 +195,16 @@ class Visitor:
         """Until the expression is true. (Playwright's own way evaluates in the page, where its policy forbids that.)"""
         wait_until(lambda: self.page.evaluate(script), script)
 
+    def look_at(self, frame: int) -> None:
+        """Scrub back to a frame."""
+        self.page.evaluate(
+            "frame => { const line = document.getElementById('timeline'); line.value = frame;"
+            " line.dispatchEvent(new Event('input')); }",
+            frame,
+        )
+        self.wait_for_state("Paused")
+        self.wait(f"document.getElementById('timeline').value === '{frame}'")
+
     def wait_for_picture(self) -> None:
         """The chosen picture is on the stage."""
         self.wait("document.querySelector('#stage[aria-busy=false]') !== null")
@@ -247,7 +258,12 @@ class Visitor:
             return
         self.screenshots.mkdir(parents=True, exist_ok=True)
         picture = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
-        picture.quantize(256, dither=Image.Dither.NONE).save(self.screenshots / f"{name}.png", optimize=True)
+        for bits in (6, 5):  # of a colour: nobody sees it, and the repository stays small
+            file = io.BytesIO()
+            ImageOps.posterize(picture, bits).save(file, "PNG", optimize=True)
+            if file.tell() < 300_000:
+                break
+        (self.screenshots / f"{name}.png").write_bytes(file.getvalue())
 
 
 class Sight:

@@ -29,10 +29,7 @@ def test_looking_back_shows_what_was_shown(visitor) -> None:
     first = visitor.picture()
     visitor.key("Enter")
     visitor.wait_for_frame(30)
-    visitor.page.evaluate(
-        "(line => { line.value = 0; line.dispatchEvent(new Event('input')); })(document.getElementById('timeline'))"
-    )
-    visitor.wait_for_state("Paused")
+    visitor.look_at(0)
     visitor.wait("document.getElementById('clock').textContent === '0:00.0'")
     assert difference(visitor.picture(), first) < 12, "frame 0 is the picture"
     visitor.key(".")

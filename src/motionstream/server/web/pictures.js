@@ -46,7 +46,7 @@ export function markChosen(name) {
   for (const button of /** @type {Iterable<HTMLElement>} */ (find("gallery").children)) {
     const chosen = button.dataset.name === name;
     button.setAttribute("aria-selected", String(chosen));
-    if (chosen) find("fitted").textContent = button.dataset.about ?? "";
+    if (chosen) find("fitted").textContent = find("fitted").title = button.dataset.about ?? "";
   }
 }
 

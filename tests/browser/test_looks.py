@@ -1,0 +1,79 @@
+"""The page's states in light and dark, on a laptop and a phone: nothing overlaps, jumps or is cut off.
+
+With ``--screenshots`` the pictures of docs/studio are made here.
+"""
+
+from typing import Any
+
+import pytest
+
+LAPTOP, PHONE = {"width": 1280, "height": 760}, {"width": 390, "height": 844}
+PLACES = "['stage', 'start', 'pause', 'timeline', 'tools', 'gallery', 'prompt', 'seed']"
+
+
+def boxes(visitor: Any) -> dict[str, list[float]]:
+    """Where the parts of the page are."""
+    return visitor.page.evaluate(
+        f"Object.fromEntries({PLACES}.map(id => {{ const box = document.getElementById(id).getBoundingClientRect();"
+        " return [id, [box.x, box.y + scrollY, box.width, box.height].map(Math.round)]; }))"
+    )
+
+
+def check_it_fits(visitor: Any) -> None:
+    assert visitor.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off sideways"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_laptop(visit, until, scheme: str) -> None:
+    visitor = visit(viewport=LAPTOP, color_scheme=scheme)
+    visitor.choose("Coffee")
+    visitor.page.fill("#seed", "1")
+    visitor.snap(f"ready-{scheme}")
+    before = boxes(visitor)
+    visitor.tool("pin")
+    for corner in ((12, 12), (115, 12), (12, 115), (115, 115)):
+        visitor.click(*corner)
+    visitor.tool("path")
+    visitor.stroke((62, 20), (74, 28), (70, 40), (60, 44))
+    visitor.tool("press")
+    visitor.stroke((84, 90), (74, 94), let_go=False)
+    until(lambda: visitor.has_dot("press", 74, 94) and len(visitor.dots("path")), "all are in the stream")
+    visitor.wait_for_frame(60)
+    visitor.snap(f"streaming-{scheme}")
+    visitor.page.mouse.up()
+    visitor.key(" ")
+    visitor.wait_for_state("Paused")
+    visitor.snap(f"paused-{scheme}")
+    visitor.tool("press")
+    assert boxes(visitor) == before, "nothing has jumped"
+    check_it_fits(visitor)
+    visitor.key("?")
+    visitor.page.wait_for_selector("dialog[open]")
+    visitor.snap(f"help-{scheme}")
+
+
+def test_a_phone(visit, until) -> None:
+    visitor = visit(viewport=PHONE, color_scheme="dark", has_touch=True, is_mobile=True, device_scale_factor=2)
+    check_it_fits(visitor)
+    before = boxes(visitor)
+    assert before["stage"][2] == PHONE["width"], "the picture is as wide as the phone"
+    assert before["pause"][1] + before["pause"][3] <= PHONE["height"], "the stream's buttons are seen without scrolling"
+    visitor.tool("pin")
+    visitor.page.touchscreen.tap(*visitor.place(30, 30))
+    assert visitor.has_dot("pin", 30, 30)
+    visitor.page.tap("#start")
+    visitor.wait_for_frame(9)
+    assert boxes(visitor) == before, "nothing has jumped"
+    visitor.snap("phone")
+
+
+def test_the_theme_is_chosen_and_kept(visit) -> None:
+    visitor = visit(color_scheme="light")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light = visitor.page.evaluate(colour)
+    visitor.page.click("#theme")
+    dark = visitor.page.evaluate(colour)
+    assert dark != light
+    visitor.page.reload()
+    visitor.wait_for_state("Ready")
+    assert visitor.page.evaluate(colour) == dark
