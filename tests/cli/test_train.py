@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,16 @@ def test_export_makes_a_model_that_streams(finished, tmp_path):
     for name, value in trainee.text.state_dict().items():
         assert torch.allclose(pipeline.parts.text_encoder.state_dict()[name], value, atol=1e-3), name
     assert [path.name for path in target.parent.iterdir()] == ["mine"]
+
+
+def test_export_leaves_later_stages_out(finished, tmp_path):
+    folder, trainee = finished
+    save_weights(weights_path(folder, "teacher"), trainee.state_dict())
+    arguments = ["train", "export", "--recipe", "debug", "--folder", str(folder), "-o", str(tmp_path / "teacher")]
+    assert main([*arguments, "--through", "teacher"]) == 0
+    settings = json.loads((tmp_path / "teacher" / "model.json").read_text())
+    assert settings["stages"] == ["teacher"]
+    assert main(["train", "teacher", "--recipe", "debug", "--folder", str(folder), "--through", "causal"]) == 2
 
 
 def test_export_replaces_a_model_and_leaves_other_files(finished, tmp_path):

@@ -34,6 +34,7 @@ Examples:
     stage: tyro.conf.Positional[
         Literal[
             "autoencoder",
+            "mixer",
             "teacher",
             "teacher-forcing",
             "causal",
@@ -84,6 +85,8 @@ Examples:
     """Of --dry-run: the share of the peak speed that is reached."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Of export alone: the folder to write."""
+    through: Literal["teacher", "causal"] | None = None
+    """Of export alone: leave out what later stages made, for comparisons (`evaluate compare`)."""
 
     def run(self) -> None:
         """Train the stage, or all of them, or export."""
@@ -91,6 +94,8 @@ Examples:
         if (self.output is not None) != (self.stage == "export"):
             needs = "needs -o DIR, the folder to write" if self.output is None else "takes no -o; only export does"
             raise ValueError(f"train {self.stage} {needs}")
+        if self.through is not None and self.stage != "export":
+            raise ValueError(f"train {self.stage} takes no --through; only export does")
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--folder {self.folder} is a file; name a folder")
         from motionstream.training.recipes import check_data
@@ -99,7 +104,7 @@ Examples:
         if self.output is not None:
             from motionstream.training.export import export
 
-            export(recipe, self.folder, self.output)
+            export(recipe, self.folder, self.output, self.through)
             print(f"{self.output}: the model; use it with --model {shlex.quote(str(self.output))}")
             return
         if self.stage != "all" and self.stage not in (*recipe.stages, *recipe.optional_stages):

@@ -15,18 +15,21 @@ from motionstream.training.sources import base, begin, finished, load_autoencode
 from motionstream.training.trainee import Trainee
 
 
-def export(recipe: Recipe, folder: Path, target: Path) -> None:
+def export(recipe: Recipe, folder: Path, target: Path, through: str | None = None) -> None:
     """Make a model's folder of the finished stages in ``folder``, for ``MotionStreamPipeline.from_pretrained``.
 
-    The student is Self-Forcing's where that stage is finished, the causal stage's otherwise; the folder says which.
+    ``through``: "teacher" or "causal" leaves the later stages out, for comparisons with what they added. Otherwise the
+    student is Self-Forcing's where that stage is finished, the causal stage's otherwise; the folder says which.
     It has a tiny decoder where that stage is finished or the base has one, and its config names none otherwise.
     ``target`` is created, or its model replaced (other files in it stay). Everything is written beside it first, so
     that a failure leaves it as it was. Raises ValueError for a stage that is missing and a target that is no model's.
     """
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / "model.json").is_file()):
         raise ValueError(f"{target} is no model's folder and not empty; name a new one")
-    stages = ["teacher", "causal"]
-    if weights_path(folder, "self-forcing").exists():
+    if through not in (None, "teacher", "causal"):
+        raise ValueError(f"through {through!r}; give teacher or causal")
+    stages = ["teacher"] if through == "teacher" else ["teacher", "causal"]
+    if through is None and weights_path(folder, "self-forcing").exists():
         stages.append("self-forcing")
     tiny = _tiny(recipe, folder)
     recipe = replace(recipe, model=replace(recipe.model, tiny_decoder=None if tiny is None else tiny.config))

@@ -1,0 +1,295 @@
+"""What the paper claims and what ``nano`` shows, from the results that ``runs/reproduction.sh`` has left.
+
+    python benchmarks/reproduction.py --results benchmarks/results/reproduction --output docs/reproduction.md
+
+Nothing is computed here: every figure is read from a JSON file, whose command, commit and machine the page names. A
+verdict is a rule on intervals, written beside its claim; where a file is missing the page says that it was not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motionstream.media import atomic_path
+
+AGREES, DISAGREES, OPEN, UNTESTABLE = "agrees", "disagrees", "no difference seen", "not testable at this size"
+Result = dict[str, Any]
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``shown``: what was measured, in words and numbers, and the ``verdict`` on it."""
+
+    shown: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``said``: the paper's, with its place. ``file``: the result that ``judge`` looks at; none if nothing can be."""
+
+    title: str
+    said: str
+    file: str | None
+    judge: Callable[[Result], Finding]
+
+
+def interval(values: Values, digits: int = 2) -> str:
+    value, low, high = (f"{values[part]:+.{digits}f}" for part in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def below(values: Values) -> str:
+    """The claim is that this difference lies below zero."""
+    return AGREES if values["high"] < 0 else DISAGREES if values["low"] > 0 else OPEN
+
+
+def above(values: Values) -> str:
+    return below({"value": -values["value"], "low": -values["high"], "high": -values["low"]})
+
+
+def pair(result: Result, of: str, minus: str) -> Result:
+    """The comparison whose two names end so."""
+    for found in result["comparisons"]:
+        if found["of"].endswith(of) and found["minus"].endswith(minus):
+            return dict(found)
+    raise LookupError(f"no comparison of {of} with {minus}")
+
+
+def drift_pair(result: Result, of: str, minus: str) -> tuple[Values, Values]:
+    """Differences of PSNR and of end-point error over the last seconds."""
+    found = pair(result["last_seconds"], of, minus)
+    return found["psnr_difference"], found["epe_difference"]
+
+
+def line(result: Result, causal: str) -> Result:
+    return next(dict(found) for found in result["lines"] if found["causal"] == causal)
+
+
+def seconds(result: Result) -> str:
+    settings = result["settings"]
+    return f"{settings['clips']} scenes of {settings['seconds']:g} s"
+
+
+def sink(result: Result) -> Finding:
+    psnr, epe = drift_pair(result, " c3s0w1", " c3s1w1")
+    lost = {pattern: line(result, pattern)["decline"]["psnr"] for pattern in ("c3s1w1", "c3s0w1")}
+    shown = (
+        f"{seconds(result)}, last 5 s, without the sink minus with it: {interval(psnr)} dB of what is still, EPE "
+        f"{interval(epe)} px. From the first 5 s to the last: {interval(lost['c3s1w1'])} dB with it, "
+        f"{interval(lost['c3s0w1'])} dB without."
+    )
+    return Finding(shown, below(psnr))
+
+
+def sinks(result: Result) -> Finding:
+    psnr, epe = drift_pair(result, " c3s2w1", " c3s1w1")
+    small = max(abs(psnr["low"]), abs(psnr["high"])) < MARGINAL
+    verdict = AGREES if small else DISAGREES if abs(psnr["value"]) >= MARGINAL else OPEN
+    return Finding(f"Two sinks minus one: {interval(psnr)} dB, EPE {interval(epe)} px.", verdict)
+
+
+def window(result: Result) -> Finding:
+    found = {w: drift_pair(result, f" c3s1w{w}", " c3s1w1") for w in (2, 3)}
+    parts = [f"window {w} minus window 1: {interval(p)} dB, EPE {interval(e)} px" for w, (p, e) in found.items()]
+    return Finding("; ".join(parts).capitalize() + ".", below(found[3][0]))
+
+
+def chunk_one(result: Result) -> Finding:
+    psnr, epe = drift_pair(result, " c1s1w1", " c3s1w1")
+    return Finding(
+        f"{seconds(result)} held drags, last 5 s, chunks of 1 minus chunks of 3: {interval(psnr)} dB, EPE "
+        f"{interval(epe)} px. The student was trained on chunks of 3 alone.",
+        below(psnr),
+    )
+
+
+def chunk_speed(result: Result) -> Finding:
+    found = {size: line(result, f"c{size}s1w1") for size in (1, 3, 7)}
+    parts = [f"chunk {size}: {own['fps']:.1f} fps, {own['latency']:.2f} s" for size, own in found.items()]
+    late = found[1]["latency"] < found[3]["latency"] < found[7]["latency"]
+    verdict = AGREES if late and found[1]["fps"] < found[3]["fps"] else DISAGREES
+    return Finding("; ".join(parts).capitalize() + " (a shared machine).", verdict)
+
+
+def compared_rows(found: Result) -> str:
+    epe = "" if found["epe_mean"] is None else f", EPE {interval(found['epe_mean'])} px"
+    return (
+        f"{found['of']} minus {found['minus']}: {interval(found['psnr'])} dB{epe}, blocks {interval(found['blocks'])}"
+    )
+
+
+def steps(result: Result) -> Finding:
+    few, more = (pair(result, f" {name}", " 3 steps") for name in ("2 steps", "4 steps"))
+    one = pair(result, " 1 step", " 3 steps")
+    shown = "; ".join(compared_rows(found) for found in (one, few, more)) + "."
+    verdict = below(few["psnr"])
+    return Finding(shown, verdict)
+
+
+def guidance(result: Result) -> Finding:
+    rows = [pair(result, f" {kind}", " joint") for kind in ("plain", "text", "motion")]
+    motion = rows[2]
+    follows = motion["epe_mean"]
+    shown = "; ".join(compared_rows(found) for found in rows) + "."
+    return Finding(shown, OPEN if follows is None else below(follows))
+
+
+def stages(result: Result) -> Finding:
+    first = next(iter(result["ways"]))
+    rows = [found for found in result["comparisons"] if found["minus"] == first]
+    own = [f"{name}: {row['psnr']:.2f} dB, EPE {row['epe_mean']:.2f} px" for name, row in result["ways"].items()]
+    shown = "; ".join(own) + ". " + "; ".join(compared_rows(found) for found in rows) + "."
+    return Finding(shown, below(rows[-1]["psnr"]))
+
+
+def release(result: Result) -> Finding:
+    masked, after = (pair(result, f" {arm}", " held") for arm in ("masked", "after"))
+    shown = "; ".join(
+        f"{name} minus held: jump {interval(found['jump'])} levels, EPE {interval(found['epe'])} px"
+        for name, found in (("masked in mid-chunk", masked), ("masked from the next chunk on", after))
+    )
+    return Finding(shown + ".", OPEN if masked["jump"]["low"] <= 0 else DISAGREES)
+
+
+def nothing(why: str) -> Callable[[Result], Finding]:
+    return lambda result: Finding(why, UNTESTABLE)
+
+
+MARGINAL = 0.3
+"""dB within which a gain is called marginal."""
+
+CLAIMS = (
+    Claim(
+        "A sink",
+        "Without sink tokens long-term generation degrades (table 4: LPIPS .501 against .464, EPE 26.6 against 25.3; "
+        "figures 6, A3).",
+        "sink-window.json",
+        sink,
+    ),
+    Claim("More sinks", "Additional sinks give only marginal gains (figure 6).", "sink-window.json", sinks),
+    Claim(
+        "Longer windows",
+        "Larger windows degrade performance, as attending to long-past history lets errors accumulate (figure 6).",
+        "sink-window.json",
+        window,
+    ),
+    Claim(
+        "Chunks of one latent frame",
+        "Significant loss of quality (table 4: LPIPS .597, EPE 76.2; .464 and 25.3 with chunks of 3).",
+        "chunks.json",
+        chunk_one,
+    ),
+    Claim(
+        "Chunk size and latency",
+        "Small chunks lower throughput, large ones raise latency (table 4, figure A2: 13.3 fps and .30 s with 1, 16.9 "
+        "fps and .70 s with 3).",
+        "chunks.json",
+        chunk_speed,
+    ),
+    Claim(
+        "Steps",
+        "Two steps are noticeably worse than three, more than three marginally better (figure A2).",
+        "steps.json",
+        steps,
+    ),
+    Claim(
+        "Guidance",
+        "Motion guidance follows most accurately at the cost of the picture, joint guidance balances (section 4.3).",
+        "guidance.json",
+        guidance,
+    ),
+    Claim(
+        "Teacher and student",
+        "The distilled student is somewhat less accurate than the teacher (table 1: PSNR 16.7 against 17.8, EPE 4.2 "
+        "against 2.7) and twenty times as fast.",
+        "stages.json",
+        stages,
+    ),
+    Claim(
+        "Masking at the release of a drag",
+        "Masking tracks in mid-clip while training avoids that things jump or vanish when let go (section 3.1).",
+        "release.json",
+        release,
+    ),
+    Claim(
+        "Track representation",
+        "Random ids with a learned head follow better than tracks drawn as colours, and encode faster (table 3).",
+        None,
+        nothing("`nano` knows what to move from the content it carries along, which makes ids nearly superfluous."),
+    ),
+    Claim(
+        "Tiny decoder",
+        "It costs little quality and doubles the speed (table A2).",
+        None,
+        nothing("`nano`'s autoencoder is linear; a tiny decoder is no faster (docs/log.md)."),
+    ),
+    Claim(
+        "Text",
+        "Captions enable what tracks cannot say, such as a rainbow (figure 5).",
+        None,
+        nothing("`nano` has been shown a few effects only (see its model card)."),
+    ),
+)
+
+
+def page(folder: Path) -> str:
+    """The page, as Markdown."""
+    lines = [
+        "# Reproduction",
+        "",
+        "The paper's ablations, asked of the embedded model. It has some five million parameters (the paper's 1.3",
+        "billion) and sees rendered scenes of 128×128, so a disagreement may be the size's. Intervals are 95 %,",
+        "paired, clips resampled. A verdict is a rule on one: *agrees* where all of it lies on the claim's side of",
+        f"zero, *disagrees* where all of it lies on the other, *{OPEN}* where it contains zero. `runs/reproduction.sh`",
+        "makes the results and this page.",
+        "",
+        "| | the paper | here | |",
+        "|---|---|---|---|",
+    ]
+    used: dict[str, Result] = {}
+    for claim in CLAIMS:
+        finding = judge(claim, folder, used)
+        lines.append(f"| **{claim.title}** | {claim.said} | {finding.shown} | **{finding.verdict}** |")
+    lines += ["", "## Made by", ""]
+    for name, result in used.items():
+        made = result["environment"]
+        lines.append(
+            f"- `{name}`: `{made['command']}`, commit {made['commit'] or 'unknown'}, {made['processor']}, "
+            f"{made['threads']} of {made['cores']} threads, torch {made['versions']['torch']}, "
+            f"{result['seconds']:.0f} s"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def judge(claim: Claim, folder: Path, used: dict[str, Result]) -> Finding:
+    """The finding; a result that is not there, or lacks a row, is said to be so."""
+    if claim.file is None:
+        return claim.judge({})
+    path = folder / claim.file
+    if not path.is_file():
+        return Finding("not run", "not run")
+    result = used.setdefault(claim.file, json.loads(path.read_text()))
+    try:
+        return claim.judge(result)
+    except LookupError as error:
+        return Finding(f"not run ({error})", "not run")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/reproduction"))
+    parser.add_argument("--output", type=Path, default=Path("docs/reproduction.md"))
+    options = parser.parse_args()
+    with atomic_path(options.output, [".md"]) as path:
+        path.write_text(page(options.results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The paper's ablations on the embedded model, and docs/reproduction.md from what they find. One core; some hours with the
+# defaults, minutes with CLIPS=4 SECONDS_LONG=20.
+#   TEACHER=work/nano/teacher CAUSAL=work/nano/causal runs/reproduction.sh
+# TEACHER and CAUSAL: models of the earlier stages (motionstream train export --through teacher, --through causal). Without
+# them what needs them is left out. ONLY="steps release" runs some; EXTRA: options of every evaluation.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+BIN=${BIN:-.venv/bin}
+MODEL=${MODEL:-nano}
+CLIPS=${CLIPS:-16}
+SECONDS_LONG=${SECONDS_LONG:-60}
+RESULTS=${RESULTS:-benchmarks/results/reproduction}
+PAGE=${PAGE:-docs/reproduction.md}
+ONLY=${ONLY:-sink-window chunks steps guidance stages release}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
+mkdir -p "$RESULTS"
+
+evaluate() {  # evaluate NAME KIND OPTION...: where NAME is asked for, into its file
+  case " $ONLY " in *" $1 "*) ;; *) return 0 ;; esac
+  "$BIN"/python -m motionstream evaluate "$2" --clips "$CLIPS" --output "$RESULTS/$1.json" ${EXTRA:-} "${@:3}"
+}
+
+evaluate sink-window drift --model "$MODEL" --seconds "$SECONDS_LONG" --causal c3s1w1 --causal c3s0w1 --causal c3s2w1 \
+  --causal c3s1w2 --causal c3s1w3
+evaluate chunks drift --model "$MODEL" --seconds 10 --held --causal c3s1w1 --causal c1s1w1 --causal c7s1w1
+evaluate steps compare --model "$MODEL" --steps 3 --steps 1 --steps 2 --steps 4
+if [ -n "${TEACHER:-}" ]; then
+  evaluate guidance compare --model "$TEACHER" --guidance joint --guidance plain --guidance text --guidance motion
+  evaluate stages compare --model "$TEACHER" ${CAUSAL:+--model "$CAUSAL"} --model "$MODEL"
+fi
+evaluate release release --model "$MODEL"
+"$BIN"/python benchmarks/reproduction.py --results "$RESULTS" --output "$PAGE"

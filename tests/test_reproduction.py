@@ -1,0 +1,57 @@
+"""The page of the paper's claims: verdicts follow from intervals, and what was not run is said not to be."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from reproduction import AGREES, DISAGREES, OPEN, above, below, interval, page, pair  # noqa: E402
+
+
+def values(low, high):
+    return {"value": (low + high) / 2, "low": low, "high": high}
+
+
+def test_verdicts_are_where_the_interval_lies():
+    assert below(values(-2, -1)) == above(values(1, 2)) == AGREES
+    assert below(values(1, 2)) == above(values(-2, -1)) == DISAGREES
+    assert below(values(-1, 1)) == above(values(-1, 1)) == OPEN
+    assert interval(values(-0.5, 1)) == "+0.25 [-0.50, +1.00]"
+    found = {"comparisons": [{"of": "a 2 steps", "minus": "a 3 steps"}]}
+    assert pair(found, " 2 steps", " 3 steps") == found["comparisons"][0]
+    with pytest.raises(LookupError, match="no comparison of"):
+        pair(found, " 4 steps", " 3 steps")
+
+
+def test_a_folder_without_results_makes_a_page_that_says_so(tmp_path):
+    text = page(tmp_path)
+    assert text.count("| **not run** |") == 9 and text.count("| **not testable at this size** |") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_script_evaluates_and_writes_the_page(tmp_path):
+    """At debug size, the shortest."""
+    environment = os.environ | {
+        "BIN": str(Path(sys.executable).parent),
+        "MODEL": "debug",
+        "EXTRA": "--untrained",
+        "CLIPS": "1",
+        "ONLY": "steps",
+        "RESULTS": str(tmp_path / "results"),
+        "PAGE": str(tmp_path / "page.md"),
+        "PYTHONPATH": str(ROOT / "src"),
+    }
+    script = ROOT / "runs" / "reproduction.sh"
+    done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
+    assert set(results) == {"steps"}
+    text = (tmp_path / "page.md").read_text()
+    assert text.count("| **not run** |") == 8 and "`steps.json`: `motionstream evaluate compare" in text
