@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -45,6 +46,20 @@ def test_an_mp4_plays_at_its_rate_and_shows_the_same(tmp_path: Path) -> None:
     film.close()
     frames, fps = read_video(tmp_path / "a.mp4")
     assert fps == 16 and np.array_equal(frames, np.stack(list(frames_of(tmp_path / "a.h264")))[:21])
+
+
+def test_every_chunk_begins_with_a_key_frame_that_needs_nothing_before_it(tmp_path: Path) -> None:
+    film = Film(tmp_path / "a.h264", (48, 64), 24)
+    sizes = []
+    for count, first in ((9, 0), (12, 9), (12, 21)):
+        film.append(chunk(count, first))
+        sizes.append((tmp_path / "a.h264").stat().st_size)
+    film.close()
+    with av.open(str(tmp_path / "a.h264"), format="h264") as container:
+        keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+    assert [number for number, key in enumerate(keys) if key] == [0, 9, 21]
+    (tmp_path / "tail.h264").write_bytes((tmp_path / "a.h264").read_bytes()[sizes[0] :])
+    assert close(np.stack(list(frames_of(tmp_path / "tail.h264"))), np.concatenate([chunk(12, 9), chunk(12, 21)]))
 
 
 def test_what_a_crash_leaves_is_read(tmp_path: Path) -> None:
