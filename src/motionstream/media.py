@@ -30,7 +30,6 @@ MAX_VIDEO_PIXELS = 1_000_000_000  # of one video read at once: 3 GB of memory
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEO_SUFFIXES = (".mp4",)
-
 # Only containers that hold their own data: a playlist could name other files or addresses.
 VIDEO_CONTAINERS = "mov,mp4,matroska,webm,avi,gif,mpegts"
 
@@ -276,38 +275,42 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 
         writer.write(frames)
 
 
-def read_video(path: str | Path, *, fps: float | None = None, limit: int | None = None) -> tuple[np.ndarray, float]:
+def read_video(
+    path: str | Path, *, fps: float | None = None, limit: int | None = None, side: int | None = None
+) -> tuple[np.ndarray, float]:
     """Read a video as (uint8 (T, H, W, 3), frames per second), upright.
 
-    `fps` resamples by the frames' time stamps (phones vary their rate) to what a player would show; without
-    it the frames come as stored, with their average rate. `limit` stops after so many frames. A file that
-    breaks off (a recording cut by a crash) gives its whole frames and a warning. Raises ValueError, naming
-    path and remedy, for a missing file, one without video, one above MAX_FRAMES or MAX_VIDEO_PIXELS.
+    `fps` resamples by the frames' time stamps (phones vary their rate) to what a player would show; without it
+    the frames come as stored, with their average rate. `limit` stops after so many frames, `side` reduces their
+    longer side. A file that breaks off (a recording cut by a crash) gives its whole frames and a warning. Raises
+    ValueError, naming path and remedy, for no file, no video, one above MAX_FRAMES or MAX_VIDEO_PIXELS.
     """
-    if (fps is not None and not fps > 0) or (limit is not None and limit < 1):
-        raise ValueError(f"fps = {fps}, limit = {limit}: both must be above 0")
+    if any(each is not None and not each > 0 for each in (fps, limit, side)):
+        raise ValueError(f"fps = {fps}, limit = {limit}, side = {side}: all must be above 0")
     _check_input(path)
     try:
         options = {"format_whitelist": VIDEO_CONTAINERS, "protocol_whitelist": "file"}
         with av.open(str(path), options=options) as container:
-            return _read_frames(path, container, fps, limit)
+            return _read_frames(path, container, fps, limit, side)
     except av.FFmpegError as error:
         raise ValueError(f"cannot read {path}: it is no video or damaged; convert it to MP4") from error
 
 
 def _read_frames(
-    path: str | Path, container: InputContainer, fps: float | None, limit: int | None
+    path: str | Path, container: InputContainer, fps: float | None, limit: int | None, side: int | None
 ) -> tuple[np.ndarray, float]:
     stream = container.streams.video[0] if container.streams.video else None
     native = float((stream and (stream.average_rate or stream.guessed_rate)) or 0)
-    # A file cut short can open and have no stream, one without rate or one without decoder.
     if stream is None or stream.codec_context is None or native == 0:
+        # A file cut short can open and have no stream, one without rate or one without decoder.
         raise ValueError(f"cannot read {path}: it holds no video or is cut short; copy or convert it again")
-    pixels = stream.codec_context.height * stream.codec_context.width
-    if pixels > MAX_PIXELS:
-        raise _too_large(path, f"frames of {pixels} pixels")
-    most = min(MAX_FRAMES, MAX_VIDEO_PIXELS // max(pixels, 1))
-    timed = _decode(path, container, native)
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise _too_large(path, f"frames of {width * height} pixels")
+    scale = min(1.0, (side or MAX_PIXELS) / max(width, height, 1))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    most = min(MAX_FRAMES, MAX_VIDEO_PIXELS // (size[0] * size[1]))
+    timed = _decode(path, container, native, None if scale == 1 else size)
     frames: list[np.ndarray] = []
     for frame in (frame for _, frame in timed) if fps is None else resample(timed, fps, 1 / native):
         if len(frames) == limit:
@@ -320,9 +323,9 @@ def _read_frames(
     return np.stack(frames), fps or native
 
 
-def _decode(path: str | Path, container: InputContainer, native: float) -> Timed:
-    """The frames of the first video stream, upright, with their times in seconds."""
-    width = height = None  # the first frame's, which all get: a stream may change its size on the way
+def _decode(path: str | Path, container: InputContainer, native: float, size: tuple[int, int] | None) -> Timed:
+    """The frames of the first video stream, upright, of `size` (width, height), with their times in seconds."""
+    width, height = size or (None, None)  # the first frame's, which all get: a stream may change it on the way
     try:
         for number, frame in enumerate(container.decode(video=0)):
             width, height = width or frame.width, height or frame.height

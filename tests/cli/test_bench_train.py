@@ -139,6 +139,39 @@ def test_streaming_takes_no_option_of_training(capsys, option):
     assert f"bench stream takes no {option[0]}; only bench train does" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "others"),
+    [
+        (["--chunks", "7"], "bench stream does"),
+        (["--decoder", "tiny"], "bench stream does"),
+        (["--threads", "1"], "bench stream and bench train do"),
+        (["--steps", "3"], "bench train does"),
+    ],
+)
+def test_serving_takes_no_option_of_the_others(capsys, option, others):
+    assert main(["bench", "serve", "--preset", "debug", "--untrained", *option]) == 2
+    assert f"bench serve takes no {option[0]}; only {others}" in capsys.readouterr().err
+
+
+def test_serving_measures_as_asked(monkeypatch, capsys, tmp_path):
+    from motionstream.server import measure
+
+    asked = []
+
+    def bench(*given, **options):
+        asked.append((given, options["codec"]))
+        return {"benchmark": "serve"}
+
+    monkeypatch.setattr(measure, "bench_serve", bench)
+    monkeypatch.setattr(measure, "print_serve", lambda result: None)
+    output = tmp_path / "serve.json"
+    arguments = ["--sessions", "1", "3", "--minutes", "0.5", "--codec", "jpeg", "--output", str(output)]
+    assert main(["bench", "serve", *arguments]) == 0
+    assert asked == [(("nano", (1, 3), 20.0, 0.5), "jpeg")]
+    command = "motionstream bench serve --preset nano --seconds 20 --sessions 1 3 --minutes 0.5 --codec jpeg"
+    assert json.loads(output.read_text()) == {"benchmark": "serve", "command": command}
+
+
 def test_a_workload_checks_itself():
     config = workload("debug").config
     for wrong in ({"stage": "decoder"}, {"data": "dreamt"}, {"batch": 0}):

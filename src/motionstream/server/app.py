@@ -17,6 +17,7 @@ from motionstream.server.guard import Access, Guard
 from motionstream.server.kept import add_sessions
 from motionstream.server.metrics import CONTENT_TYPE, Metrics
 from motionstream.server.pictures import Example, Pictures, add_pictures
+from motionstream.server.videos import Videos, add_videos
 from motionstream.server.viewer import Viewer, Watcher
 
 WEB = Path(__file__).parent / "web"
@@ -35,6 +36,7 @@ def create_app(
     app.add_middleware(Guard, access=access or Access())
     _add_pages(app, engine)
     add_pictures(app, engine, pictures)
+    add_videos(app, engine, Videos(lambda: engine.pipeline.config.fps))
     if engine.library is not None:
         add_sessions(app, engine.library)
     metrics = Metrics(engine)

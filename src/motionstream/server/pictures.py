@@ -126,12 +126,12 @@ def check_ready(engine: Engine) -> None:
         raise HTTPException(503, str(error)) from None
 
 
-async def receive(request: Request, path: Path, most: int) -> None:
+async def receive(request: Request, path: Path, most: int, remedy: str = "scale it down first") -> None:
     """Write a request's body to a file; 413 beyond ``most`` bytes, whatever its header says about the length."""
     size = 0
     with path.open("wb") as file:
         async for part in request.stream():
             size += len(part)
             if size > most:
-                raise HTTPException(413, f"the file is larger than {most // 2**20} MB; scale it down first")
+                raise HTTPException(413, f"the file is larger than {most // 2**20} MB; {remedy}")
             file.write(part)
