@@ -133,7 +133,7 @@ def visit(browser: Any, server: str, request: pytest.FixtureRequest) -> Iterator
     yield visit
     problems = [problem for visitor in visitors for problem in visitor.problems]
     for visitor in visitors:
-        visitor.page.context.close()
+        visitor.leave()
     assert problems == []
 
 
@@ -173,6 +173,15 @@ class Visitor:
     def choose(self, title: str) -> None:
         self.page.click(f"#gallery button[title='{title}']")
         self.wait_for_picture()
+
+    def leave(self) -> None:
+        """End the stream, which would wait a while for its visitor to come back, and close the page."""
+        if self.page.is_visible("#start") and self.page.inner_text("#start").strip() == "Stop":
+            if self.page.locator("dialog[open]").count():
+                self.key("Escape")
+            self.page.click("#start")
+            self.wait_for_state("Ready")
+        self.page.context.close()
 
     def click(self, x: float, y: float) -> None:
         self.page.mouse.click(*self.place(x, y))

@@ -23,7 +23,6 @@ def test_what_is_dragged_goes_along_and_the_pinned_corners_stay(visitor, sight, 
     visitor.wait_for_state("Streaming")
     until(lambda: visitor.has_dot("press", 68, 96), "the points are where the pointer is")
     until(lambda: near(spoon.moved(visitor.picture()), (-16, 6)), "the spoon is where the pointer is")
-    visitor.snap("drag")
     assert all(visitor.has_dot("pin", *corner) for corner in CORNERS)
     assert [corner.stayed(visitor.picture()) for corner in corners] == [True] * 4
     visitor.page.mouse.up()
@@ -44,5 +43,4 @@ def test_what_walks_a_drawn_path_goes_along_it(visitor, sight, until) -> None:
     visitor.key("Enter")
     until(lambda: visitor.has_dot("path", 68, 96), "the points have walked to the end")
     until(lambda: near(spoon.moved(visitor.picture()), (-16, 6)), "and the spoon with them")
-    visitor.snap("path")
     assert [corner.stayed(visitor.picture()) for corner in corners] == [True] * 4

@@ -28,7 +28,8 @@ def test_a_laptop(visit, until, scheme: str) -> None:
     visitor = visit(viewport=LAPTOP, color_scheme=scheme)
     visitor.choose("Coffee")
     visitor.page.fill("#seed", "1")
-    visitor.snap(f"ready-{scheme}")
+    if scheme == "light":
+        visitor.snap("ready")
     before = boxes(visitor)
     visitor.tool("pin")
     for corner in ((12, 12), (115, 12), (12, 115), (115, 115)):
@@ -43,13 +44,15 @@ def test_a_laptop(visit, until, scheme: str) -> None:
     visitor.page.mouse.up()
     visitor.key(" ")
     visitor.wait_for_state("Paused")
-    visitor.snap(f"paused-{scheme}")
+    if scheme == "dark":
+        visitor.snap("paused")
     visitor.tool("press")
     assert boxes(visitor) == before, "nothing has jumped"
     check_it_fits(visitor)
     visitor.key("?")
     visitor.page.wait_for_selector("dialog[open]")
-    visitor.snap(f"help-{scheme}")
+    if scheme == "dark":
+        visitor.snap("help")
 
 
 def test_a_phone(visit, until) -> None:

@@ -16,7 +16,6 @@ def test_enter_begins_and_ends_and_space_pauses(visitor) -> None:
     held, frame = visitor.picture(), visitor.frame
     visitor.page.wait_for_timeout(500)
     assert visitor.frame == frame and np.array_equal(visitor.picture(), held)
-    visitor.snap("paused")
     visitor.page.click("#pause")
     visitor.wait_for_state("Streaming")
     visitor.wait_for_frame(frame + 12)

@@ -1,0 +1,58 @@
+"""Coming back after a reload, and others who watch."""
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+
+from motionstream.client import Client
+
+
+def test_a_reload_in_mid_stream_changes_nothing(visitor, until) -> None:
+    visitor.tool("pin")
+    visitor.click(30, 30)
+    visitor.key("Enter")
+    visitor.wait_for_frame(12)
+    visitor.page.reload()
+    visitor.wait_for_state("Streaming")
+    visitor.wait_for_frame(13)
+    until(lambda: visitor.has_dot("pin", 30, 30), "the pin is where it was")
+    visitor.tool("erase")
+    visitor.click(30, 30)
+    visitor.wait_for_frame(visitor.frame + 24)
+    assert len(visitor.dots("pin")) == 0, "and obeys the page that was loaded since"
+
+
+def test_others_watch_by_a_link_and_cannot_steer(visitor, visit: Callable, until) -> None:
+    visitor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visitor.key("Enter")
+    visitor.wait_for_frame(1)
+    visitor.page.click("#share")
+    link = until(lambda: visitor.page.evaluate("navigator.clipboard.readText()"), "the link is copied")
+    watcher = visit("/watch/" + link.partition("/watch/")[2], viewport={"width": 1000, "height": 640})
+    watcher.wait_for_state("Watching")
+    watcher.wait_for_frame(visitor.frame + 12)
+    assert not watcher.page.is_visible("#start") and not watcher.page.is_visible("#tools")
+    watcher.stroke((40, 40), (60, 60))
+    watcher.wait_for_frame(watcher.frame + 24)
+    assert len(watcher.dots("press")) == 0
+    difference = np.abs(watcher.picture().astype(int) - visitor.picture())
+    assert difference.mean() < 30, "both show the same stream, a moment apart"
+    watcher.snap("watch")
+
+
+def test_one_too_many_waits_in_line_and_is_told_its_place(visitor, server: str, until) -> None:
+    with contextlib.ExitStack() as others:
+        clients = [others.enter_context(Client(server)) for _ in range(4)]  # as many streams as the demo runs at once
+        for client in clients:
+            client.start("coffee")
+            client.send("pause")
+        visitor.key("Enter")
+        visitor.wait_for_state("Waiting")
+        until(lambda: "number 1 of 1 in line" in visitor.page.inner_text("#notice"), "the place is told")
+        visitor.snap("queued")
+        clients[0].stop()
+        visitor.wait_for_frame(1)
+        assert visitor.page.inner_text("#state") == "Streaming"
+        for client in clients[1:]:
+            client.stop()
