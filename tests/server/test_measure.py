@@ -11,7 +11,7 @@ from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server import measure
 from motionstream.server.app import create_app
 from motionstream.server.engine import Engine
-from motionstream.server.measure import WARM_UP, Seen, bench_serve, circle, print_serve
+from motionstream.server.measure import FEWEST, WARM_UP, Seen, bench_serve, circle, print_serve
 from motionstream.server.pictures import photographs
 from motionstream.server.serving import listen
 from motionstream.server.session import Limits
@@ -25,10 +25,14 @@ def test_frames_and_delays_are_counted_after_the_warm_up() -> None:
     now = seen.began
     seen.add(now + 0.5, 12, 24.0, now + 0.2, 0.25, 3)
     seen.add(now + 2.0, 12, 24.0, None, 0.25, 0)
+    assert not seen.enough(2.0), "too few"
     assert seen.frames == 24 and seen.ended - seen.began == 2.0 and seen.dropped == 3
     assert seen.arrived == pytest.approx([0.3]) and seen.besides == pytest.approx([0.05])
     # It came when the one before had just been played: its last frame is shown 11/24 s later.
     assert seen.shown == pytest.approx([0.3 + 11 / 24])
+    for _ in range(FEWEST - 2):
+        seen.add(now + 2.0, 12, 24.0, None, 0.25, 0)
+    assert seen.enough(2.0) and not seen.enough(2.1)
 
 
 def test_a_chunk_that_comes_early_waits_for_those_before() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from motionstream.session.commands import Move, Press
 
 RATE = 60.0  # pointer samples a second
 WARM_UP = 4  # chunks of each session that are not counted
+FEWEST = 4  # that are, however slow the machine is
 ROUNDS = 2  # the bare engine and the server take turns so often, so that other programs' load hits both
 ADDRESS = re.compile(r"MotionStream is at (http://\S+)")
 PATIENCE = 120.0  # seconds for a server to load, and for any chunk
@@ -50,6 +52,10 @@ class Seen:
     dropped: int = 0
     _chunks: int = 0
     _played: float = 0.0
+
+    def enough(self, seconds: float) -> bool:
+        """Whether so much time, and FEWEST chunks, have been counted."""
+        return self._chunks >= WARM_UP + FEWEST and self.ended - self.began >= seconds
 
     def add(self, now: float, frames: int, fps: float, sent: float | None, latency: float, dropped: int) -> None:
         """A chunk came."""
@@ -89,7 +95,7 @@ def bench_serve(
         raise ValueError(f"--sessions is {' '.join(map(str, sessions))}; give numbers from 1 to 64")
     if not 1 <= seconds <= 3600 or not 0 <= minutes <= 24 * 60:
         raise ValueError(f"--seconds is {seconds:g}, --minutes {minutes:g}; give 1 to 3600 and 0 to 1440")
-    most = max(sessions)
+    most, load = max(sessions), os.getloadavg()[0]  # of others: read before we add our own
     pipeline = MotionStreamPipeline.from_pretrained(preset, untrained=untrained)
     with Engine(lambda: pipeline, Limits(sessions=most)) as engine, serving(preset, most, untrained) as address:
         while engine.status == "loading":
@@ -113,6 +119,7 @@ def bench_serve(
         "sessions": rows,
         "memory_mb": {"idle": idle, "each_session": None if each is None else round(each, 1)},
         "long_run": long,
+        "load_average_before": round(load, 2),
         **environment(pipeline.device),
     }
 
@@ -197,11 +204,11 @@ def _watch_engine(engine: Engine, number: int, seconds: float) -> Seen:
     seen, something = Seen(), threading.Event()
     examples = photographs()
     session = engine.open(examples[number % len(examples)].load(), seed=number, notify=something.set)
-    size, until = engine.pipeline.config.size, math.inf
-    begin = engine.clock()
+    size, begin = engine.pipeline.config.size, engine.clock()
     session.submit(_pressed(begin, size))
     try:
-        while (now := engine.clock()) < until:
+        while not seen.enough(seconds):
+            now = engine.clock()
             x, y = circle(size, now - begin)
             session.submit(Move(time=now, sent=now, gesture=1, x=x, y=y))
             something.wait(1 / RATE)
@@ -212,8 +219,6 @@ def _watch_engine(engine: Engine, number: int, seconds: float) -> Seen:
                 if isinstance(event, Chunk):
                     frames = len(event.frames)
                     seen.add(engine.clock(), frames, event.fps, event.sent, event.latency, event.dropped)
-            if math.isinf(until) and not math.isnan(seen.began):
-                until = engine.clock() + seconds
     finally:
         _close(session)
     return seen
@@ -278,14 +283,11 @@ def _watch_server(address: str, number: int, seconds: float, codec: Literal["h26
 
 
 def _receive(client: Client, seconds: float, seen: Seen) -> Seen:
-    until = math.inf
     for chunk in client.chunks(patience=PATIENCE):
         sent = None if chunk.delay is None else chunk.arrived - chunk.delay
         header = chunk.header
         seen.add(chunk.arrived, len(chunk.frames), chunk.fps, sent, header["latency"], header["dropped"])
-        if math.isinf(until) and not math.isnan(seen.began):
-            until = chunk.arrived + seconds
-        if chunk.arrived >= until:
+        if seen.enough(seconds):
             return seen
     raise ValueError("the server ended the stream")
 
