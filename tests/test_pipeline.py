@@ -1,10 +1,12 @@
 """The public pipeline at debug size: determinism, chunking, memory of where tracks began."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from motionstream import LiveTracks, MotionStreamPipeline, Tracks
 from motionstream.conditioning.carry_memory import CarryMemory
@@ -13,6 +15,7 @@ from motionstream.presets import PRESETS, preset
 from motionstream.sampler.rollout import times_of
 from motionstream.scene import thinned
 from motionstream.tracks import drag_tracks, pin_tracks
+from motionstream.tracks.camera import CameraMove, LiveCamera
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +172,80 @@ def test_of_too_many_tracks_those_never_seen_go_first():
     assert thinned(many, 5).ids.tolist() == [5, 7, 9, 12, 14]
     assert thinned(many, 10).ids.tolist() == list(range(5, 15))
     assert thinned(many, 12).count == 12
+
+
+def test_a_restart_goes_on_from_the_last_frame_with_a_fresh_cache(pipeline):
+    live, stream = LiveTracks(pipeline.config.size), pipeline.stream(PICTURE, "it gets dark", seed=3)
+    stream.restart()  # nothing was made yet
+    hand = live.drag(10, 10, radius=6, spacing=4)
+    for _ in range(3):
+        live.move(hand, 12 + stream.chunk, 10)
+        frames = stream.step(live.cut(stream.next_frames))
+    stream.restart()
+    assert stream.next_frames == 9 and stream.frame == 33 and stream.chunk == 3
+    live.move(hand, 16, 10)
+    motion = live.cut(9)
+    after = stream.step(motion)
+    assert after.shape[0] == 9 and stream.next_frames == 12 and stream.frame == 42
+    # A restart is a stream from that frame: the same picture, tracks and noise give the same frames.
+    fresh = pipeline.stream(frames[-1], "it gets dark", seed=3)
+    assert np.abs(fresh.step(motion).astype(int) - after).max() <= 2  # frames[-1] was rounded to eight bits
+    other = pipeline.stream(PICTURE, "it gets dark", seed=3)
+    for wanted in (9, 12, 12):
+        other.step(Tracks.empty(wanted, other.size))
+    other.restart(seed=8)
+    assert other.step().shape[0] == 9
+
+
+def test_nothing_jumps_at_a_restart():
+    """With the shipped weights: the first frame after a restart differs from the last one as frames of a chunk do."""
+    pipeline = MotionStreamPipeline.from_pretrained("nano")
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    picture = np.asarray(Image.fromarray(picture).resize((128, 128), Image.Resampling.BICUBIC))
+    live, stream = LiveTracks(pipeline.config.size), pipeline.stream(picture)
+    hand = live.drag(40, 60, radius=16)
+    parts = []
+    for chunk in range(4):
+        if chunk == 2:
+            stream.restart()
+        live.move(hand, 50 + 10 * chunk, 60)
+        parts.append(stream.step(live.cut(stream.next_frames)).astype(float))
+    usual = max(np.abs(np.diff(part, axis=0)).mean(axis=(1, 2, 3)).max() for part in parts)
+    across = [np.abs(b[0] - a[-1]).mean() for a, b in itertools.pairwise(parts)]
+    assert across[1] <= usual + 0.5
+    assert np.abs(parts[2][0] - picture).mean() > across[1]  # it does not go back to the given picture
+
+
+def test_the_newest_chunk_becomes_the_sink(pipeline):
+    stream = pipeline.stream(PICTURE, seed=3)
+    with pytest.raises(ValueError, match="refresh its sink later"):
+        stream.refresh_sink()
+    motion = tracks(pipeline, 57)
+    for _ in range(3):
+        stream.step(motion.frames(stream.frame, stream.frame + stream.next_frames))
+    stream.settle()
+    cache = stream._rollout.cache
+    window = [tensor.clone() for tensor in cache.read(0)[:2]]
+    stream.refresh_sink()
+    keys, values, positions = cache.read(0)
+    half = keys.shape[1] // 2
+    assert torch.equal(keys[:, half:], window[0][:, half:]) and torch.equal(values[:, half:], window[1][:, half:])
+    assert torch.equal(values[:, :half], values[:, half:])
+    # Rope turns keys but keeps their lengths: the sink's are the window's, turned for the first slot.
+    assert torch.allclose(keys[:, :half].norm(dim=-1), keys[:, half:].norm(dim=-1), atol=1e-5)
+    assert not torch.allclose(keys[:, :half], keys[:, half:], atol=1e-3) and positions[:3] == (0, 1, 2)
+    assert np.isfinite(stream.step(motion.frames(33, 45)).astype(float)).all()
+
+
+def test_an_adaptive_stream_refreshes_once_the_camera_has_left_and_a_drag_never_does(pipeline):
+    size = pipeline.config.size
+    for speed, expected in ((1.0, 1), (0.0, 0)):
+        camera, stream = LiveCamera(np.ones(size, np.float32), size, spacing=5), pipeline.stream(PICTURE)
+        stream.adaptive = True
+        camera.move(CameraMove(pan=(speed, 0)))
+        live = LiveTracks(size)
+        hand = live.drag(10, 16, radius=3)
+        for chunk in range(8):  # 20 % of the picture a second, so half of it is left after five chunks
+            live.move(hand, 10 + 2 * chunk, 16)
+            stream.step(camera.cut(live.cut(stream.next_frames)))
+        assert stream.refreshes == expected

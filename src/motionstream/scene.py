@@ -38,14 +38,17 @@ class Scene:
         self.size = config.nearest_size(*picture.shape[:2]) if size is None else config.checked_size(size)
         self.fps = config.fps
         self.picture, self.fit = fit(picture, self.size)
-        self.pixels = _to_tensor(self.picture, model.device)
-        with torch.no_grad():
-            latent, _ = parts.autoencoder.encode(self.pixels[:, :, None])
-            tokens = None if parts.image_encoder is None else parts.image_encoder.encode(self.pixels)
-        self.image = ImageInput(latent.float(), tokens)
-        self.carry = CarryMemory(self.pixels, None if model.pixel_mixer is None else model.pixel_mixer.see)
+        self.begin_anew(_to_tensor(self.picture, model.device))
         numbers = torch.Generator().manual_seed(seed % 2**63)
         self._id_numbers = torch.randperm(config.track_head.id_range, generator=numbers)
+
+    @torch.no_grad()
+    def begin_anew(self, pixels: Tensor) -> None:
+        """Encode a picture, float (1, 3, H, W) in [−1, 1] of the scene's size, and take content from it from now on."""
+        latent, _ = self.parts.autoencoder.encode(pixels[:, :, None])
+        tokens = None if self.parts.image_encoder is None else self.parts.image_encoder.encode(pixels)
+        self.image = ImageInput(latent.float(), tokens)
+        self.carry = CarryMemory(pixels, None if self.model.pixel_mixer is None else self.model.pixel_mixer.see)
 
     @torch.no_grad()
     def conditions(self, tracks: Tracks, prompt: str, *, first: bool) -> Conditions:

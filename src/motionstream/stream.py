@@ -15,6 +15,10 @@ from motionstream.model.motion_model import MotionModel
 from motionstream.sampler.rollout import Rollout, times_of
 from motionstream.scene import Picture, Scene, to_pictures
 from motionstream.tracks import Tracks
+from motionstream.tracks.first_view import FirstView
+
+KEPT_VIEW = 0.5
+"""Share of the view an attention sink stands for below which an adaptive stream takes another."""
 
 
 @dataclass
@@ -36,6 +40,10 @@ class Stream:
 
     ``prompt`` may be set at any time and takes effect with the next chunk. ``settle`` does the clean pass early: call
     it once a chunk is on its way; ``step`` does it otherwise.
+
+    ``adaptive``, which may be set at any time, refreshes the attention sink by itself (the paper's future work,
+    appendix F): when the tracks say that less than ``KEPT_VIEW`` of the view it stands for is left in the picture, the
+    last chunk becomes the sink. ``refreshes`` counts how often that happened.
     """
 
     def __init__(
@@ -54,6 +62,11 @@ class Stream:
         self.size, self.fps = self.scene.size, self.scene.fps
         self.picture, self.fit = self.scene.picture, self.scene.fit
         self.timings = Timings()
+        self.adaptive = False
+        self.refreshes = 0
+        self._view = FirstView(self.size)
+        self._chunks_made = 0
+        self._seed = seed
         self._rollout = Rollout(model, times=times, seed=seed, first_latent=self.scene.image.latent)
         self._decoder_state: Any = None
         self._frames_made = 0
@@ -69,8 +82,8 @@ class Stream:
 
     @property
     def chunk(self) -> int:
-        """Index of the chunk that ``step`` makes next."""
-        return self._rollout.chunk
+        """Index of the chunk that ``step`` makes next; a restart does not begin it anew."""
+        return self._chunks_made
 
     @property
     def frame(self) -> int:
@@ -79,8 +92,8 @@ class Stream:
 
     @property
     def next_frames(self) -> int:
-        """How many frames ``step`` makes next: 9, then 12."""
-        return self.model.config.chunk_video_frames(self.chunk)
+        """How many frames ``step`` makes next: 9, then 12, and 9 again after a restart."""
+        return self.model.config.chunk_video_frames(self._rollout.chunk)
 
     @torch.no_grad()
     def step(
@@ -95,7 +108,8 @@ class Stream:
         frames = self.next_frames
         tracks = self._whole_chunk(tracks, frames)
         clock = StageClock(self.model.device)
-        conditions = self.scene.conditions(tracks, self.prompt, first=self.chunk == 0)
+        self._refresh_if_due()
+        conditions = self.scene.conditions(tracks, self.prompt, first=self._rollout.chunk == 0)
         clock.mark("conditions")
         latents = self._rollout.step(conditions)
         clock.mark("generate")
@@ -109,7 +123,44 @@ class Stream:
         clock.mark("decode")
         self.timings = Timings(**clock.read())
         self._frames_made += frames
+        self._chunks_made += 1
+        self._view.add(tracks)
         return np.concatenate(pictures)
+
+    @torch.no_grad()
+    def restart(self, seed: int | None = None) -> None:
+        """The last frame becomes the picture: a fresh sink, cache and decoder, the same prompt, steps and tracks.
+
+        The next chunk begins with that frame once more, as it comes back from the autoencoder. Tracks go on; their
+        content is taken from it. ``seed``: of the noise from here on; without it the same as before. Before the first
+        chunk there is nothing to restart from.
+        """
+        if self._frames_made == 0:
+            return
+        self._seed = self._seed if seed is None else seed
+        self.scene.begin_anew(self.scene.carry.last)
+        self._rollout = Rollout(
+            self.model, times=self._rollout.times, seed=self._seed, first_latent=self.scene.image.latent
+        )
+        self._decoder_state = None
+        self._view.reset()
+
+    def refresh_sink(self) -> None:
+        """The last chunk becomes the attention sink, in place of the first ones. Frames go on without a seam.
+
+        Raises ValueError for a model whose window is shorter than its sink, and before both are full.
+        """
+        self.settle()
+        self._rollout.cache.refresh_sink()
+        self._view.reset()
+
+    def _refresh_if_due(self) -> None:
+        """Adaptive refresh: only once the window holds more than the sink does."""
+        causal = self._rollout.cache.causal
+        full = self._rollout.chunk >= causal.sink_chunks + causal.window_chunks
+        if self.adaptive and causal.sink_chunks and full and self._view.share < KEPT_VIEW:
+            self.refresh_sink()
+            self.refreshes += 1
 
     @torch.no_grad()
     def settle(self) -> None:

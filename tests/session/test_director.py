@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from motionstream.session.commands import Command, Erase, Move, Path, Pin, Press, Release
+from motionstream.session.commands import Camera, Command, Erase, Move, Path, Pin, Press, Release, Select
 from motionstream.session.director import Director, TrackGroup
 from motionstream.tracks import LiveTracks
 
@@ -111,3 +111,58 @@ def test_the_overlay_says_whose_points_they_are() -> None:
     assert [(group.gesture, group.kind) for group in groups] == [(4, "press"), (2, "pin")]
     assert sum(group.count for group in groups) == 10
     assert np.array_equal(positions[0, -1], [30, 20])
+
+
+def test_the_camera_moves_the_scene_and_pins_but_not_what_is_under_a_pointer():
+    director = Director(SIZE, 24, depth=np.ones(SIZE, np.float32))
+    director.obey(Press(time=0.0, gesture=7, x=10, y=10, radius=0))
+    director.obey(Pin(time=0.0, gesture=3, x=30, y=20, radius=0))
+    assert director.cut(9, 0.4).count == 2
+    director.obey(Camera(time=0.4, pan=(1.0, 0.0)))
+    tracks = director.cut(12, 0.9)
+    scene = tracks.select(tracks.ids < 0)
+    assert scene.count >= 4
+    held, pin = (tracks.positions[:, tracks.ids == number][:, 0] for number in (0, 1))
+    assert np.all(held == (10, 10))
+    moved = 0.2 * 32 * 0.5  # 20 % of the shorter side a second
+    assert pin[-1, 0] - 30 == pytest.approx(-moved, abs=0.3) and pin[-1, 1] == pytest.approx(20)
+    steps = (scene.positions[-1] - scene.positions[0])[scene.visible[-1] & scene.visible[0]]
+    assert np.allclose(steps, steps[0], atol=1e-3) and steps[0, 0] < -2
+    groups = director.overlay(tracks, 500)[1]
+    assert groups == (TrackGroup(-1, "camera", scene.count), TrackGroup(7, "press", 1), TrackGroup(3, "pin", 1))
+
+
+def test_the_same_camera_commands_give_the_same_tracks():
+    def script() -> list:
+        commands = busy()
+        commands[12:12] = [Camera(time=0.05, orbit=(1.0, -0.5), zoom=0.2)]
+        commands[40:40] = [Camera(time=1.4)]
+        return commands
+
+    first, second = (perform(Director(SIZE, 24), script()) for _ in range(2))
+    assert any((tracks.ids < 0).any() for tracks in first)
+    for one, other in zip(first, second, strict=True):
+        assert np.array_equal(one.positions, other.positions, equal_nan=True)
+        assert np.array_equal(one.visible, other.visible) and np.array_equal(one.ids, other.ids)
+
+
+def test_a_gesture_takes_hold_of_a_selected_object():
+    director = Director(SIZE, 24)
+    corners = ((24.0, 10.0), (39.0, 10.0), (39.0, 19.0), (24.0, 19.0))
+    director.obey(Select(time=0, request=5, outline=corners))
+    assert director.mask(5).sum() == 10 * 16 and director.mask(5)[10:20, 24:40].all()
+    director.obey(Press(time=0, gesture=1, x=30, y=15, spacing=2, object=5))
+    director.obey(Path(time=0, gesture=2, points=((30, 15), (35, 15)), speed=9, spacing=4, object=5))
+    tracks = director.cut(9, 0.4)
+    columns, rows = tracks.positions[0].T
+    assert columns.min() >= 23.5 and columns.max() <= 39.5 and rows.min() >= 9.5 and rows.max() <= 19.5
+    assert tracks.count > 40
+    with pytest.raises(ValueError, match="no object 6; select it first"):
+        director.obey(Pin(time=0, gesture=3, x=30, y=15, object=6))
+    for number in range(40):
+        director.obey(Select(time=0, request=100 + number, outline=corners))
+    with pytest.raises(ValueError, match="no object 5"):
+        director.mask(5)
+    for wrong in (Select(time=0, request=1), Select(time=0, request=1, outline=((90, 90), (95, 90), (95, 95)))):
+        with pytest.raises(ValueError, match="outline"):
+            director.obey(wrong)

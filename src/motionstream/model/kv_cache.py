@@ -114,6 +114,22 @@ class RollingKVCache:
                 raw = self._window_raw[:, :, (slot - sink) * n : (slot - sink + 1) * n]
                 self._place(slot, raw, None, position)
 
+    def refresh_sink(self) -> None:
+        """The newest chunks of the window become the sinks, roped for the sinks' slots; the window stays as it is.
+
+        Raises ValueError where the window is shorter than the sink, or not full yet.
+        """
+        sink, window, n = self.causal.sink_chunks, self.causal.window_chunks, self.chunk_tokens
+        if window < sink:
+            raise ValueError(f"{self.causal}: a window shorter than the sink cannot refresh it")
+        if self.chunks < sink + window:
+            raise ValueError(f"{self.chunks} chunks do not fill {self.causal} yet; refresh its sink later")
+        for slot in range(sink):
+            index = window - sink + slot
+            raw = self._window_raw[:, :, index * n : (index + 1) * n]
+            values = self._values[:, :, (sink + index) * n : (sink + index + 1) * n].clone()
+            self._place(slot, raw, values, position=slot)
+
     def _place(self, slot: int, raw_keys: Tensor, values: Tensor | None, position: int) -> None:
         rope = rope_table(self.head_dim, self.positions(position), *self.grid, self.device)
         span = slice(slot * self.chunk_tokens, (slot + 1) * self.chunk_tokens)

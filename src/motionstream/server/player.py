@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from motionstream.server.session import Accepted, Chunk, Continued, Failed, Limits, Replaying, Session
-from motionstream.session.commands import Command, Move, Pause, Release, Resume
+from motionstream.server.session import Accepted, Chunk, Continued, Failed, Limits, Replaying, Selected, Session
+from motionstream.session.commands import Command, Move, Pause, Release, Resume, Select
 from motionstream.session.library import Log
 from motionstream.session.replay import Replay
 from motionstream.session.take import Entry, Take
+from motionstream.tracks.masks import outline
 
 MARGIN = 0.03
 """Seconds a chunk is made ahead of its deadline, for what the engine cannot see: encoding and transport."""
@@ -119,6 +120,12 @@ class Player:
                 return False
             case Release():
                 self._apply_resting(command.gesture)
+            case Select():
+                self.take.obey(command)
+                mask = self.take.director.mask(command.request)
+                found = Selected(command.request, command.request, outline(mask).tolist(), int(mask.sum()))
+                self.session.put(found)
+                return False
         return self.take.obey(command)
 
     def _resume(self) -> None:

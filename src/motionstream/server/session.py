@@ -96,6 +96,16 @@ class Accepted:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """The object that a selection found: its outline, points (x, y) of a polygon, and how many pixels it has."""
+
+    request: int
+    object: int
+    outline: list[list[float]]
+    area: int
+
+
+@dataclass(frozen=True)
 class Failed:
     """A command was refused, or (``fatal``) the stream ended by an error. ``message`` is for people."""
 
@@ -135,7 +145,7 @@ class Chunk:
     stages: dict[str, float] = field(default_factory=dict)
 
 
-Control = Queued | Started | Replaying | Continued | Accepted | Failed | Ended
+Control = Queued | Started | Replaying | Continued | Accepted | Selected | Failed | Ended
 Event = Control | Chunk
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from motionstream.session.fields import Choice, Flag, Number, Rows, Text, Whole, read_fields, rules
+from motionstream.session.fields import Choice, Flag, Number, Row, Rows, Text, Whole, read_fields, rules
 
 MAX_PIXELS = 1e5  # a coordinate beyond this is a broken message
 MAX_PROMPT = 500  # characters
@@ -48,6 +48,7 @@ class Press(Command):
     y: Pixel
     spacing: Annotated[float, Number(1, 1000)] = 8.0
     radius: Annotated[float, Number(0, 1000)] = 16.0
+    object: Annotated[int | None, Whole(0, 2**31 - 1)] = None  # of a `Select`: its mask instead of the radius
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,7 @@ class Path(Command):
     release: Annotated[bool, Flag()] = False
     spacing: Annotated[float, Number(1, 1000)] = 8.0
     radius: Annotated[float, Number(0, 1000)] = 16.0
+    object: Annotated[int | None, Whole(0, 2**31 - 1)] = None  # of a `Select`: its mask instead of the radius
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,45 @@ class Steps(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Camera(Command):
+    """How the camera moves from now on: velocities, see ``CameraMove``. Layered over all gestures."""
+
+    pan: Annotated[tuple[float, float], Row(2, -1, 1)] = (0.0, 0.0)
+    orbit: Annotated[tuple[float, float], Row(2, -1, 1)] = (0.0, 0.0)
+    dolly: Annotated[float, Number(-1, 1)] = 0.0
+    zoom: Annotated[float, Number(-1, 1)] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(Command):
+    """Find the object at (x, y), or in a box (left, top, right, bottom), of the last frame made, or take what is within
+    an ``outline``; the viewer chooses the number ``request``, by which gestures then take hold of it. Recordings hold
+    the outline that was found."""
+
+    request: Annotated[int, Whole(0, 2**31 - 1)]
+    x: Annotated[float | None, Number(-MAX_PIXELS, MAX_PIXELS)] = None
+    y: Annotated[float | None, Number(-MAX_PIXELS, MAX_PIXELS)] = None
+    box: Annotated[tuple[float, float, float, float] | None, Row(4, -MAX_PIXELS, MAX_PIXELS)] = None
+    outline: Annotated[
+        tuple[tuple[float, float], ...] | None, Rows("xy", MAX_PATH, (MAX_PIXELS, MAX_PIXELS), low=3)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restart(Command):
+    """The last frame becomes the picture, from the next chunk on; gestures stay. ``seed``: of the noise from there."""
+
+    seed: Annotated[int | None, Whole(0, MAX_SEED)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refresh(Command):
+    """Whether the attention sink is refreshed by itself when the camera has left the first view."""
+
+    adaptive: Annotated[bool, Flag()]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pause(Command):
     """Make no more chunks until resumed."""
 
@@ -126,9 +167,8 @@ class Stop(Command):
     """End the stream."""
 
 
-COMMANDS: dict[str, type[Command]] = {
-    kind.__name__.lower(): kind for kind in (Press, Pin, Path, Move, Release, Erase, Prompt, Steps, Pause, Resume, Stop)
-}
+_KINDS = (Press, Pin, Path, Move, Release, Erase, Camera, Select, Prompt, Steps, Restart, Refresh, Pause, Resume, Stop)
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in _KINDS}
 
 # --------------------------------------------------------------------------------------------------------- JSON
 

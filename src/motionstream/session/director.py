@@ -11,8 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motionstream.session.commands import Command, Erase, Move, Path, Pin, Press, Release
+from motionstream.session.commands import Camera, Command, Erase, Move, Path, Pin, Press, Release, Select
 from motionstream.tracks import LiveTracks, Tracks
+from motionstream.tracks.camera import CameraMove, LiveCamera
+from motionstream.tracks.depth import plain_prior
+from motionstream.tracks.masks import filled
+
+MOST_MASKS = 32
+"""Selected objects that are remembered; of more the oldest are forgotten."""
+CAMERA = -1
+"""The overlay's number for the points of the scene that a camera moves; gestures have numbers from 0 on."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class TrackGroup:
     """``count`` neighbouring points of the overlay belong to one gesture."""
 
     gesture: int
-    kind: str  # press | pin | path
+    kind: str  # press | pin | path | camera
     count: int
 
 
@@ -34,10 +42,15 @@ class Held:
 
 
 class Director:
-    """Holds the gestures of one stream. ``size`` is (height, width); times are seconds on any one clock."""
+    """Holds the gestures of one stream, and the camera over them. ``size`` is (height, width); times are seconds on any
+    one clock; ``depth`` is the picture's depth map, (height, width), a plain guess when None."""
 
-    def __init__(self, size: tuple[int, int], fps: float) -> None:
+    def __init__(self, size: tuple[int, int], fps: float, depth: np.ndarray | None = None) -> None:
         self._live = LiveTracks(size, fps)
+        self._depth = depth
+        self._camera: LiveCamera | None = None  # from the first command on
+        self._masks: dict[int, np.ndarray] = {}  # by the number of what selected them, oldest first
+        self._last_cut: float | None = None
         self._held: dict[int, Held] = {}  # by the viewer's number, oldest first
         self._shown: dict[int, Held] = {}  # those of the last cut
         self._latest: dict[int, float] = {}  # the viewer's number → its last time
@@ -60,6 +73,12 @@ class Director:
                 self._held[command.gesture] = Held(number, command.name, self._live.track_ids(number))
             case Move() | Release():
                 return self._follow(command)
+            case Camera():
+                self._move_camera(command)
+            case Select():
+                if command.outline is None:
+                    raise ValueError(f"selection {command.request} has no outline")
+                self._remember(command.request, filled(command.outline, self._live.size))
             case Erase():
                 if command.gesture not in self._held:
                     raise ValueError(f"there is no gesture {command.gesture} to erase")
@@ -72,30 +91,48 @@ class Director:
     def cut(self, frames: int, now: float) -> Tracks:
         """The tracks of the next ``frames`` frames; ``now``: the moment of the cut, on the commands' clock."""
         tracks = self._live.cut(frames, now)
+        if self._camera is not None:
+            hands = [held.ids for held in self._held.values() if held.kind == "press"]
+            tracks = self._camera.cut(tracks, now, pointed=np.concatenate([[], *hands]).astype(int).tolist())
+        self._last_cut = now
         self._shown = dict(self._held)
         self._forget_finished()
         return tracks
+
+    def _remember(self, number: int, mask: np.ndarray) -> None:
+        self._masks.pop(number, None)
+        self._masks[number] = mask
+        while len(self._masks) > MOST_MASKS:
+            del self._masks[next(iter(self._masks))]
+
+    def mask(self, number: int) -> np.ndarray:
+        """The mask of an object that was selected; ValueError where there is none of this number."""
+        if number not in self._masks:
+            raise ValueError(f"there is no object {number}; select it first")
+        return self._masks[number]
 
     def overlay(self, tracks: Tracks, most: int) -> tuple[np.ndarray, tuple[TrackGroup, ...]]:
         """What to draw over the frames of the last cut: float32 (T, N, 2) with NaN where not visible, and whose points
         they are. ``most``: points at most, evenly chosen."""
         if tracks.count > most:
             tracks = tracks.select(np.linspace(0, tracks.count - 1, most).round().astype(int))
-        # A cut's tracks stand gesture by gesture, oldest first, as the gestures do here.
-        counts = [(number, held, int(np.isin(tracks.ids, held.ids).sum())) for number, held in self._shown.items()]
+        # A cut's tracks stand gesture by gesture, oldest first, as the gestures do here; before them the scene's.
+        counts = [(CAMERA, "camera", int((tracks.ids < 0).sum()))]
+        counts += [(key, held.kind, int(np.isin(tracks.ids, held.ids).sum())) for key, held in self._shown.items()]
         assert sum(count for *_, count in counts) == tracks.count
-        groups = tuple(TrackGroup(number, held.kind, count) for number, held, count in counts if count)
+        groups = tuple(TrackGroup(number, kind, count) for number, kind, count in counts if count)
         return np.where(tracks.visible[..., None], tracks.positions, np.float32(np.nan)), groups
 
     def _begin(self, command: Press | Path) -> int:
         """The number that `LiveTracks` gives a new gesture."""
         spacing, radius = command.spacing, command.radius
+        mask = None if command.object is None else self.mask(command.object)
         match command:
             case Pin():
-                return self._live.pin(command.x, command.y, spacing=spacing, radius=radius)
+                return self._live.pin(command.x, command.y, spacing=spacing, radius=radius, mask=mask)
             case Press():
                 time = self._time(command)
-                return self._live.drag(command.x, command.y, spacing=spacing, radius=radius, time=time)
+                return self._live.drag(command.x, command.y, spacing=spacing, radius=radius, mask=mask, time=time)
             case Path():
                 return self._live.path(
                     command.points,
@@ -106,7 +143,15 @@ class Director:
                     release_at_end=command.release,
                     spacing=spacing,
                     radius=radius,
+                    mask=mask,
                 )
+
+    def _move_camera(self, command: Camera) -> None:
+        size, fps = self._live.size, self._live.fps
+        if self._camera is None:
+            depth = plain_prior(size) if self._depth is None else self._depth
+            self._camera = LiveCamera(depth, size, fps, joined=self._last_cut)
+        self._camera.move(CameraMove(command.pan, command.orbit, command.dolly, command.zoom), command.time)
 
     def _follow(self, command: Move | Release) -> bool:
         if command.gesture not in self._held:  # its press was refused, or the sample crossed an erasure

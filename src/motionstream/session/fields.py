@@ -94,6 +94,20 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Row:
+    """``length`` numbers from ``low`` to ``high``, or null where it is optional: a tuple."""
+
+    length: int
+    low: float
+    high: float
+
+    def check(self, name: str, value: Any) -> tuple[float, ...]:
+        if not isinstance(value, list) or len(value) != self.length:
+            raise ValueError(f"{name} is {short(value)}; give {self.length} numbers")
+        return tuple(Number(self.low, self.high).check(name, number) for number in value)
+
+
+@dataclass(frozen=True)
 class Rows:
     """``low`` to ``high`` rows of numbers, one for each of ``columns``, within ``most``: a tuple of tuples."""
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from motionstream.session.commands import Command, Prompt, Steps
+from motionstream.session.commands import Command, Prompt, Refresh, Restart, Select, Steps
 from motionstream.session.director import Director
 from motionstream.stream import Stream
 from motionstream.tracks import Tracks
+from motionstream.tracks.masks import outline, select_object
 
-SETTINGS = (Prompt, Steps)
+SETTINGS = (Prompt, Steps, Restart, Refresh)
 """The commands that are about the stream itself; all others are about its tracks, and the director's."""
 
 
@@ -23,6 +24,10 @@ def apply(stream: Stream, command: Command) -> None:
             stream.prompt = command.prompt
         case Steps():
             stream.steps = command.steps
+        case Restart():
+            stream.restart(command.seed)
+        case Refresh():
+            stream.adaptive = command.adaptive
         case _:
             raise AssertionError(f"{command.name} is no setting of a stream")
 
@@ -54,9 +59,16 @@ class Take:
     out, is all that a recording needs. Times are seconds on any one clock.
     """
 
-    def __init__(self, stream: Stream, record: Callable[[Entry], object] = lambda entry: None) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        record: Callable[[Entry], object] = lambda entry: None,
+        *,
+        depth: np.ndarray | None = None,
+    ) -> None:
         self.stream, self.record = stream, record
-        self.director = Director(stream.size, stream.fps)
+        self.director = Director(stream.size, stream.fps, depth)
+        self._last = stream.picture
         self.chunk = 0  # the index of the chunk made next
         self._obeyed: list[Command] = []
 
@@ -64,8 +76,11 @@ class Take:
         """Carry out a command; False where it had no effect. ValueError, saying why, where it cannot be done."""
         if isinstance(command, SETTINGS):
             apply(self.stream, command)
-        elif not self.director.obey(command):
-            return False
+        else:
+            if isinstance(command, Select):
+                command = self._found(command)
+            if not self.director.obey(command):
+                return False
         self._obeyed.append(command)
         return True
 
@@ -76,8 +91,19 @@ class Take:
         frames = self.stream.step(tracks)
         self.record(Entry(self.chunk, len(frames), now, tuple(self._obeyed)))
         self.chunk += 1
+        self._last = frames[-1]
         self._obeyed.clear()
         return Shot(first, frames, tracks)
+
+    def _found(self, command: Select) -> Select:
+        """A selection with its outline: what is recorded is what was found, not where it was looked for alone."""
+        if command.outline is not None:
+            return command
+        if (command.x is None) != (command.y is None):
+            raise ValueError(f"x is {command.x}, y is {command.y}; give both, or a box")
+        point = None if command.x is None or command.y is None else (command.x, command.y)
+        corners = outline(select_object(self._last, point, command.box)).tolist()
+        return replace(command, outline=tuple((x, y) for x, y in corners))
 
     def settle(self) -> None:
         """Do what the next chunk needs and the last one did not have to wait for."""

@@ -141,6 +141,7 @@ class LiveCamera:
     Args:
         depth: (H, W) of the picture's size, see `depth.py`.
         size: (height, width). fps: frames a second. spacing: pixels between the scene's points.
+        joined: when the last chunk was cut of a stream that runs already; None before the first.
 
     `move` sets velocities, with the time on any clock or from the next cut on; what a key did between two cuts is
     spread over the next chunk. `steer` cuts a given way instead. Ids of its points are negative, those of `LiveTracks`
@@ -148,7 +149,13 @@ class LiveCamera:
     """
 
     def __init__(
-        self, depth: np.ndarray, size: tuple[int, int], fps: float = 24.0, *, spacing: float | None = None
+        self,
+        depth: np.ndarray,
+        size: tuple[int, int],
+        fps: float = 24.0,
+        *,
+        spacing: float | None = None,
+        joined: float | None = None,
     ) -> None:
         self.size, self.fps = check_size(size), check_fps(fps)
         self.scene = DepthScene(depth, self.size)
@@ -158,9 +165,9 @@ class LiveCamera:
         self.rig = Rig((0.0, 0.0, self.scene.middle), self.scene.middle)
         self.moved = False  # until then it gives no tracks of its own
         self._side = min(self.size) / self.scene.focal
-        self._started = False  # whether a frame was cut
+        self._started = joined is not None  # whether a frame was cut
         self._velocity: list[tuple[float | None, np.ndarray]] = [(None, np.zeros(6))]  # since the last cut
-        self._clock: float | None = None
+        self._clock = joined
         self._points = np.zeros((0, 3))
         self._ids = np.zeros(0, np.int64)
         self._next_id = -1

@@ -6,6 +6,7 @@ Pictures are uint8 (H, W, 3), masks bool (H, W), pixels (x, y) with (0, 0) the c
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 LARGEST = 160
 """Longer side in pixels at which a picture is cut; larger ones are reduced first, and the mask enlarged."""
@@ -13,6 +14,7 @@ SHARES = (0.01, 0.02, 0.035, 0.06, 0.1, 0.16, 0.25)
 """How much of the picture the object may be: a guess each."""
 MOST, LEAST = 0.5, 20  # share of the picture, and pixels: what is larger or smaller is no object
 ROUNDS = 3
+MOST_CORNERS = 256
 
 Box = tuple[float, float, float, float]
 
@@ -54,14 +56,31 @@ def select_object(picture: np.ndarray, point: tuple[float, float] | None = None,
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
-    """The outer border of a mask's largest piece as a polygon, float (K, 2), within a pixel of it; K = 0 of none."""
+    """The outer border of a mask's largest piece as a polygon, float (K, 2), within a pixel of it where MOST_CORNERS
+    suffice; K = 0 of an empty mask."""
     import cv2
 
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
         return np.zeros((0, 2))
-    largest = max(contours, key=len)
-    return np.asarray(cv2.approxPolyDP(largest, 0.75, True)[:, 0], float)
+    largest, error = max(contours, key=len), 0.75
+    while len(corners := cv2.approxPolyDP(largest, error, True)[:, 0]) > MOST_CORNERS:
+        error *= 2
+    return np.asarray(corners, float)
+
+
+def filled(corners: ArrayLike, size: tuple[int, int]) -> np.ndarray:
+    """The mask bool (height, width) of what is within a polygon (K, 2), its border included.
+
+    Raises ValueError where it holds no pixel of the picture.
+    """
+    import cv2
+
+    polygon = np.round(np.asarray(corners, float)).astype(np.int32)
+    mask = cv2.fillPoly(np.zeros(size, np.uint8), [polygon], 1) > 0
+    if not mask.any():
+        raise ValueError("the outline holds nothing of the picture; draw it inside")
+    return np.asarray(mask)
 
 
 def _at(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
