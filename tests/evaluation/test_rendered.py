@@ -196,7 +196,7 @@ def test_nothing_to_follow_is_said_and_not_an_error():
     for row in made.values():
         row.errors = row.lost = [np.zeros(0)] * 2
     assert "no point moved" in rendered.target(rendered.compare(made))["sentence"]
-    assert made[rendered.MODEL].cells()[-1] == "-" and made[rendered.MODEL].summary()["lost"] is None
+    assert made[rendered.MODEL].cells()[-2] == "-" and made[rendered.MODEL].summary()["lost"] is None
 
 
 def test_evaluate_end_to_end(tmp_path, capsys):

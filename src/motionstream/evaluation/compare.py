@@ -1,9 +1,8 @@
 """``motionstream evaluate compare``: models, numbers of steps and kinds of guidance on the same held-out clips.
 
-The clips, the tracks ("as people drag") and the columns are those of ``evaluate rendered``; **blocks** are the steps at
-the edges of 8-pixel cells in the last frame over the same of the true video (``metrics.blockiness``). Every way of
-making the video is a row, and is compared with the first one, paired over clips, and with the first model's carried
-mixture, what it is given before its transformer says anything.
+The clips, the tracks ("as people drag") and the columns are those of ``evaluate rendered``. Every way of making the
+video is a row, and is compared with the first one, paired over clips, and with the first model's carried mixture, what
+it is given before its transformer says anything.
 
 A model that was distilled streams, in as many steps as asked for; one that was not is sampled as the teacher it is,
 over the whole clip. Kinds of guidance (paper, section 3.1) are the teacher's: plain (one evaluation a step), text,
@@ -29,7 +28,7 @@ from motionstream.evaluation.rendered import CEILING, FROZEN, MIXTURE, WARP, Row
 from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import FRAMES, EvaluationClip, make_clip
 from motionstream.media import check_output
-from motionstream.metrics import Interval, blockiness, paired_bootstrap
+from motionstream.metrics import Interval, paired_bootstrap
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.sampler.rollout import MAX_STEPS
 from motionstream.tracks.template import TemplateTracker
@@ -43,10 +42,9 @@ Make = Callable[[EvaluationClip], np.ndarray | None]
 
 @dataclass
 class Way(Row):
-    """One way of making the video: a row of ``evaluate rendered``, blocks and seconds for each clip."""
+    """One way of making the video: a row of ``evaluate rendered``, and the seconds that each clip took."""
 
     name: str = ""
-    blocks: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def measure(self, make: Make, clip: EvaluationClip) -> None:
@@ -57,12 +55,11 @@ class Way(Row):
             return
         self.seconds.append(time.perf_counter() - began)
         self.add(video, clip, TemplateTracker())
-        self.blocks.append(blockiness(video[-1:]) / blockiness(clip.video[-1:]))
 
     def to_dict(self) -> dict[str, Any]:
         """The summary, and every clip's PSNR so that rows of other runs over the same clips can be compared."""
-        more = {"blocks": round(float(np.mean(self.blocks)), 4), "seconds_a_clip": round(np.median(self.seconds), 3)}
-        return {**self.summary(), **more, "psnr_by_clip": [round(value, 4) for value in self.psnr]}
+        took = round(float(np.median(self.seconds)), 3)
+        return {**self.summary(), "seconds_a_clip": took, "psnr_by_clip": [round(value, 4) for value in self.psnr]}
 
 
 def evaluate_compare(

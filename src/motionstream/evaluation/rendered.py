@@ -9,6 +9,8 @@ rest unspecified), "dense" on up to 256 points anywhere. The columns:
   points or not), at every frame at which the true point is visible and at least 4 px from where it was in frame 0.
   A template tracker finds them in the row's video, starting at their true places in frame 0. Where it has lost one, the
   point scores the frozen error, its true distance from frame 0, as if nothing had moved; **lost** is the share of such.
+- **blocks**: steps of brightness at the edges of 8-pixel cells relative to those elsewhere (``metrics.blockiness``), in
+  the last frame over the same of the true one: 1 is as it should be.
 
 The first row is the tracker's floor: its error on the true video itself. A second table says what a warp cannot do:
 
@@ -39,7 +41,7 @@ from motionstream.evaluation.regions import REGIONS
 from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import FRAMES, LEAST_MOTION, EvaluationClip, make_clip
 from motionstream.media import check_output
-from motionstream.metrics import MAX_PSNR, Interval, end_point_error, paired_bootstrap, psnr, ssim
+from motionstream.metrics import MAX_PSNR, Interval, blockiness, end_point_error, paired_bootstrap, psnr, ssim
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import Tracks
 from motionstream.tracks.tracker import TemplateTracker, Tracker
@@ -57,8 +59,8 @@ PINS = 1.0
 LEAST_PIXELS = 100
 """Pixels of a clip, all frames together, below which a region of it is not measured."""
 
-COLUMNS = ("PSNR", "background", "SSIM", "EPE median", "EPE mean", "lost")
-FORMATS = ("{:.2f}", "{:.2f}", "{:.3f}", "{:.2f}", "{:.2f}", "{:.1%}")
+COLUMNS = ("PSNR", "background", "SSIM", "EPE median", "EPE mean", "lost", "blocks")
+FORMATS = ("{:.2f}", "{:.2f}", "{:.3f}", "{:.2f}", "{:.2f}", "{:.1%}", "{:.2f}")
 REGION_COLUMNS = (*REGIONS, "gain", "pins", "lost")
 REGION_FORMATS = ("{:.2f}", "{:.2f}", "{:.2f}", "{:.0%}", "{:.2f}", "{:.1%}")
 
@@ -77,6 +79,7 @@ class Row:
     ssim: list[float] = field(default_factory=list)
     errors: list[np.ndarray] = field(default_factory=list)
     lost: list[np.ndarray] = field(default_factory=list)
+    blocks: list[float] = field(default_factory=list)
     pins: list[np.ndarray] = field(default_factory=list)
     pins_lost: list[np.ndarray] = field(default_factory=list)
     regions: dict[str, list[float]] = field(default_factory=_no_regions)
@@ -94,6 +97,7 @@ class Row:
         positions, seen = found.positions[:, :count], found.visible[:, :count]
         self.errors.append(end_point_error(positions, seen, true.positions, clip.counted))
         self.lost.append(~seen[clip.counted])
+        self.blocks.append(blockiness(video[-1:]) / blockiness(clip.video[-1:]))
         # in frame 0 every point is where it starts
         asked, held = pinned.visible[1:], found.visible[1:, count:]
         moved = np.linalg.norm(found.positions[1:, count:] - pinned.positions[:1], axis=-1)
@@ -109,6 +113,7 @@ class Row:
             "epe_median": _pooled(self.errors, np.median),
             "epe_mean": _pooled(self.errors, np.mean),
             "lost": _pooled(self.lost, np.mean),
+            "blocks": _mean(self.blocks),
             **{f"psnr_{name}": _mean(values) for name, values in self.regions.items()},
             "pins": _pooled(self.pins, np.median),
             "pins_lost": _pooled(self.pins_lost, np.mean),
@@ -253,7 +258,8 @@ def _methods(
 def compare(rows: Rows) -> dict[str, Interval]:
     """The model against the other rows: paired 95 % intervals, clips resampled.
 
-    "psnr: …" and "background: …" are differences in dB (above 0: the model is better), "epe median / …" and
+    "psnr: …" and "background: …" are differences in dB (above 0: the model is better), "blocks: …" are differences, too
+    (below 0: the model is better), "epe median / …" and
     "epe mean / …" ratios (below 1: the model is better), left out where no point moved. Differences in dB within the
     regions are given against the warp and the mixture. "psnr gain: model / …": how much more than the frozen first
     frame the model has, as share of the same of the ceiling.
@@ -267,6 +273,8 @@ def compare(rows: Rows) -> dict[str, Interval]:
         found[f"psnr: model - {name}"] = paired_bootstrap(model.psnr, other.psnr)
         if name != FROZEN:  # which leaves a still background exact
             found[f"background: model - {name}"] = paired_bootstrap(model.background, other.background)
+        if model.blocks:
+            found[f"blocks: model - {name}"] = paired_bootstrap(model.blocks, other.blocks)
         for label, reduce in (("median", np.median), ("mean", np.mean)) if moving else ():
             key = f"epe {label}: model / {name}"
             found[key] = paired_bootstrap(model.errors, other.errors, compare="ratio", reduce=reduce)
