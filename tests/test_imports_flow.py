@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "loading": LEFT_OF_PIPELINE | {"components"},
     "pipeline": LEFT_OF_PIPELINE | {"memory", "components", "loading", "scene", "stream", "whole_clip"},
     "session": LEFT_OF_PIPELINE | {"stream", "pipeline"},
+    "editing": LEFT_OF_PIPELINE | {"scene", "pipeline"},
     "data": LEFT_OF_PIPELINE | {"components", "loading"},
     "environment": set(),
     "bench": LEFT_OF_PIPELINE | {"components", "pipeline", "stream", "environment", "memory", "flops", "hardware"},

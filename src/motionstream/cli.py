@@ -24,6 +24,7 @@ from motionstream.commands.camera import CameraCommand
 from motionstream.commands.convert import ConvertCommand
 from motionstream.commands.demo import DemoCommand
 from motionstream.commands.doctor import DoctorCommand
+from motionstream.commands.edit import EditCommand
 from motionstream.commands.evaluate import EvaluateCommand
 from motionstream.commands.prepare import PrepareCommand
 from motionstream.commands.replay import ReplayCommand
@@ -54,6 +55,7 @@ class Verb(Protocol):
 
 COMMANDS: dict[str, type[Verb]] = {
     "stream": StreamCommand,
+    "edit": EditCommand,
     "teacher": TeacherCommand,
     "track": TrackCommand,
     "camera": CameraCommand,

@@ -96,20 +96,25 @@ class VideoCommand(CameraOptions, PlacementOptions):
 
     def run(self) -> None:
         """Check everything, then generate and write."""
+        from motionstream.media import VIDEO_SUFFIXES, VideoWriter, fit, read_picture
+
         output = self.output or Path(f"{self.image.stem}.mp4")
-        self._check(output)
-        from motionstream.media import VideoWriter, fit, read_picture
+        self.check(output, VIDEO_SUFFIXES)
         from motionstream.model.backends import use_backend
 
         picture = read_picture(self.image)
+<<<<<<< HEAD
         given = self.given()
+=======
+        given = self.given_tracks()
+>>>>>>> 58e00ec (Edit a picture by dragging it)
         pipeline = load_pipeline(
             self.model, untrained=self.untrained, causal=self.causal, options=self, needs=self.NEEDS
         )
         config, wanted = pipeline.config, parse_size(self.size)
         size = config.nearest_size(*picture.shape[:2]) if wanted is None else config.checked_size(wanted)
         photograph, (picture, fitting) = picture, fit(picture, size)
-        tracks = self._tracks(config.fps, given, fitting, photograph, picture)
+        tracks = self.all_tracks(config.fps, given, fitting, photograph, picture)
         print(f"{self.image}: {fitting.describe()}")
         _say_untrained(pipeline)
         kept, clock = KeptFrames(KEPT_FRAMES), 0.0
@@ -123,13 +128,14 @@ class VideoCommand(CameraOptions, PlacementOptions):
                 writer.write(frames)
                 kept.add(frames)
                 started = time.perf_counter()
-        self._write_extras(kept, tracks)
+        self.write_extras(kept, tracks)
         seconds, rate = tracks.length / config.fps, tracks.length / clock
         print(f"{output}: {tracks.length} frames, {seconds:.2f} s, made at {rate:.1f} fps")
         print(describe_corners(kept, tracks))
 
-    def _check(self, output: Path) -> None:
-        from motionstream.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, check_output
+    def check(self, output: Path, suffixes: Sequence[str], *others: Path | None) -> None:
+        """Refuse options that do not work, and files that cannot be written: ``output``, and ``others`` beside it."""
+        from motionstream.media import PICTURE_SUFFIXES, check_output
 
         check_positive("--seconds", self.seconds, "seconds")
         if not 0 < self.reach <= 1:
@@ -137,14 +143,19 @@ class VideoCommand(CameraOptions, PlacementOptions):
         self.way()
         if self.align and self.transfer is None:
             raise ValueError("--align has no effect without --transfer VIDEO")
-        check_paths([self.image, self.tracks, self.depth, self.transfer], [output, self.preview, self.save_tracks])
-        check_output(output, VIDEO_SUFFIXES)
+        inputs = [self.image, self.tracks, self.depth, self.transfer]
+        check_paths(inputs, [output, self.preview, self.save_tracks, *others])
+        check_output(output, suffixes)
         if self.preview is not None:
             check_output(self.preview, PICTURE_SUFFIXES)
         if self.save_tracks is not None:
             check_output(self.save_tracks, (".npz",))
 
-    def _tracks(
+    def given_tracks(self) -> Tracks | None:
+        """Those of a file, if one was named."""
+        return None if self.tracks is None else _load_tracks(self.tracks)
+
+    def all_tracks(
         self, fps: float, given: Tracks | None, fitting: Fit, photograph: np.ndarray, picture: np.ndarray
     ) -> Tracks:
         """All that was asked for, as one: what a file gave, the drags, the pins, the camera before all of them."""
@@ -189,7 +200,8 @@ class VideoCommand(CameraOptions, PlacementOptions):
             )
         return frames
 
-    def _write_extras(self, kept: KeptFrames, tracks: Tracks) -> None:
+    def write_extras(self, kept: KeptFrames, tracks: Tracks) -> None:
+        """The preview and the tracks, where they are asked for."""
         from motionstream.media import write_picture
 
         if self.preview is not None:
