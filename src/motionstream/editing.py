@@ -21,6 +21,9 @@ other it is changed."""
 REACH = 1.5
 """Fine detail goes along with a dragged point within this many spacings of its grid."""
 
+SEAM = 6.0
+"""Pixels of the model's over which a change fades out towards what was cropped away."""
+
 
 @dataclass(frozen=True, eq=False)
 class Edit:
@@ -58,13 +61,24 @@ def enlarge(picture: np.ndarray, first: np.ndarray, last: np.ndarray, tracks: Tr
 
     apart = np.abs(last.astype(np.float32) - first).max(axis=-1)
     changed = np.clip((cv2.GaussianBlur(apart, (0, 0), 1.5) - SAME) / (CHANGED - SAME), 0, 1)
-    weight = (enlarged(changed, cv2.INTER_LINEAR) * inside)[..., None]
+    weight = (enlarged(changed, cv2.INTER_LINEAR) * inside * _fade(places, fitting))[..., None]
     detail = picture.astype(np.float32) - enlarged(fit(picture, fitting.size)[0].astype(np.float32))
     move, near = _moves(tracks)
     source = fitting.to_original(places - enlarged(move, cv2.INTER_LINEAR)).astype(np.float32)
     detail = cv2.remap(detail, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     moved = enlarged(last.astype(np.float32)) + detail * enlarged(near, cv2.INTER_LINEAR)[..., None]
     return np.asarray(np.clip(picture * (1 - weight) + moved * weight + 0.5, 0, 255)).astype(np.uint8)
+
+
+def _fade(places: np.ndarray, fitting: Fit) -> np.ndarray:
+    """From 0 to 1 within ``SEAM`` pixels of a border beyond which the picture was cropped, 1 elsewhere: (H, W)."""
+    fade = np.ones(places.shape[:2], np.float32)
+    for axis, cropped in enumerate(fitting.crop):
+        if cropped > 0.5:
+            length = fitting.size[1 - axis]
+            border = np.minimum(places[..., axis] + 0.5, length - 0.5 - places[..., axis])
+            fade *= np.clip(border / SEAM, 0, 1)
+    return fade
 
 
 def _moves(tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:

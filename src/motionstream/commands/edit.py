@@ -53,7 +53,7 @@ Examples:
         if self.transition is not None:
             check_output(self.transition, VIDEO_SUFFIXES)
         photograph = read_picture(self.image)
-        given = self.given_tracks()
+        given = self.given()
         pipeline = load_pipeline(self.model, untrained=self.untrained, causal=self.causal, options=self)
         config, wanted = pipeline.config, parse_size(self.size)
         size = config.nearest_size(*photograph.shape[:2]) if wanted is None else config.checked_size(wanted)

@@ -11,15 +11,15 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 BELONGS = {
-    "clips": ("rendered", "drift", "compare", "release"),
+    "clips": ("rendered", "drift", "compare", "release", "pan"),
     "speed": ("rendered", "compare", "release"),
-    "seconds": ("drift",),
+    "seconds": ("drift", "pan"),
     "causal": ("drift",),
     "held": ("drift",),
     "mixture": ("drift",),
     "steps": ("compare",),
     "guidance": ("compare",),
-    "output": ("rendered", "drift", "compare", "release"),
+    "output": ("rendered", "drift", "compare", "release", "pan"),
     "figure": ("drift",),
     "photographs": ("gallery",),
     "only": ("gallery",),
@@ -40,6 +40,7 @@ drift: over long streams whose drags are taken up anew, with and without an atte
 side.
 compare: several models, numbers of steps, or kinds of the teacher's guidance, on the same rendered clips.
 release: what happens when a drag is let go, masked and not.
+pan: over streams whose camera leaves the first scene, with its attention sink kept and refreshed.
 gallery: on photographs that no training has seen; makes a sheet of each and a page of them all.
 
 Examples:
@@ -51,10 +52,11 @@ Examples:
   motionstream evaluate compare --steps 1 --steps 2 --steps 3 --steps 4
   motionstream evaluate compare --model work/teacher --guidance plain --guidance text --guidance motion --guidance joint
   motionstream evaluate release --clips 8
+  motionstream evaluate pan --clips 8 --output pan.json
   motionstream evaluate gallery
   motionstream evaluate gallery --only owl --folder work/gallery"""
 
-    name: tyro.conf.Positional[Literal["rendered", "drift", "compare", "release", "gallery"]]
+    name: tyro.conf.Positional[Literal["rendered", "drift", "compare", "release", "pan", "gallery"]]
     """Which evaluation."""
     model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """An embedded model, or a folder with one; nano when none is named. drift, compare and release take several, the
@@ -64,7 +66,7 @@ Examples:
     speed: float | None = None
     """Mean travel of what moves, in pixels per 12 frames: 6 without it (rendered, compare, release)."""
     seconds: float = 20.0
-    """How long the streams are (drift)."""
+    """How long the streams are (drift, pan)."""
     causal: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="c3sSwW")] = ()
     """Attention patterns: chunk, sink, window (drift); c3s1w1 and c3s0w1 when none is named."""
     held: bool = False
@@ -105,6 +107,7 @@ Examples:
         runs = {
             "rendered": self._rendered,
             "drift": self._drift,
+            "pan": self._pan,
             "compare": self._compare,
             "release": self._release,
             "gallery": self._gallery,
@@ -166,6 +169,18 @@ Examples:
             clips=self.clips or 16,
             seed=self.seed,
             speed=self.speed or 6.0,
+            output=self.output,
+            untrained=self.untrained,
+        )
+
+    def _pan(self) -> None:
+        from motionstream.evaluation.pan import evaluate_pan
+
+        evaluate_pan(
+            self.model[0] if self.model else "nano",
+            seconds=self.seconds,
+            clips=self.clips or 16,
+            seed=self.seed,
             output=self.output,
             untrained=self.untrained,
         )

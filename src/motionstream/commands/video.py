@@ -103,11 +103,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         from motionstream.model.backends import use_backend
 
         picture = read_picture(self.image)
-<<<<<<< HEAD
         given = self.given()
-=======
-        given = self.given_tracks()
->>>>>>> 58e00ec (Edit a picture by dragging it)
         pipeline = load_pipeline(
             self.model, untrained=self.untrained, causal=self.causal, options=self, needs=self.NEEDS
         )
@@ -150,10 +146,6 @@ class VideoCommand(CameraOptions, PlacementOptions):
             check_output(self.preview, PICTURE_SUFFIXES)
         if self.save_tracks is not None:
             check_output(self.save_tracks, (".npz",))
-
-    def given_tracks(self) -> Tracks | None:
-        """Those of a file, if one was named."""
-        return None if self.tracks is None else _load_tracks(self.tracks)
 
     def all_tracks(
         self, fps: float, given: Tracks | None, fitting: Fit, photograph: np.ndarray, picture: np.ndarray
