@@ -55,9 +55,9 @@ class Verb(Protocol):
 
 COMMANDS: dict[str, type[Verb]] = {
     "stream": StreamCommand,
-    "edit": EditCommand,
     "teacher": TeacherCommand,
     "track": TrackCommand,
+    "edit": EditCommand,
     "camera": CameraCommand,
     "demo": DemoCommand,
     "serve": ServeCommand,
