@@ -1,17 +1,8 @@
 """Objects, the camera, a fresh scene: seen by their pixels."""
 
-import pytest
-
-from motionstream.session.commands import COMMANDS
-
 SPOON = (84, 90)  # its bowl, in the picture of the coffee
 
 
-def needs(command: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(command not in COMMANDS, reason=f"the server has no {command} command yet")
-
-
-@needs("select")
 def test_a_selected_object_is_dragged_whole(visitor, until) -> None:
     visitor.choose("Coffee")
     visitor.page.click("#start")
@@ -25,7 +16,6 @@ def test_a_selected_object_is_dragged_whole(visitor, until) -> None:
     until(lambda: visitor.has_dot("press", 74, 94), "it is where the pointer is")
 
 
-@needs("camera")
 def test_the_camera_pans_by_keys_and_by_the_pad(visitor, sight, until) -> None:
     visitor.choose("Cat")
     before = visitor.picture()
@@ -44,7 +34,6 @@ def test_the_camera_pans_by_keys_and_by_the_pad(visitor, sight, until) -> None:
     visitor.page.mouse.up()
 
 
-@needs("restart")
 def test_the_scene_begins_anew_from_the_frame_shown(visitor) -> None:
     visitor.page.click("#start")
     visitor.wait_for_frame(12)
