@@ -34,6 +34,12 @@ FLAGS = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Last of all: Playwright's event loop runs in this thread from its first test to the end of the session, and
+    behind it no other test could have one."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="FOLDER", help="save pictures of the page's states")
 
