@@ -12,6 +12,7 @@ from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.checkpoint_files import write_tensors
 from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank
+from motionstream.model.motion_model import MotionModel
 from motionstream.presets import preset
 from motionstream.training import recipes
 from motionstream.training.clips import PreparedClips
@@ -111,6 +112,7 @@ def test_the_comparison_runs_whole_at_debug_size(script, tmp_path):
     torch.manual_seed(0)
     write_tensors(tmp_path / "teacher.safetensors", Trainee(recipe.model).state_dict())
     write_tensors(tmp_path / "autoencoder.safetensors", LinearAutoencoder(recipe.model.autoencoder).state_dict())
+    write_tensors(tmp_path / "mixer.safetensors", MotionModel(recipe.model).pixel_mixer.state_dict())
     output = tmp_path / "result.json"
     sizes = ["--recipe", "debug", "--steps", "3", "--batch", "2", "--clips", "10", "--threads", "1"]
     script.main([*sizes, "--folder", str(tmp_path), "--output", str(output)])

@@ -278,6 +278,7 @@ def test_the_command_trains_the_stage_and_export_takes_it(tmp_path, capsys):
     pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
     for stage in ("autoencoder", "decoder"):
         write_tensors(sources.weights_path(folder, stage), pipeline.parts.autoencoder.state_dict())
+    write_tensors(sources.weights_path(folder, "mixer"), pipeline.model.pixel_mixer.state_dict())
     train = ["train", "self-forcing", "--recipe", "debug", "--folder", str(folder)]
     assert main(train) == 2 and "train the causal stage first" in capsys.readouterr().err
     for seed, stage in enumerate(("teacher", "causal")):
