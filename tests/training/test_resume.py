@@ -254,7 +254,8 @@ def losses(folder):
 
 @pytest.mark.parametrize("background", [False, True])
 def test_twenty_steps_are_ten_a_kill_and_ten_more_bit_for_bit(tmp_path, background):
-    stages.train_autoencoder(recipes.debug(), tmp_path, say=quiet)
+    for train in (stages.train_autoencoder, stages.train_mixer):
+        train(recipes.debug(), tmp_path, say=quiet)
     process = fork.Process(target=run_teacher, args=(tmp_path, tmp_path / "cut", background))
     process.start()
     while process.is_alive() and not (
