@@ -124,7 +124,7 @@ def test_training_again_goes_on_instead_of_starting_over(trained):
 
 
 def test_a_missing_stage_is_named(tmp_path):
-    with pytest.raises(ValueError, match="train the (autoencoder|mixer) stage first"):
+    with pytest.raises(ValueError, match=r"train the (autoencoder|mixer) stage first"):
         stages.train_teacher(recipes.debug(), tmp_path)
 
 
