@@ -1,10 +1,7 @@
-"""The engine on the debug model, without any transport: by hand on a clock of the test's own, and in its thread."""
+"""The engine on the debug model, without any transport: by hand, on a clock of the test's own."""
 
-import dataclasses
 import gc
-import threading
 import weakref
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +9,8 @@ import torch
 
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.server.engine import Engine, EngineBusy
+from motionstream.server.engine import Engine
+from motionstream.server.host import EngineBusy
 from motionstream.server.session import Accepted, Chunk, Ended, Event, Failed, Limits, Queued, Session, Started
 from motionstream.session.commands import Erase, Move, Pause, Pin, Press, Prompt, Release, Resume, Steps, Stop
 from motionstream.tracks import LiveTracks, Tracks
@@ -451,53 +449,3 @@ def test_a_picture_that_cannot_be_used_is_told(engine: Engine) -> None:
     engine.turn()
     failed, ended = events(session)
     assert isinstance(failed, Failed) and failed.fatal and "uint8" in failed.message and isinstance(ended, Ended)
-
-
-# -------------------------------------------------------------------------------------------------- the worker
-
-
-def wait_for(condition: Callable[[], bool], changed: threading.Event) -> None:
-    for _ in range(400):
-        if condition():
-            return
-        changed.wait(0.05)
-        changed.clear()
-    raise AssertionError("it did not happen")
-
-
-def test_the_worker_runs_all_of_it(pipeline: MotionStreamPipeline) -> None:
-    changed, seen = threading.Event(), []
-    with Engine(lambda: pipeline) as engine:
-        wait_for(lambda: engine.status == "ready", changed)
-        session = engine.open(picture(), notify=changed.set)
-
-        def chunk_came() -> bool:
-            seen.extend(events(session))
-            return any(isinstance(event, Chunk) for event in seen)
-
-        wait_for(chunk_came, changed)
-        session.submit(Stop(time=engine.clock()))
-        wait_for(lambda: engine.session_count == 0, changed)
-        other = engine.open(picture(), notify=changed.set)
-    assert isinstance(seen[0], Started)
-    assert isinstance(events(other)[-1], Ended), "closing the engine ends its streams"
-
-
-def test_loading_and_broken_are_told_apart(clock: Clock) -> None:
-    def fail() -> MotionStreamPipeline:
-        raise ValueError("no weights for 'nano'")
-
-    engine = Engine(fail, clock=clock)
-    assert engine.status == "loading"
-    with pytest.raises(EngineBusy, match="still loading"):
-        engine.open(picture())
-    engine.load()
-    assert engine.status == "broken" and engine.problem == "no weights for 'nano'"
-    with pytest.raises(EngineBusy, match="no weights for 'nano'"):
-        engine.open(picture())
-
-
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Limits)])
-def test_limits_name_what_is_wrong(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} = 0"):
-        Limits(**{name: 0})

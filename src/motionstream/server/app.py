@@ -1,4 +1,4 @@
-"""The web application around an engine: the page, its pictures, and one WebSocket per viewer. It carries; the engine
+"""The web application around a host: the page, its pictures, and one WebSocket per viewer. It carries; the host
 decides."""
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from motionstream.server.channels import GRACE, Channels
-from motionstream.server.engine import Engine
 from motionstream.server.guard import Access, Guard
+from motionstream.server.host import Host
 from motionstream.server.kept import add_sessions
 from motionstream.server.metrics import CONTENT_TYPE, Metrics
 from motionstream.server.pictures import Example, Pictures, add_pictures
@@ -24,22 +24,22 @@ WEB = Path(__file__).parent / "web"
 
 
 def create_app(
-    engine: Engine, gallery: Sequence[Example] = (), access: Access | None = None, *, grace: float = GRACE
+    host: Host, gallery: Sequence[Example] = (), access: Access | None = None, *, grace: float = GRACE
 ) -> FastAPI:
-    """The web application around a running engine.
+    """The web application around a running host.
 
     ``access`` says who is let in, by default this machine. ``grace``: seconds that a session waits for its viewer to
     come back.
     """
     app = FastAPI(title="MotionStream", docs_url=None, redoc_url=None, openapi_url=None)
-    pictures = Pictures(gallery, lambda: engine.pipeline.config.size)
+    pictures = Pictures(gallery, lambda: host.model.config.size)
     app.add_middleware(Guard, access=access or Access())
-    _add_pages(app, engine)
-    add_pictures(app, engine, pictures)
-    add_videos(app, engine, Videos(lambda: engine.pipeline.config.fps))
-    if engine.library is not None:
-        add_sessions(app, engine.library)
-    metrics = Metrics(engine)
+    _add_pages(app, host)
+    add_pictures(app, host, pictures)
+    add_videos(app, host, Videos(lambda: host.model.config.fps))
+    if host.library is not None:
+        add_sessions(app, host.library)
+    metrics = Metrics(host)
     channels = Channels(grace, metrics.made)
 
     @app.get("/metrics")
@@ -48,16 +48,16 @@ def create_app(
 
     @app.websocket("/ws")
     async def stream(websocket: WebSocket) -> None:
-        await Viewer(websocket, engine, channels, metrics, pictures).run()
+        await Viewer(websocket, host, channels, metrics, pictures).run()
 
     @app.websocket("/ws/watch/{share}")
     async def watch(websocket: WebSocket, share: str, codecs: str = "jpeg") -> None:
-        await Watcher(websocket, engine, channels, metrics, share, tuple(codecs.split(","))).run()
+        await Watcher(websocket, host, channels, metrics, share, tuple(codecs.split(","))).run()
 
     return app
 
 
-def _add_pages(app: FastAPI, engine: Engine) -> None:
+def _add_pages(app: FastAPI, host: Host) -> None:
     app.mount("/web", StaticFiles(directory=WEB), name="web")
 
     @app.get("/")
@@ -67,12 +67,12 @@ def _add_pages(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        status = engine.status
+        status = host.status
         content: dict[str, Any] = {
             "status": status,
-            "sessions": engine.session_count,
-            "limit": engine.limits.sessions,
-            "queued": engine.queue_length,
+            "sessions": host.session_count,
+            "limit": host.limits.sessions,
+            "queued": host.queue_length,
         }
-        content |= {"problem": engine.problem} if status == "broken" else {}
+        content |= {"problem": host.problem} if status == "broken" else {}
         return JSONResponse(content, 200 if status == "ready" else 503)

@@ -13,15 +13,15 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal
 
-import numpy as np
 import torch
 
+from motionstream.loading import STAGES
 from motionstream.pipeline import MotionStreamPipeline
+from motionstream.server.host import EngineBusy, Host, Model, Status
 from motionstream.server.player import Player
-from motionstream.server.session import Ended, Failed, Fresh, Limits, Queued, Session, Started
-from motionstream.session.commands import Move, Stop
+from motionstream.server.session import Ended, Failed, Limits, Session, Started
+from motionstream.session.commands import Stop
 from motionstream.session.fingerprint import fingerprint
 from motionstream.session.library import Library
 from motionstream.session.recording import Header, Recording
@@ -30,19 +30,12 @@ from motionstream.session.take import Take
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["loading", "ready", "broken"]
 
-
-class EngineBusy(ValueError):
-    """Nothing wrong with the request: the engine is loading, or too many wait already. Try again later."""
-
-
-class Engine:
+class Engine(Host):
     """Runs up to ``limits.sessions`` streams of one model, each at its playback rate; a few more wait their turn.
 
-    ``load`` makes the pipeline; it runs in the worker, so that constructing the engine returns at once. ``library``
-    keeps the sessions; without one nothing is recorded. ``clock`` gives seconds and never runs backwards. Use it as a
-    context manager, or call ``start`` and ``close``.
+    ``load`` makes the pipeline; it runs in the worker, so that constructing the engine returns at once. The rest is
+    `Host`'s.
     """
 
     def __init__(
@@ -53,27 +46,15 @@ class Engine:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.limits = limits or Limits()
-        self.library = library
-        self.clock = clock
+        super().__init__(limits, library, clock)
         self.status: Status = "loading"
         self.problem = ""
         self._load_pipeline = load
         self._pipeline: MotionStreamPipeline | None = None
         self._weights = ""
-        self._sessions: list[Session] = []
         self._players: dict[Session, Player] = {}
-        self._told: dict[Session, Queued] = {}  # what those that wait know
-        self._wake = threading.Condition()
-        self._woken = self._closing = False
+        self._woken = False
         self._thread = threading.Thread(target=self._run, name="motionstream-engine", daemon=True)
-
-    def __enter__(self) -> Engine:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def start(self) -> None:
         """Start the worker, which loads the model first."""
@@ -81,9 +62,9 @@ class Engine:
 
     def close(self) -> None:
         """End all sessions and the worker; returns when it has stopped."""
-        with self._wake:
+        with self._changed:
             self._closing = True
-            self._wake.notify_all()
+            self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -93,79 +74,40 @@ class Engine:
         if self._pipeline is None:
             reason = f"could not be loaded: {self.problem}" if self.status == "broken" else "is still loading; wait"
             raise EngineBusy(f"the model {reason}")
+        if self.status == "broken":
+            raise EngineBusy(f"the engine is broken: {self.problem}")
         return self._pipeline
 
     @property
-    def session_count(self) -> int:
-        """How many sessions have a stream, or are about to."""
-        return min(len(self._sessions), self.limits.sessions)
-
-    @property
-    def queue_length(self) -> int:
-        """How many sessions wait until one of those has ended."""
-        return max(0, len(self._sessions) - self.limits.sessions)
-
-    def open(
-        self,
-        picture: np.ndarray,
-        prompt: str = "",
-        seed: int = 0,
-        notify: Callable[[], None] = lambda: None,
-        *,
-        steps: int | None = None,
-    ) -> Session:
-        """Begin a stream from ``picture``, uint8 (H, W, 3) of any size; the first chunk is made at once, or, where all
-        streams are taken, when one has ended (`Queued` tells the place).
-
-        ``steps``: denoising steps of a chunk, the model's own when None.
-
-        ``notify`` is called, from the worker, whenever there is something to ``take``. Raises EngineBusy while the
-        model is loading or too many wait. What goes wrong later is told to the session as `Failed`.
-        """
-        return self._open(Fresh(picture, prompt, seed, steps), notify)
-
-    def branch(self, head: Recording, notify: Callable[[], None] = lambda: None) -> Session:
-        """Go on from where a recording, or its head, ends. Its chunks are made again first, as fast as other streams
-        allow: `Replaying` tells how far it is, `Continued` when the viewer's commands count. Raises as `open`."""
-        return self._open(head, notify)
-
-    def _open(self, opening: Fresh | Recording, notify: Callable[[], None]) -> Session:
-        _ = self.pipeline  # refuses while loading
-        with self._wake:
-            if self._closing:
-                raise EngineBusy("the server is stopping")
-            # Those that were closed are ended by the worker before it begins this one.
-            limits, taken = self.limits, sum(not session.closed for session in self._sessions)
-            if taken >= limits.sessions + limits.queue:
-                raise EngineBusy(
-                    f"all {limits.sessions} streams are taken and {limits.queue} viewers wait already; try again later"
-                )
-            session = Session(opening, self.limits, notify, self.wake)
-            self._sessions.append(session)
-        self.wake()
-        return session
+    def model(self) -> Model:
+        """As `Host`."""
+        return Model(self.pipeline.config, all(stage in self.pipeline.stages for stage in STAGES))
 
     def wake(self) -> None:
         """Have the worker look at the commands now rather than when the next chunk is due."""
-        with self._wake:
+        with self._changed:
             self._woken = True
-            self._wake.notify()
+            self._changed.notify()
 
     # ------------------------------------------------------------------------------------- the worker's side
 
     def _run(self) -> None:
         self.load()
-        while True:
-            with self._wake:
-                if self._closing:
-                    break
-            rest = self.turn()
-            with self._wake:
-                if not self._woken and not self._closing and rest > 0:
-                    self._wake.wait(None if math.isinf(rest) else rest)
-                self._woken = False
+        reason = "the server is stopping"
+        try:
+            while not self._closing:
+                rest = self.turn()
+                with self._changed:
+                    if not self._woken and not self._closing and rest > 0:
+                        self._changed.wait(None if math.isinf(rest) else rest)
+                    self._woken = False
+        except Exception as error:  # not a session's: those end it alone
+            logger.exception("the engine broke")
+            self.problem = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.status = "broken"
+            reason = f"the engine broke ({self.problem})"
         for session in list(self._sessions):
-            self._end(session, "the server is stopping")
+            self._let_go(session, reason)
 
     def load(self) -> None:
         """Make the pipeline (the worker's first act): the status becomes ready, or broken with its ``problem``."""
@@ -187,7 +129,7 @@ class Engine:
         for session in list(self._sessions):
             self._guard(session, self._keep_waiting if self._place(session) > 0 else self._attend)
         for session in self._sessions[self.limits.sessions :]:
-            self._tell_place(session)
+            session.tell_place(self._place(session), self.queue_length)
         due = {session: player.due(self._active()) for session, player in self._players.items()}
         if due:
             session = min(due, key=lambda key: due[key])
@@ -201,19 +143,9 @@ class Engine:
         return max(0, self._sessions.index(session) + 1 - self.limits.sessions)
 
     def _keep_waiting(self, session: Session) -> None:
-        for command in session.commands():
-            if isinstance(command, Stop):
-                session.closed = True
-            elif not isinstance(command, Move):
-                session.put(Failed(f"cannot {command.name} yet: the stream waits for its turn", command.name))
+        session.refuse_commands()
         if session.closed:
             self._end(session, "stopped")
-
-    def _tell_place(self, session: Session) -> None:
-        told = Queued(self._place(session), self.queue_length)
-        if self._told.get(session) != told:
-            self._told[session] = told
-            session.put(told)
 
     def _active(self) -> int:
         return sum(not player.still for player in self._players.values())
@@ -228,10 +160,16 @@ class Engine:
             message = str(error) if isinstance(error, ValueError) else f"the stream failed ({type(error).__name__})"
             session.put(Failed(message, fatal=True))
             self._end(session, message)
+            if not isinstance(error, ValueError):
+                self._check_device()
+
+    def _check_device(self) -> None:
+        """Raises RuntimeError where the device computes no more: after an illegal access CUDA fails until the process
+        ends, and with it every stream to come."""
+        torch.ones(1, device=self.pipeline.device).add(1).cpu()
 
     def _attend(self, session: Session) -> None:
         if session not in self._players and not session.closed:
-            self._told.pop(session, None)
             self._players[session] = self._begin(session)
         player = self._players.get(session)
         if player is not None:
@@ -280,13 +218,14 @@ class Engine:
 
     def _end(self, session: Session, reason: str) -> None:
         """Forget the session and give its memory back."""
-        with self._wake:
-            self._sessions = [other for other in self._sessions if other is not session]
-        self._told.pop(session, None)
+        self._let_go(session, reason)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _let_go(self, session: Session, reason: str) -> None:
+        self._forget(session)
         player = self._players.pop(session, None)
         if player is not None:
             player.close()
         session.end(Ended(reason))
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

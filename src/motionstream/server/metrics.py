@@ -6,7 +6,7 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from motionstream.server.engine import Engine
+from motionstream.server.host import Host
 from motionstream.server.session import Chunk
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -21,7 +21,7 @@ class Metrics:
     A registry of its own: two servers in one process count apart.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, host: Host) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -49,10 +49,10 @@ class Metrics:
         )
         status = gauge("status", "1 for what the engine is: loading, ready or broken", ("status",))
         for each in STATUSES:
-            status.labels(each).set_function(lambda each=each: float(engine.status == each))  # type: ignore[misc]
-        gauge("sessions", "Open sessions").set_function(lambda: engine.session_count)
-        gauge("sessions_limit", "Sessions at a time").set_function(lambda: engine.limits.sessions)
-        gauge("queued", "Viewers that wait for a free stream").set_function(lambda: engine.queue_length)
+            status.labels(each).set_function(lambda each=each: float(host.status == each))  # type: ignore[misc]
+        gauge("sessions", "Open sessions").set_function(lambda: host.session_count)
+        gauge("sessions_limit", "Sessions at a time").set_function(lambda: host.limits.sessions)
+        gauge("queued", "Viewers that wait for a free stream").set_function(lambda: host.queue_length)
         self.viewers = gauge("viewers", "Open connections, watching ones included")
         if torch.cuda.is_available():
             gauge("device_memory_bytes", "What torch holds on the device").set_function(torch.cuda.memory_reserved)

@@ -17,7 +17,7 @@ import simplejpeg
 from fastapi import FastAPI, HTTPException, Request, Response
 
 from motionstream.media import fit, read_picture
-from motionstream.server.engine import Engine, EngineBusy
+from motionstream.server.host import EngineBusy, Host
 
 MAX_UPLOAD = 20 * 2**20  # bytes of one picture file
 MAX_UPLOADS = 64  # pictures kept, the oldest go first; each is as small as the model's frames
@@ -88,7 +88,7 @@ class Pictures:
         return fitting.describe()
 
 
-def add_pictures(app: FastAPI, engine: Engine, pictures: Pictures) -> None:
+def add_pictures(app: FastAPI, host: Host, pictures: Pictures) -> None:
     """The addresses: /api/gallery, /api/pictures and /api/pictures/NAME."""
 
     @app.get("/api/gallery")
@@ -97,7 +97,7 @@ def add_pictures(app: FastAPI, engine: Engine, pictures: Pictures) -> None:
 
     @app.get("/api/pictures/{name}")
     async def picture(name: str) -> Response:
-        check_ready(engine)
+        check_ready(host)
         try:
             pixels = await asyncio.to_thread(pictures.get, name)
         except ValueError as error:
@@ -107,7 +107,7 @@ def add_pictures(app: FastAPI, engine: Engine, pictures: Pictures) -> None:
 
     @app.post("/api/pictures")
     async def upload(request: Request) -> dict[str, str]:
-        check_ready(engine)
+        check_ready(host)
         with tempfile.TemporaryDirectory(prefix="motionstream-") as folder:
             path = Path(folder) / "picture"
             await receive(request, path, MAX_UPLOAD)
@@ -118,10 +118,10 @@ def add_pictures(app: FastAPI, engine: Engine, pictures: Pictures) -> None:
         return {"name": name, "fitted": fitted}
 
 
-def check_ready(engine: Engine) -> None:
+def check_ready(host: Host) -> None:
     """503 while there is no model, whose size decides how pictures are fitted."""
     try:
-        _ = engine.pipeline
+        _ = host.model
     except EngineBusy as error:
         raise HTTPException(503, str(error)) from None
 

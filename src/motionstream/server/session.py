@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from motionstream.session.commands import Command, Move
+from motionstream.session.commands import Command, Move, Stop
 from motionstream.session.director import TrackGroup
 from motionstream.session.recording import Recording
 
@@ -158,12 +158,16 @@ class Session:
         limits: Limits,
         notify: Callable[[], None],
         wake: Callable[[], None],
+        *,
+        wakes_for_moves: bool = False,
     ) -> None:
         self.opening: Fresh | Recording | None = opening  # until the stream has begun
         self.closed = False  # the viewer is gone for good
         self.watched = True  # somebody looks; nothing is made while nobody does
         self.ended = False  # nothing will come any more
         self._limits, self._notify, self._wake = limits, notify, wake
+        self._wakes_for_moves = wakes_for_moves
+        self._told: Queued | None = None  # its place in the queue, as the viewer knows it
         self._lock = threading.Lock()
         self._commands: deque[Command] = deque()
         self._control: deque[Control] = deque()
@@ -185,7 +189,8 @@ class Session:
                 raise ValueError(f"{len(self._commands)} commands are waiting already; send fewer")
             self._commands.append(command)
             # A pointer's samples are wanted when the next chunk is cut, not before, unless they pile up.
-            wake = not isinstance(command, Move) or len(self._commands) > self._limits.commands // 16
+            many = len(self._commands) > self._limits.commands // 16
+            wake = self._wakes_for_moves or many or not isinstance(command, Move)
         if wake:
             self._wake()
 
@@ -214,6 +219,21 @@ class Session:
         with self._lock:
             waiting, self._commands = self._commands, deque()
         return list(waiting)
+
+    def refuse_commands(self) -> None:
+        """While the session waits for a stream: nothing but to stop can be obeyed."""
+        for command in self.commands():
+            if isinstance(command, Stop):
+                self.closed = True
+            elif not isinstance(command, Move):
+                self.put(Failed(f"cannot {command.name} yet: the stream waits for its turn", command.name))
+
+    def tell_place(self, place: int, of: int) -> None:
+        """While the session waits for a stream: its place, told where that has changed."""
+        told = Queued(place, of)
+        if told != self._told:
+            self._told = told
+            self.put(told)
 
     def put(self, event: Event) -> None:
         """Hand an event to the viewer; of chunks the oldest are dropped when too many wait."""

@@ -17,7 +17,7 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 
 from motionstream.media import read_video
-from motionstream.server.engine import Engine
+from motionstream.server.host import Host
 from motionstream.server.pictures import check_ready, receive
 
 MAX_UPLOAD = 100 * 2**20  # bytes of one video file
@@ -66,12 +66,12 @@ class Videos:
         return name, video
 
 
-def add_videos(app: FastAPI, engine: Engine, videos: Videos) -> None:
+def add_videos(app: FastAPI, host: Host, videos: Videos) -> None:
     """The address: /api/videos."""
 
     @app.post("/api/videos")
     async def upload(request: Request) -> dict[str, Any]:
-        check_ready(engine)
+        check_ready(host)
         with tempfile.TemporaryDirectory(prefix="motionstream-") as folder:
             path = Path(folder) / "video"
             await receive(request, path, MAX_UPLOAD, "cut it first")

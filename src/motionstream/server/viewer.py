@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 from fastapi import WebSocket, WebSocketDisconnect
 
-from motionstream.loading import STAGES
 from motionstream.server.channel import Channel
 from motionstream.server.channels import Channels
-from motionstream.server.engine import Engine, EngineBusy
+from motionstream.server.host import EngineBusy, Host
 from motionstream.server.metrics import Metrics
 from motionstream.server.outbox import Outbox
 from motionstream.server.pictures import Pictures
@@ -32,10 +31,8 @@ from motionstream.session.commands import Command
 class Connection(ABC):
     """What both have in common: a greeting, messages that are obeyed or answered in words, an outbox that is sent."""
 
-    def __init__(
-        self, websocket: WebSocket, engine: Engine, channels: Channels, metrics: Metrics, *, steers: bool
-    ) -> None:
-        self.websocket, self.engine, self.channels, self.metrics = websocket, engine, channels, metrics
+    def __init__(self, websocket: WebSocket, host: Host, channels: Channels, metrics: Metrics, *, steers: bool) -> None:
+        self.websocket, self.host, self.channels, self.metrics = websocket, host, channels, metrics
         self.outbox = Outbox(steers=steers, on_drop=metrics.dropped)
         self.clock = ViewerClock()
         self.channel: Channel | None = None
@@ -44,20 +41,20 @@ class Connection(ABC):
         """Serve the connection until it closes."""
         await self.websocket.accept()
         try:
-            pipeline = self.engine.pipeline
+            model = self.host.model
         except EngineBusy as error:
             await self.websocket.send_json(control_message(Failed(str(error), fatal=True)))
             await self.websocket.close(1013)
             return
-        config, trained = pipeline.config, all(stage in pipeline.stages for stage in STAGES)
-        abilities = ("rejoin", "watch", *(() if self.engine.library is None else ("recording",)))
+        config = model.config
+        abilities = ("rejoin", "watch", *(() if self.host.library is None else ("recording",)))
         self.outbox.say(
             hello(
                 config.name,
                 config.size,
                 config.fps,
-                trained,
-                self.engine.limits,
+                model.trained,
+                self.host.limits,
                 abilities,
                 grace=self.channels.grace,
             )
@@ -97,7 +94,7 @@ class Connection(ABC):
             try:
                 if text is None:
                     raise ValueError(f"a binary message of {len(message['bytes'])} bytes is not understood; send JSON")
-                await self.obey(parse(text, self.engine.clock(), self.clock))
+                await self.obey(parse(text, self.host.clock(), self.clock))
             except ValueError as error:
                 self.outbox.say(control_message(Failed(str(error))))
 
@@ -119,9 +116,9 @@ class Viewer(Connection):
     """Starts streams and steers them."""
 
     def __init__(
-        self, websocket: WebSocket, engine: Engine, channels: Channels, metrics: Metrics, pictures: Pictures
+        self, websocket: WebSocket, host: Host, channels: Channels, metrics: Metrics, pictures: Pictures
     ) -> None:
-        super().__init__(websocket, engine, channels, metrics, steers=True)
+        super().__init__(websocket, host, channels, metrics, steers=True)
         self.pictures = pictures
 
     def begin(self) -> None:
@@ -159,12 +156,12 @@ class Viewer(Connection):
         if start.recording is None:
             assert start.picture is not None
             picture = self.pictures.get(start.picture)
-            return lambda notify: self.engine.open(picture, start.prompt, start.seed, notify, steps=start.steps)
-        if self.engine.library is None:
+            return lambda notify: self.host.open(picture, start.prompt, start.seed, notify, steps=start.steps)
+        if self.host.library is None:
             raise ValueError("this server keeps no recordings; start from a picture")
-        recording = self.engine.library.recording(start.recording)
+        recording = self.host.library.recording(start.recording)
         head = recording if start.chunk is None else recording.branch(start.chunk)
-        return lambda notify: self.engine.branch(head, notify)
+        return lambda notify: self.host.branch(head, notify)
 
     def _rejoin(self, rejoin: Rejoin) -> None:
         codec = choose_codec(rejoin.codecs)
@@ -190,13 +187,13 @@ class Watcher(Connection):
     def __init__(
         self,
         websocket: WebSocket,
-        engine: Engine,
+        host: Host,
         channels: Channels,
         metrics: Metrics,
         share: str,
         codecs: tuple[str, ...],
     ) -> None:
-        super().__init__(websocket, engine, channels, metrics, steers=False)
+        super().__init__(websocket, host, channels, metrics, steers=False)
         self.share, self.codecs = share, codecs
 
     def begin(self) -> None:
