@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 
 from motionstream.client import Client, ServerError
+from motionstream.media import write_video
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.app import create_app
 from motionstream.server.engine import Engine
@@ -57,6 +58,34 @@ def test_a_drag_is_in_the_frames_that_come(address: str, codec) -> None:
             chunk = next(client.chunks())
         client.stop()
         assert client.wait_for("ended")["reason"] == "stopped"
+
+
+def test_a_video_and_a_webcam_are_followed(address: str, tmp_path) -> None:
+    wide = np.repeat(np.repeat(np.random.default_rng(3).integers(0, 256, (16, 20, 3), np.uint8), 4, 0), 4, 1)
+    film = np.stack([np.roll(wide, step, axis=1) for step in range(48)])
+    write_video(tmp_path / "film.mp4", film, 24)
+    with Client(address, TOKEN) as client:
+        video = client.upload_video(tmp_path / "film.mp4")
+        assert video["size"] == [64, 80] and video["frames"] == 48
+        client.start("stripes")
+        client.follow(video["name"], align=[(40, 32, 16, 16)], repeat=True)
+        while not (chunk := next(client.chunks())).header["groups"]:
+            pass
+        assert chunk.header["groups"][0][:2] == [-2, "follow"]
+        assert np.nanmax(np.ptp(chunk.positions[..., 0], axis=0)) > 2
+        client.unfollow()
+        while (chunk := next(client.chunks())).header["groups"]:
+            pass
+        client.follow(webcam=(64, 80))
+        client.look(film[0])
+        while not (chunk := next(client.chunks())).header["groups"]:
+            pass
+        client.look(film[0, :40])
+        with pytest.raises(ServerError, match="80x40; 80x64 was said"):
+            client.wait_for("ended")
+        (tmp_path / "no.mp4").write_bytes(b"no video")
+        with pytest.raises(ServerError, match="it is no video"):
+            client.upload_video(tmp_path / "no.mp4")
 
 
 def test_chunks_end_after_so_much_video_or_with_the_stream(address: str) -> None:

@@ -42,6 +42,12 @@ def test_what_was_written_is_read_back() -> None:
         (lambda data: data + b"y", "its header says"),
         (lambda data: data.replace(b'"points":2', b'"points":9'), "header is damaged"),
         (lambda data: data.replace(b'"frames":2', b'"frame_":2'), "header is damaged"),
+        (lambda data: data.replace(b"[3,6]", b"[3,-6]"), "header is damaged"),
+        (lambda data: data.replace(b"[3,6]", b"[3,{}]"), "header is damaged"),
+        (lambda data: data.replace(b"[3,6]", b"null "), "header is damaged"),
+        (lambda data: data.replace(b'"frames":2', b'"frames":1'), "header is damaged"),
+        (lambda data: data.replace(b'"points":2', b'"points":0.'), "header is damaged"),
+        (lambda data: data[:4] + (90_000).to_bytes(4, "little") + b"[" * 90_000, "header is damaged"),
     ],
 )
 def test_what_is_no_message_is_refused_in_words(damage, word: str) -> None:

@@ -19,7 +19,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +155,13 @@ class Client:
         request = urllib.request.Request(f"{self._base}/api/pictures", content, self._headers)
         return str(json.loads(_fetch(request))["name"])
 
+    def upload_video(self, path: str | Path) -> dict[str, Any]:
+        """Send a video file to take motion from: its ``name``, to `follow`, and ``size`` (height, width), ``frames``,
+        ``fps`` and a ``note``. ServerError where it is none."""
+        request = urllib.request.Request(f"{self._base}/api/videos", Path(path).read_bytes(), self._headers)
+        answer: dict[str, Any] = json.loads(_fetch(request))
+        return answer
+
     def start(
         self, picture: str, prompt: str = "", seed: int = 0, steps: int | None = None, patience: float = 60.0
     ) -> dict[str, Any]:
@@ -173,8 +180,11 @@ class Client:
 
     def send(self, kind: str, **fields: Any) -> None:
         """Send any message of the protocol; when it is meant (``t``) is now unless said otherwise."""
+        self._write(json.dumps({"type": kind, "t": time.monotonic(), **fields}))
+
+    def _write(self, message: str | bytes) -> None:
         try:
-            self._socket.send(json.dumps({"type": kind, "t": time.monotonic(), **fields}))
+            self._socket.send(message)
         except ConnectionClosed as error:
             raise ServerError(f"the connection is closed: {error}") from error
 
@@ -189,6 +199,32 @@ class Client:
         number = next(self._gestures)
         self.send("pin", gesture=number, x=x, y=y, radius=radius, spacing=spacing)
         return number
+
+    def follow(
+        self,
+        video: str | None = None,
+        *,
+        webcam: tuple[int, int] | None = None,
+        align: Sequence[tuple[float, float, float, float]] = (),
+        repeat: bool = False,
+    ) -> None:
+        """Have the picture move as an uploaded video does, or as frames of a size (height, width) that `look` sends.
+
+        ``align``: up to two of (x, y of the source, x, y of the picture) that lie on one another. ``repeat``: the video
+        begins again at its end. `unfollow` ends it.
+        """
+        source = {"webcam": webcam} if video is None else {"video": video, "repeat": repeat}
+        self.send("follow", **source, align=[list(pair) for pair in align])
+
+    def look(self, frame: np.ndarray) -> None:
+        """A frame, uint8 (H, W, 3), of the webcam that is followed."""
+        jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=85)
+        header = {"t": time.monotonic()}
+        self._write(wire.pack(wire.WEBCAM, header, np.zeros((1, 0, 2), np.float32), [jpeg]))
+
+    def unfollow(self) -> None:
+        """Follow nothing any more."""
+        self.send("unfollow")
 
     def stop(self) -> None:
         """End the stream."""

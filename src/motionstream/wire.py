@@ -54,8 +54,11 @@ def unpack(data: bytes) -> Message:
     try:
         header = json.loads(data[PREFIX.size : place])
         frames, points, sizes = header["frames"], header["points"], header["sizes"]
+        numbers = [frames, points, *sizes]
+        if len(sizes) != frames or not all(type(number) is int and 0 <= number <= len(data) for number in numbers):
+            raise ValueError(f"{frames} frames of {points} points in {len(sizes)} parts")
         steps = np.frombuffer(data, "<i2", 2 * frames * points, place).reshape(frames, points, 2)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"the message's header is damaged: {error}") from None
     place += steps.nbytes
     ends = place + np.cumsum([0, *sizes])

@@ -4,23 +4,30 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.engine import Engine
 from motionstream.server.session import Chunk, Continued, Ended, Event, Failed, Limits, Replaying, Session, Started
+from motionstream.server.sources import Video
 from motionstream.session.commands import (
     Erase,
+    Follow,
+    Look,
     Move,
     Pause,
     Pin,
     Press,
     Prompt,
     Release,
+    Restart,
     Resume,
     Steps,
+    Unfollow,
 )
 from motionstream.session.commands import (
     Path as DrawnPath,
@@ -141,6 +148,48 @@ def test_a_recorded_session_replays_bit_for_bit(engine: Engine, clock: Clock) ->
     grey = [video.mean(-1).ravel() for video in (film, np.concatenate(made))]  # colours are halved in a film
     assert np.corrcoef(*grey)[0, 1] > 0.8, "the film shows the same, as well as noise can be encoded"
     other.close()
+
+
+def moving(frames: int) -> np.ndarray:
+    """A source of 60 x 80 that goes right."""
+    wide = cv2.resize(np.random.default_rng(3).integers(0, 256, (15, 20, 3), np.uint8), (80, 60))
+    return np.stack([np.roll(wide, 2 * step, axis=1) for step in range(frames)])
+
+
+def test_what_follows_a_video_and_a_webcam_replays_without_them(engine: Engine, clock: Clock) -> None:
+    session = engine.open(picture(), seed=5)
+    session.submit(Follow(time=clock.now, video="a", source=Video(moving(60), 24.0)))
+    run(engine, clock, 1.2)
+    session.submit(Restart(time=clock.now))
+    run(engine, clock, 0.6)
+    session.submit(Follow(time=clock.now, webcam=(60, 80)))
+    for number, frame in enumerate(moving(30)):
+        session.submit(Look(time=clock.now, sent=number / 24, jpeg=simplejpeg.encode_jpeg(frame)))
+        run(engine, clock, 1 / 24)
+        if number == 15:
+            session.submit(Pause(time=clock.now))
+            run(engine, clock, 3.0)
+            session.submit(Resume(time=clock.now))
+    session.submit(Unfollow(time=clock.now))
+    run(engine, clock, 0.7)
+    seen = events(session)
+    assert not [event for event in seen if isinstance(event, Failed)]
+    assert isinstance(seen[0], Started) and engine.library is not None
+    recording = engine.library.recording(seen[0].recording or "")
+    names = [command.name for entry in recording.entries for command in entry.commands]
+    assert set(names) == {"followed", "restart"} and names.count("followed") >= 5
+    again = [shot.frames for shot in Replay(engine.pipeline, recording).shots()]
+    assert all(np.array_equal(one, two) for one, two in zip(frames(seen), again, strict=True))
+    last = [event for event in seen if isinstance(event, Chunk)][-1]
+    assert last.groups == (), "let go"
+    branch = engine.branch(recording.branch(2))
+    run(engine, clock, 0.2)
+    branch.submit(Follow(time=clock.now, video="a", source=Video(moving(60), 24.0)))
+    run(engine, clock, 1.2)
+    (started,) = (event for event in events(branch) if isinstance(event, Started))
+    gone_on = engine.library.recording(started.recording or "").tracks()
+    before = recording.branch(2).tracks().ids
+    assert set(before.tolist()) < set(gone_on.ids.tolist()), "points of another source have other ids"
 
 
 def test_one_goes_on_from_an_earlier_chunk(engine: Engine, clock: Clock) -> None:

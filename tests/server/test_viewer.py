@@ -194,8 +194,8 @@ def test_a_full_engine_has_a_queue(client: TestClient) -> None:
         (json.dumps({"type": "start", "protocol": VERSION, "picture": "../etc/passwd"}), "there is no picture"),
         ('{"type": "start", "protocol": 99, "picture": "checkers"}', "protocol is 99"),
         ('{"type": "prompt", "prompt": "' + "x" * 40_000 + '"}', "message of 40032 characters; at most 32768"),
-        (bytes(range(256)) * 8, "a binary message of 2048 bytes is not understood"),
-        (b"", "a binary message of 0 bytes is not understood"),
+        (bytes(range(256)) * 8, "2048 bytes that do not begin with MS"),
+        (b"", "0 bytes that do not begin with MS"),
     ],
 )
 def test_wrong_messages_are_answered_in_words(client: TestClient, message: str | bytes, word: str) -> None:

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from motionstream.session.commands import Camera, Command, Erase, Move, Path, Pin, Press, Release, Select
+from motionstream.session.commands import Camera, Command, Erase, Followed, Move, Path, Pin, Press, Release, Select
 from motionstream.session.director import Director, TrackGroup
-from motionstream.tracks import LiveTracks
+from motionstream.session.followed import pack_points
+from motionstream.tracks import LiveTracks, Tracks
+from motionstream.tracks.transfer import FIRST_ID
 
 SIZE = (32, 48)
 
@@ -166,3 +168,57 @@ def test_a_gesture_takes_hold_of_a_selected_object():
     for wrong in (Select(time=0, request=1), Select(time=0, request=1, outline=((90, 90), (95, 90), (95, 95)))):
         with pytest.raises(ValueError, match="outline"):
             director.obey(wrong)
+
+
+def moving(frames: int, first: int, count: int = 20, step: float = 1.0) -> Followed:
+    """A source whose points, on a grid of 8 pixels, go to the right."""
+    x, y = np.meshgrid(np.arange(4.0, 48, 10)[:5], np.arange(4.0, 32, 8)[:4])
+    places = np.stack([x, y], axis=-1).reshape(-1, 2)[:count]
+    positions = places + np.stack([np.arange(frames) * step, np.zeros(frames)], axis=-1)[:, None]
+    ids = FIRST_ID + first + np.arange(len(places))
+    return Followed(time=0, points=pack_points(Tracks(positions, np.ones(positions.shape[:2], bool), SIZE, 24, ids)))
+
+
+def test_a_followed_sources_points_are_in_the_next_cut_alone() -> None:
+    director = Director(SIZE, 24)
+    assert director.next_followed_id == FIRST_ID
+    director.obey(moving(9, 5))
+    tracks = director.cut(9, 0.0)
+    assert tracks.count == 20 and np.array_equal(tracks.ids, FIRST_ID + 5 + np.arange(20))
+    assert np.allclose(tracks.positions[8] - tracks.positions[0], [8, 0])
+    assert director.next_followed_id == FIRST_ID + 25
+    positions, groups = director.overlay(tracks, 512)
+    assert groups == (TrackGroup(-2, "follow", 20),) and positions.shape == (9, 20, 2)
+    assert director.cut(12, 0.5).count == 0
+    director.obey(moving(9, 5))
+    with pytest.raises(ValueError, match="9 frames of a followed source for a chunk of 12"):
+        director.cut(12, 1.0)
+    assert director.cut(12, 1.0).count == 0, "and it is forgotten"
+    with pytest.raises(ValueError, match="followed points are damaged"):
+        director.obey(Followed(time=0, points="nothing"))
+
+
+def test_a_gesture_has_the_last_word_where_it_is() -> None:
+    director = Director(SIZE, 24)
+    director.obey(Pin(time=0, gesture=1, x=14, y=12, radius=0))
+    director.obey(moving(12, 0))
+    tracks = director.cut(12, 0.0)
+    source, pin = tracks.select(tracks.ids >= FIRST_ID), tracks.select(tracks.ids < FIRST_ID)
+    assert pin.count == 1 and 0 < source.count < 20
+    assert np.hypot(*(source.positions - pin.positions[0, 0]).transpose(2, 0, 1)).min() > 11
+    _, groups = director.overlay(tracks, 512)
+    assert [(group.kind, group.count) for group in groups] == [("follow", source.count), ("pin", 1)]
+
+
+def test_a_camera_moves_what_is_followed_as_well() -> None:
+    still, panned = Director(SIZE, 24), Director(SIZE, 24)
+    panned.obey(Camera(time=0.0, pan=(1.0, 0.0)))
+    for director in (still, panned):
+        director.cut(9, 0.0)
+        director.obey(moving(12, 0))
+    plain, tracks = still.cut(12, 0.5), panned.cut(12, 0.5)
+    source = tracks.select(tracks.ids >= FIRST_ID)
+    both = source.visible[-1] & plain.visible[-1]
+    assert (plain.positions[-1] - source.positions[-1])[both, 0].min() > 1
+    _, groups = panned.overlay(tracks, 512)
+    assert [group.kind for group in groups][-1] == "follow"

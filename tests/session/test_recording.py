@@ -139,6 +139,7 @@ HEAD, FIRST, SECOND = header_line(header()), entry_line(ENTRIES[0]), entry_line(
         (HEAD + changed(FIRST, frames=0), "frames is 0"),
         (HEAD + changed(FIRST, commands=3), "commands is not a list"),
         (HEAD + changed(FIRST, commands=[{"type": "pause", "t": 0}]), "pause is not recorded"),
+        (HEAD + changed(FIRST, commands=[{"type": "follow", "t": 0, "video": "a"}]), "follow is not recorded"),
         (HEAD + changed(FIRST, commands=[{"type": "erase", "gesture": 1}]), "lacks 't'"),
         (HEAD + changed(FIRST, commands=[{"type": "explode", "t": 0}]), "type is 'explode'"),
         (HEAD + b"garbage\n" + FIRST, "line 2 is not JSON"),

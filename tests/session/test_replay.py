@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.session.commands import Erase, Move, Press, Prompt, Steps
+from motionstream.session.commands import Erase, Followed, Move, Press, Prompt, Steps
 from motionstream.session.fingerprint import fingerprint
+from motionstream.session.followed import pack_points
 from motionstream.session.recording import Header, Recording
 from motionstream.session.replay import Replay
 from motionstream.session.take import Entry, Take
+from motionstream.tracks.transfer import FIRST_ID, LiveTransfer, VideoTransfer
 
 
 def record(pipeline: MotionStreamPipeline, picture: np.ndarray, **settings) -> tuple[Recording, list[np.ndarray]]:
@@ -35,6 +37,27 @@ def test_the_frames_are_the_same(pipeline, picture) -> None:
     made = [shot.frames for shot in replay.shots()]
     assert replay.left == 0
     assert all(np.array_equal(one, other) for one, other in zip(made, frames, strict=True))
+
+
+def test_what_was_followed_needs_no_source_again(pipeline, picture, tmp_path) -> None:
+    entries: list[Entry] = []
+    take = Take(pipeline.stream(picture, seed=7), entries.append)
+    source = np.stack([np.roll(picture, step, axis=1) for step in range(40)])
+    video = VideoTransfer(source, 24, LiveTransfer(source.shape[1:3], take.stream.size))
+    frames = []
+    for cut in (0.0, 0.5, 1.0):
+        take.obey(Followed(time=cut, points=pack_points(video.cut(take.stream.next_frames))))
+        frames.append(take.make(cut).frames)
+    Recording(Header.of(take.stream, 7, fingerprint(pipeline)), tuple(entries)).write(tmp_path / "a.jsonl")
+    recording = Recording.read(tmp_path / "a.jsonl")
+    made = [shot.frames for shot in Replay(pipeline, recording).shots()]
+    assert all(np.array_equal(one, other) for one, other in zip(made, frames, strict=True))
+    assert recording.tracks().count > 8 and recording.tracks().ids.min() >= FIRST_ID
+    still = Take(pipeline.stream(picture, seed=7))
+    assert not np.array_equal(still.make(0.0).frames, frames[0]), "and it did something"
+    wrong = dataclasses.replace(entries[1], chunk=0, frames=9)
+    with pytest.raises(ValueError, match="chunk 0 cannot be made: 12 frames of a followed source"):
+        Replay(pipeline, Recording(recording.header, (wrong,))).step()
 
 
 def test_one_goes_on_from_a_branch_as_the_recorded_one_would(pipeline, picture) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from motionstream.tracks import Tracks
-from motionstream.tracks.transfer import FIRST_ID, LiveTransfer, align, parse_pair, transfer_tracks
+from motionstream.tracks.transfer import FIRST_ID, LiveTransfer, VideoTransfer, align, parse_pair, transfer_tracks
 
 SIZE = (64, 64)
 SOURCE = (60, 80)
@@ -128,6 +128,15 @@ def test_a_large_source_is_followed_at_a_reduced_size():
     large = np.repeat(np.repeat(small, 8, axis=1), 8, axis=2)
     tracks = transfer_tracks(large, 24, (480, 640), SIZE, 9)
     assert np.allclose(np.median(moves(tracks), axis=0), [64 / 60, 0], atol=0.05)
+
+
+def test_a_video_ends_and_another_source_goes_on_with_other_ids():
+    first = VideoTransfer(video(15), 24, LiveTransfer(SOURCE, SIZE))
+    assert first.cut(9).length == 9 and not first.ended
+    last = first.cut(12)
+    assert first.ended and np.nanmax(np.ptp(last.positions[-6:], axis=0)) == 0, "it holds"
+    second = VideoTransfer(video(15), 24, LiveTransfer(SOURCE, SIZE, first_id=first.live.next_id))
+    assert second.cut(12).ids.min() == first.live.next_id > last.ids.max()
 
 
 def test_wrong_frames_are_named():

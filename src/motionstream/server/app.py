@@ -36,7 +36,8 @@ def create_app(
     app.add_middleware(Guard, access=access or Access())
     _add_pages(app, host)
     add_pictures(app, host, pictures)
-    add_videos(app, host, Videos(lambda: host.model.config.fps))
+    videos = Videos(lambda: host.model.config.fps)
+    add_videos(app, host, videos)
     if host.library is not None:
         add_sessions(app, host.library)
     metrics = Metrics(host)
@@ -48,7 +49,7 @@ def create_app(
 
     @app.websocket("/ws")
     async def stream(websocket: WebSocket) -> None:
-        await Viewer(websocket, host, channels, metrics, pictures).run()
+        await Viewer(websocket, host, channels, metrics, pictures, videos).run()
 
     @app.websocket("/ws/watch/{share}")
     async def watch(websocket: WebSocket, share: str, codecs: str = "jpeg") -> None:

@@ -7,8 +7,21 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
+from motionstream.server.follower import Follower
 from motionstream.server.session import Accepted, Chunk, Continued, Failed, Limits, Replaying, Selected, Session
-from motionstream.session.commands import Command, Move, Pause, Release, Resume, Select
+from motionstream.session.commands import (
+    Command,
+    Follow,
+    Followed,
+    Look,
+    Move,
+    Pause,
+    Release,
+    Resume,
+    Select,
+    Unfollow,
+)
+from motionstream.session.followed import pack_points
 from motionstream.session.library import Log
 from motionstream.session.replay import Replay
 from motionstream.session.take import Entry, Take
@@ -40,6 +53,7 @@ class Player:
         """``replay``: of ``take``, which is to go on where that ends. ``log``: keeps what is made."""
         self.session, self.take, self.limits, self.clock = session, take, limits, clock
         self._log = log
+        self._follower: Follower | None = None
         take.record = self._record
         self.paused_at: float | None = None
         self._watched = True
@@ -55,7 +69,11 @@ class Player:
             self._go_on()
 
     def close(self) -> None:
-        """The session has ended: finish its recording."""
+        """The session has ended: finish its recording, follow nothing."""
+        self._unfollow()
+        self._end_log()
+
+    def _end_log(self) -> None:
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -70,6 +88,7 @@ class Player:
         if watched and not self._watched:
             self._played_until = self.clock()
             self.paused_at = None if self.paused_at is None else self._played_until
+            self._follow_anew()
         self._watched = watched
 
     def due(self, active: int) -> float:
@@ -95,7 +114,7 @@ class Player:
         except ValueError as error:
             self.session.put(Failed(str(error), command.name, gesture))
             return
-        if command.sent is not None:
+        if command.sent is not None and not isinstance(command, Look):  # a hand's delay is measured, no webcam's
             self._sent = command.sent if self._sent is None else max(self._sent, command.sent)
         if accepted:
             self.session.put(Accepted(command.name, self.take.stream.frame, gesture))
@@ -118,6 +137,19 @@ class Player:
                 else:
                     self.take.obey(command)
                 return False
+            case Follow():
+                self._follow(command)
+                return True
+            case Look():
+                if self._follower is None:
+                    raise ValueError("no webcam is followed; ask to follow it first")
+                self._follower.look(command)
+                return False
+            case Unfollow():
+                if self._follower is None:
+                    raise ValueError("nothing is followed that could be ended")
+                self._unfollow()
+                return True
             case Release():
                 self._apply_resting(command.gesture)
             case Select():
@@ -133,12 +165,31 @@ class Player:
             return
         self._played_until += self.clock() - self.paused_at  # the viewer stood still for as long
         self.paused_at = None
+        self._follow_anew()
         for gesture in list(self._resting):
             self._apply_resting(gesture)
 
     def _apply_resting(self, gesture: int) -> None:
         if gesture in self._resting:
             self.take.obey(self._resting.pop(gesture))
+
+    def _follow(self, command: Follow) -> None:
+        def complain(words: str) -> None:
+            self.session.put(Failed(words, command.name))
+
+        follower = Follower(command, self.take.stream, self.take.director.next_followed_id, complain)
+        self._unfollow()
+        self._follower, self.session.look = follower, follower.look
+
+    def _unfollow(self) -> None:
+        self.session.look = None
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+
+    def _follow_anew(self) -> None:
+        if self._follower is not None:
+            self._follower.begin_anew()
 
     def _take_time(self, moment: float) -> float:
         """A moment of the engine's clock on the take's, which begins with it: not in the future, in microseconds."""
@@ -153,7 +204,12 @@ class Player:
             return
         begun = self.clock()
         chunk, settled = self.take.chunk, self.take.stream.timings.settle
-        shot = self.take.make(self._take_time(begun))
+        moment = self._take_time(begun)
+        if self._follower is not None:
+            points = self._follower.cut(self.take.stream.next_frames)
+            if points.count:  # a webcam may have shown nothing yet
+                self.take.obey(Followed(time=moment, points=pack_points(points)))
+        shot = self.take.make(moment)
         made = self.clock()
         sent, self._sent = self._sent, None
         positions, groups = self.take.director.overlay(shot.tracks, self.limits.overlay_points)
@@ -202,5 +258,5 @@ class Player:
         try:
             self._log.append(entry)
         except (OSError, ValueError) as error:
-            self.close()
+            self._end_log()
             self.session.put(Failed(f"the recording ends here: {error}"))

@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
+from motionstream import wire
 from motionstream.server.media import CODECS, Encoded
 from motionstream.server.session import Chunk, Control, Limits
+from motionstream.server.sources import MAX_JPEG
 from motionstream.session.commands import (
     COMMANDS,
     MAX_PROMPT,
     MAX_SAMPLES,
     MAX_SEED,
     MAX_STEPS,
+    RECORDED,
+    TIME,
     Command,
     from_json,
     read_time,
@@ -119,7 +123,26 @@ def parse(text: str, now: float, clock: ViewerClock) -> Start | Rejoin | Receive
             return Rejoin(**read_fields(Rejoin, content, besides=("type", "t", "protocol")))
         case "received":
             return Received(**read_fields(Received, content, besides=("type", "t")))
-    return from_json(content, lambda t: (now, None) if t is None else (clock.to_server(t, now), t))
+    commands = from_json(content, lambda t: (now, None) if t is None else (clock.to_server(t, now), t))
+    if isinstance(commands[0], RECORDED):
+        raise ValueError(f"type is {commands[0].name!r}, which only recordings have")
+    return commands
+
+
+def parse_webcam(data: bytes) -> tuple[float, bytes]:
+    """A binary message of the viewer, one frame of its webcam: when it was taken, on its clock, and the JPEG's bytes.
+
+    ValueError, in words, for anything else.
+    """
+    message = wire.unpack(data)
+    if message.kind != wire.WEBCAM:
+        raise ValueError(f"a binary message of kind {message.kind}; viewers send kind {wire.WEBCAM}, webcam frames")
+    if len(message.parts) != 1:
+        raise ValueError(f"{len(message.parts)} webcam frames in one message; send one")
+    (jpeg,) = message.parts
+    if len(jpeg) > MAX_JPEG:
+        raise ValueError(f"a webcam frame of {len(jpeg)} bytes; send at most {MAX_JPEG}")
+    return TIME.check("t", message.header.get("t")), jpeg
 
 
 def _refuse_constant(name: str) -> float:
@@ -168,7 +191,7 @@ def hello(
         "fps": fps,
         "trained": trained,
         "codecs": list(CODECS),
-        "capabilities": sorted([*COMMANDS, *abilities]),
+        "capabilities": sorted([*(name for name, kind in COMMANDS.items() if kind not in RECORDED), *abilities]),
         "limits": {"prompt": MAX_PROMPT, "samples": MAX_SAMPLES, "sessions": limits.sessions, "grace": grace},
     }
 

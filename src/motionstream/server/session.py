@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from motionstream.session.commands import Command, Move, Stop
+from motionstream.session.commands import Command, Follow, Look, Move, Stop, Unfollow
 from motionstream.session.director import TrackGroup
 from motionstream.session.recording import Recording
 
@@ -165,6 +165,7 @@ class Session:
         self.closed = False  # the viewer is gone for good
         self.watched = True  # somebody looks; nothing is made while nobody does
         self.ended = False  # nothing will come any more
+        self.look: Callable[[Look], None] | None = None  # takes frames of the viewer's webcam while that is followed
         self._limits, self._notify, self._wake = limits, notify, wake
         self._wakes_for_moves = wakes_for_moves
         self._told: Queued | None = None  # its place in the queue, as the viewer knows it
@@ -176,6 +177,11 @@ class Session:
 
     def submit(self, command: Command) -> None:
         """Queue a command. Raises ValueError when the stream has ended or too many commands are waiting."""
+        if isinstance(command, Look) and (look := self.look) is not None:
+            look(command)  # at once: it is tracked while a chunk is made
+            return
+        if isinstance(command, Follow | Unfollow):
+            self.look = None  # frames from now on are for what is followed next
         with self._lock:
             if self.ended or self.closed:
                 raise ValueError(f"cannot {command.name}: the stream has ended; start another")
@@ -184,6 +190,9 @@ class Session:
             if close and isinstance(command, Move) and isinstance(last, Move) and command.gesture == last.gesture:
                 # The newest place, but the older time: a pointer that never rests is thinned, not held back.
                 self._commands[-1] = replace(command, time=last.time)
+                return
+            if isinstance(command, Look) and isinstance(last, Look):
+                self._commands[-1] = command
                 return
             if len(self._commands) >= self._limits.commands:
                 raise ValueError(f"{len(self._commands)} commands are waiting already; send fewer")

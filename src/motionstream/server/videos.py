@@ -9,30 +9,20 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 
 from motionstream.media import read_video
 from motionstream.server.host import Host
 from motionstream.server.pictures import check_ready, receive
+from motionstream.server.sources import Video
 
 MAX_UPLOAD = 100 * 2**20  # bytes of one video file
 MAX_UPLOADS = 8  # videos kept, the oldest go first
 MAX_SECONDS = 20.0  # what is longer is cut
 SIDE = 320  # pixels of the longer side: motion is followed at that size
-
-
-@dataclass(frozen=True, eq=False)
-class Video:
-    """``frames`` uint8 (T, H, W, 3) at ``fps``; ``note``: what was left out, for people, "" for nothing."""
-
-    frames: np.ndarray
-    fps: float
-    note: str = ""
 
 
 class Videos:

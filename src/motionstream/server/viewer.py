@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 
 from fastapi import WebSocket, WebSocketDisconnect
 
@@ -23,9 +24,14 @@ from motionstream.server.protocol import (
     control_message,
     hello,
     parse,
+    parse_webcam,
 )
 from motionstream.server.session import Failed, Session
-from motionstream.session.commands import Command
+from motionstream.server.sources import FASTEST, Rate
+from motionstream.server.videos import Videos
+from motionstream.session.commands import Command, Follow, Look
+
+ONLY_SHOWN = "this link only shows the stream; open the studio's own page to steer one"
 
 
 class Connection(ABC):
@@ -93,8 +99,9 @@ class Connection(ABC):
             text: str | None = message.get("text")
             try:
                 if text is None:
-                    raise ValueError(f"a binary message of {len(message['bytes'])} bytes is not understood; send JSON")
-                await self.obey(parse(text, self.host.clock(), self.clock))
+                    self.look(*parse_webcam(message["bytes"]))
+                else:
+                    await self.obey(parse(text, self.host.clock(), self.clock))
             except ValueError as error:
                 self.outbox.say(control_message(Failed(str(error))))
 
@@ -106,6 +113,10 @@ class Connection(ABC):
     async def obey(self, message: Start | Rejoin | Received | list[Command]) -> None:
         """Do what a message asks for. ValueError, in words, where that cannot be."""
 
+    @abstractmethod
+    def look(self, time: float, jpeg: bytes) -> None:
+        """Take a frame of the viewer's webcam. ValueError, in words, where none is wanted."""
+
     def _leave(self) -> None:
         if self.channel is not None:
             self.channels.leave(self.channel, self.outbox)
@@ -116,10 +127,17 @@ class Viewer(Connection):
     """Starts streams and steers them."""
 
     def __init__(
-        self, websocket: WebSocket, host: Host, channels: Channels, metrics: Metrics, pictures: Pictures
+        self,
+        websocket: WebSocket,
+        host: Host,
+        channels: Channels,
+        metrics: Metrics,
+        pictures: Pictures,
+        videos: Videos,
     ) -> None:
         super().__init__(websocket, host, channels, metrics, steers=True)
-        self.pictures = pictures
+        self.pictures, self.videos = pictures, videos
+        self.looks = Rate(FASTEST, "webcam frames")
 
     def begin(self) -> None:
         """As `Connection`: a viewer begins when it says so."""
@@ -137,9 +155,21 @@ class Viewer(Connection):
                 self._rejoin(message)
             case _:
                 for command in message:
-                    if self.channel is None or not self.channel.steered_by(self.outbox):
-                        raise ValueError(f"cannot {command.name}: no stream runs here; start one")
-                    self.channel.session.submit(command)
+                    if isinstance(command, Follow) and command.video is not None:
+                        command = replace(command, source=self.videos.get(command.video))
+                    self._session(command.name).submit(command)
+
+    def look(self, time: float, jpeg: bytes) -> None:
+        """As `Connection`."""
+        now = self.host.clock()
+        self.looks.count(now)
+        self._session("look").submit(Look(time=now, sent=time, jpeg=jpeg))
+
+    def _session(self, act: str) -> Session:
+        """The one this viewer steers. ValueError where there is none to do that with."""
+        if self.channel is None or not self.channel.steered_by(self.outbox):
+            raise ValueError(f"cannot {act}: no stream runs here; start one")
+        return self.channel.session
 
     async def _start(self, start: Start) -> None:
         codec = choose_codec(start.codecs)
@@ -207,5 +237,9 @@ class Watcher(Connection):
     async def obey(self, message: Start | Rejoin | Received | list[Command]) -> None:
         """As `Connection`."""
         if not isinstance(message, Received):
-            raise ValueError("this link only shows the stream; open the studio's own page to steer one")
+            raise ValueError(ONLY_SHOWN)
         self.outbox.received(message.frame)
+
+    def look(self, time: float, jpeg: bytes) -> None:
+        """As `Connection`."""
+        raise ValueError(ONLY_SHOWN)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from motionstream.session.fields import Choice, Flag, Number, Row, Rows, Text, Whole, read_fields, rules
+from motionstream.session.fields import Choice, Flag, Number, Row, Rows, Text, Whole, Wholes, read_fields, rules
+from motionstream.session.followed import MAX_TEXT
 
 MAX_PIXELS = 1e5  # a coordinate beyond this is a broken message
 MAX_PROMPT = 500  # characters
@@ -19,6 +20,7 @@ MAX_PATH = 512  # points of a drawn line
 MAX_SEED = 2**31 - 1
 MAX_STEPS = 4  # denoising steps of a chunk
 MAX_TIME = 1e12  # seconds, of any clock
+MAX_SOURCE = 1280  # pixels of a side of what is followed
 
 TIME = Number(-MAX_TIME, MAX_TIME)
 
@@ -139,6 +141,46 @@ class Select(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Follow(Command):
+    """From the next chunk on the picture moves as a source does: an uploaded ``video`` (its name), or the viewer's
+    ``webcam``, (height, width) of its frames, which follow one by one.
+
+    ``align``: up to two of [x, y of the source, x, y of the picture] that lie on one another (see `align` in
+    tracks/transfer.py). ``repeat``: the video begins again at its end. Recordings hold `Followed` instead.
+    """
+
+    video: Annotated[str | None, Text(64)] = None
+    webcam: Annotated[tuple[int, int] | None, Wholes(2, 16, MAX_SOURCE)] = None
+    align: Annotated[tuple[tuple[float, ...], ...], Rows("xyxy", 2, (MAX_PIXELS,) * 4, low=0)] = ()
+    repeat: Annotated[bool, Flag()] = False
+    source: Any = None  # the video that the server has by that name; never written
+
+    def __post_init__(self) -> None:
+        if (self.video is None) == (self.webcam is None):
+            raise ValueError("follow what? give 'video' or 'webcam', one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look(Command):
+    """A frame of the webcam that is followed, taken at ``sent``. A binary message of its own, never JSON."""
+
+    sent: float
+    jpeg: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfollow(Command):
+    """The picture moves by itself no more: the source's points are let go with the next chunk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed(Command):
+    """Where a followed source's points are in the next chunk (see followed.py). Recordings alone hold it."""
+
+    points: Annotated[str, Text(MAX_TEXT)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Restart(Command):
     """The last frame becomes the picture, from the next chunk on; gestures stay. ``seed``: of the noise from there."""
 
@@ -167,8 +209,12 @@ class Stop(Command):
     """End the stream."""
 
 
-_KINDS = (Press, Pin, Path, Move, Release, Erase, Camera, Select, Prompt, Steps, Restart, Refresh, Pause, Resume, Stop)
-COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in _KINDS}
+LIVE = (Follow, Unfollow, Pause, Resume, Stop)
+"""Those that a viewer gives and no recording holds: they change when frames come, or become `Followed`."""
+RECORDED = (Followed,)
+"""Those that recordings hold and no viewer gives."""
+_BOTH = (Press, Pin, Path, Move, Release, Erase, Camera, Select, Prompt, Steps, Restart, Refresh)
+COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (*_BOTH, *LIVE, *RECORDED)}
 
 # --------------------------------------------------------------------------------------------------------- JSON
 

@@ -11,16 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motionstream.session.commands import Camera, Command, Erase, Move, Path, Pin, Press, Release, Select
+from motionstream.session.commands import Camera, Command, Erase, Followed, Move, Path, Pin, Press, Release, Select
+from motionstream.session.followed import unpack_points
 from motionstream.tracks import LiveTracks, Tracks
 from motionstream.tracks.camera import CameraMove, LiveCamera
 from motionstream.tracks.depth import plain_prior
 from motionstream.tracks.masks import filled
+from motionstream.tracks.tracks import MAX_POINTS
+from motionstream.tracks.transfer import FIRST_ID, point_spacing
 
 MOST_MASKS = 32
 """Selected objects that are remembered; of more the oldest are forgotten."""
-CAMERA = -1
-"""The overlay's number for the points of the scene that a camera moves; gestures have numbers from 0 on."""
+CAMERA, FOLLOWED = -1, -2
+"""The overlay's numbers for points of the scene that a camera moves, and of a source that is followed; gestures have
+numbers from 0 on."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class TrackGroup:
     """``count`` neighbouring points of the overlay belong to one gesture."""
 
     gesture: int
-    kind: str  # press | pin | path | camera
+    kind: str  # press | pin | path | camera | follow
     count: int
 
 
@@ -50,6 +54,8 @@ class Director:
         self._depth = depth
         self._camera: LiveCamera | None = None  # from the first command on
         self._masks: dict[int, np.ndarray] = {}  # by the number of what selected them, oldest first
+        self._followed: Tracks | None = None  # a source's points in the next chunk
+        self.next_followed_id = FIRST_ID  # no followed point had this one, or a later
         self._last_cut: float | None = None
         self._held: dict[int, Held] = {}  # by the viewer's number, oldest first
         self._shown: dict[int, Held] = {}  # those of the last cut
@@ -75,6 +81,9 @@ class Director:
                 return self._follow(command)
             case Camera():
                 self._move_camera(command)
+            case Followed():
+                self._followed = unpack_points(command.points, self._live.size, self._live.fps)
+                self.next_followed_id = max(self.next_followed_id, int(self._followed.ids.max(initial=0)) + 1)
             case Select():
                 if command.outline is None:
                     raise ValueError(f"selection {command.request} has no outline")
@@ -89,8 +98,16 @@ class Director:
         return True
 
     def cut(self, frames: int, now: float) -> Tracks:
-        """The tracks of the next ``frames`` frames; ``now``: the moment of the cut, on the commands' clock."""
+        """The tracks of the next ``frames`` frames; ``now``: the moment of the cut, on the commands' clock.
+
+        ValueError where a source is followed for another number of frames.
+        """
+        followed, self._followed = self._followed, None
+        if followed is not None and followed.length != frames:
+            raise ValueError(f"{followed.length} frames of a followed source for a chunk of {frames}")
         tracks = self._live.cut(frames, now)
+        if followed is not None:
+            tracks = Tracks.merge([_beside(followed, tracks), tracks])
         if self._camera is not None:
             hands = [held.ids for held in self._held.values() if held.kind == "press"]
             tracks = self._camera.cut(tracks, now, pointed=np.concatenate([[], *hands]).astype(int).tolist())
@@ -116,8 +133,12 @@ class Director:
         they are. ``most``: points at most, evenly chosen."""
         if tracks.count > most:
             tracks = tracks.select(np.linspace(0, tracks.count - 1, most).round().astype(int))
-        # A cut's tracks stand gesture by gesture, oldest first, as the gestures do here; before them the scene's.
-        counts = [(CAMERA, "camera", int((tracks.ids < 0).sum()))]
+        # A cut's tracks stand gesture by gesture, oldest first, as the gestures do here; before them the scene's, and
+        # a followed source's.
+        counts = [
+            (CAMERA, "camera", int((tracks.ids < 0).sum())),
+            (FOLLOWED, "follow", int((tracks.ids >= FIRST_ID).sum())),
+        ]
         counts += [(key, held.kind, int(np.isin(tracks.ids, held.ids).sum())) for key, held in self._shown.items()]
         assert sum(count for *_, count in counts) == tracks.count
         groups = tuple(TrackGroup(number, kind, count) for number, kind, count in counts if count)
@@ -173,3 +194,14 @@ class Director:
         alive = set(self._live.gestures)
         self._held = {number: held for number, held in self._held.items() if held.number in alive}
         self._latest = {number: moment for number, moment in self._latest.items() if number in self._held}
+
+
+def _beside(followed: Tracks, gestures: Tracks) -> Tracks:
+    """A source's points without those that come near a gesture's: what somebody holds has the last word there."""
+    reach = point_spacing(followed.size)
+    near = np.zeros(followed.count, bool)
+    for frame in range(followed.length):
+        held = gestures.positions[frame][gestures.visible[frame]]
+        apart = np.hypot(*(followed.positions[frame][:, None] - held[None]).transpose(2, 0, 1))
+        near |= (apart <= reach).any(axis=1)  # what is hidden is near nothing: NaN
+    return followed.select(np.flatnonzero(~near)[: MAX_POINTS - gestures.count])

@@ -108,6 +108,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Wholes:
+    """``length`` whole numbers from ``low`` to ``high``: a tuple."""
+
+    length: int
+    low: int
+    high: int
+
+    def check(self, name: str, value: Any) -> tuple[int, ...]:
+        if not isinstance(value, list) or len(value) != self.length:
+            raise ValueError(f"{name} is {short(value)}; give {self.length} whole numbers")
+        return tuple(Whole(self.low, self.high).check(name, number) for number in value)
+
+
+@dataclass(frozen=True)
 class Rows:
     """``low`` to ``high`` rows of numbers, one for each of ``columns``, within ``most``: a tuple of tuples."""
 

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from motionstream.media import atomic_path
-from motionstream.session.commands import MAX_TIME, Command, Pause, Resume, Stop, from_json, to_json
+from motionstream.session.commands import LIVE, MAX_TIME, Command, from_json, to_json
 from motionstream.session.director import Director
 from motionstream.session.fields import Number, Text, Whole, read_fields
 from motionstream.session.take import SETTINGS, Entry
@@ -251,7 +251,7 @@ def _read_entry(content: dict[str, Any]) -> Entry:
         raise ValueError("commands is not a list of messages")
     commands = [command for message in messages for command in from_json(message, _recorded)]
     for command in commands:
-        if isinstance(command, Pause | Resume | Stop):
+        if isinstance(command, LIVE):
             raise ValueError(f"{command.name} is not recorded")
     return Entry(**values, commands=tuple(commands))
 

@@ -69,9 +69,9 @@ class Replay:
             made = self.take.stream.next_frames
             if made != entry.frames:
                 raise ValueError(f"it has {entry.frames} frames, this model makes {made} at once")
+            return self.take.make(entry.cut)
         except ValueError as error:
             raise ValueError(f"the recording's chunk {entry.chunk} cannot be made: {error}") from error
-        return self.take.make(entry.cut)
 
     def shots(self) -> Iterator[Shot]:
         """All chunks that are left."""

@@ -1,9 +1,9 @@
 """Motion transfer: what moves in a source, a video or a live camera, moves the picture.
 
 `LiveTransfer` takes the source's frames as they come and answers the tracks of one chunk after another, as `LiveTracks`
-does; `transfer_tracks` feeds it a whole video. Points are followed by optical flow from frame to frame, so nothing of
-the source's future is known. Pixels are (x, y), (0, 0) the centre of the top-left one; sizes are (height, width); times
-are seconds. Axes: N points.
+does; `VideoTransfer` feeds it a video at the stream's own time, and `transfer_tracks` cuts all of one. Points are
+followed by optical flow from frame to frame, so nothing of the source's future is known. Pixels are (x, y), (0, 0) the
+centre of the top-left one; sizes are (height, width); times are seconds. Axes: N points.
 """
 
 import math
@@ -71,6 +71,11 @@ def align(source: tuple[int, int], picture: tuple[int, int], pairs: Sequence[Pai
     return Similarity(factor, end - factor * start)
 
 
+def point_spacing(size: tuple[int, int]) -> float:
+    """Pixels between the points over a picture of this size."""
+    return max(SPACING, min(size) / 32)
+
+
 def parse_pair(text: str) -> Pair:
     """Two points written "sx,sy:dx,dy", the source's and the picture's, in pixels of each."""
     parts = text.split(":")
@@ -85,26 +90,38 @@ class LiveTransfer:
     Args:
         source: (height, width) of its frames. size, fps: of the stream.
         pairs: how source and picture lie on one another, see `align`.
+        first_id: of its points; another source of the same stream begins with `next_id` of the one before.
 
     A grid over the picture is laid back onto the source. A point that flow loses is gone; where the grid has become
     empty, new points begin with the next chunk.
     """
 
     def __init__(
-        self, source: tuple[int, int], size: tuple[int, int], fps: float = 24.0, pairs: Sequence[Pair] = ()
+        self,
+        source: tuple[int, int],
+        size: tuple[int, int],
+        fps: float = 24.0,
+        pairs: Sequence[Pair] = (),
+        *,
+        first_id: int = FIRST_ID,
     ) -> None:
         self.source, self.size, self.fps = check_size(source), check_size(size), check_fps(fps)
         self.alignment = align(self.source, self.size, pairs)
-        self.spacing = max(SPACING, min(self.size) / 32)
+        self.spacing = point_spacing(self.size)
         self._flow = LucasKanade(window=15)
         self._grey: np.ndarray | None = None
         self._points = np.zeros((0, 2), np.float32)  # in the reduced source, where they are now
         self._ids = np.zeros(0, np.int64)
-        self._next_id = self._unborn = FIRST_ID  # points from `_unborn` on have not been in a chunk yet
+        self._next_id = self._unborn = first_id  # points from `_unborn` on have not been in a chunk yet
         self._started = False  # whether a chunk was cut
         # since the last cut, the frame before it first: time, ids, places in the picture
         self._waiting: list[Waiting] = []
         self._reduction = min(1.0, LARGEST / max(self.source))
+
+    @property
+    def next_id(self) -> int:
+        """The id that its next point will have."""
+        return self._next_id
 
     def feed(self, frame: np.ndarray, time: float) -> None:
         """The source's next frame, uint8 (height, width, 3), and when it is shown; time never goes back."""
@@ -196,6 +213,34 @@ class LiveTransfer:
         return np.asarray(cv2.resize(grey, wanted, interpolation=cv2.INTER_AREA))
 
 
+class VideoTransfer:
+    """What a video's motion makes of one chunk after another: its own pace at the stream's rate.
+
+    ``live`` must be new. A video that ends holds; `ended` says so.
+    """
+
+    def __init__(self, video: Iterable[np.ndarray], source_fps: float, live: LiveTransfer) -> None:
+        self.live, self.source_fps = live, check_fps(source_fps)
+        self._coming = iter(video)
+        self._next = next(self._coming, None)
+        self._fed = self._cut = 0  # frames
+
+    @property
+    def ended(self) -> bool:
+        """Whether its last frame has been shown."""
+        return self._next is None and self._fed / self.source_fps <= self._cut / self.live.fps
+
+    def cut(self, frames: int) -> Tracks:
+        """The tracks of the next `frames` frames."""
+        end = (self._cut + frames - 1) / self.live.fps
+        # One frame beyond the chunk's end, so that its last moment lies between two.
+        while self._next is not None and (self._fed == 0 or (self._fed - 1) / self.source_fps < end):
+            self.live.feed(self._next, self._fed / self.source_fps)
+            self._next, self._fed = next(self._coming, None), self._fed + 1
+        self._cut += frames
+        return self.live.cut(frames, end)
+
+
 def transfer_tracks(
     video: Iterable[np.ndarray],
     source_fps: float,
@@ -211,17 +256,10 @@ def transfer_tracks(
 
     The same as a live source cut chunk by chunk. A video that ends earlier holds. Ids are numbered anew.
     """
-    live = LiveTransfer(source, size, fps, pairs)
-    coming, number, done = iter(video), 0, 0
+    transfer, done = VideoTransfer(video, source_fps, LiveTransfer(source, size, fps, pairs)), 0
     parts: list[Tracks] = []
-    frame = next(coming, None)
     while done < frames:
         wanted = min(chunks[bool(parts)], frames - done)
-        end = (done + wanted - 1) / fps
-        # One frame beyond the chunk's end, so that its last moment lies between two.
-        while frame is not None and (number == 0 or (number - 1) / source_fps < end):
-            live.feed(frame, number / source_fps)
-            frame, number = next(coming, None), number + 1
-        parts.append(live.cut(wanted, end))
+        parts.append(transfer.cut(wanted))
         done += wanted
     return Tracks.merge([Tracks.join(parts)], renumber=True)
