@@ -82,14 +82,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def camera_film() -> list[np.ndarray]:
-    """What the fake camera sees: a bright disc that goes round on a grey ground, BGR 240 × 320."""
-    frames = []
-    for step in range(24):
-        frame = np.full((240, 320, 3), 90, np.uint8)
-        angle = 2 * np.pi * step / 24
-        centre = (round(160 + 60 * np.cos(angle)), round(120 + 60 * np.sin(angle)))
-        frames.append(cv2.circle(frame, centre, 25, (40, 220, 250), -1))
-    return frames
+    """What the fake camera sees: a bright disc on a patterned ground, both of which go from side to side for ever, 1.5
+    pixels a frame; BGR 240 x 320."""
+    ground = np.random.default_rng(1).integers(40, 140, (20, 28, 3), np.uint8)
+    ground = cv2.resize(ground, (380, 240), interpolation=cv2.INTER_CUBIC)
+    cv2.circle(ground, (190, 120), 25, (40, 220, 250), -1)
+    way = [round(1.5 * step) for step in range(30)]
+    return [np.ascontiguousarray(ground[:, 45 - x : 365 - x]) for x in way + way[::-1]]
 
 
 @pytest.fixture(scope="session")
@@ -242,8 +241,8 @@ class Visitor:
         return cv2.resize(shown, (self.SIZE, self.SIZE), interpolation=cv2.INTER_AREA)
 
     def dots(self, kind: str) -> np.ndarray:
-        """The centres of the points drawn over it, (N, 2). ``kind``: press, pin or path."""
-        names = {"press": "--drag", "pin": "--pin", "path": "--path"}
+        """The centres of the points drawn over it, (N, 2). ``kind``: press, pin, path or follow."""
+        names = {"press": "--drag", "pin": "--pin", "path": "--path", "follow": "--follow"}
         colour = self.page.evaluate(
             f"getComputedStyle(document.documentElement).getPropertyValue('{names[kind]}')"
         ).strip()
@@ -251,7 +250,8 @@ class Visitor:
         overlay = self._canvas("overlay")
         drawn = (np.abs(overlay[..., :3].astype(int) - rgb).max(-1) < 8) & (overlay[..., 3] > 240)
         count, _, boxes, centres = cv2.connectedComponentsWithStats(drawn.astype(np.uint8))
-        points = [centres[i] for i in range(1, count) if boxes[i, cv2.CC_STAT_AREA] >= 12]
+        least = 2 if kind == "follow" else 12  # pixels; those of a followed source are small
+        points = [centres[i] for i in range(1, count) if boxes[i, cv2.CC_STAT_AREA] >= least]
         return np.array(points).reshape(-1, 2) * self.SIZE / overlay.shape[1] - 0.5
 
     def has_dot(self, kind: str, x: float, y: float, within: float = 2.0) -> bool:

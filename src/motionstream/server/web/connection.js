@@ -3,7 +3,9 @@
 
 export const VERSION = 2;
 export const JPEG = 1; // kinds of binary messages
+const WEBCAM = 2;
 export const H264 = 3;
+const MAGIC = 0x4d53; // "MS"
 const PREFIX = 8; // bytes before the header: "MS", version, kind, length of the header
 const HIDDEN = -32768;
 const POSITION_STEP = 8; // positions come in eighths of a pixel
@@ -28,7 +30,7 @@ export const seconds = () => performance.now() / 1000;
 export function parseChunk(buffer) {
   const view = new DataView(buffer);
   const kind = view.getUint8(3);
-  if (view.getUint16(0) !== 0x4d53 || view.getUint8(2) !== VERSION || ![JPEG, H264].includes(kind)) {
+  if (view.getUint16(0) !== MAGIC || view.getUint8(2) !== VERSION || ![JPEG, H264].includes(kind)) {
     throw new Error("The server speaks another protocol; reload the page.");
   }
   const length = view.getUint32(4, true);
@@ -89,6 +91,25 @@ export class Connection extends EventTarget {
    */
   send(type, fields = {}, at = seconds()) {
     if (this.open) this.#socket?.send(JSON.stringify({ type, t: at, ...fields }));
+  }
+
+  /** Bytes that the network has not taken yet. */
+  get unsent() {
+    return this.#socket?.bufferedAmount ?? 0;
+  }
+
+  /** A frame of the webcam. @param {ArrayBuffer} jpeg @param {number} at when it was taken, in the page's seconds */
+  look(jpeg, at) {
+    const header = new TextEncoder().encode(JSON.stringify({ t: at, frames: 1, points: 0, sizes: [jpeg.byteLength] }));
+    const message = new Uint8Array(PREFIX + header.byteLength + jpeg.byteLength);
+    const prefix = new DataView(message.buffer);
+    prefix.setUint16(0, MAGIC);
+    prefix.setUint8(2, VERSION);
+    prefix.setUint8(3, WEBCAM);
+    prefix.setUint32(4, header.byteLength, true);
+    message.set(header, PREFIX);
+    message.set(new Uint8Array(jpeg), PREFIX + header.byteLength);
+    if (this.open) this.#socket?.send(message);
   }
 
   /** @param {string | ArrayBuffer} data */

@@ -6,6 +6,7 @@ import { Gestures } from "./gestures.js";
 import { listKeys, setUpKeys } from "./keys.js";
 import { codecs } from "./decoder.js";
 import { setUpExports } from "./exports.js";
+import { Follow } from "./follow.js";
 import { complain, field, find, relabel } from "./page.js";
 import { fitGrid, setUpPanel } from "./panel.js";
 import { loadGallery, markChosen, setUpPictures } from "./pictures.js";
@@ -151,6 +152,7 @@ const shortcuts = [
   { keys: ["pageup", "pagedown"], label: "Nearer or farther", group: "Camera", needs: "camera" },
   { keys: ["+", "-"], label: "Zoom", group: "Camera", needs: "camera" },
   { keys: ["r"], label: "Back to the picture", group: "Stream", act: reset },
+  { keys: ["f"], label: "Follow the video or webcam, or let go", group: "Stream", act: () => share || follow.toggle(), needs: "follow" },
   { keys: ["d"], label: "Drag", group: "Tools", act: use("press") },
   { keys: ["p"], label: "Pin", group: "Tools", act: use("pin") },
   { keys: ["l"], label: "Draw a path", group: "Tools", act: use("path"), needs: "path" },
@@ -169,12 +171,13 @@ if (share) {
   document.body.classList.add("watching");
   stage.element.setAttribute("aria-disabled", "true");
 } else {
-  setUpPictures(choose);
+  setUpPictures(choose, (file) => follow.open(file));
 }
 setUpPanel(settings, studio);
 setUpKeys(shortcuts, can);
 setUpExports(studio, stage);
 new Camera(studio);
+const follow = new Follow(studio, stage);
 stage.select = (fields) => studio.change("select", fields);
 
 find("start").addEventListener("click", () => studio.toggleStart());

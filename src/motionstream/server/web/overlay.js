@@ -5,7 +5,8 @@ import { gridAround } from "./gestures.js";
 /** @typedef {import("./gestures.js").Point} Point @typedef {import("./gestures.js").Gesture} Gesture */
 
 const DOT = 3; // CSS pixels, as all lengths here
-const TINTS = /** @type {const} */ ({ press: "--drag", pin: "--pin", path: "--path" });
+const SMALL_DOT = 1.6; // of a source that is followed: they are everywhere
+const TINTS = /** @type {const} */ ({ press: "--drag", pin: "--pin", path: "--path", follow: "--follow" });
 
 /** @param {import("./stage.js").Stage} stage */
 export function drawOverlay(stage) {
@@ -30,9 +31,9 @@ export function drawOverlay(stage) {
         drawDots(pen, gridAround([gesture.x, gesture.y], /** @type {any} */ (gesture.fields), stage).map(place), tint(gesture.kind), unit);
       }
     }
-    for (const kind of ["press", "path", "pin"]) {
+    for (const kind of ["follow", "press", "path", "pin"]) {
       const shown = dots.filter((dot) => dot.kind === kind && !gestures.isErased(dot.gesture));
-      drawDots(pen, shown.map(({ x, y }) => place([x, y])), tint(kind), unit);
+      drawDots(pen, shown.map(({ x, y }) => place([x, y])), tint(kind), unit, kind === "follow" ? SMALL_DOT : DOT);
     }
   }
   if (stage.selection) {
@@ -58,12 +59,12 @@ export function drawOverlay(stage) {
   }
 }
 
-/** @param {CanvasRenderingContext2D} pen @param {Point[]} points @param {string} colour @param {number} unit */
-function drawDots(pen, points, colour, unit) {
+/** @param {CanvasRenderingContext2D} pen @param {Point[]} points @param {string} colour @param {number} unit @param {number} [radius] */
+function drawDots(pen, points, colour, unit, radius = DOT) {
   pen.beginPath();
   for (const [x, y] of points) {
-    pen.moveTo(x + DOT * unit, y);
-    pen.arc(x, y, DOT * unit, 0, 2 * Math.PI);
+    pen.moveTo(x + radius * unit, y);
+    pen.arc(x, y, radius * unit, 0, 2 * Math.PI);
   }
   pen.lineWidth = 2 * unit;
   pen.strokeStyle = "#0009"; // a rim, so that the points stand out on every picture

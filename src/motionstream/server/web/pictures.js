@@ -4,13 +4,16 @@ import { complain, field, find } from "./page.js";
 
 const LARGEST = 20 * 2 ** 20; // bytes, the server's limit
 
-/** @param {(name: string) => void} choose is told the name of the picture to work with */
-export function setUpPictures(choose) {
+/**
+ * @param {(name: string) => void} choose is told the name of the picture to work with
+ * @param {(file: File) => void} follow gets a video that is dropped
+ */
+export function setUpPictures(choose, follow) {
   field("file").addEventListener("change", () => {
     upload(field("file").files?.[0], choose);
     field("file").value = ""; // so that the same file can be chosen again
   });
-  document.addEventListener("paste", (event) => upload(pictureIn(event.clipboardData), choose));
+  document.addEventListener("paste", (event) => upload(fileIn(event.clipboardData, "image/"), choose));
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
     find("stage").classList.add("dropping");
@@ -21,9 +24,10 @@ export function setUpPictures(choose) {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     find("stage").classList.remove("dropping");
-    const file = pictureIn(event.dataTransfer);
+    const [file, video] = [fileIn(event.dataTransfer, "image/"), fileIn(event.dataTransfer, "video/")];
     if (file) upload(file, choose);
-    else complain("Drop a picture file: PNG, JPEG, WebP, BMP, GIF or TIFF");
+    else if (video) follow(video);
+    else complain("Drop a picture file (PNG, JPEG, WebP, BMP, GIF or TIFF), or a video to follow");
   });
   if (navigator.mediaDevices) setUpCamera(choose);
 }
@@ -50,8 +54,8 @@ export function markChosen(name) {
   }
 }
 
-/** @param {DataTransfer | null} data */
-const pictureIn = (data) => [...(data?.files ?? [])].find((file) => file.type.startsWith("image/"));
+/** @param {DataTransfer | null} data @param {string} kind */
+const fileIn = (data, kind) => [...(data?.files ?? [])].find((file) => file.type.startsWith(kind));
 
 /** @param {string} name @param {string} title @param {string} about @param {(name: string) => void} choose */
 function addThumbnail(name, title, about, choose) {

@@ -11,7 +11,7 @@ import { complain } from "./page.js";
 
 /**
  * Announces "state" when anything of it has changed, "hello" on every connection, "begin" (from which frame) when
- * frames of a stream will come, "chunk", "accepted" and "over".
+ * frames of a stream will come, "continued" when it goes on from a recording, "chunk", "accepted", "refused" and "over".
  */
 export class Studio extends EventTarget {
   /** @type {State} */ state = "offline";
@@ -56,6 +56,11 @@ export class Studio extends EventTarget {
   /** Is there a stream, playing or paused, or on its way? */
   get live() {
     return this.state === "running" || this.state === "paused" || this.state === "waiting";
+  }
+
+  /** Does the next chunk show what this page has not done itself, and takes on? */
+  get adopting() {
+    return this.#adopting && !this.watching;
   }
 
   /** May the server be asked for this? @param {string} capability */
@@ -202,6 +207,7 @@ export class Studio extends EventTarget {
     this.gestures.continued(gestures);
     this.#adopting = true;
     this.#become("running");
+    this.#tell("continued");
     this.#tell("begin", frame);
   }
 
@@ -209,9 +215,9 @@ export class Studio extends EventTarget {
   #came(chunk) {
     if (!this.live || this.#starting) return;
     if (this.#acknowledges) this.connection.send("received", { frame: chunk.first });
-    if (this.#adopting && !this.watching) this.gestures.adopt(chunk);
-    this.#adopting = false;
+    if (this.adopting) this.gestures.adopt(chunk);
     this.#tell("chunk", chunk);
+    this.#adopting = false;
   }
 
   /** @param {{message: string, gesture: number | null, command: string | null, fatal: boolean}} failed */
@@ -222,6 +228,7 @@ export class Studio extends EventTarget {
       return this.#become("offline");
     }
     complain(failed.message);
+    this.#tell("refused", failed);
     if (failed.gesture !== null && failed.command !== "erase") this.gestures.refused(failed.gesture);
     const unbegun = this.#starting && failed.gesture === null;
     this.#starting = false;
