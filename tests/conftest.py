@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from motionstream.hardware import bfloat16_pays
+from motionstream.pipeline import MotionStreamPipeline
 
 torch.set_num_threads(1)
 
@@ -50,3 +51,21 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def lively_pipeline() -> MotionStreamPipeline:
+    """The debug model. Untrained weights begin at zero where it matters and make grey frames, all alike: these ones do
+    not. Nobody may change it."""
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    generator = torch.Generator().manual_seed(SEED)
+    for module in (pipeline.model, pipeline.parts.autoencoder):
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def noise() -> np.ndarray:
+    """A picture of another shape than the model's."""
+    return np.random.default_rng(3).integers(0, 256, (40, 48, 3), dtype=np.uint8)

@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": ABOVE_PIPELINE | {"memory", "flops", "hardware", "device_timing"},
     "evaluation": ABOVE_PIPELINE,
     "server": LEFT_OF_PIPELINE
-    | {"environment", "wire", "client", "loading", "stream", "pipeline", "session", "provenance"},
+    | {"environment", "hardware", "wire", "client", "loading", "stream", "pipeline", "session", "provenance"},
 }
 # They tie everything together: the package's own names, and the command line.
 FREE = {"__init__", "__main__", "cli", "commands"}

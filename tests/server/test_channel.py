@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -108,6 +109,26 @@ def test_viewers_of_one_codec_share_what_is_encoded(monkeypatch: pytest.MonkeyPa
         sessions[0].put(chunk(12))
         assert [(await message(outbox)).header["keyframes"] for outbox in (owner, one, late)] == [[0]] * 3
         assert isinstance(await message(two), wire.Message), "watchers are not told what was accepted"
+
+    run(work)
+
+
+def test_a_stream_that_another_engine_goes_on_with_keeps_its_secret_and_begins_with_a_keyframe() -> None:
+    async def work(channels: Channels, sessions: list[Session]) -> None:
+        owner, watcher = Outbox("h264"), Outbox("h264", steers=False)
+        channel = channels.open(open_session(sessions), owner)
+        channels.watch(channel.share, watcher)
+        sessions[0].put(STARTED)
+        sessions[0].put(chunk(0))
+        for outbox in (owner, watcher):
+            assert (await message(outbox))["frame"] == 0
+            assert (await message(outbox)).header["first"] == 0
+        sessions[0].put(replace(STARTED, recording="another"))
+        sessions[0].put(chunk(24))
+        again = await message(owner)
+        assert (again["session"], again["recording"], again["frame"]) == (channel.secret, "another", 12)
+        assert (await message(watcher))["recording"] is None
+        assert [(await message(outbox)).header["keyframes"] for outbox in (owner, watcher)] == [[0], [0]]
 
     run(work)
 

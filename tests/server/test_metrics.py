@@ -3,6 +3,10 @@
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from motionstream.server.app import create_app
+from motionstream.server.engine import Engine
+from motionstream.server.host import ReplicaState
+from motionstream.server.metrics import Metrics
 from motionstream.wire import VERSION, unpack
 
 
@@ -50,10 +54,35 @@ def test_what_happened_is_counted(client: TestClient) -> None:
 
 
 def test_two_servers_count_apart(client: TestClient) -> None:
-    from motionstream.server.engine import Engine
-    from motionstream.server.metrics import Metrics
-
     other = Metrics(Engine(lambda: None))  # type: ignore[arg-type,return-value]
     other.dropped(12)
     assert b"motionstream_dropped_frames_total 12.0" in other.text()
     assert b'motionstream_status{status="loading"} 1.0' in other.text()
+
+
+def test_several_engines_are_told_apart() -> None:
+    class Two(Engine):
+        replicas = [  # noqa: RUF012
+            ReplicaState("ready", 3, 0, "", 700.0, 2000.0),
+            ReplicaState("broken", 0, 2, "the device is gone", 0.0, 0.0),
+        ]
+
+    host = Two(lambda: None)  # type: ignore[arg-type,return-value]
+    values = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(Metrics(host).text().decode())
+        for sample in family.samples
+        if sample.name.startswith("motionstream_replica_")
+    }
+    assert (
+        values["motionstream_replica_status", "0", "ready"] == values["motionstream_replica_status", "1", "broken"] == 1
+    )
+    assert sum(value for (name, *_), value in values.items() if name == "motionstream_replica_status") == 2
+    assert values["motionstream_replica_sessions", "0"] == 3 and values["motionstream_replica_losses_total", "1"] == 2
+    assert values["motionstream_replica_resident_memory_bytes", "0"] == 7e8
+    assert values["motionstream_replica_device_memory_bytes", "0"] == 2e9
+    health = TestClient(create_app(host), headers={"host": "localhost"}).get("/health").json()
+    assert health["replicas"] == [
+        {"status": "ready", "sessions": 3, "losses": 0},
+        {"status": "broken", "sessions": 0, "losses": 2, "problem": "the device is gone"},
+    ]

@@ -5,14 +5,20 @@ import socket
 import pytest
 
 from motionstream.pipeline import MotionStreamPipeline
+from motionstream.server.engine import Engine
 from motionstream.server.guard import Access
 from motionstream.server.serving import listen, page_address, serve
+from motionstream.session.library import Library
 
 TOKEN = "a-token-of-the-test"
 
 
 def load() -> MotionStreamPipeline:
     return MotionStreamPipeline.from_pretrained("no-such-model")
+
+
+def engine(library: Library) -> Engine:
+    return Engine(load, library=library)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +31,7 @@ def load() -> MotionStreamPipeline:
 )
 def test_serving_refuses_what_cannot_work(access: Access, port: int, word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        serve(load, access, port)
+        serve(engine, access, port)
 
 
 def test_only_this_machine_is_served_by_default() -> None:

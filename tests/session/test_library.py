@@ -67,6 +67,18 @@ def test_the_oldest_that_have_ended_make_room(tmp_path: Path, monkeypatch: pytes
         newest.close()
 
 
+def test_servers_of_one_folder_leave_each_other_what_they_write(tmp_path: Path) -> None:
+    with Library(tmp_path, sessions=2) as one, Library(tmp_path, sessions=2) as other:
+        logs = [one.begin(header()) for _ in range(3)]
+        log = other.begin(header())
+        assert {path.stem for path in tmp_path.iterdir()} == {each.name for each in (*logs, log)}
+        for each in (*logs, log):
+            each.close()
+        newest = other.begin(header())
+        assert len({path.stem for path in tmp_path.iterdir()}) == 2
+        newest.close()
+
+
 def test_names_lead_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "secret.jsonl").write_text("{}")
     with Library(tmp_path / "sessions") as library:

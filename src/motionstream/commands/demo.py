@@ -40,12 +40,13 @@ Examples:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; give 1 to 65535")
         from motionstream.commands.common import load_pipeline
+        from motionstream.server.engine import Engine
         from motionstream.server.guard import Access, is_loopback, new_token
         from motionstream.server.serving import serve
 
         token = None if is_loopback(self.host) else new_token()
         serve(
-            lambda: load_pipeline(self.model, untrained=self.untrained),
+            lambda library: Engine(lambda: load_pipeline(self.model, untrained=self.untrained), library=library),
             Access(self.host, token),
             self.port,
             open_browser=not self.no_browser,

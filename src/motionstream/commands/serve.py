@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
 from motionstream.commands.common import PlacementOptions, load_pipeline
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from motionstream.pipeline import MotionStreamPipeline
+    from motionstream.server.host import Host
+    from motionstream.session.library import Library
 
 TOKEN_VARIABLE = "MOTIONSTREAM_TOKEN"
 
@@ -27,7 +34,8 @@ Only this machine is served unless --host says otherwise; `ssh -L 8000:localhost
 Examples:
   motionstream serve
   motionstream serve --model wan2.1-1.3b-student/ --device cuda --decoder tiny
-  motionstream serve --host 0.0.0.0 --name studio.example.org --sessions 2"""
+  motionstream serve --host 0.0.0.0 --name studio.example.org --sessions 2
+  motionstream serve --ray --model wan2.1-1.3b-student/"""
 
     model: str = "nano"
     """An embedded model, a folder, or a repository on the Hugging Face hub."""
@@ -40,7 +48,11 @@ Examples:
     no_token: bool = False
     """Let everyone on this machine in; refused together with a --host that others reach."""
     sessions: int = 4
-    """Streams at a time."""
+    """Streams at a time, with --ray of each replica."""
+    ray: bool = False
+    """Run one engine for each GPU on Ray Serve, on the cluster of RAY_ADDRESS or one of this machine's own."""
+    replicas: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Engines with --ray; without it one for each GPU, or one."""
     recordings: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder in which sessions record themselves; without it ~/.local/state/motionstream/sessions, the last 200."""
     forget: bool = False
@@ -56,17 +68,32 @@ Examples:
         """Serve until Ctrl-C."""
         if not 1 <= self.sessions <= 1000:
             raise ValueError(f"--sessions is {self.sessions}; give 1 to 1000")
+        if self.replicas is not None and not self.ray:
+            raise ValueError(f"--replicas is {self.replicas}, but there is one engine without --ray; add that")
+        if self.replicas is not None and not 1 <= self.replicas <= 1000:
+            raise ValueError(f"--replicas is {self.replicas}; give 1 to 1000")
         from motionstream.server.guard import Access, new_token
         from motionstream.server.serving import serve
-        from motionstream.server.session import Limits
 
         token = None if self.no_token else os.environ.get(TOKEN_VARIABLE) or new_token()
         serve(
-            lambda: load_pipeline(self.model, untrained=self.untrained, causal=self.causal, options=self),
+            self._host,
             Access(self.host, token, self.name),
             self.port,
-            limits=Limits(sessions=self.sessions),
             open_browser=self.open_browser,
             recordings=self.recordings,
             forget=self.forget,
         )
+
+    def _host(self, library: Library) -> AbstractContextManager[Host]:
+        from motionstream.server.engine import Engine
+        from motionstream.server.on_ray import fleet_on_ray
+        from motionstream.server.session import Limits
+
+        limits = Limits(sessions=self.sessions)
+        if self.ray:
+            return fleet_on_ray(self._load, limits, library, device=self.device, replicas=self.replicas)
+        return Engine(self._load, limits, library)
+
+    def _load(self) -> MotionStreamPipeline:
+        return load_pipeline(self.model, untrained=self.untrained, causal=self.causal, options=self)

@@ -11,9 +11,9 @@ from fastapi import FastAPI, Response, WebSocket
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
-from motionstream.server.channels import GRACE, Channels
+from motionstream.server.channels import ENCODING_THREADS, GRACE, Channels
 from motionstream.server.guard import Access, Guard
-from motionstream.server.host import Host
+from motionstream.server.host import Host, ReplicaState
 from motionstream.server.kept import add_sessions
 from motionstream.server.metrics import CONTENT_TYPE, Metrics
 from motionstream.server.pictures import Example, Pictures, add_pictures
@@ -41,7 +41,7 @@ def create_app(
     if host.library is not None:
         add_sessions(app, host.library)
     metrics = Metrics(host)
-    channels = Channels(grace, metrics.made)
+    channels = Channels(grace, metrics.made, threads=ENCODING_THREADS * max(1, len(host.replicas)))
 
     @app.get("/metrics")
     async def measured() -> Response:
@@ -76,4 +76,10 @@ def _add_pages(app: FastAPI, host: Host) -> None:
             "queued": host.queue_length,
         }
         content |= {"problem": host.problem} if status == "broken" else {}
+        content |= {"replicas": [_replica(state) for state in host.replicas]} if host.replicas else {}
         return JSONResponse(content, 200 if status == "ready" else 503)
+
+
+def _replica(state: ReplicaState) -> dict[str, Any]:
+    content = {"status": state.status, "sessions": state.sessions, "losses": state.losses}
+    return content | ({"problem": state.problem} if state.status == "broken" else {})

@@ -145,6 +145,10 @@ class Channel:
 
     def _tell(self, event: Control) -> None:
         if isinstance(event, Started):
+            if self._started is not None:  # its engine was lost, and another one goes on with it
+                self._chunks.clear()
+                for outbox in self._viewers:
+                    outbox.forget_media()
             self._started = event
             for outbox in self._viewers:
                 outbox.say(self._started_message(outbox, event))

@@ -12,22 +12,26 @@ from motionstream.server.outbox import Outbox
 from motionstream.server.session import Chunk, Session
 
 GRACE = 30.0  # seconds that a session waits for its viewer to come back
-ENCODING_THREADS = 2  # encoders let go of Python's lock; more would take the model's cores
+ENCODING_THREADS = 2  # of one engine; encoders let go of Python's lock, and more would take the model's cores
 
 
 class Channels:
     """Opens channels, finds them again by their secrets, and ends those nobody has steered for ``grace`` seconds.
 
-    ``made`` is called with every chunk and how long it took to encode.
+    ``made`` is called with every chunk and how long it took to encode, which happens in ``threads``.
     """
 
     def __init__(
-        self, grace: float = GRACE, made: Callable[[Chunk, float], None] = lambda chunk, encoding: None
+        self,
+        grace: float = GRACE,
+        made: Callable[[Chunk, float], None] = lambda chunk, encoding: None,
+        *,
+        threads: int = ENCODING_THREADS,
     ) -> None:
         self.grace, self._made = grace, made
         self._channels: list[Channel] = []
         self._waiting: dict[Channel, asyncio.TimerHandle] = {}
-        self._executor = ThreadPoolExecutor(ENCODING_THREADS, "motionstream-encoder")
+        self._executor = ThreadPoolExecutor(threads, "motionstream-encoder")
 
     def open(self, open_session: Callable[[Callable[[], None]], Session], outbox: Outbox) -> Channel:
         """A new session, steered by the viewer of ``outbox``. Raises what ``open_session`` does."""

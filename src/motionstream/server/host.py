@@ -31,6 +31,18 @@ class Model:
     trained: bool
 
 
+@dataclass(frozen=True)
+class ReplicaState:
+    """How one of several engines is. ``losses``: how often it was lost and started anew; memory in MB."""
+
+    status: Status
+    sessions: int
+    losses: int
+    problem: str
+    memory: float
+    device_memory: float
+
+
 class Host(ABC):
     """Holds sessions in the order in which they came: up to ``limits.sessions`` have a stream, a few more wait.
 
@@ -86,6 +98,11 @@ class Host(ABC):
     def queue_length(self) -> int:
         """How many sessions wait until one of those has ended."""
         return max(0, len(self._sessions) - self.limits.sessions)
+
+    @property
+    def replicas(self) -> list[ReplicaState]:
+        """The engines elsewhere that do the work; none where it is done here."""
+        return []
 
     def open(
         self,

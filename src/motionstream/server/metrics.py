@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from motionstream.server.host import Host
 from motionstream.server.session import Chunk
@@ -53,6 +57,7 @@ class Metrics:
         gauge("sessions", "Open sessions").set_function(lambda: host.session_count)
         gauge("sessions_limit", "Sessions at a time").set_function(lambda: host.limits.sessions)
         gauge("queued", "Viewers that wait for a free stream").set_function(lambda: host.queue_length)
+        registry.register(_Replicas(host))
         self.viewers = gauge("viewers", "Open connections, watching ones included")
         if torch.cuda.is_available():
             gauge("device_memory_bytes", "What torch holds on the device").set_function(torch.cuda.memory_reserved)
@@ -79,3 +84,30 @@ class Metrics:
     def text(self) -> bytes:
         """All of it, in Prometheus' format."""
         return generate_latest(self.registry)
+
+
+class _Replicas(Collector):
+    """How each of several engines is, by its number."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def collect(self) -> Iterator[Metric]:
+        """As prometheus_client wants it."""
+        if not (states := self._host.replicas):
+            return
+        name, label = "motionstream_replica_", ["replica"]
+        status = GaugeMetricFamily(f"{name}status", "1 for what it is", labels=[*label, "status"])
+        sessions = GaugeMetricFamily(f"{name}sessions", "Its open sessions", labels=label)
+        losses = CounterMetricFamily(f"{name}losses", "How often it was lost", labels=label)
+        memory = GaugeMetricFamily(f"{name}resident_memory_bytes", "Its resident memory", labels=label)
+        device = GaugeMetricFamily(f"{name}device_memory_bytes", "What torch holds on its device", labels=label)
+        for number, state in enumerate(states):
+            own = [str(number)]
+            for each in STATUSES:
+                status.add_metric([*own, each], float(state.status == each))
+            sessions.add_metric(own, state.sessions)
+            losses.add_metric(own, state.losses)
+            memory.add_metric(own, 1e6 * state.memory)
+            device.add_metric(own, 1e6 * state.device_memory)
+        yield from (status, sessions, losses, memory, device)

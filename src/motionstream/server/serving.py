@@ -1,4 +1,4 @@
-"""Serving until interrupted: a socket, an engine, and uvicorn around the application."""
+"""Serving until interrupted: a socket, a host of streams, and uvicorn around the application."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import time
 import warnings
 import webbrowser
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import uvicorn
 
-from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.app import create_app
-from motionstream.server.engine import Engine
 from motionstream.server.guard import Access
+from motionstream.server.host import Host
 from motionstream.server.pictures import Example, photographs
-from motionstream.server.session import Limits
 from motionstream.session.library import Library, default_folder
 
 MAX_CONNECTIONS = 64
@@ -27,11 +26,10 @@ UNSENT = 64 * 1024  # bytes that the kernel may hold of a connection before the 
 
 
 def serve(
-    load: Callable[[], MotionStreamPipeline],
+    make_host: Callable[[Library], AbstractContextManager[Host]],
     access: Access,
     port: int = 8000,
     *,
-    limits: Limits | None = None,
     open_browser: bool = False,
     gallery: Sequence[Example] | None = None,
     recordings: Path | None = None,
@@ -40,7 +38,8 @@ def serve(
     """Serve the page until interrupted.
 
     Args:
-        load: makes the pipeline, in the engine's own thread. access: where to listen, and who is let in.
+        make_host: what makes the streams, an `Engine` for example, whose sessions are kept in that library.
+        access: where to listen, and who is let in.
         port: 0 takes any that is free; the address printed says which.
         gallery: example pictures, by default scikit-image's photographs.
         recordings: the folder in which sessions record themselves, by default one of the user's (see `Library`).
@@ -51,14 +50,14 @@ def serve(
     """
     listener = listen(access.host, port)
     address = page_address(access, listener.getsockname()[1])
-    with listener, open_library(recordings, forget) as library, Engine(load, limits, library) as engine:
+    with listener, open_library(recordings, forget) as library, make_host(library) as host:
         deadline = time.monotonic() + LOAD_PATIENCE
-        while engine.status == "loading" and time.monotonic() < deadline:
+        while host.status == "loading" and time.monotonic() < deadline:
             time.sleep(0.05)
-        if engine.status == "broken":
-            raise ValueError(engine.problem)
+        if host.status == "broken":
+            raise ValueError(host.problem)
         config = uvicorn.Config(
-            create_app(engine, photographs() if gallery is None else gallery, access),
+            create_app(host, photographs() if gallery is None else gallery, access),
             log_level="warning",
             ws_max_size=MAX_FRAME,
             ws_per_message_deflate=False,

@@ -76,7 +76,8 @@ class Replaying:
 class Continued:
     """The stream of a recording goes on: the next chunk is ``chunk``, its first frame ``frame``.
 
-    ``gestures``: number and kind of those that hold; drags were released, for nobody holds them.
+    ``gestures``: number and kind of those that hold; drags were released, for nobody holds them. ``paused``: whether it
+    stands still at once, for it did so when its engine was lost.
     """
 
     chunk: int
@@ -84,6 +85,7 @@ class Continued:
     prompt: str
     steps: int
     gestures: tuple[tuple[int, str], ...]
+    paused: bool = False
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ class Session:
         for command in self.commands():
             if isinstance(command, Stop):
                 self.closed = True
-            elif not isinstance(command, Move):
+            elif not isinstance(command, Move | Look):
                 self.put(Failed(f"cannot {command.name} yet: the stream waits for its turn", command.name))
 
     def tell_place(self, place: int, of: int) -> None:
@@ -253,6 +255,8 @@ class Session:
                     self._dropped += len(self._chunks.popleft().frames)
             else:
                 self._control.append(event)
+                if isinstance(event, Started):
+                    self._told = None  # it may come to wait again, where its engine is lost
         self._notify()
 
     def end(self, event: Ended) -> None:

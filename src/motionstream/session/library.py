@@ -137,11 +137,20 @@ class Library:
         for name in sorted(sizes):  # oldest first
             if len(sizes) < self.sessions and sum(sizes.values()) < self.most:
                 break
-            if name in self._open:
+            if name in self._open or _written(self.folder / f"{name}{recordings.SUFFIX}"):
                 continue
             for suffix in (recordings.SUFFIX, films.SUFFIX):
                 (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
             del sizes[name]
+
+
+def _written(recording: Path) -> bool:
+    """Whether another server of the folder is writing it."""
+    try:
+        with recording.open("r+b") as file:
+            return not recordings.lock(file)
+    except FileNotFoundError:
+        return False
 
 
 def _tell(done: Future[None]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fcntl
 import io
 import json
 import os
@@ -157,6 +158,7 @@ class Recorder:
     def __init__(self, path: Path, header: Header, most: int = MAX_BYTES) -> None:
         self.path, self.most = path, most
         self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        lock(self._file)
         self._size = 0
         self._write(header_line(header))
 
@@ -172,6 +174,20 @@ class Recorder:
             raise ValueError(f"the recording has reached {self.most // 2**20} MB")
         self._size += self._file.write(line)
         self._file.flush()
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Mark a file as being written for as long as it is open; False where another open file has that mark.
+
+    So that servers that share a folder do not remove what another one writes. Disks that know no locks mark nothing.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 # -------------------------------------------------------------------------------------------------------- lines

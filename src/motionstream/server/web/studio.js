@@ -201,12 +201,12 @@ export class Studio extends EventTarget {
     this.#become(started.paused ? "paused" : "running");
   }
 
-  /** @param {{frame: number, gestures: [number, string][]}} continued */
-  #continued({ frame, gestures }) {
+  /** @param {{frame: number, gestures: [number, string][], paused: boolean}} continued */
+  #continued({ frame, gestures, paused }) {
     this.#branching = false;
     this.gestures.continued(gestures);
     this.#adopting = true;
-    this.#become("running");
+    this.#become(paused ? "paused" : "running");
     this.#tell("continued");
     this.#tell("begin", frame);
   }
