@@ -108,6 +108,16 @@ def test_an_uploaded_picture_begins_a_stream(address: str, tmp_path) -> None:
             client.upload(tmp_path / "no.png")
 
 
+def test_a_depth_map_is_the_streams(address: str, tmp_path) -> None:
+    np.save(tmp_path / "depth.npy", np.ones((32, 32)))
+    with Client(address, TOKEN, "jpeg") as client:
+        depth = client.upload_depth("stripes", tmp_path / "depth.npy", inverse=True)
+        assert client.start("stripes", depth=depth)["depth"] is True
+        np.save(tmp_path / "depth.npy", np.ones((32, 90)))
+        with pytest.raises(ServerError, match="a depth map of 90x32"):
+            client.upload_depth("stripes", tmp_path / "depth.npy")
+
+
 def test_a_lost_session_is_found_again(address: str) -> None:
     with Client(address, TOKEN) as client:
         session = client.start("stripes")["session"]

@@ -155,6 +155,14 @@ class Client:
         request = urllib.request.Request(f"{self._base}/api/pictures", content, self._headers)
         return str(json.loads(_fetch(request))["name"])
 
+    def upload_depth(self, picture: str, path: str | Path, *, inverse: bool = False) -> str:
+        """Send the depth map of a picture, a .npy or 16-bit PNG of its shape; its name, to start with.
+
+        ``inverse``: bright is near. ServerError where it is none."""
+        address = f"{self._base}/api/pictures/{picture}/depth?inverse={str(inverse).lower()}"
+        request = urllib.request.Request(address, Path(path).read_bytes(), self._headers)
+        return str(json.loads(_fetch(request))["depth"])
+
     def upload_video(self, path: str | Path) -> dict[str, Any]:
         """Send a video file to take motion from: its ``name``, to `follow`, and ``size`` (height, width), ``frames``,
         ``fps`` and a ``note``. ServerError where it is none."""
@@ -163,14 +171,23 @@ class Client:
         return answer
 
     def start(
-        self, picture: str, prompt: str = "", seed: int = 0, steps: int | None = None, patience: float = 60.0
+        self,
+        picture: str,
+        prompt: str = "",
+        seed: int = 0,
+        steps: int | None = None,
+        patience: float = 60.0,
+        *,
+        depth: str | None = None,
     ) -> dict[str, Any]:
         """Begin a stream from a picture of the gallery or an uploaded one; returns when it has begun.
 
-        ``patience``: seconds to wait for that, in the queue, too. ServerError where it cannot begin.
+        ``depth``: of `upload_depth`, for the camera. ``patience``: seconds to wait, in the queue, too. ServerError
+        where it cannot begin.
         """
         fields = {"picture": picture, "prompt": prompt, "seed": seed, "codecs": [self.codec]}
-        self.send("start", protocol=wire.VERSION, **fields, **({} if steps is None else {"steps": steps}))
+        chosen = {name: value for name, value in (("steps", steps), ("depth", depth)) if value is not None}
+        self.send("start", protocol=wire.VERSION, **fields, **chosen)
         return self.wait_for("started", patience)
 
     def rejoin(self, session: str, patience: float = 30.0) -> dict[str, Any]:

@@ -1,5 +1,9 @@
 """Objects, the camera, a fresh scene: seen by their pixels."""
 
+import io
+
+import numpy as np
+
 SPOON = (84, 90)  # its bowl, in the picture of the coffee
 
 
@@ -32,6 +36,44 @@ def test_the_camera_pans_by_keys_and_by_the_pad(visitor, sight, until) -> None:
     until(lambda: middle.moved(visitor.picture())[0] >= 8, "the picture goes to the right")
     visitor.snap("camera")
     visitor.page.mouse.up()
+
+
+def npy(depth: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, depth)
+    return file.getvalue()
+
+
+def give_depth(visitor, name: str, content: bytes) -> None:
+    visitor.page.set_input_files("#depth-file", {"name": name, "mimeType": "", "buffer": content})
+
+
+def test_with_a_depth_map_what_is_near_moves_farther(visitor, sight, until) -> None:
+    visitor.choose("Cat")
+    before = visitor.picture()
+    left, right = (sight(before, x, 56, half=18) for x in (36, 100))
+    assert visitor.page.inner_text("#depth-note") == "Depth: a plain guess, nearest in the middle"
+    depth = np.where(np.arange(451) < 240, 1.0, 3.0) * np.ones((300, 1))  # the photograph has 451 x 300 pixels
+    give_depth(visitor, "cat.npy", npy(depth))
+    visitor.wait("document.getElementById('depth-note').textContent === 'Depth: cat.npy'")
+    visitor.page.keyboard.down("ArrowLeft")
+    until(lambda: left.moved(visitor.picture())[0] >= 10, "what is near goes to the right")
+    far = right.moved(visitor.picture())[0]
+    assert far <= left.moved(visitor.picture())[0] - 4, "and farther than what is not"
+    visitor.page.keyboard.up("ArrowLeft")
+    visitor.snap("depth")
+    visitor.page.click("#depth-forget")
+    assert "cat.npy" not in visitor.page.inner_text("#depth-note")
+    assert "From the next start on a guess" in visitor.page.inner_text("#depth-note")
+    visitor.key("r")
+    visitor.wait("document.getElementById('depth-note').textContent.includes('a plain guess')")
+
+
+def test_a_depth_map_of_another_shape_is_told(visitor) -> None:
+    for content, words in ((npy(np.ones((9, 9))), "depth map of 9x9 for a photograph"), (b"no map", "16-bit PNG")):
+        give_depth(visitor, "map.npy", content)
+        visitor.wait(f"document.querySelector('.toasts').textContent.includes({words!r})")
+    visitor.problems.clear()  # the browser notes the refused requests, which were the point
 
 
 def test_the_scene_begins_anew_from_the_frame_shown(visitor) -> None:

@@ -1,12 +1,15 @@
 """Session files: read back as written, in spite of a crash, and refused in one line where they are damaged."""
 
+import base64
+import dataclasses
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from motionstream.session.commands import Move, Pin, Press, Prompt, Release, Steps
+from motionstream.session.commands import Camera, Move, Pin, Press, Prompt, Release, Steps
 from motionstream.session.commands import Path as DrawnPath
 from motionstream.session.director import Director
 from motionstream.session.recording import Header, Recorder, Recording, entry_line, header_line
@@ -53,6 +56,18 @@ def test_what_is_recorded_is_read(recorded: Path) -> None:
     again = recorded.with_name("b.jsonl")
     recording.write(again)
     assert same(Recording.read(again), recording)
+
+
+def test_a_depth_map_is_read_back_bit_for_bit_and_moves_its_tracks(tmp_path: Path) -> None:
+    depth = np.random.default_rng(1).uniform(0.3, 7, (32, 48)).astype(np.float32)
+    entries = (Entry(0, 9, 0.0, (Camera(time=0.0, orbit=(1.0, 0.0)),)), Entry(1, 12, 0.5))
+    flat, deep = (Recording(dataclasses.replace(header(), depth=each), entries) for each in (None, depth))
+    deep.write(tmp_path / "a.jsonl")
+    again = Recording.read(tmp_path / "a.jsonl")
+    assert again.header.depth is not None and again.header.depth.dtype == np.float32
+    assert np.array_equal(again.header.depth, depth)
+    assert not np.array_equal(flat.tracks().positions, again.tracks().positions, equal_nan=True)
+    assert np.array_equal(deep.tracks().positions, again.tracks().positions, equal_nan=True)
 
 
 def test_a_chunk_can_be_read_as_soon_as_it_is_appended(tmp_path: Path) -> None:
@@ -112,6 +127,10 @@ def changed(line: bytes, **fields: object) -> bytes:
     return json.dumps({**json.loads(line), **fields}).encode() + b"\n"
 
 
+def packed(depth: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(depth.astype("<f4").tobytes())).decode()
+
+
 HEAD, FIRST, SECOND = header_line(header()), entry_line(ENTRIES[0]), entry_line(ENTRIES[1])
 
 
@@ -133,6 +152,12 @@ HEAD, FIRST, SECOND = header_line(header()), entry_line(ENTRIES[0]), entry_line(
         (changed(HEAD, picture="!"), "its picture is damaged"),
         (changed(HEAD, picture="aaaa"), "its picture is damaged"),
         (changed(HEAD, picture=None), "its picture is damaged"),
+        (changed(HEAD, depth="!"), "its depth map is damaged"),
+        (changed(HEAD, depth=7), "its depth map is damaged"),
+        (changed(HEAD, depth=packed(np.ones((32, 47)))), "its depth map is not 48x32"),
+        (changed(HEAD, depth=packed(np.ones((3200, 4800)))), "its depth map is not 48x32"),
+        (changed(HEAD, depth=packed(np.zeros((32, 48)))), "depth is positive"),
+        (changed(HEAD, depth=packed(np.full((32, 48), np.nan))), "depth is positive"),
         (HEAD + SECOND, r"line 2 is damaged \(chunk 1 comes where chunk 0 should\)"),
         (HEAD + FIRST + FIRST, r"line 3 is damaged \(chunk 0 comes where chunk 1 should\)"),
         (HEAD + changed(FIRST, cut=1) + SECOND, "before the last chunk"),

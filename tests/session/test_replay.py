@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.session.commands import Erase, Followed, Move, Press, Prompt, Steps
+from motionstream.session.commands import Camera, Erase, Followed, Move, Press, Prompt, Steps
 from motionstream.session.fingerprint import fingerprint
 from motionstream.session.followed import pack_points
 from motionstream.session.recording import Header, Recording
@@ -58,6 +58,20 @@ def test_what_was_followed_needs_no_source_again(pipeline, picture, tmp_path) ->
     wrong = dataclasses.replace(entries[1], chunk=0, frames=9)
     with pytest.raises(ValueError, match="chunk 0 cannot be made: 12 frames of a followed source"):
         Replay(pipeline, Recording(recording.header, (wrong,))).step()
+
+
+def test_a_camera_has_the_recorded_depth_map(pipeline, picture) -> None:
+    depth = np.random.default_rng(2).uniform(0.5, 4, pipeline.config.size).astype(np.float32)
+    made = []
+    for each in (None, depth):
+        entries: list[Entry] = []
+        take = Take(pipeline.stream(picture, seed=7), entries.append, depth=each)
+        take.make(0.0)
+        take.obey(Camera(time=0.1, orbit=(1.0, 0.0)))
+        made.append(take.make(0.5).frames)
+    recording = Recording(Header.of(take.stream, 7, fingerprint(pipeline), take.depth), tuple(entries))
+    again = [shot.frames for shot in Replay(pipeline, recording).shots()][-1]
+    assert np.array_equal(again, made[1]) and not np.array_equal(again, made[0])
 
 
 def test_one_goes_on_from_a_branch_as_the_recorded_one_would(pipeline, picture) -> None:

@@ -1,11 +1,15 @@
 """Depth maps: files, gaps, inverse depth, a model's answer, fitting and scale."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from motionstream.media import Fit, fit
 from motionstream.tracks.depth import (
+    MAX_PIXELS,
     align_scale,
     check_depth,
     depth_by_model,
@@ -54,9 +58,27 @@ def test_what_is_no_depth_map_is_refused_by_name(tmp_path):
     np.savez(tmp_path / "several.npz", a=np.ones((2, 2)))
     (tmp_path / "several.npz").rename(tmp_path / "several.npy")
     np.save(tmp_path / "pickled.npy", np.array([{}], object))
-    for name in ("colour.png", "text.npy", "flat.npy", "several.npy", "pickled.npy", "none.png", "x.jpg"):
+    with open(tmp_path / "huge.npy", "wb") as file:  # a header that promises 400 million numbers
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (20_000, 20_000)})
+    np.save(tmp_path / "many.npy", np.zeros((MAX_PIXELS // 1000 + 1, 1000), bool))
+    Image.fromarray(np.ones((300, 300), np.uint16)).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    names = ("huge.npy", "many.npy", "half.png", "colour.png", "text.npy", "flat.npy", "several.npy", "pickled.npy")
+    for name in (*names, "none.png", "x.jpg"):
         with pytest.raises(ValueError, match=name):
             read_depth(tmp_path / name)
+
+
+@pytest.mark.parametrize("side", [8000, 20_000])
+def test_a_picture_that_would_take_too_much_is_refused_by_its_header(tmp_path, side: int):
+    def part(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = part(b"IHDR", struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0))
+    data = part(b"IDAT", zlib.compress(bytes(1000))) + part(b"IEND", b"")
+    (tmp_path / "d.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + data)
+    with pytest.raises(ValueError, match=r"more than 50,000,000.*scale it down"):
+        read_depth(tmp_path / "d.png")
 
 
 def test_a_depth_map_is_cut_as_its_photograph_whatever_its_resolution():

@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from motionstream.server.channels import ENCODING_THREADS, GRACE, Channels
+from motionstream.server.depths import Depths, add_depths
 from motionstream.server.guard import Access, Guard
 from motionstream.server.host import Host, ReplicaState
 from motionstream.server.kept import add_sessions
@@ -36,6 +37,8 @@ def create_app(
     app.add_middleware(Guard, access=access or Access())
     _add_pages(app, host)
     add_pictures(app, host, pictures)
+    depths = Depths(pictures)
+    add_depths(app, host, depths)
     videos = Videos(lambda: host.model.config.fps)
     add_videos(app, host, videos)
     if host.library is not None:
@@ -49,7 +52,7 @@ def create_app(
 
     @app.websocket("/ws")
     async def stream(websocket: WebSocket) -> None:
-        await Viewer(websocket, host, channels, metrics, pictures, videos).run()
+        await Viewer(websocket, host, channels, metrics, pictures, videos, depths).run()
 
     @app.websocket("/ws/watch/{share}")
     async def watch(websocket: WebSocket, share: str, codecs: str = "jpeg") -> None:

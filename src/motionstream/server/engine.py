@@ -27,6 +27,7 @@ from motionstream.session.library import Library
 from motionstream.session.recording import Header, Recording
 from motionstream.session.replay import Replay
 from motionstream.session.take import Take
+from motionstream.tracks.depth import fit_depth
 
 logger = logging.getLogger(__name__)
 
@@ -199,14 +200,17 @@ class Engine(Host):
             take = replay.take
         else:
             seed = opening.seed
-            take = Take(self.pipeline.stream(opening.picture, opening.prompt, seed, steps=opening.steps))
+            stream = self.pipeline.stream(opening.picture, opening.prompt, seed, steps=opening.steps)
+            depth = None if opening.depth is None else fit_depth(opening.depth, stream.fit)
+            take = Take(stream, depth=depth)
         stream, log = take.stream, None
         if self.library is not None:
             try:
-                log = self.library.begin(Header.of(stream, seed, self._weights))
+                log = self.library.begin(Header.of(stream, seed, self._weights, take.depth))
             except OSError as error:
                 session.put(Failed(f"this session is not recorded: {error.strerror}"))
-        session.put(Started(stream.size, stream.fps, seed, stream.steps, None if log is None else log.name))
+        name = None if log is None else log.name
+        session.put(Started(stream.size, stream.fps, seed, stream.steps, name, take.depth is not None))
         return Player(session, take, self.limits, self.clock, replay=replay, log=log)
 
     def _play(self, session: Session) -> None:

@@ -112,16 +112,18 @@ class Host(ABC):
         notify: Callable[[], None] = lambda: None,
         *,
         steps: int | None = None,
+        depth: np.ndarray | None = None,
     ) -> Session:
         """Begin a stream from ``picture``, uint8 (H, W, 3) of any size; the first chunk is made at once, or, where all
         streams are taken, when one has ended (`Queued` tells the place).
 
-        ``steps``: denoising steps of a chunk, the model's own when None.
+        ``steps``: denoising steps of a chunk, the model's own when None. ``depth``: of the picture's shape, for the
+        camera (see tracks/depth.py), a plain guess when None.
 
         ``notify`` is called, from another thread, whenever there is something to ``take``. Raises EngineBusy while the
         model is loading or too many wait. What goes wrong later is told to the session as `Failed`.
         """
-        return self.admit(Fresh(picture, prompt, seed, steps), notify)
+        return self.admit(Fresh(picture, prompt, seed, steps, depth), notify)
 
     def branch(self, head: Recording, notify: Callable[[], None] = lambda: None) -> Session:
         """Go on from where a recording, or its head, ends. Its chunks are made again first, as fast as other streams

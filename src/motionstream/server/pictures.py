@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 from fastapi import FastAPI, HTTPException, Request, Response
 
-from motionstream.media import fit, read_picture
+from motionstream.media import Fit, fit, read_picture
 from motionstream.server.host import EngineBusy, Host
 
 MAX_UPLOAD = 20 * 2**20  # bytes of one picture file
@@ -60,11 +60,18 @@ class Pictures:
     def __init__(self, gallery: Sequence[Example], size: Callable[[], tuple[int, int]]) -> None:
         self.gallery = {example.name: example for example in gallery}
         self._size = size
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[np.ndarray, Fit]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, name: str) -> np.ndarray:
         """Raises ValueError where there is no such picture, or it cannot be read."""
+        return self._find(name)[0]
+
+    def fitting(self, name: str) -> Fit:
+        """How it was scaled and cropped. Raises as `get`."""
+        return self._find(name)[1]
+
+    def _find(self, name: str) -> tuple[np.ndarray, Fit]:
         with self._lock:
             if name not in self._kept:
                 if name not in self.gallery:
@@ -82,10 +89,10 @@ class Pictures:
             return name, self._keep(name, read_picture(path))
 
     def _keep(self, name: str, picture: np.ndarray) -> str:
-        self._kept[name], fitting = fit(picture, self._size())
+        self._kept[name] = fit(picture, self._size())
         while len(self._kept) > MAX_UPLOADS:
             self._kept.popitem(last=False)
-        return fitting.describe()
+        return self._kept[name][1].describe()
 
 
 def add_pictures(app: FastAPI, host: Host, pictures: Pictures) -> None:

@@ -48,6 +48,7 @@ class Start:
     prompt: Annotated[str, Text(MAX_PROMPT)] = ""
     seed: Annotated[int, Whole(0, MAX_SEED)] = 0
     steps: Annotated[int | None, Whole(1, MAX_STEPS)] = None  # the model's own when None
+    depth: Annotated[str | None, Text(64)] = None  # the name of the picture's depth map; a plain guess when None
     recording: Annotated[str | None, Text(64)] = None
     chunk: Annotated[int | None, Whole(0, 10**9)] = None
     codecs: Codecs = ("jpeg",)

@@ -37,12 +37,14 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Fresh:
-    """What a new stream begins with: ``picture`` uint8 (H, W, 3) of any size; ``steps`` None: the model's own."""
+    """What a new stream begins with: ``picture`` uint8 (H, W, 3) of any size; ``steps`` None: the model's own;
+    ``depth`` float32 of its shape, a plain guess when None."""
 
     picture: np.ndarray
     prompt: str = ""
     seed: int = 0
     steps: int | None = None
+    depth: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,15 @@ class Queued:
 
 @dataclass(frozen=True)
 class Started:
-    """The stream exists. ``size`` is (height, width), ``steps`` the number of denoising steps of a chunk."""
+    """The stream exists. ``size`` is (height, width), ``steps`` the number of denoising steps of a chunk; ``depth``:
+    whether the camera has the picture's depth map, or only a plain guess."""
 
     size: tuple[int, int]
     fps: float
     seed: int
     steps: int
     recording: str | None = None  # the name under which the session is kept
+    depth: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 
 from motionstream.server.channel import Channel
 from motionstream.server.channels import Channels
+from motionstream.server.depths import Depths
 from motionstream.server.host import EngineBusy, Host
 from motionstream.server.metrics import Metrics
 from motionstream.server.outbox import Outbox
@@ -53,7 +54,7 @@ class Connection(ABC):
             await self.websocket.close(1013)
             return
         config = model.config
-        abilities = ("rejoin", "watch", *(() if self.host.library is None else ("recording",)))
+        abilities = ("rejoin", "watch", "depth", *(() if self.host.library is None else ("recording",)))
         self.outbox.say(
             hello(
                 config.name,
@@ -134,9 +135,10 @@ class Viewer(Connection):
         metrics: Metrics,
         pictures: Pictures,
         videos: Videos,
+        depths: Depths,
     ) -> None:
         super().__init__(websocket, host, channels, metrics, steers=True)
-        self.pictures, self.videos = pictures, videos
+        self.pictures, self.videos, self.depths = pictures, videos, depths
         self.looks = Rate(FASTEST, "webcam frames")
 
     def begin(self) -> None:
@@ -186,7 +188,10 @@ class Viewer(Connection):
         if start.recording is None:
             assert start.picture is not None
             picture = self.pictures.get(start.picture)
-            return lambda notify: self.host.open(picture, start.prompt, start.seed, notify, steps=start.steps)
+            depth = None if start.depth is None else self.depths.get(start.depth, start.picture)
+            return lambda notify: self.host.open(
+                picture, start.prompt, start.seed, notify, steps=start.steps, depth=depth
+            )
         if self.host.library is None:
             raise ValueError("this server keeps no recordings; start from a picture")
         recording = self.host.library.recording(start.recording)

@@ -13,6 +13,7 @@ import fcntl
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,8 @@ MAX_SIDE = 8192  # pixels
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """What a stream began with. ``picture`` is uint8 (H, W, 3), fitted to the video's size; ``weights`` tells which
-    made it (see fingerprint.py)."""
+    """What a stream began with. ``picture`` is uint8 (H, W, 3), fitted to the video's size, ``depth`` its depth map,
+    float32 (H, W), a plain guess when None; ``weights`` tells which made it (see fingerprint.py)."""
 
     model: Annotated[str, Text(1000)]
     weights: Annotated[str, Text(64)]
@@ -48,6 +49,7 @@ class Header:
     steps: Annotated[int, Whole(1, 1000)]
     prompt: Annotated[str, Text(100_000)]
     picture: np.ndarray
+    depth: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,8 +57,8 @@ class Header:
         return self.picture.shape[0], self.picture.shape[1]
 
     @classmethod
-    def of(cls, stream: Stream, seed: int, weights: str) -> Header:
-        """Of a stream that has made nothing yet; ``weights`` as `fingerprint` gives them."""
+    def of(cls, stream: Stream, seed: int, weights: str, depth: np.ndarray | None = None) -> Header:
+        """Of a stream that has made nothing yet; ``weights`` as `fingerprint` gives them, ``depth`` the take's."""
         return cls(
             model=stream.model.config.name,
             weights=weights,
@@ -65,6 +67,7 @@ class Header:
             steps=stream.steps,
             prompt=stream.prompt,
             picture=stream.picture,
+            depth=depth,
         )
 
 
@@ -141,7 +144,7 @@ class Recording:
     def _cuts(self) -> Iterator[Tracks]:
         if not self.entries:
             raise ValueError("the recording has no chunks yet, so no tracks")
-        director = Director(self.header.size, self.header.fps)
+        director = Director(self.header.size, self.header.fps, self.header.depth)
         for entry in self.entries:
             for command in entry.commands:
                 if not isinstance(command, SETTINGS):
@@ -197,8 +200,10 @@ def header_line(header: Header) -> bytes:
     """The first line of a file."""
     png = io.BytesIO()
     Image.fromarray(header.picture).save(png, "PNG", compress_level=1)  # while a stream waits
-    fields = {name: value for name, value in vars(header).items() if name != "picture"}
+    fields = {name: value for name, value in vars(header).items() if name not in ("picture", "depth")}
     content = {"format": FORMAT, "version": VERSION, **fields, "size": list(header.size)}
+    if header.depth is not None:
+        content["depth"] = base64.b64encode(zlib.compress(header.depth.astype("<f4").tobytes(), 1)).decode()
     return _line({**content, "picture": base64.b64encode(png.getvalue()).decode()})
 
 
@@ -234,8 +239,10 @@ def _read_header(content: dict[str, Any]) -> Header:
         raise ValueError("it is no session of MotionStream; give a file that motionstream recorded")
     if content.get("version") != VERSION:
         raise ValueError(f"its version is {content.get('version')!r}, this program reads {VERSION}; update it")
-    values = read_fields(Header, content, besides=("format", "version", "size", "picture"))
-    return Header(**values, picture=_read_png(content.get("picture"), content.get("size")))
+    values = read_fields(Header, content, besides=("format", "version", "size", "picture", "depth"))
+    picture = _read_png(content.get("picture"), content.get("size"))
+    depth = None if content.get("depth") is None else _read_depth(content["depth"], picture.shape[:2])
+    return Header(**values, picture=picture, depth=depth)
 
 
 def _read_png(text: Any, size: Any) -> np.ndarray:
@@ -249,6 +256,20 @@ def _read_png(text: Any, size: Any) -> np.ndarray:
     except (binascii.Error, TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"its picture is damaged ({type(error).__name__})") from error
     raise ValueError(f"its picture is {image.width}x{image.height}, its size {width}x{height}")
+
+
+def _read_depth(text: Any, size: tuple[int, int]) -> np.ndarray:
+    try:
+        inflater, whole = zlib.decompressobj(), 4 * size[0] * size[1]
+        data = inflater.decompress(base64.b64decode(text, validate=True), whole + 1)
+    except (binascii.Error, TypeError, ValueError, zlib.error) as error:
+        raise ValueError(f"its depth map is damaged ({type(error).__name__})") from error
+    if len(data) != whole:
+        raise ValueError(f"its depth map is not {size[1]}x{size[0]} as its picture")
+    depth = np.frombuffer(data, "<f4").reshape(size).astype(np.float32)
+    if not (np.isfinite(depth).all() and depth.min() > 0):
+        raise ValueError("its depth map is damaged: depth is positive")
+    return depth
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Replay:
             steps=header.steps if steps is None else steps,
             size=header.size,
         )
-        self.take = Take(stream, record)
+        self.take = Take(stream, record, depth=header.depth)
 
     @property
     def left(self) -> int:

@@ -56,7 +56,7 @@ class Take:
     """Obeys every command that says something about frames, and makes chunks.
 
     The same entries give the same frames, bit for bit, so ``record``, which is told of every chunk before it is handed
-    out, is all that a recording needs. Times are seconds on any one clock.
+    out, is all that a recording needs. Times are seconds on any one clock. ``depth``: as `Director`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Take:
         *,
         depth: np.ndarray | None = None,
     ) -> None:
-        self.stream, self.record = stream, record
+        self.stream, self.record, self.depth = stream, record, depth
         self.director = Director(stream.size, stream.fps, depth)
         self._last = stream.picture
         self.chunk = 0  # the index of the chunk made next

@@ -5,6 +5,7 @@ Relative inverse depth (bright is near), which most networks answer, becomes one
 """
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ def read_depth(path: str | os.PathLike[str], *, inverse: bool = False) -> np.nda
     """
     path = Path(path)
     try:
-        values = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _read_png(path)
+        # Mapped, so that a header that promises too much costs nothing.
+        values = np.load(path, "r", allow_pickle=False) if path.suffix.lower() == ".npy" else _read_png(path)
     except OSError as error:
         reason = error.strerror or "it is no picture or damaged"
         raise ValueError(f"cannot read the depth map {path}: {reason}; give a .npy or a 16-bit PNG") from error
@@ -98,6 +100,9 @@ def read_depth(path: str | os.PathLike[str], *, inverse: bool = False) -> np.nda
     if not isinstance(values, np.ndarray):
         values.close()
         raise ValueError(f"cannot read the depth map {path}: it holds several arrays; give one, (height, width)")
+    if values.size > MAX_PIXELS:
+        raise ValueError(f"{path} has {values.size} pixels, more than {MAX_PIXELS:,}; scale it down")
+    values = np.array(values)
     try:
         return from_inverse(values) if inverse else check_depth(values)
     except ValueError as error:
@@ -107,12 +112,22 @@ def read_depth(path: str | os.PathLike[str], *, inverse: bool = False) -> np.nda
 def _read_png(path: Path) -> np.ndarray:
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"unknown suffix {path.suffix!r}")
-    with Image.open(path, formats=("PNG",)) as image:
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns between one and two times its own limit; ours is lower, and refuses.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=("PNG",))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"more than {MAX_PIXELS:,} pixels; scale it down") from error
+    with image:
         if not image.mode.startswith("I"):
             raise ValueError(f"it is a PNG of mode {image.mode}, not 16-bit grey")
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
-        return np.asarray(image).astype(np.float64)
+            raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}; scale it down")
+        try:
+            return np.asarray(image).astype(np.float64)
+        except Exception as error:  # damage makes Pillow's plugins raise almost anything
+            raise ValueError(f"it is damaged ({error})") from error
 
 
 def depth_by_model(picture: np.ndarray, folder: str | os.PathLike[str]) -> np.ndarray:

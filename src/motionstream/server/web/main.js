@@ -4,6 +4,7 @@ import { Camera } from "./camera.js";
 import { Connection } from "./connection.js";
 import { Gestures } from "./gestures.js";
 import { listKeys, setUpKeys } from "./keys.js";
+import { Depth } from "./depth.js";
 import { codecs } from "./decoder.js";
 import { setUpExports } from "./exports.js";
 import { Follow } from "./follow.js";
@@ -177,6 +178,7 @@ setUpPanel(settings, studio);
 setUpKeys(shortcuts, can);
 setUpExports(studio, stage);
 new Camera(studio);
+new Depth(studio);
 const follow = new Follow(studio, stage);
 stage.select = (fields) => studio.change("select", fields);
 

@@ -7,7 +7,7 @@ import { complain } from "./page.js";
 /** @typedef {{model: string, size: [number, number], fps: number, trained: boolean, capabilities: string[], codecs: string[],
  *             limits: Record<string, number>}} Hello */
 /** @typedef {{seed: number, steps?: number, recording?: string | null, session?: string, share?: string,
- *             frame?: number, paused?: boolean}} Started */
+ *             frame?: number, paused?: boolean, depth?: boolean}} Started */
 
 /**
  * Announces "state" when anything of it has changed, "hello" on every connection, "begin" (from which frame) when
@@ -22,6 +22,7 @@ export class Studio extends EventTarget {
   /** @type {number | null} null: the model's own */ steps = null;
   /** @type {Partial<Started>} the stream that runs, or ran last */ stream = {};
   /** @type {string[]} that this browser decodes, best first */ codecs = ["jpeg"];
+  /** @type {string | null} name of the picture's depth map; null: a plain guess */ depth = null;
   adaptive = false; // the stream looks at where it is anew, when the first view is left
   words = ""; // why there is no picture: no connection, a queue
   #starting = false; // asked for a stream that has not begun: what still comes belongs to the one before
@@ -77,7 +78,8 @@ export class Studio extends EventTarget {
   start() {
     if (this.state === "offline" || !this.picture) return complain("Choose a picture and wait for the connection");
     const seed = this.seed ?? Math.floor(Math.random() * 2 ** 31);
-    this.#ask("start", { picture: this.picture, prompt: this.prompt, seed, ...(this.steps && { steps: this.steps }) });
+    const { picture, prompt, steps, depth } = this;
+    this.#ask("start", { picture, prompt, seed, ...(steps && { steps }), ...(depth && { depth }) });
     this.#become("running");
     this.#tell("begin", 0);
     this.gestures.began();
