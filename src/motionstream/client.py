@@ -288,6 +288,8 @@ class Client:
                     return
                 _raise_if_over(message)
                 continue
+            if message.header.get("still"):  # a frame that was made before: where the stream stands
+                continue
             yield message
             begin = message.first if begin is None else begin
             if seconds is not None and message.first + len(message.frames) - begin >= seconds * message.fps:

@@ -41,6 +41,56 @@ def test_others_watch_by_a_link_and_cannot_steer(visitor, visit: Callable, until
     watcher.snap("watch")
 
 
+def test_a_paused_stream_is_seen_again_after_a_reload(visitor, until) -> None:
+    visitor.choose("Coffee")
+    visitor.key("Enter")
+    visitor.wait_for_frame(24)
+    visitor.key(" ")
+    visitor.wait_for_state("Paused")
+    visitor.wait("document.getElementById('pause').textContent.includes('Resume')")
+    before = visitor.picture()
+    visitor.page.reload()
+    visitor.wait_for_state("Paused")
+    visitor.wait_for_frame(24)
+    difference = np.abs(visitor.picture().astype(int) - before)
+    assert difference.mean() < 12, "a frame of the same stream"
+    frame = visitor.frame
+    visitor.key(" ")
+    visitor.wait_for_frame(frame + 12)
+
+
+def turn_away(visitor, hidden: bool) -> None:
+    """Another tab comes before the page, as far as the page can tell, or goes."""
+    visitor.page.evaluate(
+        "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+        " document.dispatchEvent(new Event('visibilitychange')); }",
+        hidden,
+    )
+
+
+def test_who_steers_may_look_away_and_others_still_watch(visitor, visit: Callable, server: str, until) -> None:
+    visitor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visitor.key("Enter")
+    visitor.wait_for_frame(1)
+    turn_away(visitor, True)
+    stopped = until(lambda: rests(visitor), "nobody looks, so nothing is made")
+    visitor.page.click("#share")
+    link = until(lambda: visitor.page.evaluate("navigator.clipboard.readText()"), "the link is copied")
+    watcher = visit("/watch/" + link.partition("/watch/")[2])
+    watcher.wait_for_frame(stopped + 36)
+    assert visitor.frame == stopped, "who looks away gets no frames"
+    assert visitor.page.inner_text("#state") == "Streaming"
+    turn_away(visitor, False)
+    visitor.wait_for_frame(stopped + 36)
+
+
+def rests(visitor) -> int:
+    """The frame shown, where it has not changed for a second; else 0."""
+    frame = visitor.frame
+    visitor.page.wait_for_timeout(1000)
+    return frame if visitor.frame == frame else 0
+
+
 def test_one_too_many_waits_in_line_and_is_told_its_place(visitor, server: str, until) -> None:
     with contextlib.ExitStack() as others:
         clients = [others.enter_context(Client(server)) for _ in range(4)]  # as many streams as the demo runs at once

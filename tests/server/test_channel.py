@@ -9,13 +9,15 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import simplejpeg
 
 from motionstream import wire
 from motionstream.server import channel as channel_module
 from motionstream.server.channel import MAX_WATCHERS, Channel
 from motionstream.server.channels import Channels
 from motionstream.server.outbox import Outbox
-from motionstream.server.session import Accepted, Chunk, Ended, Event, Fresh, Limits, Session, Started
+from motionstream.server.session import Accepted, Chunk, Ended, Event, Failed, Fresh, Limits, Session, Started
+from motionstream.session.commands import Pause, Resume
 
 
 def open_session(sessions: list[Session]) -> Callable[[Callable[[], None]], Session]:
@@ -106,6 +108,7 @@ def test_viewers_of_one_codec_share_what_is_encoded(monkeypatch: pytest.MonkeyPa
         late = Outbox("h264", steers=False)
         channels.watch(channel.share, late)
         assert (await message(late))["frame"] == 12
+        assert (await message(late)).header["still"]
         sessions[0].put(chunk(12))
         assert [(await message(outbox)).header["keyframes"] for outbox in (owner, one, late)] == [[0]] * 3
         assert isinstance(await message(two), wire.Message), "watchers are not told what was accepted"
@@ -158,6 +161,59 @@ def test_nothing_is_made_while_nobody_looks_and_the_session_waits() -> None:
     run(work, grace=0.1)
 
 
+def test_who_joins_is_shown_the_last_frame_at_once_and_then_a_keyframe() -> None:
+    async def work(channels: Channels, sessions: list[Session]) -> None:
+        owner, back, watcher = Outbox("h264"), Outbox("h264"), Outbox("h264", steers=False)
+        channel = channels.open(open_session(sessions), owner)
+        for event in (STARTED, chunk(0), Accepted("pause", 12)):
+            sessions[0].put(event)
+        for _ in range(3):
+            await message(owner)
+        channels.rejoin(channel.secret, back)
+        channels.watch(channel.share, watcher)
+        for outbox in (back, watcher):
+            assert (await message(outbox))["paused"]
+            still = await message(outbox)
+            assert still.kind == wire.JPEG and (still.header["first"], still.header["still"]) == (11, True)
+            assert still.header["sent"] is None and len(still.positions) == 1
+            (picture,) = (simplejpeg.decode_jpeg(part) for part in still.parts)
+            assert abs(picture.mean() - frames(11, 1).mean()) < 0.5
+        sessions[0].put(chunk(12))
+        for outbox in (back, watcher):
+            after = await message(outbox)
+            assert after.kind == wire.H264 and after.header["keyframes"] == [0] and after.header["first"] == 12
+            assert after.header["dropped"] == 0 and "still" not in after.header
+
+    run(work)
+
+
+def test_a_page_that_cannot_be_seen_gets_no_frames_and_stops_nobody_else() -> None:
+    async def work(channels: Channels, sessions: list[Session]) -> None:
+        owner, watcher = Outbox("h264"), Outbox("h264", steers=False)
+        channel = channels.open(open_session(sessions), owner)
+        channels.watch(channel.share, watcher)
+        sessions[0].put(STARTED)
+        for outbox in (owner, watcher):
+            await message(outbox)
+        channel.see(owner, False)
+        assert sessions[0].watched, "the other one looks"
+        sessions[0].put(chunk(0))
+        assert (await message(watcher)).header["first"] == 0
+        sessions[0].put(Accepted("prompt", 12))
+        assert (await message(owner))["type"] == "accepted", "control is told all the same, and no frames before it"
+        channel.see(watcher, False)
+        assert not sessions[0].watched
+        channel.see(owner, True)
+        assert sessions[0].watched
+        sessions[0].put(chunk(12))
+        back = await message(owner)
+        assert back.header["first"] == 12 and back.header["keyframes"] == [0]
+        channels.leave(channel, owner)
+        assert not sessions[0].watched, "who is left cannot be seen"
+
+    run(work)
+
+
 def test_a_viewer_that_returns_sees_whether_the_stream_is_paused() -> None:
     async def work(channels: Channels, sessions: list[Session]) -> None:
         owner, back = Outbox(), Outbox()
@@ -169,6 +225,16 @@ def test_a_viewer_that_returns_sees_whether_the_stream_is_paused() -> None:
         channels.rejoin(channel.secret, back)
         again = await message(back)
         assert again["paused"] and again["frame"] == 12
+        for command, paused in ((Resume(time=0), False), (Pause(time=0), True)):
+            channel.submit(command)
+            back = Outbox()
+            channels.rejoin(channel.secret, back)
+            assert (await message(back))["paused"] is paused, "before the engine has obeyed it, too"
+        sessions[0].put(Failed("not yet", "pause"))
+        await asyncio.sleep(0.05)
+        back = Outbox()
+        channels.rejoin(channel.secret, back)
+        assert not (await message(back))["paused"]
 
     run(work)
 

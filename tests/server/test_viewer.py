@@ -29,11 +29,11 @@ def next_control(socket, kind: str) -> dict:
 
 
 def next_chunk(socket) -> wire.Message:
-    """The next chunk; control messages on the way are passed over."""
+    """The next chunk; control messages on the way, and what shows where the stream stands, are passed over."""
     while True:
         data = socket.receive().get("bytes")
-        if data:
-            return wire.unpack(data)
+        if data and not (chunk := wire.unpack(data)).header.get("still"):
+            return chunk
 
 
 def test_a_drag_from_press_to_frames(client: TestClient) -> None:

@@ -12,12 +12,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from motionstream.server.media import Encoded, Encoder, make_encoder
+from motionstream.server.media import Encoded, Encoder, JpegEncoder, make_encoder
 from motionstream.server.outbox import Media, Outbox
 from motionstream.server.protocol import control_message, media_header
 from motionstream.server.session import Accepted, Chunk, Control, Ended, Failed, Queued, Session, Started
+from motionstream.session.commands import Command, Pause, Resume
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ class Channel:
         self._frame = 0  # the first of the next chunk
         self._paused = False
         self._chunks: deque[Chunk] = deque()
+        self._last: Chunk | None = None  # the last frame made, as a chunk of its own
+        self._stills: set[asyncio.Task[None]] = set()  # being encoded
         self._dropped = 0  # frames that were not even encoded
         self._encoders: dict[str, Encoder] = {}
         self.session = open_session(self._notify)
@@ -80,7 +85,21 @@ class Channel:
             self._steering = None
         self._watching = [other for other in self._watching if other is not outbox]
         outbox.forget_media()
-        self.session.watch(bool(self._viewers))
+        self.session.watch(bool(self._lookers))
+
+    def see(self, outbox: Outbox, visible: bool) -> None:
+        """Whether this viewer's page can be seen just now: one that cannot is sent no frames. Where nobody looks, the
+        stream stands still."""
+        outbox.hidden = not visible
+        if outbox.hidden:
+            outbox.forget_media()
+        self.session.watch(bool(self._lookers))
+
+    def submit(self, command: Command) -> None:
+        """Hand on a command of the viewer that steers. Raises as `Session.submit`."""
+        self.session.submit(command)
+        if isinstance(command, Pause | Resume):
+            self._paused = isinstance(command, Pause)  # who comes back before it is obeyed knows of it
 
     def steered_by(self, outbox: Outbox) -> bool:
         """Whether this viewer's commands count: it may have been relieved."""
@@ -95,13 +114,21 @@ class Channel:
     def _viewers(self) -> list[Outbox]:
         return self._watching if self._steering is None else [self._steering, *self._watching]
 
+    @property
+    def _lookers(self) -> list[Outbox]:
+        return [outbox for outbox in self._viewers if not outbox.hidden]
+
     def _join(self, outbox: Outbox) -> None:
         outbox.forget_media()
         if self._started is not None:
             outbox.say(self._started_message(outbox, self._started))
         elif self._queued is not None:
             outbox.say(control_message(self._queued))
-        self.session.watch(True)
+        if self._last is not None:
+            task = asyncio.create_task(self._show_still(outbox, self._last))
+            self._stills.add(task)
+            task.add_done_callback(self._stills.discard)
+        self.session.watch(bool(self._lookers))
 
     def _started_message(self, outbox: Outbox, started: Started) -> dict[str, Any]:
         message = {**control_message(started), "frame": self._frame, "paused": self._paused}
@@ -160,6 +187,8 @@ class Channel:
         else:
             if isinstance(event, Accepted) and event.command in ("pause", "resume"):
                 self._paused = event.command == "pause"
+            elif isinstance(event, Failed) and event.command == "pause":
+                self._paused = False
             if self._steering is not None:
                 self._steering.say(control_message(event))
 
@@ -170,6 +199,13 @@ class Channel:
     def _queue(self, chunk: Chunk) -> None:
         self._frame = chunk.first + len(chunk.frames)
         self._dropped += chunk.dropped
+        self._last = replace(
+            chunk,
+            first=self._frame - 1,
+            frames=chunk.frames[-1:].copy(),
+            positions=chunk.positions[-1:],
+            sent=None,
+        )
         self._chunks.append(chunk)
         while len(self._chunks) > WAITING:
             self._dropped += len(self._chunks.popleft().frames)
@@ -182,7 +218,7 @@ class Channel:
                 chunk = self._chunks.popleft()
                 dropped, self._dropped = self._dropped, 0
                 by_codec: dict[str, list[Outbox]] = {}
-                for outbox in self._viewers:
+                for outbox in self._lookers:
                     if dropped:
                         outbox.drop(dropped)
                     by_codec.setdefault(outbox.codec, []).append(outbox)
@@ -208,6 +244,14 @@ class Channel:
         encoded, seconds = await self._loop.run_in_executor(self._executor, encode)
         media = Media(media_header(chunk, encoded, seconds), chunk.positions, encoded)
         for outbox in outboxes:
-            if outbox in self._viewers and not self.ended:  # it may have left meanwhile
+            if outbox in self._lookers and not self.ended:  # it may have left meanwhile
                 outbox.show(media)
         return seconds
+
+    async def _show_still(self, outbox: Outbox, still: Chunk) -> None:
+        """Show who joins where the stream is: what is made next may be long in coming."""
+        encode = partial(JpegEncoder().encode, still.frames, keyframe=True)
+        encoded = await self._loop.run_in_executor(self._executor, encode)
+        if still is self._last and outbox in self._viewers and not self.ended:  # nothing newer is on its way
+            header = {**media_header(still, encoded, 0.0), "still": True}
+            outbox.show_still(Media(header, still.positions, encoded))

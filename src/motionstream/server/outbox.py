@@ -42,6 +42,7 @@ class Outbox:
         self, codec: str = "jpeg", *, steers: bool = True, on_drop: Callable[[int], None] = lambda frames: None
     ) -> None:
         self.codec, self.steers, self._on_drop = codec, steers, on_drop
+        self.hidden = False  # the viewer's page cannot be seen: no frames are wanted
         self.dropped = 0  # frames, since the last media message
         self._needs_keyframe = True
         self._control: deque[dict[str, Any]] = deque()
@@ -86,6 +87,11 @@ class Outbox:
             self.drop(media.frames)
             return
         self._needs_keyframe = False
+        self._media.append(media)
+        self._something.set()
+
+    def show_still(self, media: Media) -> None:
+        """Queue a picture that stands by itself, as JPEG; the stream goes on as if it had not been."""
         self._media.append(media)
         self._something.set()
 

@@ -28,7 +28,7 @@ from motionstream.session.commands import (
     from_json,
     read_time,
 )
-from motionstream.session.fields import Number, Text, Whole, Words, read_fields
+from motionstream.session.fields import Flag, Number, Text, Whole, Words, read_fields
 from motionstream.wire import VERSION
 
 MAX_MESSAGE = 32 * 1024  # characters of one message from the viewer
@@ -75,6 +75,13 @@ class Received:
     delay: Annotated[float | None, Number(0, 3600)] = None
 
 
+@dataclass(frozen=True)
+class Visible:
+    """Whether the viewer's page can be seen: while it cannot, it wants no frames."""
+
+    visible: Annotated[bool, Flag()]
+
+
 class ViewerClock:
     """Puts a viewer's own times on the server's clock.
 
@@ -99,7 +106,7 @@ class ViewerClock:
         return min(now, sent + self._difference) if math.isfinite(self._difference) else now
 
 
-def parse(text: str, now: float, clock: ViewerClock) -> Start | Rejoin | Received | list[Command]:
+def parse(text: str, now: float, clock: ViewerClock) -> Start | Rejoin | Received | Visible | list[Command]:
     """One message of the viewer: about the connection, or commands with their times on the server's clock.
 
     ``now``: when it arrived. Raises ValueError, naming the field and the value, for anything not in the protocol.
@@ -124,6 +131,8 @@ def parse(text: str, now: float, clock: ViewerClock) -> Start | Rejoin | Receive
             return Rejoin(**read_fields(Rejoin, content, besides=("type", "t", "protocol")))
         case "received":
             return Received(**read_fields(Received, content, besides=("type", "t")))
+        case "visible":
+            return Visible(**read_fields(Visible, content, besides=("type", "t")))
     commands = from_json(content, lambda t: (now, None) if t is None else (clock.to_server(t, now), t))
     if isinstance(commands[0], RECORDED):
         raise ValueError(f"type is {commands[0].name!r}, which only recordings have")

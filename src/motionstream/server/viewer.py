@@ -21,6 +21,7 @@ from motionstream.server.protocol import (
     Rejoin,
     Start,
     ViewerClock,
+    Visible,
     choose_codec,
     control_message,
     hello,
@@ -54,7 +55,7 @@ class Connection(ABC):
             await self.websocket.close(1013)
             return
         config = model.config
-        abilities = ("rejoin", "watch", "depth", *(() if self.host.library is None else ("recording",)))
+        abilities = ("rejoin", "watch", "visible", "depth", *(() if self.host.library is None else ("recording",)))
         self.outbox.say(
             hello(
                 config.name,
@@ -94,15 +95,19 @@ class Connection(ABC):
     async def _listen(self) -> None:
         self.begin()
         while True:
-            message = await self.websocket.receive()
-            if message["type"] == "websocket.disconnect":
+            arrived = await self.websocket.receive()
+            if arrived["type"] == "websocket.disconnect":
                 return
-            text: str | None = message.get("text")
+            text: str | None = arrived.get("text")
             try:
                 if text is None:
-                    self.look(*parse_webcam(message["bytes"]))
+                    self.look(*parse_webcam(arrived["bytes"]))
                 else:
-                    await self.obey(parse(text, self.host.clock(), self.clock))
+                    message = parse(text, self.host.clock(), self.clock)
+                    if isinstance(message, Visible):
+                        self._see(message.visible)
+                    else:
+                        await self.obey(message)
             except ValueError as error:
                 self.outbox.say(control_message(Failed(str(error))))
 
@@ -117,6 +122,11 @@ class Connection(ABC):
     @abstractmethod
     def look(self, time: float, jpeg: bytes) -> None:
         """Take a frame of the viewer's webcam. ValueError, in words, where none is wanted."""
+
+    def _see(self, visible: bool) -> None:
+        self.outbox.hidden = not visible
+        if self.channel is not None:
+            self.channel.see(self.outbox, visible)
 
     def _leave(self) -> None:
         if self.channel is not None:
@@ -159,19 +169,19 @@ class Viewer(Connection):
                 for command in message:
                     if isinstance(command, Follow) and command.video is not None:
                         command = replace(command, source=self.videos.get(command.video))
-                    self._session(command.name).submit(command)
+                    self._steered(command.name).submit(command)
 
     def look(self, time: float, jpeg: bytes) -> None:
         """As `Connection`."""
         now = self.host.clock()
         self.looks.count(now)
-        self._session("look").submit(Look(time=now, sent=time, jpeg=jpeg))
+        self._steered("look").submit(Look(time=now, sent=time, jpeg=jpeg))
 
-    def _session(self, act: str) -> Session:
-        """The one this viewer steers. ValueError where there is none to do that with."""
+    def _steered(self, act: str) -> Channel:
+        """The one of the session that this viewer steers. ValueError where there is none to do that with."""
         if self.channel is None or not self.channel.steered_by(self.outbox):
             raise ValueError(f"cannot {act}: no stream runs here; start one")
-        return self.channel.session
+        return self.channel
 
     async def _start(self, start: Start) -> None:
         codec = choose_codec(start.codecs)

@@ -15,7 +15,7 @@ const POSITION_STEP = 8; // positions come in eighths of a pixel
  * @typedef {{gesture: number, kind: string}} Owner of a point
  * @typedef {{kind: number, chunk?: number, first: number, frames: number, fps: number, latency: number, sent: number | null,
  *            stages?: Record<string, number>, dropped: number, groups: [number, string, number][], codec?: string,
- *            keyframes?: number[], parts: Uint8Array<ArrayBuffer>[], owners: Owner[], positions: Int16Array}} Chunk
+ *            keyframes?: number[], still?: boolean, parts: Uint8Array<ArrayBuffer>[], owners: Owner[], positions: Int16Array}} Chunk
  *   encoded frames, and the points to draw on them
  */
 

@@ -15,6 +15,7 @@ export class Follow {
   /** @type {MediaStream | null} */ #webcam = null;
   #following = false;
   #accepted = false; // the server has said that it does
+  #over = 0; // what is followed in frames before this one has been let go
   #encoding = false; // a webcam frame
   #sent = 0; // when the last webcam frame was
 
@@ -50,17 +51,22 @@ export class Follow {
     studio.addEventListener("hello", () => this.#show());
     studio.addEventListener("state", () => this.#play());
     studio.addEventListener("over", () => this.#become(false));
-    studio.addEventListener("continued", () => this.#become(false));
+    studio.addEventListener("branched", () => this.#become(false));
+    studio.addEventListener("begin", () => (this.#over = 0));
     studio.addEventListener("accepted", (event) => {
-      if (/** @type {CustomEvent} */ (event).detail.command === "follow") this.#accepted = true;
+      const { command, frame } = /** @type {CustomEvent} */ (event).detail;
+      if (command === "follow") this.#accepted = true;
+      if (command === "unfollow") this.#over = frame;
     });
     studio.addEventListener("refused", (event) => {
-      if (/** @type {CustomEvent} */ (event).detail.command === "follow" && !this.#accepted) this.#become(false);
+      const { command } = /** @type {CustomEvent} */ (event).detail;
+      if (command === "follow" && !this.#accepted) this.#become(false);
+      if (command === "unfollow") this.#over = 0;
     });
     studio.addEventListener("chunk", (event) => {
       /** @type {import("./connection.js").Chunk} */ const chunk = /** @type {CustomEvent} */ (event).detail;
       // A page that was reloaded comes back to a stream that follows something: it can be ended here.
-      if (studio.adopting && chunk.groups.some(([, kind]) => kind === "follow")) this.#become(true);
+      if (chunk.first >= this.#over && chunk.groups.some(([, kind]) => kind === "follow")) this.#become(true);
     });
   }
 
@@ -161,6 +167,7 @@ export class Follow {
   end() {
     if (!this.#following) return;
     this.studio.change("unfollow", {});
+    this.#over = Infinity; // until it is known
     this.#become(false);
   }
 

@@ -57,6 +57,7 @@ studio.addEventListener("begin", (event) => {
 });
 studio.addEventListener("chunk", (event) => {
   const chunk = /** @type {CustomEvent} */ (event).detail;
+  if (chunk.still) return player.still(chunk);
   plots.came(chunk);
   player.push(chunk);
 });
@@ -194,19 +195,10 @@ gestures.addEventListener("change", () => {
   field("redo").disabled = !gestures.canRedo;
 });
 
-let hidden = false; // paused because nobody looks
 let leaving = false; // the page is being unloaded, perhaps to come back at once: the server sees to that
 addEventListener("pagehide", () => (leaving = true));
 addEventListener("pageshow", () => (leaving = false));
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden && studio.state === "running" && !leaving) {
-    hidden = true;
-    studio.pause();
-  } else if (!document.hidden && hidden) {
-    hidden = false;
-    studio.resume();
-  }
-});
+document.addEventListener("visibilitychange", () => !leaving && studio.see());
 
 const saved = localStorage.getItem("theme");
 if (saved) document.documentElement.dataset.theme = saved;

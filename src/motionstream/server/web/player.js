@@ -78,6 +78,15 @@ export class Player {
     });
   }
 
+  /** Show a chunk's one frame at once, paused or not: where the stream stands. @param {Chunk} chunk */
+  async still(chunk) {
+    const generation = this.#generation;
+    const [picture] = await new Decoder().decode(chunk);
+    if (generation !== this.#generation || chunk.first < this.latest) return picture.close();
+    this.latest = chunk.first;
+    this.show({ index: chunk.first, picture, dots: dotsOf(chunk, 0), fps: chunk.fps, sent: null });
+  }
+
   /** A frame shown before, or null where it is forgotten. @param {number} index @returns {Promise<Frame | null>} */
   async recall(index) {
     const chunk = this.chunkOf(index);

@@ -11,7 +11,7 @@ import { complain } from "./page.js";
 
 /**
  * Announces "state" when anything of it has changed, "hello" on every connection, "begin" (from which frame) when
- * frames of a stream will come, "continued" when it goes on from a recording, "chunk", "accepted", "refused" and "over".
+ * frames of a stream will come, "branched" where that goes on from a recording, "chunk", "accepted", "refused" and "over".
  */
 export class Studio extends EventTarget {
   /** @type {State} */ state = "offline";
@@ -57,11 +57,6 @@ export class Studio extends EventTarget {
   /** Is there a stream, playing or paused, or on its way? */
   get live() {
     return this.state === "running" || this.state === "paused" || this.state === "waiting";
-  }
-
-  /** Does the next chunk show what this page has not done itself, and takes on? */
-  get adopting() {
-    return this.#adopting && !this.watching;
   }
 
   /** May the server be asked for this? @param {string} capability */
@@ -135,6 +130,11 @@ export class Studio extends EventTarget {
     if (this.live) this.connection.send(type, fields);
   }
 
+  /** Tell the server whether this page can be seen: while it cannot, it needs no frames, and where nobody looks none are made. */
+  see() {
+    this.connection.send("visible", { visible: !document.hidden });
+  }
+
   /** H.264 cannot be decoded here after all: have JPEGs from now on. */
   fallBack() {
     if (this.codecs.length === 1) return complain("The frames cannot be shown in this browser; try another");
@@ -156,6 +156,7 @@ export class Studio extends EventTarget {
   #greeted(hello) {
     if (hello.protocol !== VERSION) return complain("The server was updated; reload the page");
     this.hello = { capabilities: [], ...hello };
+    if (document.hidden) this.see();
     const kept = JSON.parse(sessionStorage.getItem("stream") ?? "null");
     if (kept && !this.watching) {
       this.picture = kept.picture;
@@ -205,11 +206,11 @@ export class Studio extends EventTarget {
 
   /** @param {{frame: number, gestures: [number, string][], paused: boolean}} continued */
   #continued({ frame, gestures, paused }) {
+    if (this.#branching) this.#tell("branched");
     this.#branching = false;
     this.gestures.continued(gestures);
     this.#adopting = true;
     this.#become(paused ? "paused" : "running");
-    this.#tell("continued");
     this.#tell("begin", frame);
   }
 
@@ -217,9 +218,9 @@ export class Studio extends EventTarget {
   #came(chunk) {
     if (!this.live || this.#starting) return;
     if (this.#acknowledges) this.connection.send("received", { frame: chunk.first });
-    if (this.adopting) this.gestures.adopt(chunk);
-    this.#tell("chunk", chunk);
+    if (this.#adopting && !this.watching) this.gestures.adopt(chunk);
     this.#adopting = false;
+    this.#tell("chunk", chunk);
   }
 
   /** @param {{message: string, gesture: number | null, command: string | null, fatal: boolean}} failed */
