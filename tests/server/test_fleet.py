@@ -26,8 +26,7 @@ from motionstream.server.session import (
     Session,
     Started,
 )
-from motionstream.server.sources import Video
-from motionstream.session.commands import Follow, Followed, Move, Pause, Pin, Press, Prompt, Stop
+from motionstream.session.commands import Move, Pause, Pin, Press, Prompt, Stop
 from motionstream.session.library import Library
 from motionstream.session.replay import Replay
 
@@ -200,24 +199,6 @@ def test_what_stood_still_stands_still_elsewhere(fleet: Fleet, lines: list[Line]
     lines[0].kill()
     assert viewer.wait(Continued)[0].paused
     assert viewer.wait(Accepted, 2)[-1].command == "pause"
-
-
-def test_what_was_followed_is_followed_elsewhere(
-    fleet: Fleet, lines: list[Line], library: Library, noise: np.ndarray
-) -> None:
-    viewer = open_on(fleet, noise)
-    source = Video(np.stack([np.roll(noise, shift, 1) for shift in range(30)]), 24.0)
-    viewer.session.submit(Follow(time=fleet.clock(), video="waves", source=source, repeat=True))
-    viewer.wait(Accepted)
-    viewer.watch(2)
-    lines[0].kill()
-    [continued] = viewer.wait(Continued)
-    viewer.watch(2)
-    viewer.session.close()
-    viewer.wait(Ended)
-    entries = library.recording(viewer.all(Started)[1].recording).entries
-    followed = [entry.chunk for entry in entries for one in entry.commands if isinstance(one, Followed)]
-    assert followed[0] < continued.chunk < followed[-1]
 
 
 def test_without_another_replica_sessions_wait_for_their_own(

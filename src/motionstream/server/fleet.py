@@ -32,7 +32,7 @@ from motionstream.server.session import (
     Session,
     Started,
 )
-from motionstream.session.commands import Command, Follow, Look, Move, Pause, Unfollow
+from motionstream.session.commands import Command, Look, Move, Pause
 from motionstream.session.library import Library
 from motionstream.session.recording import Recording
 
@@ -64,7 +64,6 @@ class Seat:
     recording: str | None = None  # the name of the recording that ``link`` writes
     begun: bool = False  # whether that holds all of the stream, so that ``opening`` no longer counts
     paused: bool = False
-    follow: Follow | None = None  # what is followed; a recording holds where its points were, not what they are of
     losses: int = 0
     commands: list[Command] = field(default_factory=list)  # of ours, before the viewer's
     told: tuple[bool, bool] | None = None  # watched and closed as ``link`` knows it, None before it knows the session
@@ -82,11 +81,7 @@ class Seat:
 
     def _wanted(self, commands: list[Command]) -> list[Command]:
         again = isinstance(self.opening, Recording) and not self.begun  # what is drawn meanwhile leads nowhere
-        kept = [command for command in commands if not (again and isinstance(command, Move | Look))]
-        for command in kept:
-            if isinstance(command, Follow | Unfollow):
-                self.follow = command if isinstance(command, Follow) else None
-        return kept
+        return [command for command in commands if not (again and isinstance(command, Move | Look))]
 
 
 @dataclass(eq=False)
@@ -285,10 +280,9 @@ class Fleet(Host):
                 seat.recording, seat.begun = event.recording, isinstance(seat.opening, Fresh)
             case Continued():
                 seat.begun, event = True, replace(event, paused=seat.paused)
-                # A stream that goes on elsewhere runs, and follows nothing.
-                seat.commands += [] if seat.follow is None else [replace(seat.follow, time=self.clock())]
-                seat.commands += [Pause(time=self.clock())] if seat.paused else []
-                self.wake()
+                if seat.paused:  # a stream that goes on elsewhere runs
+                    seat.commands.append(Pause(time=self.clock()))
+                    self.wake()
             case Accepted(command="pause" | "resume"):
                 seat.paused = event.command == "pause"
             case Chunk():

@@ -26,7 +26,7 @@ export class Studio extends EventTarget {
   adaptive = false; // the stream looks at where it is anew, when the first view is left
   words = ""; // why there is no picture: no connection, a queue
   #starting = false; // asked for a stream that has not begun: what still comes belongs to the one before
-  #branching = false; // what begins goes on from a recording
+  #branching = ""; // what begins goes on from a recording: what is said of that, "" where it does not
   #explained = false; // why there is no connection
   #adopting = false; // the next chunk shows gestures that this page does not know
 
@@ -44,7 +44,7 @@ export class Studio extends EventTarget {
     on("hello", (hello) => this.#greeted(hello));
     on("closed", () => this.#closed());
     on("queued", ({ place, of }) => this.#wait(`You are number ${place} of ${of} in line. The stream begins by itself.`));
-    on("replaying", ({ done, of }) => this.#wait(`Going back: ${done} of ${of} chunks`));
+    on("replaying", ({ done, of }) => this.#wait(`${this.#branching || "Coming back to the stream"}: ${done} of ${of} chunks`));
     on("started", (started) => this.#started(started));
     on("continued", (continued) => this.#continued(continued));
     on("chunk", (chunk) => this.#came(chunk));
@@ -83,10 +83,10 @@ export class Studio extends EventTarget {
   /** Go on from where a chunk of the recorded stream began, in another way. @param {number} chunk */
   branch(chunk) {
     if (!this.stream.recording) return;
-    this.#branching = true;
+    this.#branching = "Going back";
     this.gestures.streaming = false;
     this.#ask("start", { recording: this.stream.recording, chunk });
-    this.#wait("Going back");
+    this.#wait(this.#branching);
   }
 
   stop() {
@@ -192,10 +192,14 @@ export class Studio extends EventTarget {
 
   /** @param {Started} started */
   #started(started) {
+    if (this.live && !this.#starting && started.session && started.session === this.stream.session) {
+      this.#branching = "The stream was interrupted and is made again"; // its engine was lost; nobody asked for this
+      this.gestures.streaming = false;
+    }
     this.#starting = false;
     this.stream = started;
     if (started.session) sessionStorage.setItem("stream", JSON.stringify({ session: started.session, picture: this.picture }));
-    if (this.#branching) return this.#wait("Going back");
+    if (this.#branching) return this.#wait(this.#branching);
     if (this.#adopting || this.watching) {
       this.gestures.streaming = !this.watching;
       this.#tell("begin", started.frame ?? 0);
@@ -207,7 +211,7 @@ export class Studio extends EventTarget {
   /** @param {{frame: number, gestures: [number, string][], paused: boolean}} continued */
   #continued({ frame, gestures, paused }) {
     if (this.#branching) this.#tell("branched");
-    this.#branching = false;
+    this.#branching = "";
     this.gestures.continued(gestures);
     this.#adopting = true;
     this.#become(paused ? "paused" : "running");
@@ -241,7 +245,8 @@ export class Studio extends EventTarget {
   /** @param {State} [state] */
   #over(state = "idle") {
     sessionStorage.removeItem("stream");
-    this.#branching = this.#adopting = false;
+    this.#branching = "";
+    this.#adopting = false;
     this.#become(state);
     this.gestures.ended();
     this.#tell("over");
