@@ -196,7 +196,8 @@ class Fleet(Host):
 
     async def _leave(self, link: Link) -> None:
         try:
-            await asyncio.wait_for(link.remote.leave(), PULSE)
+            async with asyncio.timeout(PULSE):
+                await link.remote.leave()
         except Exception as error:
             logger.warning("replica %d did not take leave (%s)", link.number, type(error).__name__)
 
@@ -214,7 +215,8 @@ class Fleet(Host):
     async def _listen(self, link: Link) -> None:
         async with contextlib.aclosing(link.remote.events()) as events:
             while True:
-                news = await asyncio.wait_for(anext(events), SILENCE)
+                async with asyncio.timeout(SILENCE):
+                    news = await anext(events)
                 if news.report.status == "broken" and link.seats:
                     raise ConnectionError(news.report.problem)  # before its sessions are told that they have ended
                 for key, event in news.events:
@@ -231,9 +233,12 @@ class Fleet(Host):
             orders = {key: order for key, seat in link.seats.items() if (order := seat.order()) is not None}
             if orders or self.clock() - told >= PULSE:
                 told = self.clock()
-                await asyncio.wait_for(link.remote.tell(told, orders), SILENCE)
+                async with asyncio.timeout(SILENCE):
+                    await link.remote.tell(told, orders)
+            # (asyncio.wait_for would forget that it was cancelled, where the event comes in the same moment.)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(link.wake.wait(), PULSE)
+                async with asyncio.timeout(PULSE):
+                    await link.wake.wait()
             link.wake.clear()
             await asyncio.sleep(PACE)
 

@@ -71,6 +71,7 @@ class Replica:
         self._heard = self.engine.clock()
         self._listener: object = None  # whom `events` talks to; there is but one at a time
         self._happened = asyncio.Event()
+        self._known_to_be_broken = False
         self.engine.start()
 
     def close(self) -> None:
@@ -79,8 +80,8 @@ class Replica:
         self._library.close()
 
     def check_health(self) -> None:
-        """RuntimeError where the engine is broken: only a new process helps."""
-        if self.engine.status == "broken":
+        """RuntimeError where the engine is broken, and whoever listens knows why: only a new process helps."""
+        if self._known_to_be_broken:
             raise RuntimeError(self.engine.problem)
 
     async def tell(self, now: float, orders: dict[str, Order]) -> None:
@@ -117,9 +118,12 @@ class Replica:
             while self._listener is me and self.engine.clock() - self._heard < SILENCE:
                 self._happened.clear()
                 happened = tuple(self._take())
-                yield News(self.report(), happened)
+                report = self.report()
+                yield News(report, happened)
+                self._known_to_be_broken = report.status == "broken"
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._happened.wait(), PULSE)
+                    async with asyncio.timeout(PULSE):
+                        await self._happened.wait()
         finally:
             if self._listener is me:
                 self._close_sessions()
