@@ -97,15 +97,19 @@ def test_more_replicas_than_devices_are_refused(
 # ------------------------------------------------------------------------------------------------ the real thing
 
 
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join([str(Path(cli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    ours = {**os.environ, "PYTHONPATH": paths, "MOTIONSTREAM_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
+    ours.pop("RAY_ADDRESS", None)
+    return ours
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """With two replicas, one stream each. It and all that it starts end when it is told to."""
     command = [sys.executable, "-m", "motionstream", "serve", "--ray", "--replicas", "2", "--sessions", "1"]
     options = ["--device", "cpu", "--port", "0", "--recordings", str(tmp_path / "sessions")]
-    paths = os.pathsep.join([str(Path(cli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "MOTIONSTREAM_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
-    environment.pop("RAY_ADDRESS", None)
-    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, env=environment())
     try:
         yield process
     finally:
@@ -266,3 +270,36 @@ def test_a_killed_replicas_session_goes_on_with_the_same_secret_and_frames(
     # The other session has gone on as if nothing had happened.
     assert [chunk.first for chunk in quiet] == [0, *range(9, 12 * len(quiet) - 3, 12)] and len(quiet) > 4
     check_frames(quiet, fetch(address, f"api/sessions/{quiet_recording}/recording"), tmp_path, pipeline)
+
+
+BROKEN = """
+import sys, time
+from pathlib import Path
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.server.on_ray import fleet_on_ray
+from motionstream.server.session import Limits
+from motionstream.session.library import Library
+
+repaired = Path(sys.argv[1])
+
+def load():
+    if not repaired.exists():
+        raise ValueError("no weights yet")
+    return MotionStreamPipeline.from_pretrained("debug", untrained=True)
+
+with Library() as library, fleet_on_ray(load, Limits(), library, device="cpu", replicas=1) as fleet:
+    for status in ("broken", "ready"):
+        while fleet.status != status:
+            time.sleep(0.1)
+        print(fleet.status, fleet.problem, flush=True)
+        repaired.touch()
+"""
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_broken_engine_is_started_anew(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BROKEN, str(tmp_path / "repaired")]
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment(), timeout=200, check=True).stdout
+    assert told.splitlines() == ["broken no weights yet", "ready "]
