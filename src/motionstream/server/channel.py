@@ -19,7 +19,7 @@ from typing import Any
 from motionstream.server.media import Encoded, Encoder, JpegEncoder, make_encoder
 from motionstream.server.outbox import Media, Outbox
 from motionstream.server.protocol import control_message, media_header
-from motionstream.server.session import Accepted, Chunk, Control, Ended, Failed, Queued, Session, Started
+from motionstream.server.session import Accepted, Chunk, Continued, Control, Ended, Failed, Queued, Session, Started
 from motionstream.session.commands import Command, Pause, Resume
 
 logger = logging.getLogger(__name__)
@@ -189,6 +189,8 @@ class Channel:
                 self._paused = event.command == "pause"
             elif isinstance(event, Failed) and event.command == "pause":
                 self._paused = False
+            elif isinstance(event, Continued):
+                self._paused = event.paused
             if self._steering is not None:
                 self._steering.say(control_message(event))
 
