@@ -63,10 +63,10 @@ def test_with_a_depth_map_what_is_near_moves_farther(visitor, sight, until) -> N
     visitor.page.keyboard.up("ArrowLeft")
     visitor.snap("depth")
     visitor.page.click("#depth-forget")
-    assert "cat.npy" not in visitor.page.inner_text("#depth-note")
-    assert "From the next start on a guess" in visitor.page.inner_text("#depth-note")
+    note = "Depth: cat.npy. From the next start on: a plain guess, nearest in the middle"
+    assert visitor.page.inner_text("#depth-note") == note
     visitor.key("r")
-    visitor.wait("document.getElementById('depth-note').textContent.includes('a plain guess')")
+    visitor.wait("document.getElementById('depth-note').textContent.startsWith('Depth: a plain guess')")
 
 
 def test_a_depth_map_of_another_shape_is_told(visitor) -> None:

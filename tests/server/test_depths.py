@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server import depths
+from motionstream.server.app import create_app
+from motionstream.server.engine import Engine
 from motionstream.server.protocol import VERSION
+from motionstream.session.library import Library
 
 Png = Callable[[np.ndarray], bytes]
 
@@ -29,11 +34,16 @@ def png16(depth: np.ndarray) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def wide(client: TestClient) -> str:
+def wide_png() -> bytes:
     """A picture of 80 x 40, of which the model sees the middle 32 x 32 at 64 x 32."""
     file = io.BytesIO()
     Image.new("RGB", (80, 40), "red").save(file, "PNG")
-    return str(client.post("/api/pictures", content=file.getvalue()).json()["name"])
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def wide(client: TestClient, wide_png: bytes) -> str:
+    return str(client.post("/api/pictures", content=wide_png).json()["name"])
 
 
 def until(socket: Any, kind: str) -> dict[str, Any]:
@@ -101,6 +111,28 @@ def test_what_is_no_depth_map_is_refused_in_words(client: TestClient, wide: str,
 def test_an_eight_bit_picture_is_refused(client: TestClient, wide: str, png: Png) -> None:
     answer = client.post(f"/api/pictures/{wide}/depth", content=png(np.zeros((40, 80, 3), np.uint8)))
     assert answer.status_code == 422 and "not 16-bit grey" in answer.json()["detail"]
+
+
+def test_a_model_is_asked_once_for_each_picture(wide_png: bytes) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def model(picture: np.ndarray) -> np.ndarray:
+        asked.append(picture.shape)
+        return np.full(picture.shape[:2], 2, np.float32)
+
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    with Library() as library, Engine(lambda: pipeline, library=library) as engine:
+        while engine.status == "loading":
+            time.sleep(0.01)
+        app = create_app(engine, depth_model=model)
+        with TestClient(app, headers={"host": "127.0.0.1:8000"}) as client:
+            names = [client.post("/api/pictures", content=wide_png).json()["name"] for _ in range(2)]
+            with client.websocket_connect("/ws") as socket:
+                assert "depth-model" in until(socket, "hello")["capabilities"]
+                for name in (names[0], names[0], names[1]):
+                    socket.send_json({"type": "start", "protocol": VERSION, "picture": name})
+                    assert until(socket, "started")["depth"] is True
+    assert asked == [(32, 32, 3)] * 2
 
 
 def test_maps_of_other_pictures_and_unknown_ones_are_refused(

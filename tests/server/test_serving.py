@@ -1,6 +1,7 @@
 """Serving: sockets, addresses, and what cannot work."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,11 @@ def test_the_address_holds_the_token() -> None:
     assert page_address(Access("::1"), 8000) == "http://[::1]:8000/"
     assert page_address(Access("localhost", TOKEN), 80) == f"http://localhost:80/?token={TOKEN}"
     assert page_address(Access("0.0.0.0", TOKEN), 80) == f"http://{socket.gethostname()}:80/?token={TOKEN}"
+
+
+def test_a_depth_model_that_is_none_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    def never(library: Library) -> Engine:
+        raise AssertionError("it began to load")
+
+    with pytest.raises(ValueError, match=r"there is no folder .*none with a depth model"):
+        serve(never, Access(), 0, depth_model=tmp_path / "none")

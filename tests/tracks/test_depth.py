@@ -10,9 +10,9 @@ from PIL import Image
 from motionstream.media import Fit, fit
 from motionstream.tracks.depth import (
     MAX_PIXELS,
+    DepthModel,
     align_scale,
     check_depth,
-    depth_by_model,
     fit_depth,
     from_inverse,
     plain_prior,
@@ -131,10 +131,10 @@ def test_a_local_model_of_transformers_is_asked(tmp_path):
         '"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3}'
     )
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    depth = depth_by_model(picture, tmp_path)
+    depth = DepthModel(tmp_path)(picture)
     assert depth.shape == (40, 60) and depth.dtype == np.float32 and 0 < depth.min() < depth.max() <= 20
     with pytest.raises(ValueError, match="no folder"):
-        depth_by_model(picture, tmp_path / "none")
+        DepthModel(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no depth-estimation model"):
-        depth_by_model(picture, tmp_path / "empty")
+        DepthModel(tmp_path / "empty")

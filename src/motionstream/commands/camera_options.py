@@ -56,11 +56,11 @@ class CameraOptions:
 
     def depth_of(self, picture: np.ndarray, fitting: Fit) -> np.ndarray:
         """The depth map of a photograph uint8 (H, W, 3), fitted as it was; says where it comes from."""
-        from motionstream.tracks.depth import depth_by_model, fit_depth, plain_prior, read_depth
+        from motionstream.tracks.depth import DepthModel, fit_depth, plain_prior, read_depth
 
         if self.depth is not None:
             return fit_depth(read_depth(self.depth, inverse=self.inverse_depth), fitting)
         if self.depth_model is not None:
-            return fit_depth(depth_by_model(picture, self.depth_model), fitting)
+            return fit_depth(DepthModel(self.depth_model)(picture), fitting)
         print("depth: a plain guess, the middle nearest and the bottom nearer than the top; --depth gives a map")
         return plain_prior(fitting.size)

@@ -32,6 +32,8 @@ Examples:
     """Folder in which sessions record themselves; without it ~/.local/state/motionstream/sessions, the last 200."""
     forget: bool = False
     """Keep the recordings only while the server runs."""
+    depth_model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Depth-estimation model of transformers for the camera, in place of a plain guess; it is asked once a picture."""
     untrained: bool = False
     """Accept weights that were not trained."""
 
@@ -52,4 +54,5 @@ Examples:
             open_browser=not self.no_browser,
             recordings=self.recordings,
             forget=self.forget,
+            depth_model=self.depth_model,
         )

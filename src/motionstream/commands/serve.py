@@ -57,6 +57,8 @@ Examples:
     """Folder in which sessions record themselves; without it ~/.local/state/motionstream/sessions, the last 200."""
     forget: bool = False
     """Keep the recordings only while the server runs."""
+    depth_model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Depth-estimation model of transformers for the camera, in place of a plain guess; it is asked once a picture."""
     untrained: bool = False
     """Accept weights that were not trained."""
     causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
@@ -83,6 +85,7 @@ Examples:
             open_browser=self.open_browser,
             recordings=self.recordings,
             forget=self.forget,
+            depth_model=self.depth_model,
         )
 
     def _host(self, library: Library) -> AbstractContextManager[Host]:

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from motionstream.server.channels import ENCODING_THREADS, GRACE, Channels
-from motionstream.server.depths import Depths, add_depths
+from motionstream.server.depths import DepthEstimate, Depths, add_depths
 from motionstream.server.guard import Access, Guard
 from motionstream.server.host import Host, ReplicaState
 from motionstream.server.kept import add_sessions
@@ -25,19 +25,24 @@ WEB = Path(__file__).parent / "web"
 
 
 def create_app(
-    host: Host, gallery: Sequence[Example] = (), access: Access | None = None, *, grace: float = GRACE
+    host: Host,
+    gallery: Sequence[Example] = (),
+    access: Access | None = None,
+    *,
+    depth_model: DepthEstimate | None = None,
+    grace: float = GRACE,
 ) -> FastAPI:
     """The web application around a running host.
 
-    ``access`` says who is let in, by default this machine. ``grace``: seconds that a session waits for its viewer to
-    come back.
+    ``access`` says who is let in, by default this machine. ``depth_model``: see `Depths`. ``grace``: seconds that a
+    session waits for its viewer to come back.
     """
     app = FastAPI(title="MotionStream", docs_url=None, redoc_url=None, openapi_url=None)
     pictures = Pictures(gallery, lambda: host.model.config.size)
     app.add_middleware(Guard, access=access or Access())
     _add_pages(app, host)
     add_pictures(app, host, pictures)
-    depths = Depths(pictures)
+    depths = Depths(pictures, depth_model)
     add_depths(app, host, depths)
     videos = Videos(lambda: host.model.config.fps)
     add_videos(app, host, videos)

@@ -7,6 +7,7 @@ import secrets
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,20 @@ from motionstream.tracks.depth import fit_depth, read_depth
 
 MAX_UPLOAD = 40 * 2**20  # bytes of one depth map
 
+DepthEstimate = Callable[[np.ndarray], np.ndarray]
+
 NPY = b"\x93NUMPY"  # what such a file begins with
 
 
 class Depths:
-    """The uploaded depth maps by name: float32 (H, W), as the picture that each belongs to was fitted."""
+    """The uploaded depth maps by name: float32 (H, W), as the picture that each belongs to was fitted.
 
-    def __init__(self, pictures: Pictures) -> None:
-        self._pictures = pictures
+    ``model`` estimates the depth of a picture, uint8 (H, W, 3), that was given no map; without one it is guessed.
+    """
+
+    def __init__(self, pictures: Pictures, model: DepthEstimate | None = None) -> None:
+        self._pictures, self.model = pictures, model
+        self._estimated: OrderedDict[str, np.ndarray] = OrderedDict()
         self._kept: OrderedDict[str, tuple[str, np.ndarray]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -38,6 +45,18 @@ class Depths:
         if owner != picture:
             raise ValueError("that depth map is another picture's; give this one its own")
         return depth
+
+    def estimate(self, picture: str) -> np.ndarray | None:
+        """What the model says of a picture; None where there is no model. It takes seconds, once for each picture."""
+        if self.model is None:
+            return None
+        pixels = self._pictures.get(picture)
+        with self._lock:
+            if picture not in self._estimated:
+                self._estimated[picture] = self.model(pixels)
+                while len(self._estimated) > MAX_UPLOADS:
+                    self._estimated.popitem(last=False)
+            return self._estimated[picture]
 
     def add(self, path: Path, picture: str, *, inverse: bool) -> str:
         """Read an uploaded file for a picture and keep it; its name. ValueError where it is no depth map, or not of the

@@ -79,7 +79,7 @@ class Follower:
 
     def close(self) -> None:
         """Nothing is followed any more."""
-        self._thread.shutdown(cancel_futures=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)  # streams do not wait for a frame being tracked
 
     # ------------------------------------------------------------------------------------------ its own thread
 

@@ -18,6 +18,7 @@ from motionstream.server.guard import Access
 from motionstream.server.host import Host
 from motionstream.server.pictures import Example, photographs
 from motionstream.session.library import Library, default_folder
+from motionstream.tracks.depth import DepthModel
 
 MAX_CONNECTIONS = 64
 MAX_FRAME = 2**20  # bytes of one WebSocket message; beyond it the connection is closed, below it a sentence is said
@@ -34,6 +35,7 @@ def serve(
     gallery: Sequence[Example] | None = None,
     recordings: Path | None = None,
     forget: bool = False,
+    depth_model: Path | None = None,
 ) -> None:
     """Serve the page until interrupted.
 
@@ -44,10 +46,12 @@ def serve(
         gallery: example pictures, by default scikit-image's photographs.
         recordings: the folder in which sessions record themselves, by default one of the user's (see `Library`).
         forget: keep them while the server runs only.
+        depth_model: folder with a model that tells the camera how far away things are (see `DepthModel`).
 
     Raises:
         ValueError: an address that cannot be had, a model that cannot be loaded.
     """
+    estimate = None if depth_model is None else DepthModel(depth_model)
     listener = listen(access.host, port)
     address = page_address(access, listener.getsockname()[1])
     with listener, open_library(recordings, forget) as library, make_host(library) as host:
@@ -57,7 +61,7 @@ def serve(
         if host.status == "broken":
             raise ValueError(host.problem)
         config = uvicorn.Config(
-            create_app(host, photographs() if gallery is None else gallery, access),
+            create_app(host, photographs() if gallery is None else gallery, access, depth_model=estimate),
             log_level="warning",
             ws_max_size=MAX_FRAME,
             ws_per_message_deflate=False,

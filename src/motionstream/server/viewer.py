@@ -55,7 +55,6 @@ class Connection(ABC):
             await self.websocket.close(1013)
             return
         config = model.config
-        abilities = ("rejoin", "watch", "visible", "depth", *(() if self.host.library is None else ("recording",)))
         self.outbox.say(
             hello(
                 config.name,
@@ -63,7 +62,7 @@ class Connection(ABC):
                 config.fps,
                 model.trained,
                 self.host.limits,
-                abilities,
+                self.abilities(),
                 grace=self.channels.grace,
             )
         )
@@ -111,6 +110,10 @@ class Connection(ABC):
             except ValueError as error:
                 self.outbox.say(control_message(Failed(str(error))))
 
+    def abilities(self) -> tuple[str, ...]:
+        """What the server can beyond the commands, see `hello`."""
+        return ("rejoin", "watch", "visible", "depth", *(() if self.host.library is None else ("recording",)))
+
     @abstractmethod
     def begin(self) -> None:
         """Called once, after the greeting."""
@@ -150,6 +153,10 @@ class Viewer(Connection):
         super().__init__(websocket, host, channels, metrics, steers=True)
         self.pictures, self.videos, self.depths = pictures, videos, depths
         self.looks = Rate(FASTEST, "webcam frames")
+
+    def abilities(self) -> tuple[str, ...]:
+        """As `Connection`."""
+        return (*super().abilities(), *(() if self.depths.model is None else ("depth-model",)))
 
     def begin(self) -> None:
         """As `Connection`: a viewer begins when it says so."""
@@ -198,7 +205,10 @@ class Viewer(Connection):
         if start.recording is None:
             assert start.picture is not None
             picture = self.pictures.get(start.picture)
-            depth = None if start.depth is None else self.depths.get(start.depth, start.picture)
+            if start.depth is None:
+                depth = self.depths.estimate(start.picture)
+            else:
+                depth = self.depths.get(start.depth, start.picture)
             return lambda notify: self.host.open(
                 picture, start.prompt, start.seed, notify, steps=start.steps, depth=depth
             )

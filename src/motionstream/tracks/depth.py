@@ -130,34 +130,39 @@ def _read_png(path: Path) -> np.ndarray:
             raise ValueError(f"it is damaged ({error})") from error
 
 
-def depth_by_model(picture: np.ndarray, folder: str | os.PathLike[str]) -> np.ndarray:
-    """The depth map of a picture uint8 (H, W, 3) by a depth-estimation model of transformers in a local folder
-    (Depth Anything, DPT, ZoeDepth, ...). Never downloads.
+class DepthModel:
+    """A depth-estimation model of transformers (Depth Anything, DPT, ZoeDepth, ...) in a local folder. Never downloads.
 
     Relative models answer inverse depth, metric ones (METRIC_MODELS, and Depth Anything when its config says so) depth.
     Raises ValueError where transformers is missing or the folder holds no such model.
     """
-    try:
-        from transformers import AutoImageProcessor, AutoModelForDepthEstimation
-    except ImportError as error:
-        raise ValueError("a depth model needs transformers: pip install 'motionstream[wan]'") from error
-    import torch
 
-    if not Path(folder).is_dir():
-        raise ValueError(f"there is no folder {folder} with a depth model; download one first, or leave it out")
-    try:
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
-        model = AutoModelForDepthEstimation.from_pretrained(folder, local_files_only=True).eval()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no depth-estimation model of transformers: {error}") from error
-    inputs = processor(images=Image.fromarray(picture), return_tensors="pt")
-    with torch.no_grad():
-        answer = model(**inputs)
-    (found,) = processor.post_process_depth_estimation(answer, target_sizes=[picture.shape[:2]])
-    values = found["predicted_depth"].float().cpu().numpy()
-    kind = getattr(model.config, "depth_estimation_type", None)
-    metric = kind == "metric" or model.config.model_type in METRIC_MODELS
-    return check_depth(values) if metric else from_inverse(values)
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        try:
+            from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+        except ImportError as error:
+            raise ValueError("a depth model needs transformers: pip install 'motionstream[wan]'") from error
+        if not Path(folder).is_dir():
+            raise ValueError(f"there is no folder {folder} with a depth model; download one first, or leave it out")
+        try:
+            self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+            self._model = AutoModelForDepthEstimation.from_pretrained(folder, local_files_only=True).eval()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{folder} holds no depth-estimation model of transformers: {error}") from error
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """The depth map of a picture uint8 (H, W, 3), float32 (H, W)."""
+        import torch
+
+        inputs = self._processor(images=Image.fromarray(picture), return_tensors="pt")
+        with torch.no_grad():
+            answer = self._model(**inputs)
+        (found,) = self._processor.post_process_depth_estimation(answer, target_sizes=[picture.shape[:2]])
+        values = found["predicted_depth"].float().cpu().numpy()
+        config = self._model.config
+        kind = getattr(config, "depth_estimation_type", None)
+        metric = kind == "metric" or config.model_type in METRIC_MODELS
+        return check_depth(values) if metric else from_inverse(values)
 
 
 def fit_depth(depth: np.ndarray, fitting: Fit) -> np.ndarray:

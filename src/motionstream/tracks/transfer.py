@@ -186,8 +186,8 @@ class LiveTransfer:
         grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
         taken = self._places(self._points)
         if len(taken):
-            apart = np.hypot(*(grid[:, None] - taken[None]).transpose(2, 0, 1))
-            grid = grid[(apart > 0.75 * self.spacing).all(axis=1)]
+            squared = (grid**2).sum(1)[:, None] + (taken**2).sum(1) - 2 * grid @ taken.T
+            grid = grid[(squared > (0.75 * self.spacing) ** 2).all(axis=1)]
         assert self._grey is not None
         there = (self.alignment.inverse().apply(grid) + 0.5) * self._reduction - 0.5
         height, width = self._grey.shape

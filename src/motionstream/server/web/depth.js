@@ -3,8 +3,10 @@
 import { complain, field, find } from "./page.js";
 
 const LARGEST = 40 * 2 ** 20; // bytes of a file, the server's limit
+const GUESS = "a plain guess, nearest in the middle";
 
 export class Depth {
+  #used = GUESS; // by the stream that runs, or the next
   /** @type {Map<string, {file: File, name: string}>} picture → its map, and the name the server gave it */ #maps = new Map();
 
   /** @param {import("./studio.js").Studio} studio */
@@ -24,6 +26,12 @@ export class Depth {
       this.#show();
     });
     studio.addEventListener("state", () => this.#show());
+    studio.connection.addEventListener("started", (event) => {
+      // One that was not begun here, or goes on from a recording, may have another map than this page knows.
+      const { depth } = /** @type {CustomEvent} */ (event).detail;
+      if (depth !== (this.#used !== GUESS)) this.#used = depth ? "a map" : GUESS;
+      this.#show();
+    });
     this.#show();
   }
 
@@ -48,8 +56,9 @@ export class Depth {
     const map = this.#maps.get(studio.picture);
     studio.depth = map?.name ?? null;
     find("depth-forget").hidden = !map;
-    const used = studio.live ? Boolean(studio.stream.depth) : Boolean(map);
-    const later = studio.live && Boolean(map) !== used ? `. From the next start on ${map ? "a map" : "a guess"}` : "";
-    find("depth-note").textContent = `Depth: ${used ? (map?.file.name ?? "a map") : "a plain guess, nearest in the middle"}${later}`;
+    const otherwise = studio.can("depth-model") ? "estimated by a model" : GUESS;
+    const next = map?.file.name ?? otherwise;
+    if (!studio.live) this.#used = next;
+    find("depth-note").textContent = `Depth: ${this.#used}${next === this.#used ? "" : `. From the next start on: ${next}`}`;
   }
 }
