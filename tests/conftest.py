@@ -62,6 +62,8 @@ def lively_pipeline() -> MotionStreamPipeline:
     for module in (pipeline.model, pipeline.parts.autoencoder):
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    frames = [pipeline.stream(np.zeros((40, 48, 3), np.uint8), seed=seed).step() for seed in (0, 1)]
+    assert frames[0].std() > 5 and not np.array_equal(*frames)
     return pipeline
 
 

@@ -1,4 +1,5 @@
-"""What the server's tests share: the debug model in an engine that runs, behind FastAPI's test client."""
+"""What the server's tests share: the debug model, on a clock of the test's own or in an engine that runs behind
+FastAPI's test client."""
 
 import io
 import time
@@ -13,8 +14,61 @@ from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.app import create_app
 from motionstream.server.engine import Engine
 from motionstream.server.pictures import Example
-from motionstream.server.session import Limits
+from motionstream.server.session import Chunk, Event, Limits, Session
+from motionstream.session.commands import Press
 from motionstream.session.library import Library
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self, now: float = 100.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def pipeline(lively_pipeline: MotionStreamPipeline) -> MotionStreamPipeline:
+    return lively_pipeline
+
+
+@pytest.fixture
+def engine(pipeline: MotionStreamPipeline, clock: Clock) -> Engine:
+    """Loaded; the test stands in for the worker by calling `turn`."""
+    engine = Engine(lambda: pipeline, Limits(sessions=2, chunks=3), clock=clock)
+    engine.load()
+    return engine
+
+
+def picture() -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+
+
+def events(session: Session) -> list[Event]:
+    return list(iter(session.take, None))
+
+
+def chunks(session: Session) -> list[Chunk]:
+    return [event for event in events(session) if isinstance(event, Chunk)]
+
+
+def run(engine: Engine, clock: Clock, seconds: float) -> None:
+    """Let time pass as the worker would: sleep as long as `turn` says."""
+    end = clock.now + seconds
+    while clock.now < end:
+        rest = engine.turn()
+        clock.now += min(max(rest, 1e-3), end + 1e-3 - clock.now)  # a paused engine would sleep for ever
+
+
+def press(clock: Clock, gesture: int = 1, x: float = 16, y: float = 16, **more: float) -> Press:
+    return Press(time=clock.now, gesture=gesture, x=x, y=y, **more)
 
 
 def checkers() -> np.ndarray:

@@ -10,21 +10,10 @@ import pytest
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.engine import Engine
 from motionstream.server.host import EngineBusy
-from motionstream.server.session import Chunk, Ended, Event, Failed, Limits, Session, Started
+from motionstream.server.session import Chunk, Ended, Failed, Limits, Started
 from motionstream.session.commands import Stop
 
-
-@pytest.fixture(scope="module")
-def pipeline() -> MotionStreamPipeline:
-    return MotionStreamPipeline.from_pretrained("debug", untrained=True)
-
-
-def picture() -> np.ndarray:
-    return np.random.default_rng(3).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-
-
-def events(session: Session) -> list[Event]:
-    return list(iter(session.take, None))
+from .conftest import events, picture
 
 
 def wait_for(condition: Callable[[], bool], changed: threading.Event) -> None:

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-import torch
 
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.engine import Engine
@@ -38,31 +37,13 @@ from motionstream.session.recording import Recording
 from motionstream.session.replay import Replay
 from motionstream.stream import Stream
 
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1234.56789
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> MotionStreamPipeline:
-    """Untrained weights begin at zero where it matters and make grey frames, all alike: these ones do not."""
-    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
-    generator = torch.Generator().manual_seed(0)
-    for module in (pipeline.model, pipeline.parts.autoencoder):
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return pipeline
+from .conftest import Clock, events, picture, run
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    """At a moment that has no end in microseconds."""
+    return Clock(1234.56789 + 1 / 3e6)
 
 
 @pytest.fixture
@@ -75,24 +56,8 @@ def engine(pipeline: MotionStreamPipeline, clock: Clock, tmp_path: Path) -> Iter
         engine.close()
 
 
-def picture() -> np.ndarray:
-    return np.random.default_rng(3).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-
-
-def events(session: Session) -> list[Event]:
-    return list(iter(session.take, None))
-
-
 def frames(seen: list[Event]) -> list[np.ndarray]:
     return [event.frames for event in seen if isinstance(event, Chunk)]
-
-
-def run(engine: Engine, clock: Clock, seconds: float) -> None:
-    """Let time pass as the worker would: sleep as long as `turn` says."""
-    end = clock.now + seconds
-    while clock.now < end:
-        rest = engine.turn()
-        clock.now += min(max(rest, 1e-3), end + 1e-3 - clock.now)
 
 
 def perform(engine: Engine, clock: Clock, session: Session) -> list[Event]:
