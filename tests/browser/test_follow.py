@@ -133,6 +133,18 @@ def test_a_video_is_dropped_and_one_that_is_none_is_told(visitor, clip: Path) ->
     visitor.problems.clear()  # the browser notes the refused request, which was the point
 
 
+def test_a_truncated_video_is_followed_and_what_is_missing_told(visitor, sight, until, clip: Path) -> None:
+    visitor.choose("Cat")
+    middle = sight(visitor.picture(), 64, 64, half=24)
+    whole = clip.read_bytes()
+    video = {"name": "half.mp4", "mimeType": "video/mp4", "buffer": whole[: len(whole) * 6 // 10]}
+    visitor.page.set_input_files("#follow-file", video)
+    visitor.page.wait_for_selector("#follow-start:visible")
+    assert "it breaks off early" in visitor.page.inner_text("#follow-note")
+    visitor.page.click("#follow-start")
+    until(lambda: middle.moved(visitor.picture())[0] >= 8, "the picture goes to the right")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_on_a_phone(visit, scheme: str, clip: Path) -> None:
     visitor = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True, is_mobile=True)

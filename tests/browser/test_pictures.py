@@ -1,6 +1,8 @@
 """Pictures from everywhere a visitor has them; and what is said about files that are none."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -18,6 +20,16 @@ def png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
+
+
+def huge(side: int) -> bytes:
+    """A picture whose header says side x side pixels."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    written = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
 
 
 def is_drawn(picture: np.ndarray) -> bool:
@@ -67,6 +79,7 @@ def test_the_camera_takes_one(visitor, until) -> None:
         ("notes.txt", b"this is no picture"),
         ("half.png", png(drawn())[:200]),
         ("empty.png", b""),
+        ("huge.png", huge(20_000)),
     ],
 )
 def test_a_file_that_is_no_picture_is_told_and_the_stream_goes_on(visitor, name: str, content: bytes) -> None:

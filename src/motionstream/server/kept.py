@@ -74,7 +74,7 @@ def _describe(library: Library, name: str) -> dict[str, Any]:
         [entry.chunk, command.name]
         for entry in recording.entries
         for command in entry.commands
-        if command.name != "move"
+        if command.name not in ("move", "followed")
     ]
     return {
         "model": header.model,
