@@ -56,6 +56,8 @@ class Start:
     def __post_init__(self) -> None:
         if (self.picture is None) == (self.recording is None):
             raise ValueError("the message lacks 'picture' (or 'recording'); give one of them")
+        if self.recording is not None and self.depth is not None:
+            raise ValueError("a recording has its own depth; give 'depth' with a 'picture' alone")
 
 
 @dataclass(frozen=True)
