@@ -28,6 +28,7 @@ def test_a_laptop(visit, until, scheme: str) -> None:
     visitor = visit(viewport=LAPTOP, color_scheme=scheme)
     visitor.choose("Coffee")
     visitor.page.fill("#seed", "1")
+    visitor.page.evaluate("document.querySelector('.panel').scrollTo(0, 0)")
     if scheme == "light":
         visitor.snap("ready")
     before = boxes(visitor)
@@ -35,7 +36,7 @@ def test_a_laptop(visit, until, scheme: str) -> None:
     for corner in ((12, 12), (115, 12), (12, 115), (115, 115)):
         visitor.click(*corner)
     visitor.tool("path")
-    visitor.stroke((62, 20), (74, 28), (70, 40), (60, 44))
+    visitor.stroke((42, 84), (36, 86), (33, 92), (36, 98))
     visitor.tool("press")
     visitor.stroke((84, 90), (74, 94), let_go=False)
     until(lambda: visitor.has_dot("press", 74, 94) and len(visitor.dots("path")), "all are in the stream")
