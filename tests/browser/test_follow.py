@@ -127,6 +127,8 @@ def test_a_video_is_dropped_and_one_that_is_none_is_told(visitor, clip: Path) ->
     visitor.page.wait_for_selector("#follow-start:visible")
     visitor.page.set_input_files("#follow-file", {"name": "a.mp4", "mimeType": "video/mp4", "buffer": b"no video"})
     assert "no video or damaged" in visitor.message()
+    assert "4.0 s" in visitor.page.inner_text("#follow-note"), "the one before is still there"
+    visitor.page.click("#follow-close")
     assert not visitor.page.is_visible("#follow-source")
     visitor.key("f")
     visitor.wait("document.querySelector('.toasts').textContent.includes('Choose a video')")

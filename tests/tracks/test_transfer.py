@@ -123,6 +123,19 @@ def test_a_camera_that_stalls_holds_and_before_its_first_frame_says_nothing():
     assert np.ptp(np.concatenate([part.positions for part in held]), axis=0).max() == 0
 
 
+def test_noise_does_not_carry_points_away():
+    random, still = np.random.default_rng(0), texture(60, 80).astype(float)
+    live, seen = LiveTransfer(SOURCE, SIZE), []
+    for number in range(300):
+        live.feed(np.clip(still + random.normal(0, 4, still.shape), 0, 255).astype(np.uint8), number / 30)
+        if number % 15 == 14:
+            seen.append(live.cut(12))
+    first, last = seen[0], seen[-1]
+    both = np.intersect1d(first.ids[first.visible[0]], last.ids[last.visible[-1]])
+    ends = [tracks.positions[frame, np.isin(tracks.ids, both)] for tracks, frame in ((first, 0), (last, -1))]
+    assert len(both) > 20 and np.median(np.hypot(*(ends[1] - ends[0]).T)) < 0.5
+
+
 def test_a_large_source_is_followed_at_a_reduced_size():
     small = video(12)
     large = np.repeat(np.repeat(small, 8, axis=1), 8, axis=2)

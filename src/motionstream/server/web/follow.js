@@ -75,13 +75,13 @@ export class Follow {
   /** Send a video file, to be followed. @param {File} file */
   async open(file) {
     if (file.size > LARGEST) return complain("The video is larger than 100 MB; cut it first");
-    this.#close();
     const note = find("follow-note");
+    const before = note.textContent; // what is followed stays until the new one is there
     note.textContent = "Sending…";
     try {
       const answer = await fetch("/api/videos", { method: "POST", body: file });
       const content = await answer.json();
-      note.textContent = "";
+      note.textContent = before;
       if (!answer.ok) return complain(content.detail);
       this.#close();
       const [height, width] = content.size;
@@ -91,7 +91,7 @@ export class Follow {
       Object.assign(this.view, { src: URL.createObjectURL(file), loop: field("follow-repeat").checked });
       this.#show();
     } catch {
-      note.textContent = "";
+      note.textContent = before;
       complain("The video could not be sent; is the server still running?");
     }
   }
