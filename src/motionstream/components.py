@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from motionstream.autoencoder.base import StreamingAutoencoder
 from motionstream.autoencoder.linear import LinearAutoencoder
@@ -101,6 +101,12 @@ class Components:
     @property
     def decoder(self) -> StreamingAutoencoder:
         return self.autoencoder if self.tiny is None else self.tiny
+
+    def decode(self, latents: Tensor, state: Any = None, detail: Tensor | None = None) -> tuple[Tensor, Any]:
+        """The decoder's, which is handed the ``detail`` of carried content where it has a use for it."""
+        if detail is not None and isinstance(self.decoder, LinearAutoencoder):
+            return self.decoder.decode(latents, state, detail)
+        return self.decoder.decode(latents, state)
 
 
 def random_components(config: ModelConfig, placement: Placement, seed: int = 0) -> Components:

@@ -172,7 +172,7 @@ class CarryConfig:
     grid: int = 4
     """Pixels between the places at which the nearest track is looked up."""
     mixer: MixerConfig | None = None
-    """Mixes the candidates pixel by pixel before they are encoded; None: by cell of the latents alone."""
+    """Mixes the candidates pixel by pixel; None: what is moved with the nearest track is carried as it is."""
     max_tracks: int = 512
     """More tracks than this are thinned evenly before the look-up, to keep the latency constant."""
     hidden_channels: int = 96
@@ -184,6 +184,11 @@ class CarryConfig:
         require(self.max_tracks >= 1, "carry.max_tracks", self.max_tracks, "must be at least 1")
         require(self.min_std > 0, "carry.min_std", self.min_std, "must be positive")
         require(self.mixer is None or self.grid % 2 == 0, "carry.grid", self.grid, "must be even to mix pixels")
+
+    @property
+    def carried(self) -> int:
+        """Which of the candidates is the carried picture: the mixer's, or the one moved with the nearest track."""
+        return 0 if self.mixer is None else 1
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.autoencoder.linear import BLOCK_VALUES, LinearAutoencoder
 from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.autoencoder.wan import WanAutoencoder
 from motionstream.component_config import (
@@ -259,6 +259,9 @@ def _decode_flops(config: AutoencoderConfig | TinyAutoencoderConfig, latent_size
     latent = torch.empty(1, config.latent_channels, 1, *latent_size, device="meta")
     with torch.no_grad():
         _, state = autoencoder.decode(latent)
+        if isinstance(autoencoder, LinearAutoencoder):  # with what was carried, as every stream of it
+            detail = torch.empty(1, BLOCK_VALUES, 1, *latent_size, device="meta")
+            return count(lambda: autoencoder.decode(latent, None, detail))
     return count(lambda: autoencoder.decode(latent, state))  # type: ignore[arg-type]
 
 
@@ -277,7 +280,9 @@ def _condition_flops(config: ModelConfig, size: Size) -> int:
     autoencoder = _build_autoencoder(_autoencoder_of(config))
     assert isinstance(autoencoder, LinearAutoencoder)
     videos = torch.empty(CARRY_CANDIDATES, 3, latent_frames * config.temporal_compression, *size, device="meta")
-    return flops + count(lambda: autoencoder.encode_part(videos, first=False))
+    latents = torch.empty(1, config.latent_channels, latent_frames, *config.latents_of(size), device="meta")
+    flops += count(lambda: autoencoder.encode_part(videos, first=False))
+    return flops + count(lambda: autoencoder.decode_linear(latents))
 
 
 @lru_cache(maxsize=64)

@@ -114,8 +114,10 @@ class Stream:
         latents = self._rollout.step(conditions)
         clock.mark("generate")
         pictures = []
-        for part in [latents] if on_frames is None else latents.split(1, dim=2):
-            video, self._decoder_state = self.parts.decoder.decode(part, self._decoder_state)
+        size = latents.shape[2] if on_frames is None else 1
+        for at in range(0, latents.shape[2], size):
+            detail = None if conditions.detail is None else conditions.detail[:, :, at : at + size]
+            video, self._decoder_state = self.parts.decode(latents[:, :, at : at + size], self._decoder_state, detail)
             pictures.append(to_pictures(video))
             if on_frames is not None:
                 on_frames(pictures[-1])

@@ -68,9 +68,10 @@ def make_clip(
         end = x
         if t < 1:
             after_step()
-    pictures, state = [], None
-    for part in end.split(model.config.causal.chunk_frames, dim=2):  # in parts: a whole clip decoded is large
-        video, state = scene.parts.decoder.decode(part, state)
+    pictures, state, size = [], None, model.config.causal.chunk_frames
+    for at in range(0, frames, size):  # in parts: a whole clip decoded is large
+        part = conditions.frames(at, at + size)
+        video, state = scene.parts.decode(end[:, :, at : at + size], state, part.detail)
         pictures.append(to_pictures(video))
     return np.concatenate(pictures)[: tracks.length]
 

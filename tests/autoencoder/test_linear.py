@@ -75,6 +75,23 @@ def test_chunk_by_chunk_equals_whole_and_the_past_ignores_the_future():
     torch.testing.assert_close(model.decode(latents)[0][:, :, :21], whole[:, :, :21], atol=1e-6, rtol=0)
 
 
+@torch.no_grad()
+def test_what_the_code_has_lost_is_put_back():
+    model, shown = autoencoder(), video(21)
+    latents, _ = model.encode(shown)
+    lost = model.lost(shown, latents, first=True)
+    assert lost.abs().max() > 0.1
+    whole, _ = model.decode(latents, None, lost)
+    torch.testing.assert_close(whole, shown, atol=1e-5, rtol=0)
+    begun, state = model.decode(latents[:, :, :3], None, lost[:, :, :3])
+    later, _ = model.decode(latents[:, :, 3:], state, lost[:, :, 3:])
+    torch.testing.assert_close(torch.cat([begun, later], dim=2), whole)
+
+    moved = latents + 0.02 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    change = from_blocks(model.decode_linear(moved) - model.decode_linear(latents))[:, :, 3:]
+    torch.testing.assert_close(model.decode(moved, None, lost)[0], shown + change, atol=1e-5, rtol=0)
+
+
 def test_wrong_number_of_frames_is_refused():
     with pytest.raises(ValueError, match="10 frames"):
         autoencoder().encode(video(10))

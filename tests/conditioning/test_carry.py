@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry, turns
-from motionstream.config import CarryConfig
+from motionstream.config import CarryConfig, MixerConfig
 
 H, W = 32, 48
 
@@ -77,11 +77,12 @@ def test_frames_are_independent_so_chunks_equal_the_whole():
     torch.testing.assert_close(torch.cat([p.features for p in parts], dim=2), whole.features, atol=1e-5, rtol=0)
 
 
-def test_prior_is_a_mixture_and_its_likelihood_prefers_the_truth():
-    prior_net = CarryPrior(CarryConfig(hidden_channels=8), 6, spatial=8, temporal=4)
+@pytest.mark.parametrize("mixer", [None, MixerConfig(look_widths=(4,), mix_widths=(4,), features=4, heads=2)])
+def test_prior_lies_around_the_carried_candidate_and_its_likelihood_prefers_the_truth(mixer):
+    prior_net = CarryPrior(CarryConfig(hidden_channels=8, mixer=mixer), 6, spatial=8, temporal=4)
     candidates = torch.randn(2, 3, 6, 3, 4, 6, generator=torch.Generator().manual_seed(2))
     prior = prior_net(candidates, torch.rand(2, 8, 3, 4, 6))
-    torch.testing.assert_close(prior.mean, candidates.mean(dim=1))  # untrained: an even mixture
+    assert torch.equal(prior.mean, candidates[:, 0 if mixer is None else 1])
     assert (prior.std > 0).all()
     exact = Prior(prior.mean, prior.std).negative_log_likelihood(prior.mean)
     assert (exact < prior.negative_log_likelihood(prior.mean + 1)).all()

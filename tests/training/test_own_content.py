@@ -16,7 +16,7 @@ from motionstream.tracks import Tracks
 from motionstream.tracks.sampling import SampledTracks, TrackMix
 from motionstream.training import recipes, rollouts
 from motionstream.training.clips import assemble, to_float
-from motionstream.training.rendered_clips import prepare
+from motionstream.training.rendered_clips import frames_before, prepare
 from motionstream.training.rollouts import OwnContent, keyed_conditions, roll_out
 from motionstream.training.trainee import Trainee
 
@@ -60,9 +60,22 @@ def parts(conditions):
     return {"channels": conditions.channels, "text": conditions.text, "mean": conditions.prior.mean}
 
 
+class TrueContent(OwnContent):
+    """As if what was generated were the rendered frames, of which latents and carried detail do not hold all."""
+
+    def __init__(self, *arguments, frames):
+        super().__init__(*arguments)
+        self.frames = iter(frames.unbind(1))
+
+    def _last_frame(self, made):
+        return next(self.frames)
+
+
 @torch.no_grad()
-def test_with_the_true_latents_the_conditions_are_those_of_the_prepared_clips(pipeline, network, clips):
-    content = OwnContent(network, clips, [4, 5, 6], pipeline.parts.autoencoder)
+def test_with_the_true_frames_the_conditions_are_those_of_the_prepared_clips(pipeline, network, clips, rendered):
+    frames = frames_before(to_float(rendered.video), STARTS[:-1])[:, 1:]
+    content = TrueContent(network, clips, [4, 5, 6], pipeline.parts.autoencoder, frames=frames)
+    assert all(content.asked)
     prepared = keyed_conditions(network, clips, [4, 5, 6])
     made = None
     for chunk in range(4):
@@ -110,12 +123,14 @@ def test_the_rollout_makes_the_latents_of_the_stream(pipeline, network, rendered
     autoencoder, video = pipeline.parts.autoencoder, rendered.video[:1]
     latents, _ = autoencoder.encode(to_float(video))
     tracks = hand_made()
-    given = assemble(latents, to_float(video)[:, :, 0], tracks, rendered.captions[:1], pipeline.model, autoencoder)
+    given = assemble(
+        latents, frames_before(to_float(video), STARTS[:-1]), tracks, rendered.captions[:1], pipeline.model, autoencoder
+    )
     streamed, decode = [], pipeline.parts.decoder.decode
 
-    def spy(latents, state=None):
+    def spy(latents, state=None, detail=None):
         streamed.append(latents)
-        return decode(latents, state)
+        return decode(latents, state, detail)
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline.parts.decoder, "decode", spy)

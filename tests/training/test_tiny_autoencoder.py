@@ -236,7 +236,9 @@ def test_a_batch_may_be_split():
                 losses.append(parts.loss(step)[0].item())
         assert sum(losses) / 2 == pytest.approx(expected, abs=1e-6) and losses[0] != losses[1]
     histories = whole.state_dict()["replay"]
-    assert histories.keys() == {"0", "1"} and all(histories[k].equal(parts.replay.kept[int(k)]) for k in histories)
+    assert histories.keys() == {"0", "1"}
+    for sample, history in histories.items():  # some processors round a batch of one otherwise
+        torch.testing.assert_close(history, parts.replay.kept[int(sample)], atol=1e-5, rtol=0)
 
 
 def test_validation_sets_the_full_decoder_beside(tmp_path):

@@ -134,11 +134,23 @@ class LinearAutoencoder(nn.Module):
         weight = (self.basis * self.scale[:, None]).T
         return F.conv3d(latents, weight[:, :, None, None, None], self.mean)
 
-    def decode(self, latents: Tensor, state: DecoderState | None = None) -> tuple[Tensor, DecoderState]:
+    def lost(self, video: Tensor, latents: Tensor, *, first: bool) -> Tensor:
+        """What the linear code of a video (B, 3, T, H, W), its ``latents``, does not hold: blocks (B, 768, F, h, w)."""
+        return to_blocks(video, first=first) - self.decode_linear(latents)
+
+    def decode(
+        self, latents: Tensor, state: DecoderState | None = None, detail: Tensor | None = None
+    ) -> tuple[Tensor, DecoderState]:
         """Latents (B, C, F, h, w) → video (B, 3, T, 8h, 8w) in [−1, 1] and the state for the next chunk.
 
         Without a state the latents begin the stream: T = 4F − 3; with one T = 4F.
+
+        ``detail`` (B, 768, F, h, w): what the code has ``lost`` of a picture near the one that is decoded. It is put
+        back, and takes the residual decoder's place: the latents of that picture itself are decoded to it exactly.
         """
+        if detail is not None:
+            video = from_blocks(self.decode_linear(latents) + detail).clamp(-1, 1)
+            return (video if state is not None else video[:, :, GROUP - 1 :]), DecoderState(latents[:, :, -1:])
         previous = latents[:, :, :1] if state is None else state.latent
         before = torch.cat([previous, latents[:, :, :-1]], dim=2)
         pair = torch.cat([latents, before], dim=1).transpose(1, 2).flatten(0, 1)

@@ -3,9 +3,10 @@
 Three candidate pictures are made for every frame to come: the source moved, turned and scaled with the *nearest*
 visible track and those around it that move along, the same for the nearest track that moves *otherwise*, and the source
 left where it is (*static*). Where there is a pixel mixer (``pixel_mixer.py``), what it makes of the three takes the
-second's place. They are encoded; a small network mixes them per cell into a mean and says how far it may be off (a
-standard deviation). The transformer sees all of it as further channels and predicts around the mean, see
-``model/motion_model.py``.
+second's place. What is carried is that picture; without a mixer, the one moved with the nearest track. All three are
+encoded; a small network says how far the carried one may be off (a standard deviation). The transformer sees all of it
+as further channels and predicts around the carried latents, see ``model/motion_model.py``; what the code does not hold
+of the carried picture is put back when its latents are decoded (``LinearAutoencoder.decode``).
 
 Content is taken from where and when a track begins: the given picture for tracks that start with the stream, the last
 generated frame for a drag that starts later. Legend: B batch, K sources, T frames, N tracks, G grid places, s cell.
@@ -272,7 +273,7 @@ def warp(pictures: Tensor, points: Tensor) -> Tensor:
 
 
 class CarryPrior(nn.Module):
-    """Mixes the encoded candidates per cell and says how sure it is. Works frame by frame: nothing to remember."""
+    """How far the carried candidate may be off, per cell and channel. Works frame by frame: nothing to remember."""
 
     def __init__(self, config: CarryConfig, latent_channels: int, *, spatial: int, temporal: int) -> None:
         super().__init__()
@@ -283,11 +284,8 @@ class CarryPrior(nn.Module):
         self.summary = nn.Conv2d(latent_channels, summary, 1)
         self.inlet = nn.Conv2d(CARRY_CANDIDATES * summary + 3 + CARRY_FEATURES, hidden, 3, padding=1)
         self.middle = nn.Conv2d(hidden, hidden, 3, padding=1)
-        self.mix = nn.Conv2d(hidden, CARRY_CANDIDATES, 3, padding=1)
         self.spread = nn.Conv2d(hidden, latent_channels, 1)
-        assert self.mix.bias is not None and self.spread.bias is not None
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)
+        assert self.spread.bias is not None
         nn.init.zeros_(self.spread.weight)
         nn.init.constant_(self.spread.bias, -0.7)  # a deviation of one half before anything is learned
 
@@ -300,6 +298,7 @@ class CarryPrior(nn.Module):
     def forward(self, candidates: Tensor, features: Tensor) -> Prior:
         """Encoded candidates (B, 3, C, F, h, w) and pooled features (B, 8, F, h, w) → the prior."""
         batch, _, _, frames, *_ = candidates.shape
+        mean = candidates[:, self.config.carried]
         flat = candidates.transpose(2, 3).transpose(1, 2).flatten(0, 1)  # (B F, 3, C, h, w)
         near, far, static = flat.unbind(1)
         gaps = [(near - static), (far - static), (near - far)]
@@ -308,8 +307,5 @@ class CarryPrior(nn.Module):
         inputs.append(features.transpose(1, 2).flatten(0, 1))
         hidden = F.silu(self.inlet(torch.cat(inputs, dim=1)))
         hidden = F.silu(self.middle(hidden)) + hidden
-        weights = self.mix(hidden).softmax(dim=1)
-        mean = (weights[:, :, None] * flat).sum(dim=1)
         std = self.spread(hidden).clamp(-6, 1.5).exp() + self.config.min_std
-        shape = (batch, frames)
-        return Prior(mean.unflatten(0, shape).transpose(1, 2), std.unflatten(0, shape).transpose(1, 2))
+        return Prior(mean, std.unflatten(0, (batch, frames)).transpose(1, 2))

@@ -39,16 +39,16 @@ def warped(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) ->
 
 @torch.no_grad()
 def carried_mixture(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> np.ndarray | None:
-    """The mean of the model's prior, decoded: its carried content before the transformer, beginning with the picture as
-    a stream does. None if it carries none."""
+    """The carried pictures themselves: what a stream shows before the transformer has its say, beginning with the given
+    one. None if the model carries none."""
     model = pipeline.model
-    if model.carry_prior is None:
+    if model.config.carry is None:
         return None
-    carried = model.encode_carried(motion_of(pipeline, video, tracks), pipeline.parts.autoencoder)
-    assert carried is not None
-    prior = model.carry_prior(carried.candidates, carried.features)
-    first, _ = pipeline.parts.autoencoder.encode(_to_tensor(pipeline, video[:1]))
-    return _to_video(pipeline.parts.autoencoder.decode(torch.cat([first, prior.mean[:, :, 1:]], dim=2))[0])
+    motion = motion_of(pipeline, video, tracks)
+    assert motion.source is not None
+    grid, mixer = model.config.carry.grid, model.pixel_mixer
+    carried = carry(motion.positions, motion.visible, motion.source, grid=grid, mixer=mixer)
+    return np.concatenate([video[:1], _to_video(carried.candidates[:, model.config.carry.carried])[1:]])
 
 
 def motion_of(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> MotionInput:

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.autoencoder.linear import BLOCK_VALUES, LinearAutoencoder
 from motionstream.autoencoder.tiling import TileGrid
 from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.autoencoder.wan import WanAutoencoder
@@ -242,11 +242,14 @@ def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[s
     tiles, tile = _tiles(config, (chunk[3], chunk[4]))
     with dry_run() as live:
         latents = torch.empty(*chunk[:3], *tile)
-        video, state = autoencoder.decode(latents)
+        # nano's is told what was carried, as in every stream of it
+        linear = isinstance(config, LinearAutoencoderConfig)
+        detail = [torch.empty(chunk[0], BLOCK_VALUES, chunk[2], *tile)] if linear else []
+        video, state = autoencoder.decode(latents, None, *detail)
         del video
         kept = live.live - nbytes([latents])
         live.peak = live.live
-        video, following = autoencoder.decode(latents, state)
+        video, following = autoencoder.decode(latents, state, *detail)
         activations = live.peak - kept
         live.peak = live.live
         ((video.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -61,10 +61,12 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class CarriedLatents:
-    """Carried content as the model takes it: ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w)."""
+    """Carried content as the model takes it: ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w). For the
+    decoder ``detail`` (B, 768, F, h, w), what the code does not hold of the carried picture, where it will be asked."""
 
     candidates: Tensor
     features: Tensor
+    detail: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,15 @@ class Conditions:
     """All that the transformer is told about some latent frames.
 
     ``text`` (B, tokens, dim); ``channels`` (B, C', F, h, w), concatenated behind the noisy latents; ``image`` tokens
-    for models with an image branch; ``prior`` for models that carry content.
+    for models with an image branch; ``prior`` for models that carry content, and ``detail`` (B, 768, F, h, w) for
+    their decoder.
     """
 
     text: Tensor
     channels: Tensor
     image: Tensor | None = None
     prior: Prior | None = None
+    detail: Tensor | None = None
 
     def with_text(self, text: Tensor) -> Conditions:
         return replace(self, text=text)
@@ -86,7 +90,8 @@ class Conditions:
     def frames(self, start: int, stop: int) -> Conditions:
         """The conditions of latent frames ``start`` … ``stop`` − 1."""
         prior = self.prior and Prior(self.prior.mean[:, :, start:stop], self.prior.std[:, :, start:stop])
-        return replace(self, channels=self.channels[:, :, start:stop], prior=prior)
+        detail = None if self.detail is None else self.detail[:, :, start:stop]
+        return replace(self, channels=self.channels[:, :, start:stop], prior=prior, detail=detail)
 
 
 class MotionModel(nn.Module):
@@ -123,11 +128,16 @@ class MotionModel(nn.Module):
         assert self.config.carry is not None and isinstance(autoencoder, LinearAutoencoder)
         if motion.source is None:
             raise ValueError("this model carries picture content: MotionInput.source is missing")
-        grid, mixer = self.config.carry.grid, self.pixel_mixer
-        carried = carry(motion.positions, motion.visible, motion.source, grid=grid, mixer=mixer)
-        latents = autoencoder.encode_part(carried.candidates.flatten(0, 1), first=motion.first)
-        features = self.carry_prior.pool(carried.features, first=motion.first)
-        return CarriedLatents(latents.unflatten(0, carried.candidates.shape[:2]), features)
+        config = self.config.carry
+        made = carry(motion.positions, motion.visible, motion.source, grid=config.grid, mixer=self.pixel_mixer)
+        candidates = made.candidates
+        latents = autoencoder.encode_part(candidates.flatten(0, 1), first=motion.first)
+        latents = latents.unflatten(0, candidates.shape[:2])
+        detail = autoencoder.lost(candidates[:, config.carried], latents[:, config.carried], first=motion.first)
+        if motion.first:  # the given picture itself, as latent frame 0 is its latent
+            given = candidates[:, 2, :, :1]
+            detail[:, :, :1] = autoencoder.lost(given, latents[:, 2, :, :1], first=True)
+        return CarriedLatents(latents, self.carry_prior.pool(made.features, first=motion.first), detail)
 
     def conditions(
         self,
@@ -153,11 +163,12 @@ class MotionModel(nn.Module):
             assert carried is not None, "carried content is missing; encode_carried makes it"
             prior = self.carry_prior(carried.candidates, carried.features)
             # the transformer's loss must not bend the prior, which has a likelihood of its own
-            mean, spread = prior.mean.detach(), prior.std.detach().log()
-            slices["carry"] = torch.cat([carried.candidates.flatten(1, 2), mean, spread, carried.features], dim=1)
+            spread = prior.std.detach().log()
+            slices["carry"] = torch.cat([carried.candidates.flatten(1, 2), spread, carried.features], dim=1)
         channels = torch.cat([slices[name].float() for name, _ in self.config.inputs if name in slices], dim=1)
         tokens = None if image is None else image.tokens
-        return Conditions(text=text, channels=channels, image=tokens, prior=prior)
+        detail = None if carried is None else carried.detail
+        return Conditions(text=text, channels=channels, image=tokens, prior=prior, detail=detail)
 
     def forward(
         self, noisy: Tensor, t: Tensor, conditions: Conditions, context: AttentionContext | None = None

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from motionstream.autoencoder.linear import DecoderState, LinearAutoencoder
+from motionstream.autoencoder.linear import DecoderState, LinearAutoencoder, from_blocks
 from motionstream.conditioning.carry import CarrySource
 from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import ModelConfig
 from motionstream.model.motion_model import CarriedLatents, MotionInput, MotionModel
 from motionstream.tracks.sampling import SampledTracks, chunk_starts
 
-_HALVED = ("latents", "candidates", "features", "picture", "text", "image")
+_HALVED = ("latents", "candidates", "features", "picture", "detail", "text", "image")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class PreparedClips:
     ``latents`` (B, C, F, h, w); tracks ``positions`` (B, T, M, 2) and ``visible`` (B, T, M); when and where they
     began, ``birth`` (B, M), ``start`` (B, M, 2) and ``events`` (B, chunks), see ``SampledTracks``; carried content as
     the model takes it, ``candidates`` (B, 3, C, F, h, w) and ``features`` (B, 8, F, h, w), without elements for models
-    that carry none; ``picture`` (B, 3, H, W), the given one in [−1, 1], for models that carry content; ``captions``.
+    that carry none; ``picture`` (B, 3, H, W), the given one in [−1, 1], and ``detail`` (B, chunks, 3, H, W), what the
+    code does not hold of what is carried to the last frame of every chunk, for models that carry content; ``captions``.
     Where large encoders made them beforehand, ``text`` (B, tokens, width) are the captions' tokens and ``image``
     (B, tokens, width) those of the first frame; None otherwise.
     """
@@ -44,6 +45,7 @@ class PreparedClips:
     features: Tensor
     captions: list[str]
     picture: Tensor | None = None
+    detail: Tensor | None = None
     text: Tensor | None = None
     image: Tensor | None = None
 
@@ -131,7 +133,7 @@ def chunk_frames(config: ModelConfig, frames: int) -> list[int]:
 @torch.no_grad()
 def assemble(
     latents: Tensor,
-    first_frame: Tensor,
+    pictures: Tensor,
     tracks: SampledTracks,
     captions: list[str],
     model: MotionModel,
@@ -139,27 +141,29 @@ def assemble(
 ) -> PreparedClips:
     """Clips of latents (B, C, F, h, w) and chosen tracks; models that carry content are given it.
 
-    ``first_frame``: (B, 3, H, W) in [−1, 1]. ``autoencoder`` is needed by models that carry content, and only by them.
+    ``pictures``: (B, K, 3, H, W) in [−1, 1], the first frame and, for models that carry content, the last one before
+    each later chunk. ``autoencoder`` is needed by those, and only by them.
     """
     config, frames = model.config, tracks.positions.shape[1]
     batch, _, *rest = latents.shape
     nothing = latents.new_zeros(batch, 3, 0, *rest)
-    carried = CarriedLatents(nothing, nothing[:, 0])
+    carried, detail = CarriedLatents(nothing, nothing[:, 0]), None
     if config.carry is not None:
         assert autoencoder is not None
         starts = chunk_frames(config, frames)
         source = CarrySource(
-            pictures=source_pictures(first_frame, latents, autoencoder, starts),
+            pictures=pictures,
             index=tracks.birth,
             start=tracks.start,
             static=static_index(tracks.events, starts, frames),
         )
         ids = torch.zeros(tracks.birth.shape, dtype=torch.long, device=latents.device)
-        size = (first_frame.shape[2], first_frame.shape[3])
+        size = (pictures.shape[3], pictures.shape[4])
         motion = MotionInput(tracks.positions, tracks.visible, ids, size=size, first=True, source=source)
         made = model.encode_carried(motion, autoencoder)
         assert made is not None
         carried = made
+        detail = torch.stack([last_detail(made, autoencoder_frame(end - 1)) for end in [*starts[1:], frames]], dim=1)
     return PreparedClips(
         latents,
         tracks.positions,
@@ -170,14 +174,21 @@ def assemble(
         carried.candidates,
         carried.features,
         captions,
-        None if config.carry is None else first_frame,
+        None if config.carry is None else pictures[:, 0],
+        detail,
     )
+
+
+def last_detail(carried: CarriedLatents, latent: int) -> Tensor:
+    """What the code does not hold of the last frame of a latent frame, (B, 3, H, W)."""
+    assert carried.detail is not None
+    return from_blocks(carried.detail[:, :, latent : latent + 1])[:, :, -1]
 
 
 @torch.no_grad()
 def source_pictures(first_frame: Tensor, latents: Tensor, autoencoder: LinearAutoencoder, starts: list[int]) -> Tensor:
-    """The pictures content is carried from, (B, K, 3, H, W): the given frame, then the last frame before each later
-    chunk as the decoder would have shown it, since a live drag begins on a generated picture."""
+    """The pictures content is carried from, (B, K, 3, H, W), where only the latents of the later ones are at hand: the
+    given frame, then the last frame before each later chunk as the decoder shows it."""
     pictures = [first_frame]
     for start in starts[1:]:
         latent = autoencoder_frame(start - 1)

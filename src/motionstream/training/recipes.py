@@ -286,7 +286,8 @@ def nano(minutes: float | None = None) -> Recipe:
     tiny = TinyTraining(
         batch=4, adversarial_start=4000, adversarial_ramp=1000, discriminator_channels=32, replay=2, workers=1
     )
-    first = TrainConfig(steps=60_000, lr=1e-3, minutes=part(0.20), bf16=True)
+    prior = TrainConfig(steps=1000, lr=1e-3, minutes=part(0.04), warmup=10, bf16=True)
+    first = TrainConfig(steps=60_000, lr=1e-3, minutes=part(0.16), bf16=True)
     second = TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.04), warmup=10, bf16=True)
     return Recipe(
         model=preset("nano"),
@@ -298,7 +299,9 @@ def nano(minutes: float | None = None) -> Recipe:
         mixer=MixerRecipe(
             TrainConfig(steps=20_000, lr=2e-3, minutes=part(0.25), bf16=True, ema=0.99, betas=(0.9, 0.99))
         ),
+        # what the prior says is the transformer's unit: first things first
         teacher=(
+            Phase(prior, replace(loss, flow_weight=0.0), TrackMix(mask_probability=0.1)),
             Phase(first, loss, TrackMix()),
             Phase(second, loss, TrackMix(mask_probability=0.2), track_head=False),
         ),

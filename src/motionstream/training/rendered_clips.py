@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from motionstream.autoencoder.linear import LinearAutoencoder
@@ -38,7 +39,12 @@ def prepare(
     latents, _ = autoencoder.encode(video)
     starts = chunk_frames(model.config, video.shape[2])
     tracks = sample_tracks(clips.positions, clips.visible, clips.layer, mix, generator, chunks=starts)
-    return assemble(latents, video[:, :, 0], tracks, clips.captions, model, autoencoder)
+    return assemble(latents, frames_before(video, starts), tracks, clips.captions, model, autoencoder)
+
+
+def frames_before(video: Tensor, starts: list[int]) -> Tensor:
+    """Of a video (B, 3, T, H, W) the first frame and the last one before each later chunk, (B, K, 3, H, W)."""
+    return video[:, :, [0, *(start - 1 for start in starts[1:])]].transpose(1, 2)
 
 
 @torch.no_grad()
@@ -57,7 +63,7 @@ def prepare_turns(
     video = to_float(clips.video)
     latents, _ = autoencoder.encode(video)
     tracks = sample_turns(clips, turns, mix, generator, chunks=starts)
-    return assemble(latents, video[:, :, 0], tracks, clips.captions, model, autoencoder)
+    return assemble(latents, frames_before(video, starts), tracks, clips.captions, model, autoencoder)
 
 
 class _Rendered(Dataset):

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from motionstream.autoencoder.linear import DecoderState, LinearAutoencoder
+from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks
 from motionstream.conditioning.carry import CarrySource
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.motion_model import CarriedLatents, Conditions, ImageInput, MotionInput
 from motionstream.sampler.rollout import rollout
 from motionstream.tracks.sampling import draw_ids
-from motionstream.training.clips import PreparedClips, chunk_frames, static_index
+from motionstream.training.clips import PreparedClips, chunk_frames, last_detail, static_index
 from motionstream.training.flow_matching import decibels, make_conditions, text_tokens
 from motionstream.training.trainee import Trainee
 from motionstream.training.validation import ClipView
@@ -62,11 +62,14 @@ class OwnContent:
         if made is not None and self.asked[chunk]:
             self.pictures[:, chunk] = self._last_frame(made)
         carried = CarriedLatents(self.clips.candidates[:, :, :, latents], self.clips.features[:, :, latents])
+        assert self.clips.detail is not None
+        self._detail = self.clips.detail[:, chunk]
         rows = self.clips.events[:, 1 : chunk + 1].any(dim=1).nonzero()[:, 0]
         if len(rows):
             own = self._carry(rows, frames, first=chunk == 0)
             pairs = ((carried.candidates, own.candidates), (carried.features, own.features))
             carried = CarriedLatents(*(given.index_copy(0, rows, made) for given, made in pairs))
+            self._detail = self._detail.index_copy(0, rows, last_detail(own, latent - 1))
         motion = MotionInput(
             self.clips.positions[:, frames], self.clips.visible[:, frames], self.ids, size=self.size, first=chunk == 0
         )
@@ -76,9 +79,8 @@ class OwnContent:
     def _last_frame(self, made: Tensor) -> Tensor:
         """The last frame of a chunk as the decoder shows it, (B, 3, H, W)."""
         with torch.autocast(made.device.type, enabled=False):
-            made = made.detach().float()
-            video, _ = self.autoencoder.decode(made[:, :, -1:], DecoderState(made[:, :, -2:-1]))
-        return video[:, :, -1]
+            blocks = self.autoencoder.decode_linear(made[:, :, -1:].detach().float())
+            return (from_blocks(blocks)[:, :, -1] + self._detail).clamp(-1, 1)
 
     @torch.no_grad()
     def _carry(self, rows: Tensor, frames: slice, *, first: bool) -> CarriedLatents:

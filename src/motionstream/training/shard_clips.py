@@ -20,7 +20,14 @@ from motionstream.data.samples import Sample, pad_text
 from motionstream.data.shards import SampleStream, ShardFolder
 from motionstream.model.motion_model import MotionModel
 from motionstream.tracks.sampling import SampledTracks, TrackMix, layers_of, sample_tracks
-from motionstream.training.clips import PreparedClips, assemble, carrying_model, chunk_frames, to_float
+from motionstream.training.clips import (
+    PreparedClips,
+    assemble,
+    carrying_model,
+    chunk_frames,
+    source_pictures,
+    to_float,
+)
 from motionstream.training.distributed import keyed_generator, rank, world_size
 from motionstream.training.keyed_loader import KeyedLoader
 
@@ -128,7 +135,11 @@ class _Samples(Dataset):
         latents = sample.latents[None, :, :frames].float()
         first_frame = to_float(sample.first_frame)[None]
         tracks = self._tracks(sample, self.config.frames_of(frames), generator)
-        clips = assemble(latents, first_frame, tracks, [sample.caption], self._shell(), self.autoencoder)
+        pictures = first_frame[:, None]
+        if self.autoencoder is not None:
+            starts = chunk_frames(self.config, self.config.frames_of(frames))
+            pictures = source_pictures(first_frame, latents, self.autoencoder, starts)
+        clips = assemble(latents, pictures, tracks, [sample.caption], self._shell(), self.autoencoder)
         return self._with_tokens(clips, sample).half()
 
     def _latent_frames(self, sample: Sample) -> int:

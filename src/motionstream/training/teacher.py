@@ -34,6 +34,9 @@ class TeacherConfig:
     image_dropout: float = 0.0
     """Chance that a clip is trained on as text-to-video: no picture is given, and latent frame 0 counts. Each of the
     three is dropped independently of the others."""
+    flow_weight: float = 1.0
+    """Of flow matching beside the likelihood of the carried content's prior; at 0 the prior alone is trained, at a
+    fraction of the cost, and the transformer is not asked."""
     sample_steps: int = 4
     """Of the samples that validation looks at."""
 
@@ -43,6 +46,8 @@ class TeacherConfig:
                 raise ValueError(f"{name} = {getattr(self, name)}: must lie in 0..1, below 1")
         if self.shift <= 0 or self.sample_steps < 1:
             raise ValueError(f"shift = {self.shift}, sample_steps = {self.sample_steps}: must be positive")
+        if not 0 <= self.flow_weight < math.inf:
+            raise ValueError(f"flow_weight = {self.flow_weight}: must be a number, not negative")
         if self.weighting not in ("uniform", "bell"):
             raise ValueError(f"weighting = {self.weighting!r}: 'uniform' or 'bell'")
 
@@ -70,6 +75,8 @@ class TeacherStage:
         self.module: nn.Module = trainee
         self.model, self.text, self.pool = trainee.model, trainee.text, pool
         self.settings = settings or TeacherConfig()
+        if self.model.config.carry is None and self.settings.flow_weight == 0:
+            raise ValueError(f"flow_weight = 0: {self.model.config.name} has no prior, nothing would be trained")
         if self.model.config.carry is not None and self.settings.image_dropout:
             raise ValueError(
                 f"image_dropout = {self.settings.image_dropout}: {self.model.config.name} carries the picture's "
@@ -90,6 +97,19 @@ class TeacherStage:
         if settings.image_dropout:
             without_image = draws.rand() < settings.image_dropout
         conditions = make_conditions(self.model, self.text, clips, draws.generators, without_image)
+        numbers, loss = {}, clips.latents.new_zeros(())
+        if settings.flow_weight:
+            flow = self._flow(clips, draws, conditions, without_image)
+            numbers["flow"], loss = flow.item(), settings.flow_weight * flow
+        if conditions.prior is not None:
+            likelihood = conditions.prior.negative_log_likelihood(clips.latents)[:, :, 1:].mean()
+            numbers["prior"], loss = likelihood.item(), loss + likelihood
+        return loss, numbers
+
+    def _flow(
+        self, clips: PreparedClips, draws: SampleDraws, conditions: Conditions, without_image: Tensor | None
+    ) -> Tensor:
+        settings = self.settings
         t = (
             shift_time(draws.rand(1), settings.shift)
             .expand(-1, clips.latents.shape[2])
@@ -97,7 +117,7 @@ class TeacherStage:
             .to(clips.latents)
         )
         noise = draws.randn(*clips.latents.shape[1:]).to(clips.latents)
-        flow = evaluate_loss(
+        return evaluate_loss(
             self.model,
             clips.latents,
             t,
@@ -106,10 +126,6 @@ class TeacherStage:
             without_image=without_image,
             weight=settings.weight(t),
         )
-        if conditions.prior is None:
-            return flow, {"flow": flow.item()}
-        likelihood = conditions.prior.negative_log_likelihood(clips.latents)[:, :, 1:].mean()
-        return flow + likelihood, {"flow": flow.item(), "prior": likelihood.item()}
 
     def last_batch(self) -> dict[str, Any]:
         return self._last
