@@ -126,15 +126,18 @@ class MotionStreamPipeline:
         *,
         steps: int | None = None,
         size: tuple[int, int] | None = None,
+        scale: int = 1,
     ) -> Stream:
         """Begin an endless stream from ``image`` (a path, uint8 (H, W, 3) or a Pillow picture; fitted and cropped).
 
         ``size``: (height, width); without it the one of the model's sizes whose shape is nearest to the picture's.
         ``steps``: denoising steps of a chunk, 1 to 4; as many as the model was distilled to when None.
+        ``scale``: frames so many times as large, as finely as the picture is known, 1 to 4; more than 1 for models
+            that carry content alone.
         """
         own = self.config.sampler.student_times
         times = own if steps is None else times_of(own, steps)
-        return Stream(self.model, self.parts, image, prompt, seed, times=times, size=size)
+        return Stream(self.model, self.parts, image, prompt, seed, times=times, size=size, scale=scale)
 
     def chunks(
         self, image: Picture, tracks: Tracks, prompt: str = "", seed: int = 0, *, size: tuple[int, int] | None = None

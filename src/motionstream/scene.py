@@ -8,12 +8,17 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from motionstream.components import Components
 from motionstream.conditioning.carry_memory import CarryMemory
+from motionstream.config import ModelConfig
 from motionstream.media import fit, read_picture
 from motionstream.model.motion_model import Conditions, ImageInput, MotionInput, MotionModel
 from motionstream.tracks import Tracks
+
+MOST_SCALE = 4
+"""How many times as large as the model sees them frames can be shown."""
 
 Picture = str | Path | np.ndarray | Image.Image
 
@@ -23,32 +28,49 @@ class Scene:
 
     Args:
         size: (height, width) of the video; the model's size nearest to the picture's shape when None.
+        scale: frames are shown so many times as large, as finely as the picture is known; more than 1 for models that
+            carry content alone.
         seed: draws the track ids of equation 1.
 
     Raises:
-        ValueError: a picture that cannot be read, a size that the latents cannot have.
+        ValueError: a picture that cannot be read, a size that the latents cannot have, a scale that cannot be shown.
     """
 
     def __init__(
-        self, model: MotionModel, parts: Components, image: Picture, seed: int, size: tuple[int, int] | None = None
+        self,
+        model: MotionModel,
+        parts: Components,
+        image: Picture,
+        seed: int,
+        size: tuple[int, int] | None = None,
+        scale: int = 1,
     ) -> None:
+        check_scale(model.config, scale)
         self.model, self.parts = model, parts
         config = model.config
         picture = read_rgb(image)
         self.size = config.nearest_size(*picture.shape[:2]) if size is None else config.checked_size(size)
         self.fps = config.fps
         self.picture, self.fit = fit(picture, self.size)
-        self.begin_anew(_to_tensor(self.picture, model.device))
+        pixels, fine = _to_tensor(self.picture, model.device), None
+        if scale > 1:
+            # the smaller one is made of the finer one, so that a recording of that alone gives both again
+            self.picture, _ = fit(picture, (scale * self.size[0], scale * self.size[1]))
+            fine = _to_tensor(self.picture, model.device)
+            pixels = F.avg_pool2d(fine, scale)
+        self.begin_anew(pixels, fine)
         numbers = torch.Generator().manual_seed(seed % 2**63)
         self._id_numbers = torch.randperm(config.track_head.id_range, generator=numbers)
 
     @torch.no_grad()
-    def begin_anew(self, pixels: Tensor) -> None:
-        """Encode a picture, float (1, 3, H, W) in [−1, 1] of the scene's size, and take content from it from now on."""
+    def begin_anew(self, pixels: Tensor, fine: Tensor | None = None) -> None:
+        """Encode a picture, float (1, 3, H, W) in [−1, 1] of the scene's size, and take content from it from now on, or
+        from the ``fine`` one, which is larger."""
         latent, _ = self.parts.autoencoder.encode(pixels[:, :, None])
         tokens = None if self.parts.image_encoder is None else self.parts.image_encoder.encode(pixels)
         self.image = ImageInput(latent.float(), tokens)
-        self.carry = CarryMemory(pixels, None if self.model.pixel_mixer is None else self.model.pixel_mixer.see)
+        see = None if self.model.pixel_mixer is None else self.model.pixel_mixer.see
+        self.carry = CarryMemory(pixels, see, fine)
 
     @torch.no_grad()
     def conditions(self, tracks: Tracks, prompt: str, *, first: bool) -> Conditions:
@@ -79,6 +101,14 @@ class Scene:
         visible = torch.from_numpy(tracks.visible.copy()).to(device)[None]
         ids = self._id_numbers[torch.from_numpy(tracks.ids % len(self._id_numbers))].to(device)[None]
         return MotionInput(positions, visible, ids, size=self.size, first=first, source=source)
+
+
+def check_scale(config: ModelConfig, scale: int) -> None:
+    """ValueError for a ``scale`` that a model's frames cannot be shown at."""
+    most = 1 if config.carry is None else MOST_SCALE
+    if not 1 <= scale <= most:
+        why = "" if config.carry is not None else f", for {config.name} carries no picture content"
+        raise ValueError(f"scale = {scale}: frames can be shown 1 to {most} times as large{why}")
 
 
 def thinned(tracks: Tracks, most: int) -> Tracks:

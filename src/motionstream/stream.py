@@ -38,6 +38,9 @@ class Timings:
 class Stream:
     """``step`` makes the next chunk; the same seed gives the same frames however it is paced.
 
+    Frames are ``scale`` times as large as the model's ``size``, in which tracks are given: ``frame_size``. What was
+    carried is shown as finely as the picture is known, what the model made of it is enlarged; all else is the same.
+
     ``prompt`` may be set at any time and takes effect with the next chunk. ``settle`` does the clean pass early: call
     it once a chunk is on its way; ``step`` does it otherwise.
 
@@ -56,10 +59,12 @@ class Stream:
         *,
         times: tuple[float, ...],
         size: tuple[int, int] | None = None,
+        scale: int = 1,
     ) -> None:
         self.model, self.parts, self.prompt = model, parts, prompt
-        self.scene = Scene(model, parts, image, seed, size)
+        self.scene, self.scale = Scene(model, parts, image, seed, size, scale), scale
         self.size, self.fps = self.scene.size, self.scene.fps
+        self.frame_size = scale * self.size[0], scale * self.size[1]
         self.picture, self.fit = self.scene.picture, self.scene.fit
         self.timings = Timings()
         self.adaptive = False
@@ -99,7 +104,7 @@ class Stream:
     def step(
         self, tracks: Tracks | None = None, *, on_frames: Callable[[np.ndarray], object] | None = None
     ) -> np.ndarray:
-        """Make the next chunk, uint8 (``next_frames``, H, W, 3).
+        """Make the next chunk, uint8 (``next_frames``, *``frame_size``, 3).
 
         ``tracks``: positions for these frames, at the stream's size; fewer frames hold their last positions, None
         leaves everything unspecified. Track identity over chunks is ``tracks.ids``. ``on_frames`` is given the frames
@@ -113,12 +118,16 @@ class Stream:
         clock.mark("conditions")
         latents = self._rollout.step(conditions)
         clock.mark("generate")
-        pictures = []
+        pictures: list[np.ndarray] = []
         size = latents.shape[2] if on_frames is None else 1
         for at in range(0, latents.shape[2], size):
             detail = None if conditions.detail is None else conditions.detail[:, :, at : at + size]
             video, self._decoder_state = self.parts.decode(latents[:, :, at : at + size], self._decoder_state, detail)
-            pictures.append(to_pictures(video))
+            shown = video
+            if conditions.fine is not None:
+                shown = conditions.fine.show(video, sum(map(len, pictures)))
+                self.scene.carry.last_fine = shown[:, :, -1]
+            pictures.append(to_pictures(shown))
             if on_frames is not None:
                 on_frames(pictures[-1])
         self.scene.carry.last = video[:, :, -1]
@@ -140,7 +149,7 @@ class Stream:
         if self._frames_made == 0:
             return
         self._seed = self._seed if seed is None else seed
-        self.scene.begin_anew(self.scene.carry.last)
+        self.scene.begin_anew(self.scene.carry.last, self.scene.carry.last_fine)
         self._rollout = Rollout(
             self.model, times=self._rollout.times, seed=self._seed, first_latent=self.scene.image.latent
         )

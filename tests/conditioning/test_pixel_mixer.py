@@ -49,7 +49,7 @@ def test_without_tracks_the_static_picture_stays_exactly():
         mixed = mix(mixer, positions, torch.zeros_like(visible), source)
         rows = torch.arange(len(source.static))[:, None]
         static = source.pictures[rows, source.static].transpose(1, 2)
-        torch.testing.assert_close(mixed.pictures, static, atol=1e-5, rtol=0)
+        torch.testing.assert_close(mixed.picture, static, atol=1e-5, rtol=0)
         assert (mixed.weights[:, 2] == 1).all()
 
 
@@ -65,7 +65,7 @@ def test_a_new_mixer_averages_the_candidates():
 def test_clips_do_not_see_one_another_and_frames_stand_alone():
     mixer = make_mixer()
     positions, visible, source = make_case()
-    whole = mix(mixer, positions, visible, source).pictures
+    whole = mix(mixer, positions, visible, source).picture
     for clip in range(2):
         for frame in range(3):
             one = CarrySource(
@@ -75,7 +75,7 @@ def test_clips_do_not_see_one_another_and_frames_stand_alone():
                 source.static[clip : clip + 1, frame : frame + 1],
             )
             at = slice(clip, clip + 1), slice(frame, frame + 1)
-            alone = mix(mixer, positions[at], visible[at], one).pictures
+            alone = mix(mixer, positions[at], visible[at], one).picture
             torch.testing.assert_close(alone[:, :, 0], whole[clip : clip + 1, :, frame], atol=1e-4, rtol=1e-4)
 
 
@@ -86,9 +86,9 @@ def test_weights_say_what_the_picture_is_made_of():
     candidates = warp_all(relations, source, grid=GRID)
     mixed = mixer.mix_all(candidates, relations, source)
     parts = torch.cat([candidates, mixed.fill[:, None]], dim=1)
-    torch.testing.assert_close((mixed.weights[:, :, None] * parts).sum(dim=1), mixed.pictures)
+    torch.testing.assert_close((mixed.weights[:, :, None] * parts).sum(dim=1), mixed.picture)
     carried = carry(positions, visible, source, grid=GRID, mixer=mixer)
-    torch.testing.assert_close(carried.candidates[:, 1], mixed.pictures)
+    torch.testing.assert_close(carried.candidates[:, 1], mixed.picture)
     pooled = mixed.weights[:, :, :, :GRID, :GRID].mean(dim=(3, 4))
     torch.testing.assert_close(carried.features[:, 4:, :, 0, 0], pooled)
 

@@ -69,10 +69,10 @@ def test_sources_seen_before_are_mixed_alike():
     candidates = warp_all(relations, source, grid=GRID)
     with torch.no_grad():
         known = CarrySource(**{**vars(source), "seen": mixer.see(source.pictures)})
-        first, second = (mixer.mix_all(candidates, relations, s).pictures for s in (source, known))
+        first, second = (mixer.mix_all(candidates, relations, s).picture for s in (source, known))
     assert torch.equal(first, second)
     # in place without gradients, out of place with them
-    torch.testing.assert_close(mixer.mix_all(candidates, relations, source).pictures, first)
+    torch.testing.assert_close(mixer.mix_all(candidates, relations, source).picture, first)
 
 
 def test_without_any_track_nothing_is_computed_and_the_same_comes_out():
@@ -80,10 +80,9 @@ def test_without_any_track_nothing_is_computed_and_the_same_comes_out():
     positions, visible, source = make_case(tracks=0)
     relations = relate(positions, visible, source, grid=GRID)
     candidates = warp_all(relations, source, grid=GRID)
-    pictures, weights = mixer(candidates, relations, source)
-    mixed = mixer.mix_all(candidates, relations, source)
-    assert torch.equal(pictures, mixed.pictures)
-    assert torch.equal(weights, torch.nn.functional.avg_pool3d(mixed.weights, (1, GRID, GRID)))
+    nothing, mixed = mixer(candidates, relations, source), mixer.mix_all(candidates, relations, source)
+    assert torch.equal(nothing.picture, mixed.picture)
+    assert torch.equal(nothing.weights, mixed.weights)
 
 
 def test_a_stream_sees_every_picture_once():

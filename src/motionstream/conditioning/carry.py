@@ -8,6 +8,9 @@ encoded; a small network says how far the carried one may be off (a standard dev
 as further channels and predicts around the carried latents, see ``model/motion_model.py``; what the code does not hold
 of the carried picture is put back when its latents are decoded (``LinearAutoencoder.decode``).
 
+Where content comes from may be known more finely than the model sees it: a photograph nearly always is. The same
+choices then carry the ``fine`` pictures, and what a stream shows is as fine as they.
+
 Content is taken from where and when a track begins: the given picture for tracks that start with the stream, the last
 generated frame for a drag that starts later. Legend: B batch, K sources, T frames, N tracks, G grid places, s cell.
 """
@@ -39,7 +42,8 @@ class CarrySource:
 
     ``pictures`` (B, K, 3, H, W) in [−1, 1]; ``index`` (B, N) the picture each track begins in; ``start`` (B, N, 2)
     its place there in pixels; ``static`` (B, T) the picture that unspecified content is left in, frame by frame.
-    ``seen`` (B, K, C, h, w): what a pixel mixer's ``see`` makes of the pictures, where it is known already.
+    ``seen`` (B, K, C, h, w): what a pixel mixer's ``see`` makes of the pictures, where it is known already. ``fine``
+    (B, K, 3, sH, sW): the same pictures s times as large, where they are to be carried, too.
     """
 
     pictures: Tensor
@@ -47,6 +51,7 @@ class CarrySource:
     start: Tensor
     static: Tensor
     seen: Tensor | None = None
+    fine: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> CarrySource:
         """The same with all of its tensors changed."""
@@ -55,10 +60,22 @@ class CarrySource:
 
 @dataclass(frozen=True)
 class Carried:
-    """``candidates`` (B, 3, 3, T, H, W): candidate, colour; ``features`` (B, 8, T, G_h, G_w) on the look-up grid."""
+    """``candidates`` (B, 3, 3, T, H, W): candidate, colour; ``features`` (B, 8, T, G_h, G_w) on the look-up grid;
+    ``fine`` (B, 3, T, sH, sW), the carried picture where the source has fine ones."""
 
     candidates: Tensor
     features: Tensor
+    fine: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What a mixer makes of the candidates: the ``picture`` (B, 3, T, H, W), and of what, ``weights`` (B, 4, T, H, W)
+    of the candidates and of ``fill`` (B, 3, T, H, W), colours of its own."""
+
+    picture: Tensor
+    weights: Tensor
+    fill: Tensor
 
 
 @dataclass(frozen=True)
@@ -106,8 +123,8 @@ class Relations:
     home: Chosen
 
 
-Mixer = Callable[[Tensor, Relations, CarrySource], tuple[Tensor, Tensor]]
-"""Candidates (B, 3, 3, T, H, W) → the mixed picture (B, 3, T, H, W) and weights (B, 4, T, G_h, G_w)."""
+Mixer = Callable[[Tensor, Relations, CarrySource], Mixture]
+"""Of candidates (B, 3, 3, T, H, W)."""
 
 
 def _grid_places(size: tuple[int, int], grid: int, device: torch.device) -> Tensor:
@@ -143,12 +160,38 @@ def carry(
     def to_maps(features: Tensor) -> Tensor:
         return features.permute(0, 3, 1, 2).unflatten(3, (height // grid, width // grid))
 
-    near = to_maps(relations.near.describe())
+    near, mixture = to_maps(relations.near.describe()), None
     if mixer is None:
-        return Carried(candidates, torch.cat([near, to_maps(relations.far.describe())], dim=1))
-    mixed, weights = mixer(candidates, relations, source)
-    candidates = torch.stack([candidates[:, 0], mixed, candidates[:, 2]], dim=1)
-    return Carried(candidates, torch.cat([near, weights], dim=1))
+        features = to_maps(relations.far.describe())
+    else:
+        mixture = mixer(candidates, relations, source)
+        features = F.avg_pool3d(mixture.weights, (1, grid, grid))
+        candidates = torch.stack([candidates[:, 0], mixture.picture, candidates[:, 2]], dim=1)
+    fine = None if source.fine is None else _carry_finely(relations, source, mixture, grid=grid)
+    return Carried(candidates, torch.cat([near, features], dim=1), fine)
+
+
+def _carry_finely(relations: Relations, source: CarrySource, mixture: Mixture | None, *, grid: int) -> Tensor:
+    """The carried picture (B, 3, T, sH, sW) of the fine ones, chosen as at the model's size."""
+    assert source.fine is not None
+    scale = source.fine.shape[-1] // source.pictures.shape[-1]
+    near = warp(source.fine, sampling_points(relations.near, source, grid=grid, scale=scale))
+    if mixture is None:
+        return near
+    far = warp(source.fine, sampling_points(relations.far, source, grid=grid, scale=scale))
+    static = left_in_place(source.fine, source.static)
+    weights = enlarge(mixture.weights, scale)
+    picture = weights[:, 3:] * enlarge(mixture.fill, scale)
+    for number, candidate in enumerate((near, far, static)):
+        picture.addcmul_(weights[:, number : number + 1], candidate)
+    return picture
+
+
+def enlarge(video: Tensor, scale: int) -> Tensor:
+    """(B, C, T, H, W), every frame ``scale`` times as large, bilinearly."""
+    flat = video.transpose(1, 2).flatten(0, 1)
+    larger = F.interpolate(flat, scale_factor=scale, mode="bilinear", align_corners=False)
+    return larger.unflatten(0, (video.shape[0], video.shape[2])).transpose(1, 2)
 
 
 def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int) -> Relations:
@@ -240,26 +283,31 @@ def left_in_place(pictures: Tensor, static: Tensor) -> Tensor:
     return pictures[rows, static].transpose(1, 2)
 
 
-def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int) -> Tensor:
+def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int, scale: int = 1) -> Tensor:
     """Where in ``tall`` source pictures the content of every pixel is, if it has moved with its chosen track: as
-    ``grid_sample`` takes it, (B, T, H, W, 2)."""
+    ``grid_sample`` takes it, (B, T, H, W, 2). ``scale``: of a picture so many times as large."""
     _, sources, _, height, width = source.pictures.shape
     device = chosen.move.device
     # axes of the products below: B T, look-up rows, pixels in one, look-up columns, pixels in one
     places = (height // grid, 1, width // grid, 1)
-    x = torch.arange(width, device=device).unflatten(0, (-1, grid))
-    y = torch.arange(height, device=device).unflatten(0, (-1, grid))[:, :, None, None]
+    x = _centres(width, scale, device).unflatten(0, (-1, grid * scale))
+    y = _centres(height, scale, device).unflatten(0, (-1, grid * scale))[:, :, None, None]
     (at_x, at_y), (move_x, move_y), (a, b) = (
         values.unflatten(2, places).unbind(-1) for values in (chosen.position, chosen.move, chosen.turned)
     )
     offset_x, offset_y = x - at_x, y - at_y
     from_x = x - (move_x + offset_x - (a * offset_x - b * offset_y))
     from_y = y - (move_y + offset_y - (a * offset_y + b * offset_x))
-    tall_y = from_y.clamp(0, height - 1) + chosen.picture.unflatten(2, places) * height
-    points = torch.stack(
-        [2 * (from_x.clamp(0, width - 1) + 0.5) / width - 1, 2 * (tall_y + 0.5) / (sources * height) - 1], dim=-1
-    )
+    edge = 0.5 / scale - 0.5  # the first pixel's centre
+    tall_y = from_y.clamp(edge, height - 1 - edge) + chosen.picture.unflatten(2, places) * height
+    tall_x = from_x.clamp(edge, width - 1 - edge)
+    points = torch.stack([2 * (tall_x + 0.5) / width - 1, 2 * (tall_y + 0.5) / (sources * height) - 1], dim=-1)
     return points.flatten(4, 5).flatten(2, 3)
+
+
+def _centres(size: int, scale: int, device: torch.device) -> Tensor:
+    """Of the pixels of a side ``scale`` times as long, in pixels of the model's size."""
+    return (torch.arange(size * scale, device=device) + 0.5) / scale - 0.5
 
 
 def warp(pictures: Tensor, points: Tensor) -> Tensor:

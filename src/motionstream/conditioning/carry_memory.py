@@ -19,14 +19,18 @@ class CarryMemory:
     that begin there, and for whatever no track speaks of (a released object stays where it was let go). Pictures that
     nothing refers to any more are dropped, so that memory stays bounded.
 
-    ``see``: a pixel mixer's, asked once for every picture rather than at every chunk.
+    ``picture``: (1, 3, H, W). ``see``: a pixel mixer's, asked once for every picture rather than at every chunk.
+    ``fine``: the same picture larger; ``last_fine`` is then set with ``last``, whenever frames are made.
     """
 
-    def __init__(self, picture: Tensor, see: Callable[[Tensor], Tensor] | None = None) -> None:
-        self.last = picture
+    def __init__(
+        self, picture: Tensor, see: Callable[[Tensor], Tensor] | None = None, fine: Tensor | None = None
+    ) -> None:
+        self.last, self.last_fine = picture, fine
         self._see = see
         self._seen: dict[int, Tensor] = {}
         self._pictures = {0: picture}
+        self._fine = {0: fine}
         self._static = 0
         self._births: dict[int, tuple[int, np.ndarray]] = {}
         self._present: set[int] | None = None
@@ -39,7 +43,7 @@ class CarryMemory:
         changed = self._present is not None and (bool(begun) or set(ids) != self._present)
         if changed:
             self._static = max(self._pictures) + 1
-            self._pictures[self._static] = self.last
+            self._pictures[self._static], self._fine[self._static] = self.last, self.last_fine
         self._present = set(ids)
         for row in begun:
             start = tracks.positions[np.argmax(tracks.visible[:, row]), row]
@@ -47,12 +51,15 @@ class CarryMemory:
         self._births = {track: birth for track, birth in self._births.items() if track in self._present}
         used = sorted({self._static} | {key for key, _ in self._births.values()})
         self._pictures = {key: self._pictures[key] for key in used}
+        self._fine = {key: self._fine[key] for key in used}
         births = [self._births.get(track, (self._static, np.zeros(2, np.float32))) for track in ids]
         index = torch.tensor([used.index(key) for key, _ in births], dtype=torch.long, device=device)
         start = torch.from_numpy(np.array([place for _, place in births], np.float32).reshape(-1, 2)).to(device)
         static = torch.full((1, tracks.length), used.index(self._static), dtype=torch.long, device=device)
         pictures = torch.stack([self._pictures[key] for key in used], dim=1)
-        return CarrySource(pictures, index[None], start[None], static, self._all_seen(used) if ids else None)
+        known = [picture for picture in self._fine.values() if picture is not None]
+        fine = torch.stack(known, dim=1) if known else None
+        return CarrySource(pictures, index[None], start[None], static, self._all_seen(used) if ids else None, fine)
 
     def _all_seen(self, used: list[int]) -> Tensor | None:
         """What is seen in the pictures ``used``, (1, K, C, h, w); the others are forgotten."""

@@ -19,7 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionstream.conditioning.carry import FAR, CarrySource, Chosen, Relations, left_in_place, sampling_points, warp
+from motionstream.conditioning.carry import (
+    FAR,
+    CarrySource,
+    Chosen,
+    Mixture,
+    Relations,
+    left_in_place,
+    sampling_points,
+    warp,
+)
 from motionstream.config import MixerConfig
 
 CANDIDATES = 3
@@ -30,14 +39,10 @@ UNLIKELY = -3.0
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """``pictures`` (B, 3, T, H, W); ``weights`` (B, 4, T, H, W) of the candidates and of ``fill`` (B, 3, T, H, W);
-    ``alike`` (B, 3, T, h, w): by relation (near, far, home) the logit that a pixel's content belongs to the track's
+class Mixed(Mixture):
+    """``alike`` (B, 3, T, h, w): by relation (near, far, home) the logit that a pixel's content belongs to the track's
     thing."""
 
-    pictures: Tensor
-    weights: Tensor
-    fill: Tensor
     alike: Tensor
 
 
@@ -105,26 +110,24 @@ class PixelMixer(nn.Module):
         nn.init.zeros_(self.mix.outlet.bias)
         nn.init.constant_(self.mix.outlet.bias[4 * CANDIDATES : 4 * CHOICES], UNLIKELY)
 
-    def forward(self, candidates: Tensor, relations: Relations, source: CarrySource) -> tuple[Tensor, Tensor]:
-        """The mixed picture, and the weights on the look-up grid."""
+    def forward(self, candidates: Tensor, relations: Relations, source: CarrySource) -> Mixture:
+        """The mixed picture, and of what it is mixed."""
         if source.start.shape[1] == 0:
             return self._untouched(candidates)
-        mixed = self.mix_all(candidates, relations, source)
-        weights = F.avg_pool3d(mixed.weights, (1, self.grid, self.grid))
-        return mixed.pictures, weights
+        return self.mix_all(candidates, relations, source)
 
     def see(self, pictures: Tensor) -> Tensor:
         """What the mixer has to know of source pictures (B, K, 3, H, W), whatever moves: (B, K, C, h, w)."""
         seen: Tensor = self.look(F.pixel_unshuffle(pictures.flatten(0, 1), 2)).float()
         return seen.unflatten(0, pictures.shape[:2])
 
-    def _untouched(self, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    def _untouched(self, candidates: Tensor) -> Mixture:
         """What ``forward`` makes of no tracks at all: the static picture, and nothing else."""
         static = candidates[:, 2]
         batch, _, frames, height, width = static.shape
-        weights = static.new_zeros(batch, CHOICES, frames, height // self.grid, width // self.grid)
+        weights = static.new_zeros(batch, CHOICES, frames, height, width)
         weights[:, 2] = 1
-        return static, weights
+        return Mixture(static, weights, torch.zeros_like(static))
 
     def mix_all(self, candidates: Tensor, relations: Relations, source: CarrySource) -> Mixed:
         """Candidates (B, 3, 3, T, H, W) as ``carry.warp_all`` makes them."""

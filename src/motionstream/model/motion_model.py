@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry
+from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry, enlarge, left_in_place
 from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.conditioning.track_head import TrackHead
 from motionstream.config import CausalConfig, ModelConfig
@@ -60,13 +60,31 @@ class ImageInput:
 
 
 @dataclass(frozen=True)
+class FinePicture:
+    """The carried picture as the model sees it, ``base`` (B, 3, T, H, W), and ``scale`` times as large, ``picture``
+    (B, 3, T, sH, sW)."""
+
+    base: Tensor
+    picture: Tensor
+
+    def show(self, video: Tensor, first: int) -> Tensor:
+        """A decoded video (B, 3, T', H, W), from frame ``first`` of the carried ones on, as finely as these are known:
+        what differs from them is enlarged, the rest is there."""
+        frames = slice(first, first + video.shape[2])
+        scale = self.picture.shape[-1] // self.base.shape[-1]
+        return (self.picture[:, :, frames] + enlarge(video - self.base[:, :, frames], scale)).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
 class CarriedLatents:
     """Carried content as the model takes it: ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w). For the
-    decoder ``detail`` (B, 768, F, h, w), what the code does not hold of the carried picture, where it will be asked."""
+    decoder ``detail`` (B, 768, F, h, w), what the code does not hold of the carried picture, where it will be asked;
+    ``fine`` where the source was."""
 
     candidates: Tensor
     features: Tensor
     detail: Tensor | None = None
+    fine: FinePicture | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,7 @@ class Conditions:
 
     ``text`` (B, tokens, dim); ``channels`` (B, C', F, h, w), concatenated behind the noisy latents; ``image`` tokens
     for models with an image branch; ``prior`` for models that carry content, and ``detail`` (B, 768, F, h, w) for
-    their decoder.
+    their decoder, and ``fine``, of all frames, for who shows them.
     """
 
     text: Tensor
@@ -83,6 +101,7 @@ class Conditions:
     image: Tensor | None = None
     prior: Prior | None = None
     detail: Tensor | None = None
+    fine: FinePicture | None = None
 
     def with_text(self, text: Tensor) -> Conditions:
         return replace(self, text=text)
@@ -129,15 +148,22 @@ class MotionModel(nn.Module):
         if motion.source is None:
             raise ValueError("this model carries picture content: MotionInput.source is missing")
         config = self.config.carry
-        made = carry(motion.positions, motion.visible, motion.source, grid=config.grid, mixer=self.pixel_mixer)
-        candidates = made.candidates
+        source = motion.source
+        made = carry(motion.positions, motion.visible, source, grid=config.grid, mixer=self.pixel_mixer)
+        candidates, fine = made.candidates, None
         latents = autoencoder.encode_part(candidates.flatten(0, 1), first=motion.first)
         latents = latents.unflatten(0, candidates.shape[:2])
         detail = autoencoder.lost(candidates[:, config.carried], latents[:, config.carried], first=motion.first)
+        if made.fine is not None:
+            fine = FinePicture(candidates[:, config.carried].clone(), made.fine)
         if motion.first:  # the given picture itself, as latent frame 0 is its latent
             given = candidates[:, 2, :, :1]
             detail[:, :, :1] = autoencoder.lost(given, latents[:, 2, :, :1], first=True)
-        return CarriedLatents(latents, self.carry_prior.pool(made.features, first=motion.first), detail)
+            if fine is not None:
+                assert source.fine is not None
+                fine.base[:, :, :1] = given
+                fine.picture[:, :, :1] = left_in_place(source.fine, source.static[:, :1])
+        return CarriedLatents(latents, self.carry_prior.pool(made.features, first=motion.first), detail, fine)
 
     def conditions(
         self,
@@ -167,8 +193,8 @@ class MotionModel(nn.Module):
             slices["carry"] = torch.cat([carried.candidates.flatten(1, 2), spread, carried.features], dim=1)
         channels = torch.cat([slices[name].float() for name, _ in self.config.inputs if name in slices], dim=1)
         tokens = None if image is None else image.tokens
-        detail = None if carried is None else carried.detail
-        return Conditions(text=text, channels=channels, image=tokens, prior=prior, detail=detail)
+        detail, fine = (None, None) if carried is None else (carried.detail, carried.fine)
+        return Conditions(text=text, channels=channels, image=tokens, prior=prior, detail=detail, fine=fine)
 
     def forward(
         self, noisy: Tensor, t: Tensor, conditions: Conditions, context: AttentionContext | None = None

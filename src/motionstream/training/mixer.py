@@ -54,7 +54,7 @@ class MixerClips:
     def join(cls, clips: list[MixerClips]) -> MixerClips:
         """Batches joined into one."""
         sources = [vars(c.source) for c in clips]
-        names = [name for name in sources[0] if name != "seen"]  # that is the streams', and changes while training
+        names = [name for name in sources[0] if name not in ("seen", "fine")]  # those are the streams'
         source = CarrySource(**{name: torch.cat([s[name] for s in sources]) for name in names})
         names = [field.name for field in fields(cls) if field.name != "source"]
         return cls(source=source, **{name: torch.cat([getattr(c, name) for c in clips]) for name in names})
@@ -166,7 +166,7 @@ class MixerStage:
         clips = self._clips(step).to(next(self.mixer.parameters()).device)
         relations, candidates = self._carry(clips)
         mixed = self.mixer.mix_all(candidates, relations, clips.source)
-        numbers = {"psnr": psnr(mixed.pictures.detach(), clips.video)}
+        numbers = {"psnr": psnr(mixed.picture.detach(), clips.video)}
         loss = picture_loss(mixed, candidates, clips.video)
         alike = likeness_loss(mixed, relations, clips, grid=self.mixer.grid)
         return loss + ALIKE * alike, {**numbers, "alike": alike.item()}
@@ -199,7 +199,7 @@ class MixerStage:
         best = candidates.gather(1, best.expand(-1, -1, *candidates.shape[2:]))[:, 0]
         logits, target, counted = point_logits(mixed, relations, clips, grid=module.grid)
         return {
-            "psnr": psnr(mixed.pictures.clamp(-1, 1), truth),
+            "psnr": psnr(mixed.picture.clamp(-1, 1), truth),
             "psnr_nearest": psnr(candidates[:, 0], truth),
             "psnr_static": psnr(candidates[:, 2], truth),
             "psnr_best": psnr(best, truth),
@@ -212,7 +212,7 @@ class MixerStage:
 
 def picture_loss(mixed: Mixed, candidates: Tensor, video: Tensor) -> Tensor:
     """The mixed picture's error, the expected error of a choice, and the filling colours' where they are needed."""
-    error = mixed.pictures - video
+    error = mixed.picture - video
     each = torch.cat([(candidates - video[:, None]).abs().mean(2), (mixed.fill - video).abs().mean(1, keepdim=True)], 1)
     choice = (mixed.weights * each).sum(dim=1).mean()
     needed = each[:, :CANDIDATES].amin(dim=1).detach() + NEEDLESS

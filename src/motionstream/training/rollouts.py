@@ -67,8 +67,10 @@ class OwnContent:
         rows = self.clips.events[:, 1 : chunk + 1].any(dim=1).nonzero()[:, 0]
         if len(rows):
             own = self._carry(rows, frames, first=chunk == 0)
-            pairs = ((carried.candidates, own.candidates), (carried.features, own.features))
-            carried = CarriedLatents(*(given.index_copy(0, rows, made) for given, made in pairs))
+            carried = CarriedLatents(
+                carried.candidates.index_copy(0, rows, own.candidates),
+                carried.features.index_copy(0, rows, own.features),
+            )
             self._detail = self._detail.index_copy(0, rows, last_detail(own, latent - 1))
         motion = MotionInput(
             self.clips.positions[:, frames], self.clips.visible[:, frames], self.ids, size=self.size, first=chunk == 0

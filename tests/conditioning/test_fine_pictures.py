@@ -1,0 +1,120 @@
+"""Carried pictures that are known more finely than the model sees them."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from motionstream.conditioning.carry import CarrySource, carry, enlarge
+from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.config import MixerConfig
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.presets import preset
+from motionstream.tracks import Tracks
+
+H = W = 32
+SCALE = 2
+
+
+def picture(size: int = SCALE * H) -> torch.Tensor:
+    """Finer than the model's grid: stripes of two of its own pixels, over waves."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    waves = torch.stack([torch.sin(0.2 * x), torch.cos(0.15 * y), torch.sin(0.1 * (x + y))])
+    return 0.5 * waves[None] + 0.3 * (x // 2 % 2)
+
+
+def source(fine: torch.Tensor, start: torch.Tensor, frames: int) -> CarrySource:
+    count = start.shape[1]
+    return CarrySource(
+        F.avg_pool2d(fine, SCALE)[:, None],
+        torch.zeros(1, count, dtype=torch.long),
+        start,
+        torch.zeros(1, frames, dtype=torch.long),
+        fine=fine[:, None],
+    )
+
+
+def test_what_moves_by_whole_pixels_moves_finely_without_loss():
+    start = torch.tensor([[[12.0, 12.0]]])
+    positions = start[:, None] + torch.arange(4.0).reshape(1, 4, 1, 1) * torch.tensor([2.0, -1.0])
+    visible = torch.ones(1, 4, 1, dtype=torch.bool)
+    fine = carry(positions, visible, source(picture(), start, 4)).fine
+    assert fine.shape == (1, 3, 4, SCALE * H, SCALE * W)
+    for frame in range(4):
+        expected = picture().roll((-SCALE * frame, 2 * SCALE * frame), dims=(2, 3))
+        inside = (..., slice(0, -10), slice(20, None))
+        torch.testing.assert_close(fine[:, :, frame][inside], expected[inside], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_the_mixer_chooses_alike_at_both_sizes():
+    torch.manual_seed(0)
+    mixer = PixelMixer(MixerConfig((8, 8), (8, 8), features=4, heads=2), grid=4)
+    for parameter in mixer.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    generator = torch.Generator().manual_seed(1)
+    smooth = enlarge(torch.rand(1, 3, 1, 8, 8, generator=generator), 8)[:, :, 0] - 0.5  # both sizes can hold it
+    start = torch.rand(1, 5, 2, generator=generator) * 30
+    positions = start[:, None] + torch.rand(1, 4, 5, 2, generator=generator) * 6
+    visible = torch.ones(1, 4, 5, dtype=torch.bool)
+    made = carry(positions, visible, source(smooth, start, 4), mixer=mixer)
+    mixed = made.candidates[:, 1]
+    assert (mixed - made.candidates[:, 0]).abs().mean() > 0.01
+    assert (F.avg_pool3d(made.fine, (1, SCALE, SCALE)) - mixed).abs().mean() < 0.02
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> MotionStreamPipeline:
+    made = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.model.transformer.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return made
+
+
+def dragged(stream, frames, done):
+    """A drag and, from the second chunk on, another one."""
+    ids = [0] if done == 0 else [0, 1]
+    t = np.arange(done, done + frames)
+    places = np.stack([np.stack([8 + 0.2 * t, 9 + 0 * t], -1), np.stack([20 - 0.1 * t, 22 + 0 * t], -1)], 1)
+    return Tracks(places[:, ids].astype(np.float32), np.ones((frames, len(ids)), bool), stream.size, stream.fps, ids)
+
+
+def test_a_finer_stream_is_the_same_stream(pipeline):
+    """What is finer than the model's pixels is shown, also by drags that take up the stream's own frames, and changes
+    nothing of what the model does."""
+    image = np.random.default_rng(0).integers(40, 200, (64, 64, 3)).astype(np.uint8)
+    checks = (np.indices((64, 64)).sum(axis=0) % 2 * 60 - 30)[..., None]  # nothing, in the mean of two by two
+    plain, fine = (pipeline.stream(made.astype(np.uint8), scale=SCALE) for made in (image, image + checks))
+    assert fine.frame_size == (64, 64) and fine.size == (32, 32)
+    for _ in range(3):
+        frames = fine.next_frames
+        tracks = dragged(fine, frames, fine.frame)
+        with_checks, without = fine.step(tracks), plain.step(tracks)
+        assert with_checks.shape == (frames, 64, 64, 3)
+        torch.testing.assert_close(fine.scene.carry.last, plain.scene.carry.last, atol=1e-4, rtol=0)
+        seen = (with_checks.astype(int) - without)[-1, 8:-8, 8:-8]
+        assert np.abs(seen).mean() > 2 and abs(seen.mean()) < 1
+    fine.restart()
+    again = fine.step()
+    np.testing.assert_allclose(again[0].astype(int), with_checks[-1].astype(int), atol=1)
+
+
+def test_latent_frame_by_latent_frame_is_the_same(pipeline):
+    image = (255 * np.random.default_rng(0).random((64, 64, 3))).astype(np.uint8)
+    one, other = (pipeline.stream(image, scale=SCALE) for _ in range(2))
+    for _ in range(2):
+        tracks, parts = dragged(one, one.next_frames, one.frame), []
+        whole = one.step(tracks)
+        other.step(tracks, on_frames=parts.append)
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_what_cannot_be_shown_is_refused(pipeline):
+    image = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="scale = 5: frames can be shown 1 to 4 times"):
+        pipeline.stream(image, scale=5)
+    wan = MotionStreamPipeline.from_config(preset("wan2.1-debug"))
+    with pytest.raises(ValueError, match="carries no picture content"):
+        wan.stream(image, scale=2)
