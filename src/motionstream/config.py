@@ -169,7 +169,7 @@ class MixerConfig:
 class CarryConfig:
     """Picture content carried along the tracks (``carry_content``), see ``conditioning/carry.py``."""
 
-    grid: int = 4
+    grid: int = 2
     """Pixels between the places at which the nearest track is looked up."""
     mixer: MixerConfig | None = None
     """Mixes the candidates pixel by pixel; None: what is moved with the nearest track is carried as it is."""

@@ -5,7 +5,7 @@ import cmath
 import pytest
 import torch
 
-from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry, turns
+from motionstream.conditioning.carry import CarryPrior, CarrySource, Mixture, Prior, carry, turns
 from motionstream.config import CarryConfig, MixerConfig
 
 H, W = 32, 48
@@ -143,7 +143,7 @@ def test_a_mixer_replaces_the_second_candidate_and_its_features():
     visible = torch.ones(1, 1, 2, dtype=torch.bool)
 
     def mixer(candidates, relations, source):
-        return candidates[:, 0] * 0.5, torch.full((1, 4, 1, H // 4, W // 4), 0.25)
+        return Mixture(candidates[:, 0] * 0.5, torch.full((1, 4, 1, H, W), 0.25), torch.zeros(1, 3, 1, H, W))
 
     plain = carry(positions, visible, source(picture_, start, 1))
     mixed = carry(positions, visible, source(picture_, start, 1), mixer=mixer)

@@ -42,12 +42,25 @@ def test_sampling_points_are_those_told_pixel_by_pixel():
     positions, visible, source = make_case()
     near = relate(positions, visible, source, grid=GRID).near
     fast = sampling_points(near, source, grid=GRID)
-    for clip, frame, y, x in ((0, 0, 0, 0), (1, 2, 17, 33), (0, 1, 31, 47), (1, 0, 8, 20)):
-        place = (y // GRID) * (W // GRID) + x // GRID
+    rows, columns = H // GRID, W // GRID
+
+    def moved(clip: int, frame: int, row: int, column: int) -> complex:
+        """What a look-up place has moved by, its turn included; the outermost ones go on beyond the picture."""
+        row, column = min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)
+        place = row * columns + column
         at, move, turned = (v[clip, frame, place].tolist() for v in (near.position, near.move, near.turned))
-        offset = complex(x - at[0], y - at[1])
-        origin = complex(x - move[0], y - move[1]) - offset + offset * complex(*turned)
-        tall = min(max(origin.imag, 0), H - 1) + int(near.picture[clip, frame, place]) * H
+        centre = complex(column * GRID + (GRID - 1) / 2, row * GRID + (GRID - 1) / 2)
+        offset = centre - complex(*at)
+        return complex(*move) + offset - offset * complex(*turned)
+
+    for clip, frame, y, x in ((0, 0, 0, 0), (1, 2, 17, 33), (0, 1, 31, 47), (1, 0, 8, 20)):
+        (row, down), (column, right) = (divmod((v + 0.5) / GRID - 0.5, 1) for v in (y, x))
+        corners = [(r, c) for r in (0, 1) for c in (0, 1)]
+        shares = [(down if r else 1 - down) * (right if c else 1 - right) for r, c in corners]
+        places = [moved(clip, frame, int(row) + r, int(column) + c) for r, c in corners]
+        origin = complex(x, y) - sum(share * place for share, place in zip(shares, places, strict=True))
+        picture = int(near.picture[clip, frame, (y // GRID) * columns + x // GRID])
+        tall = min(max(origin.imag, 0), H - 1) + picture * H
         wanted = [2 * (min(max(origin.real, 0), W - 1) + 0.5) / W - 1, 2 * (tall + 0.5) / (2 * H) - 1]
         torch.testing.assert_close(fast[clip, frame, y, x], torch.tensor(wanted), atol=1e-5, rtol=0)
 

@@ -142,7 +142,7 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 
 @torch.no_grad()
 def carry(
-    positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int = 4, mixer: Mixer | None = None
+    positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int = 2, mixer: Mixer | None = None
 ) -> Carried:
     """Move the source pictures along the tracks.
 
@@ -285,24 +285,24 @@ def left_in_place(pictures: Tensor, static: Tensor) -> Tensor:
 
 def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int, scale: int = 1) -> Tensor:
     """Where in ``tall`` source pictures the content of every pixel is, if it has moved with its chosen track: as
-    ``grid_sample`` takes it, (B, T, H, W, 2). ``scale``: of a picture so many times as large."""
+    ``grid_sample`` takes it, (B, T, H, W, 2). ``scale``: of a picture so many times as large.
+
+    Between look-up places the motion is interpolated, which changes nothing where neighbours move together, and draws a
+    line rather than stairs where they do not.
+    """
     _, sources, _, height, width = source.pictures.shape
-    device = chosen.move.device
-    # axes of the products below: B T, look-up rows, pixels in one, look-up columns, pixels in one
-    places = (height // grid, 1, width // grid, 1)
-    x = _centres(width, scale, device).unflatten(0, (-1, grid * scale))
-    y = _centres(height, scale, device).unflatten(0, (-1, grid * scale))[:, :, None, None]
-    (at_x, at_y), (move_x, move_y), (a, b) = (
-        values.unflatten(2, places).unbind(-1) for values in (chosen.position, chosen.move, chosen.turned)
-    )
-    offset_x, offset_y = x - at_x, y - at_y
-    from_x = x - (move_x + offset_x - (a * offset_x - b * offset_y))
-    from_y = y - (move_y + offset_y - (a * offset_y + b * offset_x))
+    device, cells = chosen.move.device, (height // grid, width // grid)
+    offset = _grid_places((height, width), grid, device) - chosen.position
+    moved = (chosen.move + offset - _turn(offset, chosen.turned)).movedim(-1, 2).unflatten(3, cells).flatten(0, 1)
+    moved = F.interpolate(moved, scale_factor=grid * scale, mode="bilinear", align_corners=False)
     edge = 0.5 / scale - 0.5  # the first pixel's centre
-    tall_y = from_y.clamp(edge, height - 1 - edge) + chosen.picture.unflatten(2, places) * height
-    tall_x = from_x.clamp(edge, width - 1 - edge)
-    points = torch.stack([2 * (tall_x + 0.5) / width - 1, 2 * (tall_y + 0.5) / (sources * height) - 1], dim=-1)
-    return points.flatten(4, 5).flatten(2, 3)
+    x = (_centres(width, scale, device) - moved[:, 0]).clamp(edge, width - 1 - edge)
+    y = (_centres(height, scale, device)[:, None] - moved[:, 1]).clamp(edge, height - 1 - edge)
+    if sources > 1:
+        pictures = chosen.picture.unflatten(2, cells).flatten(0, 1)[:, None].float()
+        y = y + height * F.interpolate(pictures, scale_factor=grid * scale, mode="nearest")[:, 0]
+    points = torch.stack([2 * (x + 0.5) / width - 1, 2 * (y + 0.5) / (sources * height) - 1], dim=-1)
+    return points.unflatten(0, chosen.move.shape[:2])
 
 
 def _centres(size: int, scale: int, device: torch.device) -> Tensor:

@@ -33,7 +33,7 @@ def warped(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) ->
     """The first frame, every place moved as the nearest visible track moves: what following costs without a model."""
     motion = motion_of(pipeline, video, tracks)
     assert motion.source is not None
-    grid = pipeline.config.carry.grid if pipeline.config.carry else 4
+    grid = pipeline.config.carry.grid if pipeline.config.carry else 2
     return _to_video(carry(motion.positions, motion.visible, motion.source, grid=grid).candidates[:, 0])
 
 
