@@ -140,21 +140,30 @@ class MotionStreamPipeline:
         return Stream(self.model, self.parts, image, prompt, seed, times=times, size=size, scale=scale)
 
     def chunks(
-        self, image: Picture, tracks: Tracks, prompt: str = "", seed: int = 0, *, size: tuple[int, int] | None = None
+        self,
+        image: Picture,
+        tracks: Tracks,
+        prompt: str = "",
+        seed: int = 0,
+        *,
+        size: tuple[int, int] | None = None,
+        scale: int = 1,
     ) -> Iterator[np.ndarray]:
-        """Stream along given tracks: yields uint8 frames chunk by chunk, ``tracks.length`` frames in all."""
+        """Stream along given tracks: yields uint8 frames chunk by chunk, ``tracks.length`` frames in all. ``size`` and
+        ``scale`` as of ``stream``."""
         if tracks.length == 0:
             raise ValueError("the tracks have no frames; give at least one")
-        stream = self.stream(image, prompt, seed, size=size)
+        stream = self.stream(image, prompt, seed, size=size, scale=scale)
         done = 0
         while done < tracks.length:
             frames = stream.step(tracks.frames(done, min(done + stream.next_frames, tracks.length)))
             yield frames[: tracks.length - done]
             done += len(frames)
 
-    def __call__(self, image: Picture, tracks: Tracks, prompt: str = "", seed: int = 0, **size: Any) -> np.ndarray:
-        """Video uint8 (T, H, W, 3) for the T frames of ``tracks``; the same frames as streaming gives."""
-        return np.concatenate(list(self.chunks(image, tracks, prompt, seed, **size)))
+    def __call__(self, image: Picture, tracks: Tracks, prompt: str = "", seed: int = 0, **shape: Any) -> np.ndarray:
+        """Video uint8 (T, H, W, 3) for the T frames of ``tracks``; the same frames as streaming gives. ``shape``: size
+        and scale."""
+        return np.concatenate(list(self.chunks(image, tracks, prompt, seed, **shape)))
 
     def teacher(
         self,

@@ -103,6 +103,11 @@ class Scene:
         return MotionInput(positions, visible, ids, size=self.size, first=first, source=source)
 
 
+def usual_scale(config: ModelConfig) -> int:
+    """The scale that people are shown a model's frames at unless they ask for another."""
+    return 1 if config.carry is None else 2
+
+
 def check_scale(config: ModelConfig, scale: int) -> None:
     """ValueError for a ``scale`` that a model's frames cannot be shown at."""
     most = 1 if config.carry is None else MOST_SCALE

@@ -45,7 +45,7 @@ def test_a_drag_becomes_a_video(folder, capsys):
     said = capsys.readouterr()
     assert code == 0, said.err
     video, fps = read_video(folder / "out.mp4")
-    assert video.shape == (24, 32, 32, 3) and fps == 24
+    assert video.shape == (24, 64, 64, 3) and fps == 24, "shown twice as large"
     assert "96x48 photograph scaled to 64x32 and cropped to the middle 32x32" in said.out
     assert "24 frames" in said.out and "fps" in said.out and "corners moved" in said.out
     assert said.err == ""
@@ -116,15 +116,15 @@ def test_options_reach_the_pipeline(folder, monkeypatch):
 
     asked, chunks = [], MotionStreamPipeline.chunks
 
-    def spy(self, image, tracks, prompt, seed, *, size):
-        asked.append((str(self.config.causal), prompt, seed, tracks.length, size))
-        return chunks(self, image, tracks, prompt, seed, size=size)
+    def spy(self, image, tracks, prompt, seed, *, size, scale):
+        asked.append((str(self.config.causal), prompt, seed, tracks.length, size, scale))
+        return chunks(self, image, tracks, prompt, seed, size=size, scale=scale)
 
     monkeypatch.setattr(MotionStreamPipeline, "chunks", spy)
     assert stream("--causal", "c3s1w2", "--prompt", "snow", "--seed", "-5", "--seconds", "0.5") == 0
-    assert asked == [("c3s1w2", "snow", -5, 12, (32, 32))]
-    assert stream("--size", "48x64", "--seconds", "0.5") == 0
-    assert asked[-1][-1] == (64, 48)
+    assert asked == [("c3s1w2", "snow", -5, 12, (32, 32), 2)]
+    assert stream("--size", "48x64", "--scale", "1", "--seconds", "0.5") == 0
+    assert asked[-1][-2:] == ((64, 48), 1)
 
 
 def test_tracks_from_a_file_give_the_length_and_are_adapted(folder, capsys):

@@ -238,3 +238,18 @@ def test_a_picture_that_cannot_be_used_is_told(engine: Engine) -> None:
     engine.turn()
     failed, ended = events(session)
     assert isinstance(failed, Failed) and failed.fatal and "uint8" in failed.message and isinstance(ended, Ended)
+
+
+def test_frames_are_as_large_as_the_limits_say(pipeline: MotionStreamPipeline, clock: Clock) -> None:
+    for scale, shown in ((None, 2), (3, 3)):
+        engine = Engine(lambda: pipeline, Limits(scale=scale), clock=clock)
+        engine.load()
+        session = engine.open(picture())
+        run(engine, clock, 0.5)
+        made = events(session)
+        [started] = [event for event in made if isinstance(event, Started)]
+        frames = next(event for event in made if isinstance(event, Chunk)).frames
+        assert frames.shape[1:3] == (shown * started.size[0], shown * started.size[1])
+    engine = Engine(lambda: pipeline, Limits(scale=5), clock=clock)
+    engine.load()
+    assert engine.status == "broken" and "scale = 5" in engine.problem

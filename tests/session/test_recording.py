@@ -70,6 +70,18 @@ def test_a_depth_map_is_read_back_bit_for_bit_and_moves_its_tracks(tmp_path: Pat
     assert np.array_equal(deep.tracks().positions, again.tracks().positions, equal_nan=True)
 
 
+def test_a_depth_map_is_as_large_as_the_model_sees_the_picture(tmp_path: Path) -> None:
+    depth = np.random.default_rng(1).uniform(0.3, 7, (16, 24)).astype(np.float32)
+    recording = Recording(dataclasses.replace(header(), scale=2, depth=depth))
+    recording.write(tmp_path / "a.jsonl")
+    again = Recording.read(tmp_path / "a.jsonl").header
+    assert np.array_equal(again.depth, depth) and again.size == (16, 24) and again.frame_size == (32, 48)
+    crooked = (tmp_path / "a.jsonl").read_text().replace('"scale":2', '"scale":3')
+    (tmp_path / "a.jsonl").write_text(crooked)
+    with pytest.raises(ValueError, match="no multiples of its scale 3"):
+        Recording.read(tmp_path / "a.jsonl")
+
+
 def test_a_chunk_can_be_read_as_soon_as_it_is_appended(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "a.jsonl", header())
     for count, entry in enumerate(ENTRIES):

@@ -39,6 +39,20 @@ def test_the_frames_are_the_same(pipeline, picture) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(made, frames, strict=True))
 
 
+def test_larger_frames_are_the_same_too(pipeline, tmp_path) -> None:
+    """Of the picture that was seen, not of the one that was given."""
+    large = np.random.default_rng(3).integers(0, 256, (100, 120, 3), dtype=np.uint8)
+    recording, frames = record(pipeline, large, scale=2)
+    recording.write(tmp_path / "a.jsonl")
+    again = Recording.read(tmp_path / "a.jsonl")
+    assert again.header.scale == 2 and frames[0].shape[1:3] == again.header.frame_size
+    made = [shot.frames for shot in Replay(pipeline, again).shots()]
+    assert all(np.array_equal(one, other) for one, other in zip(made, frames, strict=True))
+    plain, _ = record(pipeline, large)
+    assert plain.header.size == again.header.size == plain.header.frame_size
+    assert np.array_equal(plain.tracks().positions, again.tracks().positions, equal_nan=True)
+
+
 def test_what_was_followed_needs_no_source_again(pipeline, picture, tmp_path) -> None:
     entries: list[Entry] = []
     take = Take(pipeline.stream(picture, seed=7), entries.append)

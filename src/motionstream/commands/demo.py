@@ -34,6 +34,9 @@ Examples:
     """Keep the recordings only while the server runs."""
     depth_model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Depth-estimation model of transformers for the camera, in place of a plain guess; it is asked once a picture."""
+    scale: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Show frames so many times as large as the model sees them, as fine as the picture where nothing new is made, 1 to
+    4; without it 2 for models that carry the picture's content (nano), 1 for others."""
     untrained: bool = False
     """Accept weights that were not trained."""
 
@@ -45,10 +48,13 @@ Examples:
         from motionstream.server.engine import Engine
         from motionstream.server.guard import Access, is_loopback, new_token
         from motionstream.server.serving import serve
+        from motionstream.server.session import Limits
 
         token = None if is_loopback(self.host) else new_token()
         serve(
-            lambda library: Engine(lambda: load_pipeline(self.model, untrained=self.untrained), library=library),
+            lambda library: Engine(
+                lambda: load_pipeline(self.model, untrained=self.untrained), Limits(scale=self.scale), library
+            ),
             Access(self.host, token),
             self.port,
             open_browser=not self.no_browser,

@@ -75,7 +75,7 @@ model of another rate: motionstream stream IMAGE --session FILE."""
         fps, frames = recording.header.fps, recording.frames
         if self.until is not None:
             frames = min(frames, max(1, round(self.until * fps)))
-        _write(output, _frames(replay, frames), recording.header.size, fps, frames)
+        _write(output, _frames(replay, frames), recording.header.frame_size, fps, frames)
         print(f"{output}: {frames} frames, {frames / fps:.2f} s")
         if self.save_tracks is not None:
             recording.tracks().frames(0, frames).save(self.save_tracks)

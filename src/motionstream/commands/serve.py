@@ -59,6 +59,9 @@ Examples:
     """Keep the recordings only while the server runs."""
     depth_model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Depth-estimation model of transformers for the camera, in place of a plain guess; it is asked once a picture."""
+    scale: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Show frames so many times as large as the model sees them, as fine as the picture where nothing new is made, 1 to
+    4; without it 2 for models that carry the picture's content (nano), 1 for others."""
     untrained: bool = False
     """Accept weights that were not trained."""
     causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
@@ -93,7 +96,7 @@ Examples:
         from motionstream.server.on_ray import fleet_on_ray
         from motionstream.server.session import Limits
 
-        limits = Limits(sessions=self.sessions)
+        limits = Limits(sessions=self.sessions, scale=self.scale)
         if self.ray:
             return fleet_on_ray(self._load, limits, library, device=self.device, replicas=self.replicas)
         return Engine(self._load, limits, library)

@@ -14,6 +14,7 @@ from motionstream.commands.video import VideoCommand
 if TYPE_CHECKING:
     import numpy as np
 
+    from motionstream.config import ModelConfig
     from motionstream.pipeline import MotionStreamPipeline
     from motionstream.session.recording import Recording
     from motionstream.tracks import Tracks
@@ -41,6 +42,18 @@ video; otherwise its numbers are that frame's pixels."""
     """Do on this photograph what was done in a recorded session: gestures, prompts, numbers of steps. For the frames of
     the session itself see motionstream replay."""
 
+    scale: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Frames so many times as large as the model sees them, as fine as the photograph where nothing new is made, 1 to
+    4; without it 2 for models that carry the picture's content (nano), 1 for others."""
+
+    def shown_at(self, config: ModelConfig) -> int:
+        """As asked for, and possible."""
+        from motionstream.scene import check_scale, usual_scale
+
+        scale = usual_scale(config) if self.scale is None else self.scale
+        check_scale(config, scale)
+        return scale
+
     def given(self) -> Tracks | None:
         """The tracks of a file, or of a session."""
         if self.session is None:
@@ -54,7 +67,8 @@ video; otherwise its numbers are that frame's pixels."""
     ) -> Iterator[np.ndarray]:
         """Chunk by chunk, in bounded memory however long the video is."""
         if self.session is None:
-            made = pipeline.chunks(picture, tracks, self.prompt, self.seed, size=tracks.size)
+            scale = self.shown_at(pipeline.config)
+            made = pipeline.chunks(picture, tracks, self.prompt, self.seed, size=tracks.size, scale=scale)
         else:
             made = self._perform(self._recording(self.session), pipeline, picture, tracks)
         done = 0
@@ -75,7 +89,10 @@ video; otherwise its numbers are that frame's pixels."""
 
         changes = [(at, one) for at, one in recording.changes() if not (self.prompt and isinstance(one, Prompt))]
         prompt = self.prompt or recording.header.prompt
-        stream = pipeline.stream(picture, prompt, self.seed, steps=recording.header.steps, size=tracks.size)
+        scale = self.shown_at(pipeline.config)
+        stream = pipeline.stream(
+            picture, prompt, self.seed, steps=recording.header.steps, size=tracks.size, scale=scale
+        )
         done = 0
         while done < tracks.length:
             while changes and changes[0][0] <= done / stream.fps + 1e-6:

@@ -25,6 +25,7 @@ from motionstream.commands.common import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from motionstream.config import ModelConfig
     from motionstream.media import Fit
     from motionstream.pipeline import MotionStreamPipeline
     from motionstream.tracks import Tracks
@@ -94,6 +95,10 @@ class VideoCommand(CameraOptions, PlacementOptions):
         """Yield the frames uint8 (n, H, W, 3), all of ``tracks``; ``say`` is told what is done of how much."""
         raise AssertionError("the verbs say how")
 
+    def shown_at(self, config: ModelConfig) -> int:
+        """How many times as large as the model sees them frames are made."""
+        return 1
+
     def run(self) -> None:
         """Check everything, then generate and write."""
         from motionstream.media import VIDEO_SUFFIXES, VideoWriter, fit, read_picture
@@ -109,12 +114,13 @@ class VideoCommand(CameraOptions, PlacementOptions):
         )
         config, wanted = pipeline.config, parse_size(self.size)
         size = config.nearest_size(*picture.shape[:2]) if wanted is None else config.checked_size(wanted)
-        photograph, (picture, fitting) = picture, fit(picture, size)
-        tracks = self.all_tracks(config.fps, given, fitting, photograph, picture)
-        print(f"{self.image}: {fitting.describe()}")
+        scale, (fitted, fitting) = self.shown_at(config), fit(picture, size)
+        tracks = self.all_tracks(config.fps, given, fitting, picture, fitted)
+        print(f"{self.image}: {fitting.describe()}{f', shown {scale} times as large' if scale > 1 else ''}")
         _say_untrained(pipeline)
         kept, clock = KeptFrames(KEPT_FRAMES), 0.0
-        with use_backend(self.backend), VideoWriter(output, size, config.fps) as writer, progress() as bars:
+        frame_size = (scale * size[0], scale * size[1])
+        with use_backend(self.backend), VideoWriter(output, frame_size, config.fps) as writer, progress() as bars:
             bar = bars.add_task(str(config.name), total=tracks.length)
             started = time.perf_counter()
             for frames in self.make(
@@ -288,6 +294,7 @@ def draw_preview(kept: KeptFrames, tracks: Tracks) -> np.ndarray:
     from motionstream.media import contact_sheet, draw_tracks
 
     numbers, frames = kept.select(8)
+    tracks = tracks.resize(frames.shape[1:3])
     positions, visible = tracks.positions[numbers], tracks.visible[numbers]
     scale = max(1, 256 // max(frames.shape[1:3]))
     drawn = draw_tracks(frames, positions, visible, scale=scale, trail=len(frames))
@@ -305,6 +312,7 @@ def describe_corners(kept: KeptFrames, tracks: Tracks) -> str:
 
     _, frames = kept.select()
     height, width = frames.shape[1:3]
+    tracks = tracks.resize((height, width))
     inset = min(12, height // 4, width // 4)
     corners = {
         f"{row} {column}": (x, y)

@@ -18,6 +18,7 @@ import torch
 
 from motionstream.loading import STAGES
 from motionstream.pipeline import MotionStreamPipeline
+from motionstream.scene import check_scale, usual_scale
 from motionstream.server.host import EngineBusy, Host, Model, Status
 from motionstream.server.player import Player
 from motionstream.server.session import Ended, Failed, Limits, Session, Started
@@ -52,7 +53,7 @@ class Engine(Host):
         self.problem = ""
         self._load_pipeline = load
         self._pipeline: MotionStreamPipeline | None = None
-        self._weights = ""
+        self._weights, self._scale = "", 1
         self._players: dict[Session, Player] = {}
         self._woken = False
         self._thread = threading.Thread(target=self._run, name="motionstream-engine", daemon=True)
@@ -115,6 +116,9 @@ class Engine(Host):
         try:
             self._pipeline = self._load_pipeline()
             self._weights = fingerprint(self._pipeline)
+            scale, config = self.limits.scale, self._pipeline.config
+            self._scale = usual_scale(config) if scale is None else scale
+            check_scale(config, self._scale)
             self.status = "ready"
         except Exception as error:
             self.problem = str(error) or type(error).__name__
@@ -200,7 +204,8 @@ class Engine(Host):
             take = replay.take
         else:
             seed = opening.seed
-            stream = self.pipeline.stream(opening.picture, opening.prompt, seed, steps=opening.steps)
+            scale = self._scale
+            stream = self.pipeline.stream(opening.picture, opening.prompt, seed, steps=opening.steps, scale=scale)
             depth = None if opening.depth is None else fit_depth(opening.depth, stream.fit)
             take = Take(stream, depth=depth)
         stream, log = take.stream, None

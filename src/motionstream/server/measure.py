@@ -97,7 +97,10 @@ def bench_serve(
         raise ValueError(f"--seconds is {seconds:g}, --minutes {minutes:g}; give 1 to 3600 and 0 to 1440")
     most, load = max(sessions), os.getloadavg()[0]  # of others: read before we add our own
     pipeline = MotionStreamPipeline.from_pretrained(preset, untrained=untrained)
-    with Engine(lambda: pipeline, Limits(sessions=most)) as engine, serving(preset, most, untrained) as address:
+    with (
+        Engine(lambda: pipeline, Limits(sessions=most, scale=None)) as engine,
+        serving(preset, most, untrained) as address,
+    ):
         while engine.status == "loading":
             time.sleep(0.01)
         idle = resident_mb(address)

@@ -28,10 +28,11 @@ class Limits:
     samples_per_second: float = 1000  # of one pointer; what comes faster is thinned
     chunks: int = 3  # waiting to be taken, of one session; the oldest goes first
     overlay_points: int = 512  # of a chunk's track positions
+    scale: int | None = 1  # frames so many times as large as the model's; None: as its frames are usually shown
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not 1 <= value <= 100_000:
+            if value is not None and not 1 <= value <= 100_000:
                 raise ValueError(f"{name} = {value}: give 1 to 100000")
 
 

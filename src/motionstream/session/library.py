@@ -165,7 +165,7 @@ class Log:
     def __init__(self, library: Library, name: str, header: Header) -> None:
         self.library, self.name = library, name
         self._recorder = Recorder(library.folder / f"{name}{recordings.SUFFIX}", header)
-        self._film: Film | None = Film(library.folder / f"{name}{films.SUFFIX}", header.size, header.fps)
+        self._film: Film | None = Film(library.folder / f"{name}{films.SUFFIX}", header.frame_size, header.fps)
         self._behind = threading.Semaphore(WAITING)
 
     def append(self, entry: Entry) -> None:

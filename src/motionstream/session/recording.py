@@ -15,7 +15,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from motionstream.media import atomic_path
+from motionstream.scene import MOST_SCALE
 from motionstream.session.commands import LIVE, MAX_TIME, Command, from_json, to_json
 from motionstream.session.director import Director
 from motionstream.session.fields import Number, Text, Whole, read_fields
@@ -39,8 +40,9 @@ MAX_SIDE = 8192  # pixels
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """What a stream began with. ``picture`` is uint8 (H, W, 3), fitted to the video's size, ``depth`` its depth map,
-    float32 (H, W), a plain guess when None; ``weights`` tells which made it (see fingerprint.py)."""
+    """What a stream began with. ``picture`` is uint8 (sH, sW, 3), fitted to the frames, which are ``scale`` s times as
+    large as the video is for the model, ``depth`` its depth map, float32 (H, W), a plain guess when None; ``weights``
+    tells which made it (see fingerprint.py)."""
 
     model: Annotated[str, Text(1000)]
     weights: Annotated[str, Text(64)]
@@ -48,12 +50,18 @@ class Header:
     seed: Annotated[int, Whole(-(2**63), 2**64)]
     steps: Annotated[int, Whole(1, 1000)]
     prompt: Annotated[str, Text(100_000)]
+    scale: Annotated[int, Whole(1, MOST_SCALE)] = 1
     picture: np.ndarray
     depth: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the picture and the video."""
+        """(height, width) of the video as the model sees it, in whose pixels gestures are."""
+        return self.picture.shape[0] // self.scale, self.picture.shape[1] // self.scale
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of the picture and the frames."""
         return self.picture.shape[0], self.picture.shape[1]
 
     @classmethod
@@ -66,6 +74,7 @@ class Header:
             seed=seed,
             steps=stream.steps,
             prompt=stream.prompt,
+            scale=stream.scale,
             picture=stream.picture,
             depth=depth,
         )
@@ -201,7 +210,7 @@ def header_line(header: Header) -> bytes:
     png = io.BytesIO()
     Image.fromarray(header.picture).save(png, "PNG", compress_level=1)  # while a stream waits
     fields = {name: value for name, value in vars(header).items() if name not in ("picture", "depth")}
-    content = {"format": FORMAT, "version": VERSION, **fields, "size": list(header.size)}
+    content = {"format": FORMAT, "version": VERSION, **fields, "size": list(header.frame_size)}
     if header.depth is not None:
         content["depth"] = base64.b64encode(zlib.compress(header.depth.astype("<f4").tobytes(), 1)).decode()
     return _line({**content, "picture": base64.b64encode(png.getvalue()).decode()})
@@ -241,8 +250,10 @@ def _read_header(content: dict[str, Any]) -> Header:
         raise ValueError(f"its version is {content.get('version')!r}, this program reads {VERSION}; update it")
     values = read_fields(Header, content, besides=("format", "version", "size", "picture", "depth"))
     picture = _read_png(content.get("picture"), content.get("size"))
-    depth = None if content.get("depth") is None else _read_depth(content["depth"], picture.shape[:2])
-    return Header(**values, picture=picture, depth=depth)
+    header = Header(**values, picture=picture)
+    if (header.size[0] * header.scale, header.size[1] * header.scale) != header.frame_size:
+        raise ValueError(f"its picture's sides are no multiples of its scale {header.scale}")
+    return replace(header, depth=_read_depth(content["depth"], header.size)) if content.get("depth") else header
 
 
 def _read_png(text: Any, size: Any) -> np.ndarray:

@@ -50,6 +50,7 @@ class Replay:
             header.seed if seed is None else seed,
             steps=header.steps if steps is None else steps,
             size=header.size,
+            scale=header.scale,
         )
         self.take = Take(stream, record, depth=header.depth)
 

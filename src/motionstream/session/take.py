@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
 from motionstream.session.commands import Command, Prompt, Refresh, Restart, Select, Steps
 from motionstream.session.director import Director
@@ -102,7 +103,8 @@ class Take:
         if (command.x is None) != (command.y is None):
             raise ValueError(f"x is {command.x}, y is {command.y}; give both, or a box")
         point = None if command.x is None or command.y is None else (command.x, command.y)
-        corners = outline(select_object(self._last, point, command.box)).tolist()
+        picture = np.asarray(Image.fromarray(self._last).reduce(self.stream.scale))  # whose pixels commands speak of
+        corners = outline(select_object(picture, point, command.box)).tolist()
         return replace(command, outline=tuple((x, y) for x, y in corners))
 
     def settle(self) -> None:

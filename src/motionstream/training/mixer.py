@@ -30,6 +30,8 @@ from motionstream.training.distributed import keyed_generator, shard
 from motionstream.training.keyed_loader import KeyedLoader
 from motionstream.training.turns import still_scene
 
+MOVED, CHANGED = 1.0, 0.08
+"""How much more a pixel counts whose static candidate is wrong, and by how much of [−1, 1] it has to be."""
 CHOICE, ALIKE, NEEDLESS = 0.5, 0.15, 0.02
 """Weights: of the expected error of a choice, of the likenesses, of the filling colours where they are not needed."""
 
@@ -213,12 +215,13 @@ class MixerStage:
 def picture_loss(mixed: Mixed, candidates: Tensor, video: Tensor) -> Tensor:
     """The mixed picture's error, the expected error of a choice, and the filling colours' where they are needed."""
     error = mixed.picture - video
+    heed = 1 + MOVED * ((candidates[:, 2] - video).abs().mean(dim=1) > CHANGED)
+    heed = heed / heed.mean()
     each = torch.cat([(candidates - video[:, None]).abs().mean(2), (mixed.fill - video).abs().mean(1, keepdim=True)], 1)
-    choice = (mixed.weights * each).sum(dim=1).mean()
+    choice = (heed * (mixed.weights * each).sum(dim=1)).mean()
     needed = each[:, :CANDIDATES].amin(dim=1).detach() + NEEDLESS
-    return (
-        2 * error.square().mean() + 0.3 * error.abs().mean() + CHOICE * choice + (needed * each[:, CANDIDATES]).mean()
-    )
+    picture = (heed * (2 * error.square() + 0.3 * error.abs()).mean(dim=1)).mean()
+    return picture + CHOICE * choice + (needed * each[:, CANDIDATES]).mean()
 
 
 def point_logits(mixed: Mixed, relations: Relations, clips: MixerClips, *, grid: int) -> tuple[Tensor, Tensor, Tensor]:

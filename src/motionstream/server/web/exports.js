@@ -29,11 +29,12 @@ export function setUpExports(studio, stage) {
   find("share").addEventListener("click", () => copyLink(`${location.origin}/watch/${studio.stream.share}`));
 }
 
-/** The frame shown, in the model's size. @param {import("./stage.js").Stage} stage */
+/** The frame shown, at its own size. @param {import("./stage.js").Stage} stage */
 function savePicture(stage) {
   const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [stage.width, stage.height];
-  if (stage.picture) canvas.getContext("2d")?.drawImage(stage.picture, 0, 0, stage.width, stage.height);
+  const { width, height } = stage.picture instanceof ImageBitmap ? stage.picture : stage;
+  [canvas.width, canvas.height] = [width, height];
+  if (stage.picture) canvas.getContext("2d")?.drawImage(stage.picture, 0, 0, width, height);
   canvas.toBlob((blob) => {
     if (!blob) return;
     const link = document.createElement("a");
