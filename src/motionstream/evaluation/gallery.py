@@ -34,6 +34,7 @@ from motionstream.evaluation.scenes import FRAMES, LEAST_MOTION
 from motionstream.media import atomic_path, contact_sheet, draw_tracks, fit
 from motionstream.metrics import blockiness, end_point_error, moved_frames, paired_bootstrap
 from motionstream.pipeline import MotionStreamPipeline
+from motionstream.scene import usual_scale
 from motionstream.tracks import Tracks
 from motionstream.tracks.template import TemplateTracker
 
@@ -103,24 +104,33 @@ def _chosen(photographs: list[Photograph], names: Sequence[str]) -> list[Photogr
 def make(pipeline: MotionStreamPipeline, photograph: Photograph, seed: int) -> tuple[dict[str, Any], np.ndarray]:
     """The numbers of one photograph by trial and method, and its sheet: a row a trial, the model at four moments and,
     last, the warp's last frame; first, the photograph and what is asked."""
-    picture, _ = fit(photograph.read(), pipeline.config.size)
+    given, scale = photograph.read(), usual_scale(pipeline.config)
+    picture, _ = fit(given, pipeline.config.size)
     numbers: dict[str, Any] = {}
     cells = []
     for trial in TRIALS:
         tracks = trial_tracks(trial, photograph, picture.shape[:2], pipeline.config.fps)
         still = np.repeat(picture[None], FRAMES, axis=0)
+        seen = pipeline(given, tracks, "", seed, size=picture.shape[:2], scale=scale)
         made = {
-            "model": pipeline(picture, tracks, "", seed),
+            "model": reduced(seen, scale),
             "warp only": baselines.warped(pipeline, still, tracks),
         }
         corners = np.array(photograph.corners(picture.shape[:2]), np.float32).reshape(-1, 2)
         # a camera moves the corners, too
         asked = corners[:0] if trial == "camera" else corners
         numbers[trial] = {name: measure(video, picture, tracks, asked) for name, video in made.items()}
-        cells += [drawn(picture, tracks), *(made["model"][frame] for frame in SHOWN), made["warp only"][-1]]
+        cells += [drawn(picture, tracks), *(seen[frame] for frame in SHOWN), made["warp only"][-1]]
     side = [round(SHEET_SCALE * length) for length in picture.shape[1::-1]]
     large = [np.asarray(Image.fromarray(cell).resize(side, Image.Resampling.LANCZOS)) for cell in cells]
     return numbers, contact_sheet(np.stack(large), len(SHOWN) + 2)
+
+
+def reduced(video: np.ndarray, scale: int) -> np.ndarray:
+    """Frames uint8 (T, sH, sW, 3) as large as the model sees them, to measure what it did."""
+    frames, height, width, _ = video.shape
+    means = video.reshape(frames, height // scale, scale, width // scale, scale, 3).mean(axis=(2, 4))
+    return means.round().astype(np.uint8)
 
 
 def trial_tracks(trial: str, photograph: Photograph, size: tuple[int, int], fps: float) -> Tracks:
@@ -194,8 +204,9 @@ def page(photographs: Sequence[Photograph], result: dict[str, Any]) -> str:
         "",
         "Rows: the drag alone; the same with the corners pinned; a camera that comes nearer and turns aside. Columns: "
         f"the photograph and what is asked, the model's frames {', '.join(map(str, SHOWN))}, and the photograph merely "
-        "warped along the tracks, last frame. Numbers are pixels of the model's size, `blocks` is relative to the "
-        "photograph; a dash where the tracker finds nothing to follow.",
+        "warped along the tracks, last frame. The model's frames are as `motionstream stream` shows them, finer than it "
+        "sees them. Numbers are pixels of the model's size, `blocks` is relative to the photograph; a dash where the "
+        "tracker finds nothing to follow.",
         "",
         *_table(
             ["mean [95 %]", *(f"{name}: {m}" for m in PRINTED for name in METHODS)],
