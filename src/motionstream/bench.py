@@ -24,6 +24,7 @@ from motionstream.hardware import (
 )
 from motionstream.model.backends import choice, use_backend
 from motionstream.pipeline import MotionStreamPipeline
+from motionstream.scene import usual_scale
 from motionstream.stream import Stream
 from motionstream.tracks import LiveTracks
 
@@ -45,6 +46,7 @@ def bench_stream(
     causal: str | None = None,
     backend: str = "auto",
     placement: Placement | None = None,
+    scale: int | None = None,
 ) -> dict[str, Any]:
     """Load a model and stream ``chunks`` chunks: what ``bench_pipeline`` measures, and the load of the machine before.
 
@@ -58,7 +60,7 @@ def bench_stream(
     try:
         torch.set_num_threads(threads or before)
         pipeline = MotionStreamPipeline.from_pretrained(preset, untrained=untrained, causal=causal, placement=placement)
-        result = bench_pipeline(pipeline, chunks, size=size, backend=backend, after_chunk=after_chunk)
+        result = bench_pipeline(pipeline, chunks, size=size, scale=scale, backend=backend, after_chunk=after_chunk)
     finally:
         torch.set_num_threads(before)
     return {**result, "preset": preset, "load_average_before": round(load, 2)}
@@ -69,6 +71,7 @@ def bench_pipeline(
     chunks: int = 100,
     *,
     size: tuple[int, int] | None = None,
+    scale: int | None = None,
     backend: str = "auto",
     after_chunk: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
@@ -81,7 +84,8 @@ def bench_pipeline(
     that of those after the warm-up. Memory is the process's resident set, and what torch holds on a CUDA device.
 
     Args:
-        size: (height, width); the model's own when None. backend: of the attention (``model/backends.py``).
+        size: (height, width); the model's own when None. scale: of the frames, as they are usually shown when None.
+        backend: of the attention (``model/backends.py``).
 
     Raises:
         ValueError: a number of chunks, a size or a backend that cannot be.
@@ -89,10 +93,11 @@ def bench_pipeline(
     _check_chunks(chunks)
     config, device = pipeline.config, pipeline.device
     size = config.checked_size(size or config.size)
+    scale = usual_scale(config) if scale is None else scale
     device_memory = DeviceMemory(device)
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     with use_backend(backend):
-        stream = pipeline.stream(picture, seed=0, size=size)
+        stream = pipeline.stream(picture, seed=0, size=size, scale=scale)
         measured = _measure(stream, chunks, after_chunk, device_memory)
         used = choice(device, pipeline.model.dtype, head_dim=config.transformer.attention_head_dim)
     matmul = matmul_tflops(device, pipeline.model.dtype) if device.type == "cuda" else None
@@ -102,6 +107,7 @@ def bench_pipeline(
         "trained": bool(pipeline.stages),
         "parameters": sum(p.numel() for p in pipeline.model.parameters()),
         "size": f"{size[1]}x{size[0]}",
+        "scale": scale,
         "attention": str(config.causal),
         "backend": used,
         "decoder": "full" if pipeline.parts.tiny is None else "tiny",
@@ -235,7 +241,8 @@ def print_stream(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     kind = f"{result['dtype']}, {result['backend']} attention, {result['decoder']} decoder"
-    title = f"{result['preset']} {result['size']} {result['attention']}, {kind}, {result['chunks']} chunks"
+    shown = f" shown {result['scale']} times as large" if result["scale"] > 1 else ""
+    title = f"{result['preset']} {result['size']}{shown} {result['attention']}, {kind}, {result['chunks']} chunks"
     table = Table("ms a chunk", "p50", "p95", "min", "max", "std", "TFLOP/s", title=title)
     rates = result["compute"]["tflops"]
     latencies = {"step to first frame": result["first_frame_ms"], "step to whole chunk": result["latency_ms"]}

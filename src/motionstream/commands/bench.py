@@ -15,7 +15,17 @@ from motionstream.commands.common import PlacementOptions, parse_size, progress
 
 _ANY_MODEL = ("device", "dtype", "threads", "size", "backend")
 TAKES = {
-    "stream": (*_ANY_MODEL, "chunks", "untrained", "causal", "decoder", "text_encoder", "tile", "offload_blocks"),
+    "stream": (
+        *_ANY_MODEL,
+        "chunks",
+        "scale",
+        "untrained",
+        "causal",
+        "decoder",
+        "text_encoder",
+        "tile",
+        "offload_blocks",
+    ),
     "serve": ("sessions", "seconds", "minutes", "codec", "untrained"),
     "train": (*_ANY_MODEL, "stage", "steps", "batch", "frames", "data", "recompute", "compile", "shard", "lora"),
 }
@@ -55,6 +65,8 @@ Examples:
     """Attention backend, see `motionstream doctor`; auto takes the fastest that runs."""
     chunks: int = 100
     """Of stream: how many chunks; from 210 on, late chunks are compared with early ones."""
+    scale: int | None = None
+    """Of stream: frames so many times as large as the model sees them; without it as they are usually shown."""
     untrained: bool = False
     """Of stream and serve: accept weights that were not trained: they are as fast."""
     causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
@@ -141,6 +153,7 @@ Examples:
                 causal=self.causal,
                 backend=self.backend,
                 placement=self.placement(),
+                scale=self.scale,
             )
         result["command"] = self.command
         print_stream(result)

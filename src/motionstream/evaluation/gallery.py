@@ -204,9 +204,9 @@ def page(photographs: Sequence[Photograph], result: dict[str, Any]) -> str:
         "",
         "Rows: the drag alone; the same with the corners pinned; a camera that comes nearer and turns aside. Columns: "
         f"the photograph and what is asked, the model's frames {', '.join(map(str, SHOWN))}, and the photograph merely "
-        "warped along the tracks, last frame. The model's frames are as `motionstream stream` shows them, finer than it "
-        "sees them. Numbers are pixels of the model's size, `blocks` is relative to the photograph; a dash where the "
-        "tracker finds nothing to follow.",
+        "warped along the tracks, last frame. The model's frames are as `motionstream stream` shows them, finer than "
+        "it sees them. Numbers are pixels of the model's size, `blocks` is relative to the photograph; a dash where "
+        "the tracker finds nothing to follow.",
         "",
         *_table(
             ["mean [95 %]", *(f"{name}: {m}" for m in PRINTED for name in METHODS)],
