@@ -327,7 +327,14 @@ def nano(minutes: float | None = None) -> Recipe:
         ),
         # regression of its own rollouts instead of distribution matching: this small teacher is no better than what is
         # carried, and the clips are at hand (docs/log.md)
-        rollouts=SelfForcingConfig(score_weight=0.0, regression_weight=1.0, sinks=(0, 1), windows=(1,), guided=False),
+        rollouts=SelfForcingConfig(
+            score_weight=0.0,
+            regression_weight=1.0,
+            regression_to="median",
+            sinks=(0, 1),
+            windows=(1,),
+            guided=False,
+        ),
     )
 
 

@@ -16,10 +16,10 @@ worn as it may be, in rollouts as in a stream (``rollouts.OwnContent``): otherwi
 with what it has itself worn out. Teacher and critic are told the prepared clips' conditions, what is known of the real
 clip. No gradient goes through the pictures.
 
-**Regression** (``regression_weight``) is ours and no part of the paper: the rollout's squared distance from the clip
-whose tracks it was told. It takes such a clip to be the one truth, which rendered ones nearly are; where tracks leave
-open what happens, it draws towards the mean of what may. Without it the clips' latents are used in their frame 0 alone,
-the given picture.
+**Regression** (``regression_weight``) is ours and no part of the paper: the rollout's distance from the clip whose
+tracks it was told. It takes such a clip to be the one truth, which rendered ones nearly are; where tracks leave
+open what happens, it draws towards the mean of what may, or its median. Without it the clips' latents are used in their
+frame 0 alone, the given picture.
 
 **With a Gaussian prior** (``nano``) all three networks predict in units of the posterior's deviation around the same
 prior, which stays as it is. The difference of their x0 is small where the prior is sure, so unweighted it would be
@@ -56,6 +56,9 @@ from motionstream.training.rollouts import keyed_conditions, roll_out, rollout_f
 from motionstream.training.trainee import Trainee
 from motionstream.training.validation import ClipView
 
+SMOOTH = 0.05
+"""Distance below which the one to the median is as good as squared."""
+
 
 @dataclass(frozen=True)
 class SelfForcingConfig:
@@ -76,7 +79,10 @@ class SelfForcingConfig:
     score_weight: float = 1.0
     """Of the distribution matching loss; at 0 no critic is trained, and regression is all there is."""
     regression_weight: float = 0.0
-    """Of the squared distance from the clips' own latents (``x0_loss``): ours, 0 in the paper."""
+    """Of the distance from the clips' own latents (``x0_loss``): ours, 0 in the paper."""
+    regression_to: Literal["mean", "median"] = "mean"
+    """Of what may be at a cell: by the squared distance of its latents, or by their distance. Where the carried content
+    is right more often than not the median is that content; the mean is a blur of it and all else."""
 
     def __post_init__(self) -> None:
         if self.critic_updates < 1:
@@ -86,6 +92,8 @@ class SelfForcingConfig:
         for name, weight in (("score_weight", self.score_weight), ("regression_weight", self.regression_weight)):
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{name} = {weight}: must be a number, not negative")
+        if self.regression_to not in ("mean", "median"):
+            raise ValueError(f"regression_to = {self.regression_to!r}: 'mean' or 'median'")
         if self.score_weight == self.regression_weight == 0:
             raise ValueError("score_weight and regression_weight are both 0: nothing would be trained")
         for name, sizes in (("sinks", self.sinks), ("windows", self.windows)):
@@ -105,6 +113,14 @@ class _Drawn:
     seeds: list[int]
     t: Tensor
     noise: Tensor
+
+
+def towards(error: Tensor, to: Literal["mean", "median"]) -> Tensor:
+    """Of squared errors (B, C, F, h, w) a loss that is least at the mean of what may be, or at its geometric median,
+    the point that is nearest to all of it, cell by cell."""
+    if to == "mean":
+        return error.mean()
+    return ((error.mean(dim=1) + SMOOTH**2).sqrt() - SMOOTH).mean()
 
 
 class SelfForcingStage:
@@ -207,7 +223,7 @@ class SelfForcingStage:
         if settings.regression_weight:
             level = self.student.model.config.sampler.student_times[drawn.exit_step]
             error = x0_loss(x0, clips.latents, x0.detach(), torch.full_like(drawn.t, level), told)
-            regression = error[:, :, 1:].mean()
+            regression = towards(error[:, :, 1:], settings.regression_to)
             numbers["regression"] = regression.item()
             loss = loss + settings.regression_weight * regression
         return loss, numbers
