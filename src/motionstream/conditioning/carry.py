@@ -61,11 +61,11 @@ class CarrySource:
 @dataclass(frozen=True)
 class Carried:
     """``candidates`` (B, 3, 3, T, H, W): candidate, colour; ``features`` (B, 8, T, G_h, G_w) on the look-up grid;
-    ``fine`` (B, 3, T, sH, sW), the carried picture where the source has fine ones."""
+    ``fine``: the carried picture where the source has fine ones."""
 
     candidates: Tensor
     features: Tensor
-    fine: Tensor | None = None
+    fine: FineCarry | None = None
 
 
 @dataclass(frozen=True)
@@ -167,24 +167,45 @@ def carry(
         mixture = mixer(candidates, relations, source)
         features = F.avg_pool3d(mixture.weights, (1, grid, grid))
         candidates = torch.stack([candidates[:, 0], mixture.picture, candidates[:, 2]], dim=1)
-    fine = None if source.fine is None else _carry_finely(relations, source, mixture, grid=grid)
+    fine = None if source.fine is None else FineCarry(relations, source, mixture, grid)
     return Carried(candidates, torch.cat([near, features], dim=1), fine)
 
 
-def _carry_finely(relations: Relations, source: CarrySource, mixture: Mixture | None, *, grid: int) -> Tensor:
-    """The carried picture (B, 3, T, sH, sW) of the fine ones, chosen as at the model's size."""
-    assert source.fine is not None
-    scale = source.fine.shape[-1] // source.pictures.shape[-1]
-    near = warp(source.fine, sampling_points(relations.near, source, grid=grid, scale=scale))
-    if mixture is None:
-        return near
-    far = warp(source.fine, sampling_points(relations.far, source, grid=grid, scale=scale))
-    static = left_in_place(source.fine, source.static)
-    weights = enlarge(mixture.weights, scale)
-    picture = weights[:, 3:] * enlarge(mixture.fill, scale)
-    for number, candidate in enumerate((near, far, static)):
-        picture.addcmul_(weights[:, number : number + 1], candidate)
-    return picture
+@dataclass(frozen=True)
+class FineCarry:
+    """The carried picture of a source's fine ones, chosen as at the model's size; made when it is asked for, a few
+    frames at a time, so that the first need not wait for the last."""
+
+    relations: Relations
+    source: CarrySource
+    mixture: Mixture | None
+    grid: int
+
+    @property
+    def scale(self) -> int:
+        assert self.source.fine is not None
+        return self.source.fine.shape[-1] // self.source.pictures.shape[-1]
+
+    def picture(self, first: int, stop: int) -> Tensor:
+        """Frames ``first`` … ``stop`` − 1, (B, 3, T, sH, sW)."""
+        near = self._moved(self.relations.near, first, stop)
+        if self.mixture is None:
+            return near
+        weights = enlarge(self.mixture.weights[:, :, first:stop], self.scale)
+        picture = weights[:, 3:] * enlarge(self.mixture.fill[:, :, first:stop], self.scale)
+        picture.addcmul_(weights[:, :1], near)
+        picture.addcmul_(weights[:, 1:2], self._moved(self.relations.far, first, stop))
+        return picture.addcmul_(weights[:, 2:3], self.static(first, stop))
+
+    def static(self, first: int, stop: int) -> Tensor:
+        """The same frames with everything left where it is."""
+        assert self.source.fine is not None
+        return left_in_place(self.source.fine, self.source.static[:, first:stop])
+
+    def _moved(self, chosen: Chosen, first: int, stop: int) -> Tensor:
+        assert self.source.fine is not None
+        chosen = Chosen(**{name: values[:, first:stop] for name, values in vars(chosen).items()})
+        return warp(self.source.fine, sampling_points(chosen, self.source, grid=self.grid, scale=self.scale))
 
 
 def enlarge(video: Tensor, scale: int) -> Tensor:

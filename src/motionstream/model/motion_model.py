@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.conditioning.carry import CarryPrior, CarrySource, Prior, carry, enlarge, left_in_place
+from motionstream.conditioning.carry import CarryPrior, CarrySource, FineCarry, Prior, carry, enlarge
 from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.conditioning.track_head import TrackHead
 from motionstream.config import CausalConfig, ModelConfig
@@ -61,18 +61,21 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class FinePicture:
-    """The carried picture as the model sees it, ``base`` (B, 3, T, H, W), and ``scale`` times as large, ``picture``
-    (B, 3, T, sH, sW)."""
+    """The carried picture as the model sees it, ``base`` (B, 3, T, H, W), and what makes it finer. ``begins``: the
+    first of its frames is the given picture itself, which begins the stream."""
 
     base: Tensor
-    picture: Tensor
+    carry: FineCarry
+    begins: bool
 
     def show(self, video: Tensor, first: int) -> Tensor:
         """A decoded video (B, 3, T', H, W), from frame ``first`` of the carried ones on, as finely as these are known:
         what differs from them is enlarged, the rest is there."""
-        frames = slice(first, first + video.shape[2])
-        scale = self.picture.shape[-1] // self.base.shape[-1]
-        return (self.picture[:, :, frames] + enlarge(video - self.base[:, :, frames], scale)).clamp(-1, 1)
+        stop = first + video.shape[2]
+        picture = self.carry.picture(first, stop)
+        if self.begins and first == 0:
+            picture[:, :, :1] = self.carry.static(0, 1)
+        return (picture + enlarge(video - self.base[:, :, first:stop], self.carry.scale)).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -155,14 +158,12 @@ class MotionModel(nn.Module):
         latents = latents.unflatten(0, candidates.shape[:2])
         detail = autoencoder.lost(candidates[:, config.carried], latents[:, config.carried], first=motion.first)
         if made.fine is not None:
-            fine = FinePicture(candidates[:, config.carried].clone(), made.fine)
+            fine = FinePicture(candidates[:, config.carried].clone(), made.fine, motion.first)
         if motion.first:  # the given picture itself, as latent frame 0 is its latent
             given = candidates[:, 2, :, :1]
             detail[:, :, :1] = autoencoder.lost(given, latents[:, 2, :, :1], first=True)
             if fine is not None:
-                assert source.fine is not None
                 fine.base[:, :, :1] = given
-                fine.picture[:, :, :1] = left_in_place(source.fine, source.static[:, :1])
         return CarriedLatents(latents, self.carry_prior.pool(made.features, first=motion.first), detail, fine)
 
     def conditions(
