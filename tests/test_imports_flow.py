@@ -40,16 +40,17 @@ ALLOWED: dict[str, set[str]] = {
     "whole_clip": LEFT_OF_PIPELINE | {"scene"},
     "loading": LEFT_OF_PIPELINE | {"components"},
     "pipeline": LEFT_OF_PIPELINE | {"memory", "components", "loading", "scene", "stream", "whole_clip"},
-    "session": LEFT_OF_PIPELINE | {"stream", "pipeline"},
+    "session": LEFT_OF_PIPELINE | {"scene", "stream", "pipeline"},
     "editing": LEFT_OF_PIPELINE | {"scene", "pipeline"},
     "data": LEFT_OF_PIPELINE | {"components", "loading"},
     "environment": set(),
-    "bench": LEFT_OF_PIPELINE | {"components", "pipeline", "stream", "environment", "memory", "flops", "hardware"},
+    "bench": LEFT_OF_PIPELINE
+    | {"components", "scene", "pipeline", "stream", "environment", "memory", "flops", "hardware"},
     # The three that stand furthest right never import one another.
     "training": ABOVE_PIPELINE | {"memory", "flops", "hardware", "device_timing"},
     "evaluation": ABOVE_PIPELINE,
     "server": LEFT_OF_PIPELINE
-    | {"environment", "hardware", "wire", "client", "loading", "stream", "pipeline", "session", "provenance"},
+    | {"environment", "hardware", "wire", "client", "loading", "scene", "stream", "pipeline", "session", "provenance"},
 }
 # They tie everything together: the package's own names, and the command line.
 FREE = {"__init__", "__main__", "cli", "commands"}

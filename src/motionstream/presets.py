@@ -51,7 +51,7 @@ def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> Mod
             latent_channels=latent_channels, encoder_channels=16, decoder_channels=(64, 32, 8, 8), blocks=1
         ),
         causal=CausalConfig(chunk_frames=3, sink_chunks=1, window_chunks=1),
-        sampler=SamplerConfig(teacher_steps=12, shift=3.0, temperature=0.25, text_guidance=1.5, motion_guidance=1.5),
+        sampler=SamplerConfig(teacher_steps=12, shift=3.0, temperature=0.0, text_guidance=1.5, motion_guidance=1.5),
     )
 
 

@@ -20,6 +20,9 @@ from motionstream.tracks import Tracks
 MOST_SCALE = 4
 """How many times as large as the model sees them frames can be shown."""
 
+LIVE_THREADS = 4
+"""From so many on frames twice as large are made in real time on a processor."""
+
 Picture = str | Path | np.ndarray | Image.Image
 
 
@@ -103,9 +106,11 @@ class Scene:
         return MotionInput(positions, visible, ids, size=self.size, first=first, source=source)
 
 
-def usual_scale(config: ModelConfig) -> int:
-    """The scale that people are shown a model's frames at unless they ask for another."""
-    return 1 if config.carry is None else 2
+def usual_scale(config: ModelConfig, device: torch.device | None = None) -> int:
+    """The scale that people are shown a model's frames at unless they ask for another. ``device``: they are watched as
+    they are made there, and two cores are not enough for that."""
+    enough = device is None or device.type != "cpu" or torch.get_num_threads() >= LIVE_THREADS
+    return 2 if config.carry is not None and enough else 1
 
 
 def check_scale(config: ModelConfig, scale: int) -> None:

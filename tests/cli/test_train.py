@@ -43,7 +43,7 @@ def test_export_makes_a_model_that_streams(finished, tmp_path):
     for name, value in trainee.model.state_dict().items():
         assert torch.allclose(pipeline.model.state_dict()[name], value, atol=1e-3), name
     for name, value in trainee.text.state_dict().items():
-        assert torch.allclose(pipeline.parts.text_encoder.state_dict()[name], value, atol=1e-3), name
+        assert torch.allclose(pipeline.parts.text_encoder.state_dict()[name], value, atol=2e-3), name
     assert [path.name for path in target.parent.iterdir()] == ["mine"]
 
 

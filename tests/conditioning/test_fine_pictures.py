@@ -10,6 +10,7 @@ from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import MixerConfig
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset
+from motionstream.scene import usual_scale
 from motionstream.tracks import Tracks
 
 H = W = 32
@@ -118,3 +119,12 @@ def test_what_cannot_be_shown_is_refused(pipeline):
     wan = MotionStreamPipeline.from_config(preset("wan2.1-debug"))
     with pytest.raises(ValueError, match="carries no picture content"):
         wan.stream(image, scale=2)
+
+
+def test_watched_frames_are_as_large_as_the_processor_can_make_them(pipeline, monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for threads, shown in ((1, 1), (2, 1), (4, 2)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert usual_scale(pipeline.config, cpu) == shown
+        assert usual_scale(pipeline.config) == usual_scale(pipeline.config, gpu) == 2
+    assert usual_scale(preset("wan2.1-debug"), gpu) == 1

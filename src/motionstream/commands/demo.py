@@ -36,7 +36,7 @@ Examples:
     """Depth-estimation model of transformers for the camera, in place of a plain guess; it is asked once a picture."""
     scale: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Show frames so many times as large as the model sees them, as fine as the picture where nothing new is made, 1 to
-    4; without it 2 for models that carry the picture's content (nano), 1 for others."""
+    4; without it 2 for models that carry the picture's content (nano) on GPUs and from four cores on, otherwise 1."""
     untrained: bool = False
     """Accept weights that were not trained."""
 

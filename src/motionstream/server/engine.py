@@ -117,7 +117,7 @@ class Engine(Host):
             self._pipeline = self._load_pipeline()
             self._weights = fingerprint(self._pipeline)
             scale, config = self.limits.scale, self._pipeline.config
-            self._scale = usual_scale(config) if scale is None else scale
+            self._scale = usual_scale(config, self._pipeline.device) if scale is None else scale
             check_scale(config, self._scale)
             self.status = "ready"
         except Exception as error:

@@ -28,7 +28,7 @@ class Limits:
     samples_per_second: float = 1000  # of one pointer; what comes faster is thinned
     chunks: int = 3  # waiting to be taken, of one session; the oldest goes first
     overlay_points: int = 512  # of a chunk's track positions
-    scale: int | None = 1  # frames so many times as large as the model's; None: as its frames are usually shown
+    scale: int | None = 1  # frames so many times as large as the model's; None: as the device can
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

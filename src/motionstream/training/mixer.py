@@ -216,7 +216,7 @@ def picture_loss(mixed: Mixed, candidates: Tensor, video: Tensor) -> Tensor:
     """The mixed picture's error, the expected error of a choice, and the filling colours' where they are needed."""
     error = mixed.picture - video
     heed = 1 + MOVED * ((candidates[:, 2] - video).abs().mean(dim=1) > CHANGED)
-    heed = heed / heed.mean()
+    heed = heed / heed.mean(dim=(1, 2, 3), keepdim=True)  # in each clip, whoever has which
     each = torch.cat([(candidates - video[:, None]).abs().mean(2), (mixed.fill - video).abs().mean(1, keepdim=True)], 1)
     choice = (heed * (mixed.weights * each).sum(dim=1)).mean()
     needed = each[:, :CANDIDATES].amin(dim=1).detach() + NEEDLESS

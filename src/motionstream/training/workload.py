@@ -168,17 +168,19 @@ def _random_clip(config: ModelConfig, latent_frames: int, generator: torch.Gener
     places = torch.rand(1, 1, TRACKS, 2, generator=generator) * torch.tensor([config.size[1], config.size[0]])
     carried = (config.latent_channels, 8) if config.carry is not None else (0, 0)
     text, image = config.text, config.image_encoder
+    chunks = latent_frames // config.causal.chunk_frames
     return PreparedClips(
         latents=noise(config.latent_channels, latent_frames, *cells),
         positions=places.expand(1, frames, TRACKS, 2),
         visible=torch.ones(1, frames, TRACKS, dtype=torch.bool),
         birth=torch.zeros(1, TRACKS, dtype=torch.long),
         start=places[:, 0],
-        events=torch.zeros(1, latent_frames // config.causal.chunk_frames, dtype=torch.bool),
+        events=torch.zeros(1, chunks, dtype=torch.bool),
         candidates=noise(3, carried[0], latent_frames, *cells),
         features=noise(carried[1], latent_frames, *cells),
         captions=["a red ball moves to the left in front of a wall, and the camera stands still"],
         picture=noise(3, *config.size) if config.carry is not None else None,
+        detail=noise(chunks, 3, *config.size) if config.carry is not None else None,
         text=noise(text.tokens, config.transformer.text_dim) if isinstance(text, UMT5Config) else None,
         image=None if image is None else noise(image.tokens, image.hidden_size),
     )
