@@ -114,6 +114,7 @@ def test_reading_goes_on_exactly_across_epochs_and_workers(made):
                 assert torch.equal(value.nan_to_num(-1), straight[step].tensors()[name].nan_to_num(-1)), name
 
 
+@pytest.mark.timeout(600)  # five stages, one after the other
 def test_every_stage_trains_on_them_and_the_export_streams(made, tmp_path):
     recipe, folder = made
     before = begin(recipe, tmp_path, None).state_dict()
