@@ -34,7 +34,6 @@ from motionstream.training.sources import (
     clip_source,
     clip_view,
     load_autoencoder,
-    load_into,
     validation_clips,
     weights_path,
 )
@@ -173,9 +172,6 @@ def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
     teacher, critic = begin(recipe, folder, "teacher"), _thinned(begin(recipe, folder, "teacher"), recipe.lora)
     batch, validation = recipe.self_forcing_batch, validation_clips(recipe, folder)
     long = validation_clips(recipe, folder, long=True) if isinstance(recipe.data, Rendered) else None
-    autoencoder, decoder = load_autoencoder(recipe, folder), weights_path(folder, "decoder")
-    if autoencoder is not None and decoder.is_file():  # the one that streams decode with
-        load_into(autoencoder, decoder)
     stage = SelfForcingStage(
         student,
         teacher,
@@ -185,7 +181,7 @@ def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
         long,
         recipe.rollouts,
         seed=recipe.seed,
-        autoencoder=autoencoder,
+        autoencoder=load_autoencoder(recipe, folder),
         view=clip_view(recipe, folder, validation),
     )
     stage = _counted(stage, "self-forcing", recipe, batch or recipe.batch, validation)
