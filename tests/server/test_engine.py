@@ -9,6 +9,7 @@ import pytest
 
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.pipeline import MotionStreamPipeline
+from motionstream.scene import usual_scale
 from motionstream.server.engine import Engine
 from motionstream.server.host import EngineBusy
 from motionstream.server.session import Accepted, Chunk, Ended, Failed, Limits, Queued, Started
@@ -241,7 +242,7 @@ def test_a_picture_that_cannot_be_used_is_told(engine: Engine) -> None:
 
 
 def test_frames_are_as_large_as_the_limits_say(pipeline: MotionStreamPipeline, clock: Clock) -> None:
-    for scale, shown in ((2, 2), (3, 3)):
+    for scale, shown in ((None, usual_scale(pipeline.config, pipeline.device)), (2, 2), (3, 3)):
         engine = Engine(lambda: pipeline, Limits(scale=scale), clock=clock)
         engine.load()
         session = engine.open(picture())

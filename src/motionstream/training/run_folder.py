@@ -20,7 +20,7 @@ STARTS_FROM = {
     "teacher": ("autoencoder", "mixer"),
     "teacher-forcing": ("autoencoder", "mixer", "teacher"),
     "causal": ("autoencoder", "mixer", "teacher", "teacher-forcing"),
-    "self-forcing": ("autoencoder", "mixer", "teacher", "causal", "decoder"),
+    "self-forcing": ("autoencoder", "mixer", "teacher", "causal"),
     "decoder": ("autoencoder", "mixer", "teacher"),
     "tiny-decoder": ("autoencoder",),
 }
