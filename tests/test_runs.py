@@ -22,7 +22,7 @@ def test_from_videos_on_disk_to_a_streamed_video(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     frames, fps = read_video(tmp_path / "video.mp4")
-    assert frames.shape == (48, 128, 128, 3) and fps == 24
+    assert frames.shape == (48, 256, 256, 3) and fps == 24  # twice the model's size, as streams are shown
     settings = json.loads((tmp_path / "model" / "model.json").read_text())
     assert settings["stages"] == ["teacher", "causal", "self-forcing"]
     for stage in ("teacher_phase1", "teacher_phase2", "causal", "self-forcing"):
