@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from motionstream.component_config import LinearAutoencoderConfig, TextConfig, TinyAutoencoderConfig
 from motionstream.config import (
     CARRY_CANDIDATES,
@@ -55,6 +57,21 @@ def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> Mod
     )
 
 
+def nano_ids() -> ModelConfig:
+    """``nano`` with the paper's motion conditioning alone: random ids where the tracks are, beside the picture's
+    latents, and no content carried along. Not embedded; what the carried content is compared with."""
+    whole = nano()
+    inputs = (*(slice_ for slice_ in whole.inputs if slice_[0] != "carry"), ("image", whole.latent_channels))
+    return replace(
+        whole,
+        name="nano-ids",
+        inputs=inputs,
+        transformer=replace(whole.transformer, in_channels=sum(width for _, width in inputs)),
+        image_conditioning="concat",
+        carry=None,
+    )
+
+
 def debug() -> ModelConfig:
     """``nano`` with almost nothing inside: 32×32, two layers. For tests; its pictures mean nothing."""
     latent_channels, tracks = 12, 4
@@ -89,6 +106,7 @@ def debug() -> ModelConfig:
 
 PRESETS = {
     "nano": nano,
+    "nano-ids": nano_ids,
     "debug": debug,
     "wan2.1-1.3b": wan21_1_3b,
     "wan2.1-14b": wan21_14b,

@@ -28,6 +28,7 @@ from motionstream.training.autoencoder import DecoderStage
 from motionstream.training.causal_init import CausalStage
 from motionstream.training.checkpoint import Checkpoints
 from motionstream.training.flow_matching import make_conditions
+from motionstream.training.looking import LookStage
 from motionstream.training.loop import Run, TrainConfig, train
 from motionstream.training.mixer import MixerStage
 from motionstream.training.rendered_clips import ClipPool
@@ -90,7 +91,7 @@ def data(tmp_path_factory):
         RECIPE,
         batch=BATCH,
         autoencoder=replace(own, train=replace(own.train, steps=1)),
-        mixer=replace(RECIPE.mixer, train=replace(RECIPE.mixer.train, steps=1)),
+        mixer=replace(RECIPE.mixer, train=replace(RECIPE.mixer.train, steps=1), look=None),
     )
     stages.train_autoencoder(recipe, folder, say=quiet)
     stages.train_mixer(recipe, folder, say=quiet)
@@ -125,6 +126,11 @@ def make_stage(kind, data):
         return make_tiny_stage()
     if kind == "mixer":
         return make_mixer_stage()
+    if kind == "look":
+        mixer = make_mixer()
+        return LookStage(
+            mixer, RECIPE.data.scene, recipes.TrackMix(), stages.TRAIN, stages.HELD_OUT, batch=BATCH, seed=5, workers=0
+        )
     if kind == "teacher":
         return TeacherStage(trainee, make_pool(folder), validation, seed=5)
     if kind == "self-forcing":
@@ -138,12 +144,16 @@ def make_stage(kind, data):
     return CausalStage(trainee, store, validation, batch=BATCH, seed=5)
 
 
-def make_mixer_stage():
+def make_mixer():
     torch.manual_seed(0)
-    carry, scene = RECIPE.model.carry, replace(RECIPE.data.scene, frames=9)
+    carry = RECIPE.model.carry
+    return PixelMixer(carry.mixer, grid=carry.grid)
+
+
+def make_mixer_stage():
+    scene = replace(RECIPE.data.scene, frames=9)
     settings = {"chunks": [0], "batch": BATCH, "frames": 2, "seed": 5, "workers": 0}
-    mixer = PixelMixer(carry.mixer, grid=carry.grid)
-    return MixerStage(mixer, scene, recipes.TrackMix(), stages.TRAIN, stages.HELD_OUT, **settings)
+    return MixerStage(make_mixer(), scene, recipes.TrackMix(), stages.TRAIN, stages.HELD_OUT, **settings)
 
 
 def make_tiny_stage():
@@ -175,6 +185,7 @@ OFFLOADED = {"shard": True, "offload_frozen": True, "offload_optimiser": True}
 WAYS = {
     "autoencoder": {"whole": {}},
     "mixer": {"whole": {}},
+    "look": {"whole": {}},
     "teacher": {"whole": {}, "sharded": SHARDED},
     "causal": {"whole": {}, "sharded": SHARDED},
     "self-forcing": {"whole": {}, "sharded": SHARDED, "sharded and offloaded": OFFLOADED},

@@ -14,6 +14,7 @@ from motionstream.components import Placement, random_components
 from motionstream.loading import random_model
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.training import recipes, sources, stages
+from motionstream.training.export import export
 from motionstream.training.loop import TrainConfig, train
 from motionstream.training.named_recipes import RECIPES, recipe_named
 from motionstream.wan_presets import TINY_WAN22_LARGE
@@ -182,3 +183,21 @@ def test_the_teacher_begins_with_a_base_of_its_sizes_around_its_own_mixer(traine
     assert all(torch.equal(ours[f"pixel_mixer.{name}"], value) for name, value in mixer.items()) and mixer
     frozen = {name.split(".")[0] for name, parameter in begun.model.named_parameters() if not parameter.requires_grad}
     assert frozen == {"pixel_mixer"}
+
+
+def test_the_papers_conditioning_alone_is_trained_on_rendered_clips_too(trained, tmp_path):
+    """``nano-ids`` at debug size: no content carried, the autoencoder the base's."""
+    recipe, folder = trained
+    export(recipe, folder, tmp_path / "base")
+    whole, few = recipe.model, replace(recipe.teacher[0].train, steps=1)
+    inputs = (*whole.inputs[:2], ("image", whole.latent_channels))
+    width = sum(channels for _, channels in inputs)
+    transformer = replace(whole.transformer, in_channels=width)
+    model = replace(whole, inputs=inputs, transformer=transformer, image_conditioning="concat", carry=None)
+    shared = {"base": str(tmp_path / "base"), "autoencoder": None, "mixer": None, "causal": few, "self_forcing": few}
+    recipe = replace(recipe, model=model, teacher=(replace(recipe.teacher[0], train=few),), **shared)
+    for stage in ("teacher", "causal", "self-forcing"):
+        stages.TRAINERS[stage](recipe, tmp_path / "run", say=lambda text: None)
+    lines = [json.loads(x) for x in (tmp_path / "run" / "teacher_phase1" / "log.jsonl").read_text().splitlines()]
+    assert "epe_px" in lines[-1]
+    assert recipe_named("nano-ids").stages == ("teacher", "causal", "self-forcing", "tiny-decoder")

@@ -185,7 +185,9 @@ def _check_batches(recipe: Recipe, stages: tuple[str, ...]) -> None:
         runs["autoencoder"] = [(recipe.autoencoder.batch, recipe.autoencoder.train)]
         runs["decoder"] = [(recipe.autoencoder.batch, recipe.autoencoder.decoder)]
     if recipe.mixer is not None:
-        runs["mixer"] = [(recipe.mixer.batch, recipe.mixer.train)]
+        runs["mixer"] = [
+            (recipe.mixer.batch, run) for run in (recipe.mixer.look, recipe.mixer.train) if run is not None
+        ]
     for stage in stages:
         for batch, config in runs[stage]:
             with micro_batch(0, config.accumulate):

@@ -108,9 +108,15 @@ class Chosen:
     track: Tensor
 
     def describe(self) -> Tensor:
-        """Features (B, T, G, 4): closeness at two scales, displacement."""
-        near = torch.stack([torch.exp(-self.distance / 8), torch.exp(-self.distance / 32)], dim=-1)
-        return torch.cat([near, self.move / 16], dim=-1)
+        """Features (B, T, G, 4), see ``describe``."""
+        return describe(self.distance, self.move)
+
+
+def describe(distance: Tensor, move: Tensor) -> Tensor:
+    """Features (…, 4) of a track at ``distance`` (…) that has gone ``move`` (…, 2), in pixels: closeness at two scales,
+    displacement."""
+    near = torch.stack([torch.exp(-distance / 8), torch.exp(-distance / 32)], dim=-1)
+    return torch.cat([near, move / 16], dim=-1)
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ class PixelMixer(nn.Module):
         self.config, self.grid = config, grid
         self.look = UNet(3 * 4, config.look_widths, config.features, kernel=3)
         self.alike = nn.Linear(config.heads + DESCRIBED, 1)
+        nn.init.zeros_(self.alike.weight[:, -2:])  # how far a thing has gone does not tell what belongs to it
         told = CANDIDATES * (config.heads + DESCRIBED + 1)
         self.mix = UNet(3 * 4 * CANDIDATES + CANDIDATES + told, config.mix_widths, 4 * (CHOICES + 3))
         nn.init.zeros_(self.mix.outlet.weight)

@@ -210,11 +210,17 @@ def visibility(sprites: Sprites, positions: Tensor, layer: Tensor, size: tuple[i
     """
     x, y = positions.unbind(-1)
     visible = (x >= -0.5) & (x < size[1] - 0.5) & (y >= -0.5) & (y < size[0] - 0.5) & (layer >= 0)[:, None]
+    return visible & (covering(sprites, positions) <= layer[:, None])
+
+
+def covering(sprites: Sprites, positions: Tensor) -> Tensor:
+    """The highest layer of which a sprite covers each position (B, T, N, 2) by more than half, 0 if none: (B, T, N)."""
+    highest = torch.zeros(positions.shape[:-1], dtype=torch.long, device=positions.device)
     for level in sprites.layer.unique().tolist():
         cover = sprites.on_layer(level)
         clips = cover.clip.to(positions.device)
         x, y = (positions[clips] - cover.centre[:, :, None]).unbind(-1)
         grid = cover.own_coordinates(x, y)
         distance = F.grid_sample(cover.appearance[:, 3:], grid, padding_mode="border", align_corners=True)
-        visible[clips] &= (distance[:, 0] > 0) | (layer[clips] >= level)[:, None]
-    return visible
+        highest[clips] = torch.where(distance[:, 0] > 0, highest[clips], level)
+    return highest

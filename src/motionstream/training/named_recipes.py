@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from motionstream.training.recipes import Recipe, debug, nano, nano_debug
+from motionstream.training.recipes import Recipe, debug, nano, nano_debug, nano_ids
 from motionstream.training.wan_recipes import affordable, debug_wan, wan21, wan22
 
 RECIPES: dict[str, Callable[[float | None], Recipe]] = {
     "nano": nano,
+    "nano-ids": nano_ids,
     "nano-debug": nano_debug,
     "debug": debug,
     "wan2.1-1.3b": wan21,

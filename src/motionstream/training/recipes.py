@@ -97,6 +97,8 @@ class MixerRecipe:
     batch: int = 8
     frames: int = 5
     """Of each clip, at random."""
+    look: TrainConfig | None = None
+    """Of what it sees, on still pictures, before all of it is trained on clips; None: both together."""
     tracks: TrackMix = field(default_factory=lambda: TrackMix(dense=0.1, random=0.15, drags=0.72))
 
 
@@ -253,7 +255,7 @@ def in_float32(recipe: Recipe) -> Recipe:
     recipe = replace(
         recipe,
         autoencoder=own and replace(own, train=changed(own.train), decoder=changed(own.decoder)),
-        mixer=mixer and replace(mixer, train=changed(mixer.train)),
+        mixer=mixer and replace(mixer, train=changed(mixer.train), look=mixer.look and changed(mixer.look)),
         tiny=tiny and replace(tiny, train=changed(tiny.train)),
     )
     return _diffusion_changed(recipe, changed)
@@ -297,7 +299,8 @@ def nano(minutes: float | None = None) -> Recipe:
             decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(0.05), bf16=True),
         ),
         mixer=MixerRecipe(
-            TrainConfig(steps=20_000, lr=2e-3, minutes=part(0.25), bf16=True, ema=0.99, betas=(0.9, 0.99))
+            TrainConfig(steps=20_000, lr=2e-3, minutes=part(0.15), bf16=True, ema=0.99, betas=(0.9, 0.99)),
+            look=TrainConfig(steps=40_000, lr=2e-3, minutes=part(0.1), bf16=True, ema=0.99, betas=(0.9, 0.99)),
         ),
         # what the prior says is the transformer's unit: first things first
         teacher=(
@@ -335,6 +338,22 @@ def nano(minutes: float | None = None) -> Recipe:
             windows=(1,),
             guided=False,
         ),
+    )
+
+
+def nano_ids(minutes: float | None = None) -> Recipe:
+    """``nano`` with the paper's random ids and no carried content, on the same clips: what a transformer of this size
+    has to learn by itself. ``minutes`` is the teacher's; its autoencoder is the embedded model's."""
+    whole = nano()
+    train = replace(whole.teacher[1].train, minutes=minutes, validate_every=200)
+    return replace(
+        whole,
+        model=preset("nano-ids"),
+        base="nano",
+        autoencoder=None,
+        mixer=None,
+        teacher=(replace(whole.teacher[1], train=train),),
+        rollouts=SelfForcingConfig(sinks=(0, 1), windows=(1,), guided=False),
     )
 
 
@@ -376,7 +395,7 @@ def debug(minutes: float | None = None) -> Recipe:
         model=preset("debug"),
         data=Rendered(scene, pool=4, reuse=2, long_frames=69),
         autoencoder=AutoencoderRecipe(train=short, decoder=short, basis_batches=2, batch=2),
-        mixer=MixerRecipe(short, batch=2, frames=2),
+        mixer=MixerRecipe(short, batch=2, frames=2, look=short),
         teacher=(
             Phase(short, loss, TrackMix()),
             Phase(short, loss, TrackMix(mask_probability=0.2), track_head=False),

@@ -133,8 +133,9 @@ def _stored_text(recipe: Recipe) -> StoredText:
 
 
 def load_autoencoder(recipe: Recipe, folder: Path) -> LinearAutoencoder | None:
-    """The autoencoder that carries content, trained here or the base's; None for models that carry none."""
-    if recipe.model.carry is None:
+    """The autoencoder that carries content and encodes rendered clips, trained here or the base's; None where there is
+    neither."""
+    if recipe.model.carry is None and not isinstance(recipe.data, Rendered):
         return None
     if recipe.autoencoder is None:
         autoencoder = parts(recipe).autoencoder

@@ -23,9 +23,10 @@ from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStag
 from motionstream.training.causal_init import CausalStage
 from motionstream.training.clips import PreparedClips, chunk_frames
 from motionstream.training.distributed import agree, device
+from motionstream.training.looking import LookStage
 from motionstream.training.loop import Run, train
 from motionstream.training.lora import LoraSettings, add_lora, merged
-from motionstream.training.mixer import MixerStage
+from motionstream.training.mixer import MixerStage, clear_scene
 from motionstream.training.recipes import Recipe, Rendered
 from motionstream.training.self_forcing import SelfForcingStage
 from motionstream.training.sources import (
@@ -86,6 +87,10 @@ def train_mixer(recipe: Recipe, folder: Path, say: Say = print) -> None:
         raise ValueError("the pixel mixer is trained on rendered clips; for prepared ones it must be there already")
     torch.manual_seed(recipe.seed)
     mixer = PixelMixer(carry.mixer, grid=carry.grid).to(device())
+    if own.look is not None:
+        shared = {"batch": own.batch, "seed": recipe.seed, "workers": data.workers}
+        look = LookStage(mixer, clear_scene(data.scene), own.tracks, TRAIN, HELD_OUT, **shared)
+        train(look, own.look, folder / "mixer_look", say=say).use_average()
     stage = MixerStage(
         mixer,
         data.scene,
