@@ -91,6 +91,7 @@ def train_mixer(recipe: Recipe, folder: Path, say: Say = print) -> None:
         shared = {"batch": own.batch, "seed": recipe.seed, "workers": data.workers}
         look = LookStage(mixer, clear_scene(data.scene), own.tracks, TRAIN, HELD_OUT, **shared)
         train(look, own.look, folder / "mixer_look", say=say).use_average()
+        look.module.requires_grad_(False)  # far fewer clips than pictures are seen: they would undo it
     stage = MixerStage(
         mixer,
         data.scene,
