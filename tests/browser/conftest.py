@@ -4,6 +4,7 @@ Run them alone with ``pytest tests/browser``; with ``--screenshots docs/studio``
 """
 
 import base64
+import contextlib
 import io
 import os
 import shutil
@@ -95,9 +96,19 @@ def camera_film() -> list[np.ndarray]:
 def server() -> Iterator[str]:
     """The address of ``motionstream demo`` in a process of its own."""
     chromium()  # a model need not be loaded for tests that are skipped
+    with serving(free_port()) as address:
+        yield address
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(port: int) -> Iterator[str]:
+    """``motionstream demo`` in a process of its own, until the block ends: its address."""
     source = Path(__file__).resolve().parents[2] / "src"
     command = [sys.executable, "-m", "motionstream", "demo", "--no-browser", "--port", str(port)]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(source)})
@@ -140,6 +151,27 @@ def visit(browser: Any, server: str, request: pytest.FixtureRequest) -> Iterator
     for visitor in visitors:
         visitor.leave()
     assert problems == []
+
+
+@pytest.fixture
+def serve() -> Callable[[], contextlib.AbstractContextManager[str]]:
+    """A server of the test's own, at the same address whenever it runs."""
+    port = free_port()
+    return lambda: serving(port)
+
+
+@pytest.fixture
+def see(browser: Any) -> Callable[[str], "Visitor"]:
+    """Opens the page of another server than the other tests'; what the browser complains of is the test's business."""
+
+    def see(address: str) -> Visitor:
+        visitor = Visitor(browser.new_context().new_page(), None)
+        visitor.page.goto(address)
+        visitor.wait_for_state("Ready")
+        visitor.wait_for_picture()
+        return visitor
+
+    return see
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+"""What the page does when something breaks: a decoder, the server; and a view that is left."""
+
+import json
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from motionstream import wire
+
+
+@pytest.fixture
+def told(visitor) -> list[Any]:
+    """What the page is told from its next load on: objects, and bytes of chunks."""
+    heard: list[Any] = []
+
+    def hear(payload: str | bytes) -> None:
+        heard.append(json.loads(payload) if isinstance(payload, str) else payload)
+
+    visitor.page.on("websocket", lambda socket: socket.on("framereceived", hear))
+    visitor.page.reload()
+    visitor.wait_for_state("Ready")
+    visitor.wait_for_picture()
+    return heard
+
+
+def kinds(visitor, told: list[Any]) -> set[int]:
+    """Of the chunks that have come."""
+    visitor.page.wait_for_timeout(100)  # what comes is heard while Playwright waits
+    return {message[3] for message in told if isinstance(message, bytes)}
+
+
+def messages(visitor, told: list[Any], kind: str) -> list[dict[str, Any]]:
+    visitor.page.wait_for_timeout(100)
+    return [message for message in told if isinstance(message, dict) and message["type"] == kind]
+
+
+def test_a_decoder_that_breaks_is_replaced_by_pictures(visitor, told, until) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_frame(12)
+    assert kinds(visitor, told) == {wire.H264}
+    told.clear()
+    visitor.page.evaluate("() => { VideoDecoder.prototype.decode = () => { throw new DOMException('broken'); }; }")
+    until(lambda: wire.JPEG in kinds(visitor, told), "frames come as JPEG")
+    visitor.wait_for_frame(visitor.frame + 36)
+    assert len(messages(visitor, told, "started")) == 1, "it has come back to its stream, once"
+
+
+def test_a_view_that_is_left_is_looked_at_anew_where_that_is_wanted(visitor, told, server: str, until) -> None:
+    visitor.page.click("#adaptive")
+    visitor.key("Enter")
+    visitor.wait_for_frame(24)
+    recording = messages(visitor, told, "started")[0]["recording"]
+    with urllib.request.urlopen(f"{server}/api/sessions/{recording}") as answer:
+        assert [command for _, command in json.load(answer)["changes"]] == ["refresh"]
+    visitor.page.click("#adaptive")
+    accepted = until(lambda: messages(visitor, told, "accepted")[1:], "and no more, when that is not")
+    assert accepted[0]["command"] == "refresh"
+
+
+def test_a_page_outlives_its_server(serve: Callable, see: Callable) -> None:
+    with serve() as address:
+        visitor = see(address)
+        visitor.key("Enter")
+        visitor.wait_for_frame(12)
+    visitor.wait("document.getElementById('state').textContent.startsWith('Not connected')")
+    with serve():
+        visitor.wait_for_state("Ready")
+        visitor.key("Enter")
+        visitor.wait_for_frame(12)
+        visitor.leave()
