@@ -1,12 +1,15 @@
 """What viewers' commands do to a stream: by hand, on a clock of the test's own."""
 
+import threading
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.engine import Engine
-from motionstream.server.session import Accepted, Chunk, Failed, Limits, Started
-from motionstream.session.commands import Erase, Move, Pin, Prompt, Release, Steps
+from motionstream.server.session import Accepted, Chunk, Failed, Limits, Selected, Started
+from motionstream.session.commands import Erase, Move, Pin, Prompt, Release, Select, Steps
 from motionstream.tracks import Tracks
 
 from .conftest import Clock, chunks, events, picture, press, run
@@ -154,3 +157,39 @@ def test_steps_change_the_next_chunk(engine: Engine, clock: Clock) -> None:
     assert np.array_equal(made[0].frames, twin.step())
     twin.steps = 4
     assert np.array_equal(made[1].frames, twin.step())
+
+
+def test_frames_go_on_while_an_object_is_looked_for(engine: Engine, clock: Clock, monkeypatch) -> None:
+    found, woken = threading.Event(), threading.Event()
+
+    def look(command: Select, seen: np.ndarray) -> Select:
+        assert found.wait(60)
+        return replace(command, outline=((2.0, 2.0), (20.0, 2.0), (20.0, 20.0), (2.0, 20.0)))
+
+    monkeypatch.setattr("motionstream.server.player.find", look)
+    session = engine.open(picture())
+    session.wake = woken.set
+    engine.turn()
+    session.submit(Select(time=clock.now, request=4, x=12, y=12))
+    run(engine, clock, 1.0)
+    assert len(chunks(session)) >= 2, "the stream does not wait"
+    woken.clear()
+    found.set()
+    assert woken.wait(60), "the engine is told when it is found"
+    engine.turn()
+    [selected] = [event for event in events(session) if isinstance(event, Selected)]
+    assert selected.request == 4 and selected.area > 200
+
+
+def test_a_drag_of_an_object_waits_until_that_is_found(engine: Engine, clock: Clock) -> None:
+    session = engine.open(picture())
+    engine.turn()
+    session.submit(Select(time=clock.now, request=4, outline=((2, 2), (20, 2), (20, 20), (2, 20))))
+    session.submit(Pin(time=clock.now, gesture=1, x=10, y=10, object=4, spacing=4))
+    session.submit(Select(time=clock.now, request=5, x=500, y=1))
+    session.submit(Pin(time=clock.now, gesture=2, x=10, y=10, object=5))
+    engine.turn()
+    told = events(session)
+    assert any(isinstance(event, Accepted) and event.gesture == 1 for event in told)
+    refused = [event for event in told if isinstance(event, Failed)]
+    assert [event.command for event in refused] == ["select", "pin"] and "no object 5" in refused[1].message

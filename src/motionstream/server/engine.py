@@ -179,6 +179,7 @@ class Engine(Host):
         player = self._players.get(session)
         if player is not None:
             player.watch(session.watched)
+            player.collect()
         for command in session.commands():
             if isinstance(command, Stop):
                 session.closed = True

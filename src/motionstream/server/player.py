@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from motionstream.server.follower import Follower
@@ -24,7 +25,7 @@ from motionstream.session.commands import (
 from motionstream.session.followed import pack_points
 from motionstream.session.library import Log
 from motionstream.session.replay import Replay
-from motionstream.session.take import Entry, Take
+from motionstream.session.take import Entry, Take, find
 from motionstream.tracks.masks import outline
 
 MARGIN = 0.03
@@ -54,6 +55,8 @@ class Player:
         self.session, self.take, self.limits, self.clock = session, take, limits, clock
         self._log = log
         self._follower: Follower | None = None
+        self._finder = ThreadPoolExecutor(1, "motionstream-finder")
+        self._finding: deque[Future[Select]] = deque()
         take.record = self._record
         self.paused_at: float | None = None
         self._watched = True
@@ -71,6 +74,7 @@ class Player:
     def close(self) -> None:
         """The session has ended: finish its recording, follow nothing."""
         self._unfollow()
+        self._finder.shutdown(wait=False, cancel_futures=True)
         self._end_log()
 
     def _end_log(self) -> None:
@@ -153,12 +157,26 @@ class Player:
             case Release():
                 self._apply_resting(command.gesture)
             case Select():
-                self.take.obey(command)
-                mask = self.take.director.mask(command.request)
-                found = Selected(command.request, command.request, outline(mask).tolist(), int(mask.sum()))
-                self.session.put(found)
+                # In a thread of its own: in the fifth of a second that it takes the stream would stand still.
+                looking = self._finder.submit(find, command, self.take.seen())
+                self._finding.append(looking)
+                looking.add_done_callback(lambda _: self.session.wake())
                 return False
+        if getattr(command, "object", None) is not None:
+            self.collect(wait=True)  # it may be the one that is looked for
         return self.take.obey(command)
+
+    def collect(self, *, wait: bool = False) -> None:
+        """What selections have found meanwhile, or, where one is to wait, all of them."""
+        while self._finding and (wait or self._finding[0].done()):
+            try:
+                found = self._finding.popleft().result()
+                self.take.obey(found)
+            except ValueError as error:
+                self.session.put(Failed(str(error), "select"))
+                continue
+            mask = self.take.director.mask(found.request)
+            self.session.put(Selected(found.request, found.request, outline(mask).tolist(), int(mask.sum())))
 
     def _resume(self) -> None:
         if self.paused_at is None:

@@ -173,7 +173,9 @@ class Session:
         self.watched = True  # somebody looks; nothing is made while nobody does
         self.ended = False  # nothing will come any more
         self.look: Callable[[Look], None] | None = None  # takes frames of the viewer's webcam while that is followed
-        self._limits, self._notify, self._wake = limits, notify, wake
+        self.wake = wake
+        """Has the engine look at this session soon."""
+        self._limits, self._notify = limits, notify
         self._wakes_for_moves = wakes_for_moves
         self._told: Queued | None = None  # its place in the queue, as the viewer knows it
         self._lock = threading.Lock()
@@ -208,7 +210,7 @@ class Session:
             many = len(self._commands) > self._limits.commands // 16
             wake = self._wakes_for_moves or many or not isinstance(command, Move)
         if wake:
-            self._wake()
+            self.wake()
 
     def take(self) -> Event | None:
         """The next event, or None. Control comes before chunks, so that it never waits behind them."""
@@ -223,12 +225,12 @@ class Session:
     def watch(self, watched: bool) -> None:
         """Whether anybody looks just now: the stream stands still while nobody does."""
         self.watched = watched
-        self._wake()
+        self.wake()
 
     def close(self) -> None:
         """The viewer is gone: end the stream and free its memory, soon."""
         self.closed = True
-        self._wake()
+        self.wake()
 
     def commands(self) -> list[Command]:
         """Everything submitted since the last call, in order."""
