@@ -314,14 +314,13 @@ def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int, scale: in
     """Where in ``tall`` source pictures the content of every pixel is, if it has moved with its chosen track: as
     ``grid_sample`` takes it, (B, T, H, W, 2). ``scale``: of a picture so many times as large.
 
-    Between look-up places the motion is interpolated, which changes nothing where neighbours move together, and draws a
-    line rather than stairs where they do not.
+    Between look-up places the motion is interpolated, but not across an edge of it, see ``_between``.
     """
     _, sources, _, height, width = source.pictures.shape
     device, cells = chosen.move.device, (height // grid, width // grid)
     offset = _grid_places((height, width), grid, device) - chosen.position
     moved = (chosen.move + offset - _turn(offset, chosen.turned)).movedim(-1, 2).unflatten(3, cells).flatten(0, 1)
-    moved = F.interpolate(moved, scale_factor=grid * scale, mode="bilinear", align_corners=False)
+    moved = _between(moved, grid, scale)
     edge = 0.5 / scale - 0.5  # the first pixel's centre
     x = (_centres(width, scale, device) - moved[:, 0]).clamp(edge, width - 1 - edge)
     y = (_centres(height, scale, device)[:, None] - moved[:, 1]).clamp(edge, height - 1 - edge)
@@ -330,6 +329,16 @@ def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int, scale: in
         y = y + height * F.interpolate(pictures, scale_factor=grid * scale, mode="nearest")[:, 0]
     points = torch.stack([2 * (x + 0.5) / width - 1, 2 * (y + 0.5) / (sources * height) - 1], dim=-1)
     return points.unflatten(0, chosen.move.shape[:2])
+
+
+def _between(moved: Tensor, grid: int, scale: int) -> Tensor:
+    """Motion (N, 2, h, w) of look-up places → of pixels: interpolated where neighbours move together, else the place's
+    own, for nothing moves halfway between two motions. (Two grid steps apart, they differ by no more than one.)"""
+    most = F.max_pool2d(torch.cat([moved, -moved], dim=1), 3, stride=1, padding=1)
+    parted = ((most[:, :2] + most[:, 2:]).amax(dim=1, keepdim=True) > grid).float()
+    own, parted = (F.interpolate(x, scale_factor=grid * scale, mode="nearest") for x in (moved, parted))
+    smooth = F.interpolate(moved, scale_factor=grid * scale, mode="bilinear", align_corners=False)
+    return torch.where(parted > 0, own, smooth)
 
 
 def _centres(size: int, scale: int, device: torch.device) -> Tensor:
