@@ -65,7 +65,7 @@ def test_sampling_points_are_those_told_pixel_by_pixel():
         shares = [(down if r else 1 - down) * (right if c else 1 - right) for r, c in corners]
         places = [moved(clip, frame, int(row) + r, int(column) + c) for r, c in corners]
         between = sum(share * place for share, place in zip(shares, places, strict=True))
-        origin = complex(x, y) - (between if together else moved(clip, frame, y // GRID, x // GRID))
+        origin = complex(x, y) - (between if together else min(places, key=lambda place: abs(place - between)))
         picture = int(near.picture[clip, frame, (y // GRID) * columns + x // GRID])
         tall = min(max(origin.imag, 0), H - 1) + picture * H
         wanted = [2 * (min(max(origin.real, 0), W - 1) + 0.5) / W - 1, 2 * (tall + 0.5) / (2 * H) - 1]

@@ -332,13 +332,24 @@ def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int, scale: in
 
 
 def _between(moved: Tensor, grid: int, scale: int) -> Tensor:
-    """Motion (N, 2, h, w) of look-up places → of pixels: interpolated where neighbours move together, else the place's
-    own, for nothing moves halfway between two motions. (Two grid steps apart, they differ by no more than one.)"""
+    """Motion (N, 2, h, w) of look-up places → of pixels: interpolated where neighbours move together. Where they do not
+    (two grid steps apart, they differ by more than one), nothing moves halfway between two motions: a pixel has that of
+    the four places around it which is nearest to the interpolated one, so that the edge is a line and not stairs."""
+    height, width = moved.shape[-2:]
+    factor = grid * scale
     most = F.max_pool2d(torch.cat([moved, -moved], dim=1), 3, stride=1, padding=1)
     parted = ((most[:, :2] + most[:, 2:]).amax(dim=1, keepdim=True) > grid).float()
-    own, parted = (F.interpolate(x, scale_factor=grid * scale, mode="nearest") for x in (moved, parted))
-    smooth = F.interpolate(moved, scale_factor=grid * scale, mode="bilinear", align_corners=False)
-    return torch.where(parted > 0, own, smooth)
+    smooth = F.interpolate(moved, scale_factor=factor, mode="bilinear", align_corners=False)
+    if moved.device.type == "cpu" and not parted.any():  # a GPU would have to be waited for
+        return smooth
+    around = F.interpolate(F.pad(moved, (1, 1, 1, 1), mode="replicate"), scale_factor=factor, mode="nearest")
+    nearest, least = smooth, torch.full_like(smooth[:, :1], torch.inf)
+    for down in (factor // 2, factor // 2 + factor):
+        for right in (factor // 2, factor // 2 + factor):
+            corner = around[:, :, down : down + height * factor, right : right + width * factor]
+            apart = (corner - smooth).square().sum(dim=1, keepdim=True)
+            nearest, least = torch.where(apart < least, corner, nearest), torch.minimum(apart, least)
+    return torch.where(F.interpolate(parted, scale_factor=factor, mode="nearest") > 0, nearest, smooth)
 
 
 def _centres(size: int, scale: int, device: torch.device) -> Tensor:
