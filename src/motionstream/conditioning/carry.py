@@ -333,12 +333,12 @@ def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int, scale: in
 
 def _between(moved: Tensor, grid: int, scale: int) -> Tensor:
     """Motion (N, 2, h, w) of look-up places → of pixels: interpolated where neighbours move together. Where they do not
-    (two grid steps apart, they differ by more than one), nothing moves halfway between two motions: a pixel has that of
+    (two grid steps apart, they differ by more than two), nothing moves halfway between two motions: a pixel has that of
     the four places around it which is nearest to the interpolated one, so that the edge is a line and not stairs."""
     height, width = moved.shape[-2:]
     factor = grid * scale
     most = F.max_pool2d(torch.cat([moved, -moved], dim=1), 3, stride=1, padding=1)
-    parted = ((most[:, :2] + most[:, 2:]).amax(dim=1, keepdim=True) > grid).float()
+    parted = ((most[:, :2] + most[:, 2:]).amax(dim=1, keepdim=True) > 2 * grid).float()
     smooth = F.interpolate(moved, scale_factor=factor, mode="bilinear", align_corners=False)
     if moved.device.type == "cpu" and not parted.any():  # a GPU would have to be waited for
         return smooth
