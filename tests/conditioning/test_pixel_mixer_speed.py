@@ -59,7 +59,8 @@ def test_sampling_points_are_those_told_pixel_by_pixel():
     parted = 0
     for clip, frame, y, x in itertools.product((0, 1), (0, 1, 2), range(0, H, 5), range(0, W, 5)):
         around = [moved(clip, frame, y // GRID + r, x // GRID + c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
-        together = all(max(side) - min(side) <= 2 * GRID for side in ([z.real for z in around], [z.imag for z in around]))
+        sides = [z.real for z in around], [z.imag for z in around]
+        together = all(max(side) - min(side) <= 2 * GRID for side in sides)
         parted += not together
         (row, down), (column, right) = (divmod((v + 0.5) / GRID - 0.5, 1) for v in (y, x))
         corners = [(r, c) for r in (0, 1) for c in (0, 1)]
