@@ -96,3 +96,15 @@ class KeyedLoader(Generic[K, V]):
             collate_fn=_unchanged,
             generator=torch.Generator(),  # else it takes a number from the global one, which a resumed run would miss
         )
+
+
+def of_step(loader: KeyedLoader[tuple[int, int], V], step: int, samples: list[int]) -> list[V]:
+    """This rank's ``samples`` of a step; the loader's keys are (step, sample). Later steps' are then made ahead."""
+
+    def needs(first: int) -> Iterator[tuple[int, int]]:
+        at = step
+        while True:
+            yield from ((at, sample) for sample in samples if sample >= first)
+            at, first = at + 1, 0
+
+    return [loader.get((step, sample), lambda sample=sample: needs(sample)) for sample in samples]  # type: ignore[misc]

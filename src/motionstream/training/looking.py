@@ -9,7 +9,6 @@ Legend: B batch, G gestures, P points of the renderer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +25,7 @@ from motionstream.data.textures import TextureBank
 from motionstream.tracks.sampling import TrackMix, grid_around, subset
 from motionstream.training.clips import to_float
 from motionstream.training.distributed import keyed_generator, shard
-from motionstream.training.keyed_loader import KeyedLoader
+from motionstream.training.keyed_loader import KeyedLoader, of_step
 
 GESTURES = 4
 """On each picture; the last of them on the background."""
@@ -154,15 +153,7 @@ class LookStage:
         return F.binary_cross_entropy_with_logits(self.logits(gestures), gestures.same.float()), {}
 
     def _gestures(self, step: int) -> Gestures:
-        samples = list(shard(self.batch))
-
-        def needs(at: int, first: int) -> Iterator[tuple[int, int]]:
-            while True:
-                yield from ((at, sample) for sample in samples if sample >= first)
-                at, first = at + 1, 0
-
-        made = [self._loader.get((step, sample), lambda sample=sample: needs(step, sample)) for sample in samples]  # type: ignore[misc]
-        return Gestures.join(made)
+        return Gestures.join(of_step(self._loader, step, list(shard(self.batch))))
 
     def logits(self, gestures: Gestures) -> Tensor:
         """That a point is of the thing that a gesture took hold of, (B, G, P)."""

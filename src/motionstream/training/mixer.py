@@ -10,7 +10,6 @@ Legend: B batch, K source pictures, F frames looked at, M tracks, P points of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -27,7 +26,7 @@ from motionstream.tracks.sampling import SampledTracks, TrackMix, sample_tracks
 from motionstream.training.autoencoder import psnr
 from motionstream.training.clips import static_index, to_float
 from motionstream.training.distributed import keyed_generator, shard
-from motionstream.training.keyed_loader import KeyedLoader
+from motionstream.training.keyed_loader import KeyedLoader, of_step
 from motionstream.training.turns import still_scene
 
 MOVED, CHANGED = 1.0, 0.08
@@ -174,15 +173,7 @@ class MixerStage:
         return loss + ALIKE * alike, {**numbers, "alike": alike.item()}
 
     def _clips(self, step: int) -> MixerClips:
-        samples = list(shard(self.batch))
-
-        def needs(at: int, first: int) -> Iterator[tuple[int, int]]:
-            while True:
-                yield from ((at, sample) for sample in samples if sample >= first)
-                at, first = at + 1, 0
-
-        made = [self._loader.get((step, sample), lambda sample=sample: needs(step, sample)) for sample in samples]  # type: ignore[misc]
-        return MixerClips.join(made)
+        return MixerClips.join(of_step(self._loader, step, list(shard(self.batch))))
 
     def _carry(self, clips: MixerClips) -> tuple[Relations, Tensor]:
         with torch.no_grad(), torch.autocast(clips.video.device.type, enabled=False):

@@ -98,7 +98,7 @@ class MixerRecipe:
     frames: int = 5
     """Of each clip, at random."""
     look: TrainConfig | None = None
-    """Of what it sees, on still pictures, before all of it is trained on clips; None: both together."""
+    """Of what it sees, on still pictures, before the rest is trained on clips around it; None: both on clips."""
     tracks: TrackMix = field(default_factory=lambda: TrackMix(dense=0.1, random=0.15, drags=0.72))
 
 
