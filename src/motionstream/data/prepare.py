@@ -243,10 +243,9 @@ def _run_processes(
             "again with fewer --workers"
         ) from error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
             child.terminate()  # busy with a unit that nobody waits for any more; what they wrote is whole or nothing
-            child.join()
+        pool.shutdown(cancel_futures=True)  # the pool's own thread reaps them, and is waited for
 
 
 _preparer: UnitPreparer | None = None  # of a worker process
