@@ -8,7 +8,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "motionstream"
 # Which parts of the package each part may import, itself aside. Imports inside functions and for type
 # checking count as well: a dependency is one wherever it is written.
 LEFT_OF_PIPELINE = {
-    *("component_config", "config", "wan_presets", "presets", "media", "tracks"),
+    *("component_config", "config", "wan_presets", "presets", "yuv", "media", "tracks"),
     *("checkpoint_files", "autoencoder", "conditioning", "model", "sampler"),
 }
 ABOVE_PIPELINE = LEFT_OF_PIPELINE | {
@@ -19,9 +19,10 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"component_config"},
     "wan_presets": {"component_config", "config"},
     "presets": {"component_config", "config", "wan_presets"},
-    "media": set(),
+    "yuv": set(),
+    "media": {"yuv"},
     "wire": set(),
-    "client": {"wire"},
+    "client": {"wire", "yuv"},
     "provenance": {"config", "media"},
     "metrics": {"config"},
     "tracks": {"config", "media"},

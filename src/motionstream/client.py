@@ -29,11 +29,13 @@ from urllib.parse import urlsplit
 import av
 import numpy as np
 import simplejpeg
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from motionstream import wire
+from motionstream.yuv import to_rgb
 
 MAX_MESSAGE = 256 * 2**20  # bytes of a chunk: far more than any; without it websockets would refuse at 1 MiB
 
@@ -107,6 +109,7 @@ class Client:
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._gestures = itertools.count(1)
         self._decoder: av.VideoCodecContext | None = None
+        self._reformatter = VideoReformatter()
         self.started: dict[str, Any] = {}
         path = "/ws" if share is None else f"/ws/watch/{share}?codecs={codec}"
         self._open = ExitStack()
@@ -311,7 +314,7 @@ class Client:
             assert isinstance(context, av.VideoCodecContext)
             self._decoder = context
         frames = [frame for part in message.parts for frame in self._decoder.decode(av.Packet(part))]
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+        return np.stack([to_rgb(frame, self._reformatter) for frame in frames])
 
 
 def _raise_if_over(message: dict[str, Any], *, whatever: bool = False) -> None:

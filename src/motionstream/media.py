@@ -20,8 +20,10 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from motionstream.yuv import mark_bt709, to_rgb, to_yuv
 
 MAX_PIXELS = 50_000_000  # of one picture or one frame
 MAX_FRAMES = 10_000  # of one video read at once
@@ -236,12 +238,10 @@ class VideoWriter:
             rate = Fraction(self.fps).limit_denominator(1001)
             self._stream = self._container.add_stream("libx264", rate=rate)
             self._stream.height, self._stream.width = self.size
-            self._stream.pix_fmt = "yuv420p"
             # A key frame, hence a fragment, each second; no reordered frames, which would need edit lists.
             self._stream.options = {"crf": str(self.crf), "g": str(max(1, round(self.fps))), "bf": "0"}
-            context = self._stream.codec_context
-            context.colorspace, context.color_range = 1, ColorRange.MPEG  # 1: BT.709 in H.264's own table
-            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+            mark_bt709(self._stream.codec_context)
+            self._reformatter = VideoReformatter()
             self._stack = stack.pop_all()
         return self
 
@@ -252,10 +252,7 @@ class VideoWriter:
         if frames.shape[1:3] != self.size:
             raise ValueError(f"frames of {_by(frames.shape[1:3])} in a video of {_by(self.size)}: scale them")
         for picture in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
-            self._container.mux(self._stream.encode(frame))
+            self._container.mux(self._stream.encode(to_yuv(picture, self._reformatter)))
         self.frames += len(frames)
 
     def __exit__(self, *failure: Any) -> None:
@@ -325,11 +322,12 @@ def _read_frames(
 
 def _decode(path: str | Path, container: InputContainer, native: float, size: tuple[int, int] | None) -> Timed:
     """The frames of the first video stream, upright, of `size` (width, height), with their times in seconds."""
+    reformatter = VideoReformatter()
     width, height = size or (None, None)  # the first frame's, which all get: a stream may change it on the way
     try:
         for number, frame in enumerate(container.decode(video=0)):
             width, height = width or frame.width, height or frame.height
-            picture = frame.to_ndarray(format="rgb24", width=width, height=height)
+            picture = to_rgb(frame, reformatter, width, height)
             time = number / native if frame.time is None else float(frame.time)
             yield time, np.rot90(picture, round(frame.rotation / 90))  # both count counter-clockwise
     except av.FFmpegError as error:

@@ -10,9 +10,10 @@ import av
 import numpy as np
 import simplejpeg
 from av.video.frame import PictureType
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import VideoReformatter
 
 from motionstream import wire
+from motionstream.yuv import mark_bt709, to_yuv
 
 CODECS = ("h264", "jpeg")  # what is spoken, best first
 
@@ -69,10 +70,8 @@ class H264Encoder:
         self._context = context = av.CodecContext.create("libx264", "w")
         context.height, context.width = size
         context.framerate, context.time_base = rate, 1 / rate
-        context.pix_fmt = "yuv420p"
         context.thread_count = 1  # the cores are the model's
-        context.colorspace, context.color_range = 1, ColorRange.MPEG  # 1: BT.709 in H.264's own table
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        mark_bt709(context)
         context.options = {
             "preset": "ultrafast",
             "tune": "zerolatency",
@@ -82,6 +81,7 @@ class H264Encoder:
             "forced-idr": "1",
             "x264-params": "scenecut=0",
         }
+        self._reformatter = VideoReformatter()
         self._frames = 0
         self._codec = ""
 
@@ -89,9 +89,7 @@ class H264Encoder:
         """As `Encoder`."""
         packets = []
         for number, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
+            frame = to_yuv(picture, self._reformatter)
             frame.pts, self._frames = self._frames, self._frames + 1
             frame.pict_type = PictureType.I if keyframe and number == 0 else PictureType.NONE
             packets += self._context.encode(frame)

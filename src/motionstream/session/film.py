@@ -14,9 +14,10 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.frame import PictureType
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import VideoReformatter
 
 from motionstream.media import VIDEO_SUFFIXES, atomic_path
+from motionstream.yuv import mark_bt709, to_rgb, to_yuv
 
 SUFFIX = ".h264"
 MAX_BYTES = 2**30  # of one film
@@ -40,10 +41,8 @@ class Film:
         self._size = 0
         context = av.CodecContext.create("libx264", "w")
         context.height, context.width = size
-        context.pix_fmt = "yuv420p"
         context.framerate, context.time_base = frame_rate(fps), 1 / frame_rate(fps)
-        context.colorspace, context.color_range = 1, ColorRange.MPEG  # 1: BT.709 in H.264's own table
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        mark_bt709(context)
         # forced-idr: what is marked below as a key frame lets a decoder begin there; one thread: others need theirs
         context.options = {
             "crf": str(CRF),
@@ -52,16 +51,14 @@ class Film:
             "forced-idr": "1",
             "threads": "1",
         }
-        self._encoder = context
+        self._encoder, self._reformatter = context, VideoReformatter()
         self._frames = 0
 
     def append(self, frames: np.ndarray) -> None:
         """Write one chunk, uint8 (T, H, W, 3)."""
         packets = []
         for number, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
+            frame = to_yuv(picture, self._reformatter)
             frame.pts, self._frames = self._frames, self._frames + 1
             frame.pict_type = PictureType.I if number == 0 else PictureType.NONE
             packets += [bytes(packet) for packet in self._encoder.encode(frame)]
@@ -77,9 +74,10 @@ class Film:
 
 def frames_of(film: Path) -> Iterator[np.ndarray]:
     """The frames of a film, uint8 (H, W, 3), one by one."""
+    reformatter = VideoReformatter()
     with av.open(str(film), format="h264") as container:
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield to_rgb(frame, reformatter)
 
 
 def write_mp4(film: Path, fps: float, path: Path) -> None:
