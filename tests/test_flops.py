@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from motionstream.autoencoder.wan_checkpoint import diffusers_arguments
 from motionstream.component_config import CLIPConfig, TinyAutoencoderConfig, UMT5Config
-from motionstream.conditioning.carry import Prior
+from motionstream.conditioning.carry_prior import Prior
 from motionstream.config import CausalConfig, ModelConfig
 from motionstream.flops import (
     chunk_flops,

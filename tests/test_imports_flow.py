@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint_files": set(),
     "autoencoder": {"component_config", "config", "checkpoint_files"},
     "conditioning": {"component_config", "config", "tracks", "autoencoder", "checkpoint_files"},
-    "model": {"component_config", "config", "conditioning", "autoencoder", "checkpoint_files"},
+    "model": {"component_config", "config", "tracks", "conditioning", "autoencoder", "checkpoint_files"},
     "sampler": {"config", "conditioning", "model"},
     "memory": LEFT_OF_PIPELINE | {"components"},
     "flops": LEFT_OF_PIPELINE,

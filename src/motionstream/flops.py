@@ -32,7 +32,7 @@ from motionstream.component_config import (
     TinyAutoencoderConfig,
     UMT5Config,
 )
-from motionstream.conditioning.carry import CarryPrior
+from motionstream.conditioning.carry_prior import CarryPrior
 from motionstream.conditioning.track_head import TrackHead
 from motionstream.config import CARRY_CANDIDATES, CARRY_FEATURES, CausalConfig, ModelConfig, TransformerConfig
 

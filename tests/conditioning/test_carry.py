@@ -5,7 +5,8 @@ import cmath
 import pytest
 import torch
 
-from motionstream.conditioning.carry import CarryPrior, CarrySource, Mixture, Prior, carry, turns
+from motionstream.conditioning.carry import CarrySource, Mixture, carry, turns
+from motionstream.conditioning.carry_prior import CarryPrior, Prior
 from motionstream.config import CarryConfig, MixerConfig
 
 H, W = 32, 48

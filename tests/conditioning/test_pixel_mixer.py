@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from motionstream.conditioning.carry import CarrySource, carry, relate, warp_all
-from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.conditioning.pixel_mixer import PixelMixer, surroundings
 from motionstream.config import MixerConfig
 
 H, W, GRID = 32, 48, 4
@@ -60,6 +60,55 @@ def test_a_new_mixer_averages_the_candidates():
     torch.testing.assert_close(mixed.weights.sum(dim=1), torch.ones_like(mixed.weights[:, 0]))
     assert torch.equal(mixed.weights[:, 0], mixed.weights[:, 1]) and (mixed.weights[1, 3] < 0.02).all()
     assert torch.equal(mixed.weights[1, 0], mixed.weights[1, 2])
+
+
+def test_what_has_left_is_replaced_by_what_is_around_it():
+    picture = torch.full((1, 3, 16, 24), 0.25)
+    picture[:, :, 6:10, 8:14] = -0.75  # a thing
+    gone = torch.zeros(1, 1, 16, 24)
+    gone[:, :, 6:10, 8:14] = 1
+    torch.testing.assert_close(surroundings(picture, gone), torch.full_like(picture, 0.25))
+    torch.testing.assert_close(surroundings(picture, torch.zeros_like(gone)), picture)
+    half = surroundings(picture, gone / 2)[0, 0, 7, 10]
+    assert -0.75 < half < 0.25
+    assert torch.isfinite(surroundings(picture, torch.ones_like(gone))).all()  # nothing is left to tell
+
+
+def test_only_what_goes_with_a_track_is_gone():
+    """All is alike; one track rests and one goes: what is nearer to where that began leaves."""
+    start = torch.tensor([[[8.0, 16.0], [40.0, 16.0]]])
+    positions = (start + torch.tensor([[0.0, 0.0], [0.0, 12.0]]))[:, None]
+    pictures = torch.rand(1, 1, 3, H, W)
+    source = CarrySource(pictures, torch.zeros(1, 2).long(), start, torch.zeros(1, 1).long())
+    relations = relate(positions, torch.ones(1, 1, 2, dtype=torch.bool), source, grid=GRID)
+    alike, unknown = torch.full((1, 1, H // 2, W // 2), 20.0), torch.zeros(1, 2, H // 2, W // 2)
+    gone = make_mixer()._gone(relations.home, alike, unknown, pictures.shape[-2:])
+    assert (gone[..., : W // 4 - 2] < 1e-6).all() and (gone[..., W // 4 + 2 :] > 0.99).all()
+    known = torch.cat([torch.full_like(alike, -1), torch.ones_like(alike)], dim=1)
+    assert (make_mixer()._gone(relations.home, alike, known, pictures.shape[-2:]) == 0).all()  # whatever is alike
+
+
+def test_the_masks_of_things_are_where_their_content_is():
+    """A thing's mask is asked for where what is carried comes from, and only of the chosen track's thing."""
+    start = torch.tensor([[[8.0, 16.0], [40.0, 16.0]]])
+    move = torch.tensor([[0.0, 0.0], [0.0, 8.0]])
+    things = torch.zeros(1, 1, 3, H // 2, W // 2)
+    things[0, 0, 2, 6:10, 18:22] = 1  # around where the second track began
+    source = CarrySource(
+        torch.rand(1, 1, 3, H, W),
+        torch.zeros(1, 2).long(),
+        start,
+        torch.zeros(1, 1).long(),
+        things=things,
+        thing=torch.tensor([[[-1, 2]]]),
+    )
+    relations = relate((start + move)[:, None], torch.ones(1, 1, 2, dtype=torch.bool), source, grid=GRID)
+    _, _, belongs = make_mixer()._compare(relations, source)
+    near, home = belongs[0, :2], belongs[0, 4:]
+    assert (near[:, :, : W // 4 - 2] == 0).all(), "of what the resting track is on nothing is known"
+    assert (near[1, :, W // 4 + 2 :] == 1).all() and (home[1, :, W // 4 + 2 :] == 1).all()
+    assert near[0, 4 + 8, 20] == 1 and near[0, 4 + 2, 20] == -1, "it has gone down by four of its pixels"
+    assert home[0, 8, 20] == 1 and home[0, 4 + 8, 20] == -1
 
 
 def test_clips_do_not_see_one_another_and_frames_stand_alone():
@@ -125,3 +174,40 @@ def test_likeness_compares_a_tracks_start_with_what_may_have_moved_along():
 def test_wrong_settings_are_named(settings, words):
     with pytest.raises(ValueError, match=words):
         MixerConfig(**settings)
+
+
+def masked_case(left: int, right: int, move: float):
+    """One track on a thing from column ``left`` to ``right`` (of the mask's), which goes to the right by ``move``."""
+    start = torch.tensor([[[left + right - 1.0, 16.0]]])
+    things = torch.zeros(1, 1, 1, H // 2, W // 2)
+    things[..., 4:12, left:right] = 1
+    source = CarrySource(
+        torch.rand(1, 1, 3, H, W),
+        torch.zeros(1, 1).long(),
+        start,
+        torch.zeros(1, 1).long(),
+        things=things,
+        thing=torch.zeros(1, 1, 1).long(),
+    )
+    return (start + torch.tensor([move, 0.0]))[:, None], torch.ones(1, 1, 1, dtype=torch.bool), source
+
+
+def test_a_new_mixer_believes_the_masks():
+    torch.manual_seed(0)
+    mixed = mix(PixelMixer(CONFIG, grid=GRID), *masked_case(4, 8, 16.0))
+    weights = mixed.weights[0, :, 0]  # (4, H, W)
+    thing, home, ground = weights[:, 14:18, 26:30], weights[:, 14:18, 10:14], weights[:, 28:, 40:]
+    assert (thing[0] > 0.9).all(), "the thing is where it was dragged to"
+    assert (home[3] > 0.4).all() and (home[2] < 0.1).all(), "and something else where it was"
+    assert (ground[0] < 0.1).all() and (ground[2] > 0.4).all(), "the ground stays"
+
+
+def test_nothing_is_known_of_what_comes_from_outside():
+    """A thing at the left border goes to the right: behind it the border would be repeated."""
+    positions, visible, source = masked_case(0, 4, 16.0)
+    relations = relate(positions, visible, source, grid=GRID)
+    _, _, belongs = make_mixer()._compare(relations, source)
+    near = belongs[0, 0, 8]
+    torch.testing.assert_close(near[9:12], torch.ones(3))
+    torch.testing.assert_close(near[:8], -torch.ones(8))
+    assert (belongs[0, 4, 8, :4] == 1).all(), "where it was it was up to the border"

@@ -82,7 +82,8 @@ def test_with_the_true_frames_the_conditions_are_those_of_the_prepared_clips(pip
         now = slice(3 * chunk, 3 * chunk + 3)
         own, expected = content.conditions(chunk, made), prepared.frames(now.start, now.stop)
         for name, value in parts(own).items():
-            torch.testing.assert_close(value, parts(expected)[name], atol=1e-5, rtol=1e-4)
+            # fewer columns of tracks round otherwise, and where two are as near one of either is taken
+            torch.testing.assert_close(value, parts(expected)[name], atol=1e-4, rtol=1e-4)
         made = clips.latents[:, :, now]
 
 

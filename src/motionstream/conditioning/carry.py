@@ -4,7 +4,7 @@ Three candidate pictures are made for every frame to come: the source moved, tur
 visible track and those around it that move along, the same for the nearest track that moves *otherwise*, and the source
 left where it is (*static*). Where there is a pixel mixer (``pixel_mixer.py``), what it makes of the three takes the
 second's place. What is carried is that picture; without a mixer, the one moved with the nearest track. All three are
-encoded; a small network says how far the carried one may be off (a standard deviation). The transformer sees all of it
+encoded; a small network says how far the carried one may be off (``carry_prior.py``). The transformer sees all of it
 as further channels and predicts around the carried latents, see ``model/motion_model.py``; what the code does not hold
 of the carried picture is put back when its latents are decoded (``LinearAutoencoder.decode``).
 
@@ -21,11 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-
-from motionstream.conditioning.track_head import group_frames
-from motionstream.config import CARRY_CANDIDATES, CARRY_FEATURES, CarryConfig
 
 FAR = 1e6
 REACH = 24.0
@@ -43,7 +40,9 @@ class CarrySource:
     ``pictures`` (B, K, 3, H, W) in [−1, 1]; ``index`` (B, N) the picture each track begins in; ``start`` (B, N, 2)
     its place there in pixels; ``static`` (B, T) the picture that unspecified content is left in, frame by frame.
     ``seen`` (B, K, C, h, w): what a pixel mixer's ``see`` makes of the pictures, where it is known already. ``fine``
-    (B, K, 3, sH, sW): the same pictures s times as large, where they are to be carried, too.
+    (B, K, 3, sH, sW): the same pictures s times as large, where they are to be carried, too. ``things``
+    (B, K, M, H/2, W/2): masks of what tracks are on, and of which, ``thing`` (B, T, N), −1 where that is not known;
+    both or none, see ``things.py``.
     """
 
     pictures: Tensor
@@ -52,10 +51,17 @@ class CarrySource:
     static: Tensor
     seen: Tensor | None = None
     fine: Tensor | None = None
+    things: Tensor | None = None
+    thing: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> CarrySource:
         """The same with all of its tensors changed."""
         return replace(self, **{name: change(x) for name, x in vars(self).items() if x is not None})
+
+    def without_tracks(self) -> CarrySource:
+        """The same pictures for no tracks at all."""
+        thing = None if self.thing is None else self.thing[:, :, :0]
+        return replace(self, index=self.index[:, :0], start=self.start[:, :0], thing=thing)
 
 
 @dataclass(frozen=True)
@@ -76,21 +82,6 @@ class Mixture:
     picture: Tensor
     weights: Tensor
     fill: Tensor
-
-
-@dataclass(frozen=True)
-class Prior:
-    """A Gaussian guess of the clean latents, both (B, C, F, h, w)."""
-
-    mean: Tensor
-    std: Tensor
-
-    def detach(self) -> Prior:
-        return Prior(self.mean.detach(), self.std.detach())
-
-    def negative_log_likelihood(self, x0: Tensor) -> Tensor:
-        """Per element, up to a constant; what the prior is trained by."""
-        return 0.5 * ((x0 - self.mean) / self.std) ** 2 + self.std.log()
 
 
 @dataclass(frozen=True)
@@ -365,42 +356,3 @@ def warp(pictures: Tensor, points: Tensor) -> Tensor:
     tall = pictures.transpose(1, 2).flatten(2, 3)
     sampled = F.grid_sample(tall, points.flatten(1, 2), padding_mode="border", align_corners=False)
     return sampled.unflatten(2, points.shape[1:3])
-
-
-class CarryPrior(nn.Module):
-    """How far the carried candidate may be off, per cell and channel. Works frame by frame: nothing to remember."""
-
-    def __init__(self, config: CarryConfig, latent_channels: int, *, spatial: int, temporal: int) -> None:
-        super().__init__()
-        self.config = config
-        self.spatial = spatial
-        self.temporal = temporal
-        hidden, summary = config.hidden_channels, 16
-        self.summary = nn.Conv2d(latent_channels, summary, 1)
-        self.inlet = nn.Conv2d(CARRY_CANDIDATES * summary + 3 + CARRY_FEATURES, hidden, 3, padding=1)
-        self.middle = nn.Conv2d(hidden, hidden, 3, padding=1)
-        self.spread = nn.Conv2d(hidden, latent_channels, 1)
-        assert self.spread.bias is not None
-        nn.init.zeros_(self.spread.weight)
-        nn.init.constant_(self.spread.bias, -0.7)  # a deviation of one half before anything is learned
-
-    def pool(self, features: Tensor, *, first: bool) -> Tensor:
-        """Features (B, 8, T, G_h, G_w) on the look-up grid → (B, 8, F, h, w) on the latents'."""
-        x = group_frames(features, self.temporal, first=first, mode="replicate").mean(dim=3)
-        factor = self.spatial // self.config.grid
-        return F.avg_pool3d(x, (1, factor, factor))
-
-    def forward(self, candidates: Tensor, features: Tensor) -> Prior:
-        """Encoded candidates (B, 3, C, F, h, w) and pooled features (B, 8, F, h, w) → the prior."""
-        batch, _, _, frames, *_ = candidates.shape
-        mean = candidates[:, self.config.carried]
-        flat = candidates.transpose(2, 3).transpose(1, 2).flatten(0, 1)  # (B F, 3, C, h, w)
-        near, far, static = flat.unbind(1)
-        gaps = [(near - static), (far - static), (near - far)]
-        inputs = [self.summary(x) for x in (near, far, static)]
-        inputs += [gap.abs().mean(dim=1, keepdim=True) for gap in gaps]
-        inputs.append(features.transpose(1, 2).flatten(0, 1))
-        hidden = F.silu(self.inlet(torch.cat(inputs, dim=1)))
-        hidden = F.silu(self.middle(hidden)) + hidden
-        std = self.spread(hidden).clamp(-6, 1.5).exp() + self.config.min_std
-        return Prior(mean, std.unflatten(0, (batch, frames)).transpose(1, 2))

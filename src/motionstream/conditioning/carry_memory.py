@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from motionstream.conditioning.carry import CarrySource
+from motionstream.conditioning.things import Things, find, tell
 from motionstream.tracks import Tracks
 
 
@@ -29,6 +30,7 @@ class CarryMemory:
         self.last, self.last_fine = picture, fine
         self._see = see
         self._seen: dict[int, Tensor] = {}
+        self._things = Things()
         self._pictures = {0: picture}
         self._fine = {0: fine}
         self._static = 0
@@ -59,7 +61,15 @@ class CarryMemory:
         pictures = torch.stack([self._pictures[key] for key in used], dim=1)
         known = [picture for picture in self._fine.values() if picture is not None]
         fine = torch.stack(known, dim=1) if known else None
-        return CarrySource(pictures, index[None], start[None], static, self._all_seen(used) if ids else None, fine)
+        source = CarrySource(pictures, index[None], start[None], static, self._all_seen(used) if ids else None, fine)
+        return source if self._see is None else self._with_things(source, tracks, used)
+
+    def _with_things(self, source: CarrySource, tracks: Tracks, used: list[int]) -> CarrySource:
+        device, ids = source.start.device, tracks.ids.tolist()
+        positions, visible = (torch.from_numpy(x.copy()).to(device)[None] for x in (tracks.positions, tracks.visible))
+        self._things.keep(ids)
+        find(source, positions, visible, [self._things], ids, used)
+        return tell(source, [self._things], ids, used, tracks.length)
 
     def _all_seen(self, used: list[int]) -> Tensor | None:
         """What is seen in the pictures ``used``, (1, K, C, h, w); the others are forgotten."""

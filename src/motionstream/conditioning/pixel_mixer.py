@@ -3,8 +3,9 @@
 Mixing by cells of the latents leaves staircases of 8 pixels and half-transparent doubles. What has to be known is where
 the dragged thing ends, and what it has left behind. So one network *looks* at every source picture and gives every
 pixel a vector, such that pixels of one thing have similar ones; a track's pixel is compared with those that may have
-moved along with it. Another one *mixes* the candidates by these likenesses, with a fourth choice: colours of its own
-for what was hidden and is not any more. Both are small U-Nets at half the picture's size.
+moved along with it. What that cannot tell a graph cut of the picture can: the masks of ``things.py``. Another network
+*mixes* the candidates by these likenesses and masks, with a fourth choice for what was hidden and is not any more: the
+colours around what has left, and what it adds to them. Both are small U-Nets at half the picture's size.
 
 It is trained by itself, on pictures whose truth is known (``training/mixer.py``), and frozen in every other stage.
 Legend: B batch, K sources, T frames, N tracks, h w half the picture's height and width.
@@ -34,8 +35,14 @@ from motionstream.config import MixerConfig
 CANDIDATES = 3
 CHOICES = CANDIDATES + 1
 DESCRIBED = 4
+SURROUNDINGS = 3 + 1
+BELONGS = 2  # what is known of a relation: whether a pixel is of the thing, and whether that is known
 UNLIKELY = -3.0
 """Logit with which the fourth choice begins."""
+TRUST = 10.0
+"""What masks count for, times what is learnt: weights of the size of others would be long in coming there."""
+LEFT = 2.0
+"""Pixels of its track's way that a thing has to go before it has left its place."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,16 @@ class PixelMixer(nn.Module):
         self.alike = nn.Linear(config.heads + DESCRIBED, 1)
         nn.init.zeros_(self.alike.weight[:, -2:])  # how far a thing has gone does not tell what belongs to it
         told = CANDIDATES * (config.heads + DESCRIBED + 1)
-        self.mix = UNet(3 * 4 * CANDIDATES + CANDIDATES + told, config.mix_widths, 4 * (CHOICES + 3))
+        self.mix = UNet(
+            3 * 4 * CANDIDATES + CANDIDATES + told + SURROUNDINGS + BELONGS * CANDIDATES,
+            config.mix_widths,
+            4 * (CHOICES + 3),
+        )
+        self.trust = nn.Conv2d(BELONGS * CANDIDATES + 1, CHOICES, 1, bias=False)
+        nn.init.zeros_(self.trust.weight)
+        with torch.no_grad():  # what belongs goes along, and is gone from where it was
+            self.trust.weight[0, 0] = self.trust.weight[1, 2] = self.trust.weight[3, -1] = 0.3
+            self.trust.weight[2, -1] = -0.3
         nn.init.zeros_(self.mix.outlet.weight)
         assert self.mix.outlet.bias is not None
         nn.init.zeros_(self.mix.outlet.bias)
@@ -133,17 +149,21 @@ class PixelMixer(nn.Module):
     def mix_all(self, candidates: Tensor, relations: Relations, source: CarrySource) -> Mixed:
         """Candidates (B, 3, 3, T, H, W) as ``carry.warp_all`` makes them."""
         batch, frames = candidates.shape[0], candidates.shape[3]
-        told, alike = self._compare(relations, source)
+        told, alike, belongs = self._compare(relations, source)
         flat = candidates.permute(0, 3, 1, 2, 4, 5).flatten(0, 1)  # (B T, 3, 3, H, W)
         gaps = torch.stack([(flat[:, a] - flat[:, b]).abs().mean(dim=1) for a, b in ((0, 2), (1, 2), (0, 1))], dim=1)
         seen = F.pixel_unshuffle(flat.flatten(1, 2), 2)
-        out = self.mix(torch.cat([seen, F.avg_pool2d(gaps, 2), told], dim=1)).float()
-        logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2)
+        gone = self._gone(relations.home, alike[:, 2:], belongs[:, -BELONGS:], flat.shape[-2:])
+        around = surroundings(F.avg_pool2d(flat[:, 2], 2), gone)
+        out = self.mix(torch.cat([seen, F.avg_pool2d(gaps, 2), told, around, gone, belongs], dim=1)).float()
+        known = TRUST * self.trust(torch.cat([belongs, gone * belongs[:, -1:]], dim=1)).float()
+        logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2) + _doubled(known)
         # where nothing is carried, what is there stays there, exactly
         nothing = _to_pixels(relations.near.distance >= FAR, flat.shape[-2:], self.grid).flatten(0, 1)[:, None]
         moved = torch.tensor([True, True, False, True], device=logits.device)[:, None, None]
         weights = logits.masked_fill(nothing & moved, -torch.inf).softmax(dim=1)
         fill = F.pixel_shuffle(out[:, 4 * CHOICES :], 2)
+        fill = fill + _doubled(around)
         pictures = (weights[:, :CANDIDATES, None] * flat).sum(dim=1) + weights[:, CANDIDATES:] * fill
 
         def whole(x: Tensor) -> Tensor:
@@ -151,23 +171,50 @@ class PixelMixer(nn.Module):
 
         return Mixed(whole(pictures), whole(weights), whole(fill), whole(alike))
 
-    def _compare(self, relations: Relations, source: CarrySource) -> tuple[Tensor, Tensor]:
-        """What the mixing part is told of the relations, (B T, channels, h, w), and the logits (B T, 3, h, w)."""
+    def _compare(self, relations: Relations, source: CarrySource) -> tuple[Tensor, Tensor, Tensor]:
+        """What the mixing part is told of the relations, (B T, channels, h, w), the logits (B T, 3, h, w), and for each
+        relation what ``_belongs``."""
         seen = self.see(source.pictures) if source.seen is None else source.seen
         starts, size = self._at_starts(seen, source), source.pictures.shape[-2:]
-        told, alike = [], []
+        told, alike, belongs = [], [], []
+        inner = None if source.things is None else _without_border(source.things)
         for chosen, moves in ((relations.near, True), (relations.far, True), (relations.home, False)):
             if moves:
-                here = warp(seen, _halved(sampling_points(chosen, source, grid=self.grid)))
+                points = _halved(sampling_points(chosen, source, grid=self.grid))
+                here = warp(seen, points)
+                things = None if inner is None else warp(inner, points)
             else:
                 here = left_in_place(seen, source.static)
+                things = None if source.things is None else left_in_place(source.things, source.static)
             here = here.transpose(1, 2).flatten(0, 1)
             likeness = self._likeness(here, starts, chosen, size)
             features = torch.cat([likeness, self._maps(chosen.describe(), size)], dim=1)
             logit = self.alike(features.movedim(1, -1)).movedim(-1, 1).float()
             told += [features, torch.tanh(logit / 4)]
             alike.append(logit)
-        return torch.cat(told, dim=1), torch.cat(alike, dim=1)
+            belongs.append(self._belongs(things, source, chosen, size))
+        return torch.cat(told, dim=1), torch.cat(alike, dim=1), torch.cat(belongs, dim=1)
+
+    def _belongs(self, things: Tensor | None, source: CarrySource, chosen: Chosen, size: torch.Size) -> Tensor:
+        """Whether what is here belongs to the thing of the chosen track, (B T, 2, h, w): from −1 to 1, 0 where it is
+        not known, and whether it is. ``things`` (B, M, T, h, w): the masks here."""
+        if things is None or source.thing is None or source.thing.shape[2] == 0:
+            return torch.zeros(
+                chosen.track.shape[:2].numel(), BELONGS, size[0] // 2, size[1] // 2, device=chosen.track.device
+            )
+        which = source.thing.gather(2, chosen.track)
+        which = torch.where(chosen.distance < FAR, which, -1)
+        rows = self._maps(which[..., None].float(), size).long()
+        known = (rows >= 0).float()
+        value = things.transpose(1, 2).flatten(0, 1).gather(1, rows.clamp(min=0))
+        return torch.cat([(2 * value - 1) * known, known], dim=1)
+
+    def _gone(self, home: Chosen, alike: Tensor, belongs: Tensor, size: torch.Size) -> Tensor:
+        """How surely what the static picture has at a pixel is a thing that has left (B T, 1, h, w), between 0 and 1;
+        ``alike`` of the same shape: that it is of the thing whose track began nearest; ``belongs``: what is known."""
+        left = 1 - torch.exp(-home.move.square().sum(dim=-1, keepdim=True) / (2 * LEFT**2))
+        value, known = belongs.split(1, dim=1)
+        return torch.where(known > 0, (value + 1) / 2, torch.sigmoid(alike)) * self._maps(left, size)
 
     def _at_starts(self, seen: Tensor, source: CarrySource) -> Tensor:
         """What was seen where each track begins: (B, N, C)."""
@@ -193,6 +240,32 @@ class PixelMixer(nn.Module):
         """Features (B, T, G, C) of look-up places → (B T, C, h, w)."""
         maps = features.movedim(3, 2).unflatten(3, (size[0] // self.grid, size[1] // self.grid)).flatten(0, 1)
         return F.interpolate(maps, scale_factor=self.grid // 2, mode="nearest")
+
+
+def _without_border(masks: Tensor) -> Tensor:
+    """Nothing is known to come from outside of a picture, where sampling repeats its border."""
+    return F.pad(masks[..., 1:-1, 1:-1], (1, 1, 1, 1))
+
+
+def _doubled(maps: Tensor) -> Tensor:
+    return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def surroundings(picture: Tensor, gone: Tensor) -> Tensor:
+    """A picture (N, 3, h, w) without what is ``gone`` from it (N, 1, h, w), 0 to 1: in its place is what is around it,
+    the coarser the farther away. (A pyramid, averaged on the way up and filled in on the way down.)"""
+    kept = 1 - gone
+    level = torch.cat([picture * kept, kept], dim=1)
+    levels = [level]
+    while min(level.shape[-2:]) % 2 == 0:
+        level = F.avg_pool2d(level, 2)
+        levels.append(level)
+    out = level.mean(dim=(2, 3), keepdim=True)
+    out = (out[:, :3] / out[:, 3:].clamp(min=1e-3)).expand_as(level[:, :3])
+    for level in reversed(levels):
+        out = F.interpolate(out, size=level.shape[-2:], mode="bilinear", align_corners=False)
+        out = level[:, :3] + (1 - level[:, 3:]) * out
+    return out
 
 
 def _halved(points: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def carried_mixture(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: T
     motion = motion_of(pipeline, video, tracks)
     assert motion.source is not None
     grid, mixer = model.config.carry.grid, model.pixel_mixer
-    carried = carry(motion.positions, motion.visible, motion.source, grid=grid, mixer=mixer)
+    carried = carry(motion.positions, motion.visible, model.with_things(motion), grid=grid, mixer=mixer)
     return np.concatenate([video[:1], _to_video(carried.candidates[:, model.config.carry.carried])[1:]])
 
 

@@ -32,7 +32,7 @@ from motionstream.component_config import (
 )
 from motionstream.conditioning import image as clip
 from motionstream.conditioning import umt5
-from motionstream.conditioning.carry import Prior
+from motionstream.conditioning.carry_prior import Prior
 from motionstream.conditioning.resident import optional_import
 from motionstream.conditioning.text import HashedTextEncoder
 from motionstream.config import CausalConfig, ModelConfig

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.conditioning.carry import CarryPrior, CarrySource, FineCarry, Prior, carry, enlarge
+from motionstream.conditioning.carry import CarrySource, FineCarry, carry, enlarge
+from motionstream.conditioning.carry_prior import CarryPrior, Prior
 from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.conditioning.things import with_things
 from motionstream.conditioning.track_head import TrackHead
 from motionstream.config import CausalConfig, ModelConfig
 from motionstream.model.attention import AttentionContext
 from motionstream.model.flow import per_frame, x0_to_velocity
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.transformer import MotionTransformer
+from motionstream.tracks.sampling import chunk_starts
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class MotionInput:
         """The null motion: no tracks, hence an empty map and everything left where it is."""
         source = self.source
         if source is not None:
-            source = replace(source, index=source.index[:, :0], start=source.start[:, :0])
+            source = source.without_tracks()
         return replace(
             self,
             positions=self.positions[:, :, :0],
@@ -152,6 +155,8 @@ class MotionModel(nn.Module):
             raise ValueError("this model carries picture content: MotionInput.source is missing")
         config = self.config.carry
         source = motion.source
+        if source.things is None:
+            source = self.with_things(motion)
         made = carry(motion.positions, motion.visible, source, grid=config.grid, mixer=self.pixel_mixer)
         candidates, fine = made.candidates, None
         latents = autoencoder.encode_part(candidates.flatten(0, 1), first=motion.first)
@@ -165,6 +170,15 @@ class MotionModel(nn.Module):
             if fine is not None:
                 fine.base[:, :, :1] = given
         return CarriedLatents(latents, self.carry_prior.pool(made.features, first=motion.first), detail, fine)
+
+    def with_things(self, motion: MotionInput) -> CarrySource:
+        """The source of whole clips, with what a pixel mixer is told of the things in it."""
+        assert motion.source is not None
+        if self.pixel_mixer is None:
+            return motion.source
+        chunk = self.config.chunk_video_frames
+        starts = chunk_starts(motion.positions.shape[1], chunk(0 if motion.first else 1), chunk(1))
+        return with_things(motion.source, motion.positions, motion.visible, starts)
 
     def conditions(
         self,

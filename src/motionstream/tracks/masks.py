@@ -5,8 +5,10 @@ Pictures are uint8 (H, W, 3), masks bool (H, W), pixels (x, y) with (0, 0) the c
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike
+from skimage.graph import MCP_Geometric
 
 LARGEST = 160
 """Longer side in pixels at which a picture is cut; larger ones are reduced first, and the mask enlarged."""
@@ -19,12 +21,20 @@ MOST_CORNERS = 256
 Box = tuple[float, float, float, float]
 
 
-def select_object(picture: np.ndarray, point: tuple[float, float] | None = None, box: Box | None = None) -> np.ndarray:
+def select_object(
+    picture: np.ndarray,
+    point: tuple[float, float] | None = None,
+    box: Box | None = None,
+    *,
+    shares: Sequence[float] = SHARES,
+    rounds: int = ROUNDS,
+) -> np.ndarray:
     """The mask of the object at `point`, or within `box` (left, top, right, bottom).
 
     From a click the picture is flooded in the order of how far every pixel is along paths that shun edges and other
-    colours; each share of `SHARES` is a guess that GrabCut refines. The mask that agrees best with all the others is
-    taken: where an object is there, most guesses end at its outline. Where none holds, a disc around the click.
+    colours; each of the `shares` is a guess that GrabCut refines in `rounds`. The mask that agrees best with all the
+    others is taken: where an object is there, most guesses end at its outline. Where none holds, a disc around the
+    click.
 
     The mask is in one piece, without holes, and holds the click. The same picture and click give the same mask.
     Raises ValueError for a picture, point or box that does not work.
@@ -33,8 +43,6 @@ def select_object(picture: np.ndarray, point: tuple[float, float] | None = None,
         raise ValueError(f"picture is {picture.dtype} {picture.shape}; give uint8 (height, width, 3), 8 pixels or more")
     if (point is None) == (box is None):
         raise ValueError(f"point {point} and box {box}: give exactly one of them")
-    import cv2
-
     height, width = picture.shape[:2]
     scale = min(1.0, LARGEST / max(height, width))
     small = picture
@@ -46,7 +54,7 @@ def select_object(picture: np.ndarray, point: tuple[float, float] | None = None,
     if point is not None:
         _check_inside(point, (height, width))
         place = np.floor((np.array(point) + 0.5) * ratio).astype(int)
-        mask = _at(small, (int(place[0]), int(place[1])))
+        mask = _at(small, (int(place[0]), int(place[1])), shares, rounds)
     else:
         assert box is not None
         mask = _within(small, _check_box(box, (height, width)) * np.tile(ratio, 2))
@@ -58,8 +66,6 @@ def select_object(picture: np.ndarray, point: tuple[float, float] | None = None,
 def outline(mask: np.ndarray) -> np.ndarray:
     """The outer border of a mask's largest piece as a polygon, float (K, 2), within a pixel of it where MOST_CORNERS
     suffice; K = 0 of an empty mask."""
-    import cv2
-
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
         return np.zeros((0, 2))
@@ -74,8 +80,6 @@ def filled(corners: ArrayLike, size: tuple[int, int]) -> np.ndarray:
 
     Raises ValueError where it holds no pixel of the picture.
     """
-    import cv2
-
     polygon = np.round(np.asarray(corners, float)).astype(np.int32)
     mask = cv2.fillPoly(np.zeros(size, np.uint8), [polygon], 1) > 0
     if not mask.any():
@@ -83,13 +87,13 @@ def filled(corners: ArrayLike, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(mask)
 
 
-def _at(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+def _at(picture: np.ndarray, place: tuple[int, int], shares: Sequence[float], rounds: int) -> np.ndarray:
     distance = _distance(picture, place)
     order = np.sort(distance, axis=None)
     found = []
-    for share in SHARES:
+    for share in shares:
         guess = _piece(distance <= order[int(share * len(order))], place)
-        mask = _smooth(_refine(picture, guess, place), place)
+        mask = _smooth(_refine(picture, guess, place, rounds), place)
         if LEAST <= mask.sum() <= MOST * mask.size:
             found.append(mask)
     if not found:
@@ -100,9 +104,6 @@ def _at(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
 
 def _distance(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
     """How far every pixel is from `place`, (H, W): each costs by its edges and by how its colour differs there."""
-    import cv2
-    from skimage.graph import MCP_Geometric
-
     (x, y), reach = place, 3
     lab = cv2.cvtColor(cv2.bilateralFilter(picture, 5, 30, 3), cv2.COLOR_RGB2LAB).astype(np.float32)
     slopes = np.concatenate([cv2.Sobel(lab, -1, 1, 0), cv2.Sobel(lab, -1, 0, 1)], axis=-1) / 8
@@ -112,28 +113,22 @@ def _distance(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
     return np.asarray(MCP_Geometric(0.3 + edges + 0.05 * colour).find_costs([(y, x)])[0])
 
 
-def _refine(picture: np.ndarray, guess: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+def _refine(picture: np.ndarray, guess: np.ndarray, place: tuple[int, int], rounds: int) -> np.ndarray:
     """GrabCut from a guess: certain around the click, impossible far outside of it."""
-    import cv2
-
     far = cv2.dilate(guess.astype(np.uint8), np.ones((41, 41), np.uint8)) == 0
     labels = np.where(guess, cv2.GC_PR_FGD, np.where(far, cv2.GC_BGD, cv2.GC_PR_BGD)).astype(np.uint8)
     labels[_disc(guess.shape, place, 2)] = cv2.GC_FGD
-    return _grab(picture, labels)
+    return _grab(picture, labels, rounds)
 
 
-def _grab(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    import cv2
-
+def _grab(picture: np.ndarray, labels: np.ndarray, rounds: int = ROUNDS) -> np.ndarray:
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(picture, labels, (0, 0, 1, 1), *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(picture, labels, (0, 0, 1, 1), *models, rounds, cv2.GC_INIT_WITH_MASK)
     return np.asarray((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
 
 
 def _within(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
     """GrabCut of what is in a box; all of the box where nothing in it stands out."""
-    import cv2
-
     height, width = picture.shape[:2]
     left, top = np.floor(box[:2]).astype(int)
     right, bottom = np.minimum(np.ceil(box[2:]).astype(int), (width, height))
@@ -150,16 +145,12 @@ def _within(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _smooth(mask: np.ndarray, place: tuple[int, int]) -> np.ndarray:
-    import cv2
-
     opened = cv2.morphologyEx(_piece(mask, place).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return _piece(opened > 0, place)
 
 
 def _piece(mask: np.ndarray, place: tuple[int, int]) -> np.ndarray:
     """The piece of a mask that holds a pixel, its holes filled; empty where the mask does not hold it."""
-    import cv2
-
     _, pieces = cv2.connectedComponents(mask.astype(np.uint8))
     here = pieces[place[1], place[0]]
     return _filled(pieces == here) if here else np.zeros_like(mask)
@@ -167,8 +158,6 @@ def _piece(mask: np.ndarray, place: tuple[int, int]) -> np.ndarray:
 
 def _filled(mask: np.ndarray) -> np.ndarray:
     """A mask without its holes: whatever outside of it does not reach the border belongs to it."""
-    import cv2
-
     _, outside = cv2.connectedComponents((~mask).astype(np.uint8))
     border = np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]])
     return np.asarray(mask | ~np.isin(outside, border))

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from motionstream.conditioning.carry import FAR, CarrySource, Relations, relate, warp_all
 from motionstream.conditioning.pixel_mixer import CANDIDATES, Mixed, PixelMixer
+from motionstream.conditioning.things import with_things
 from motionstream.data.procedural import Clips, SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.tracks.sampling import SampledTracks, TrackMix, sample_tracks
@@ -33,6 +34,10 @@ MOVED, CHANGED = 1.0, 0.08
 """How much more a pixel counts whose static candidate is wrong, and by how much of [−1, 1] it has to be."""
 CHOICE, ALIKE, NEEDLESS = 0.5, 0.15, 0.02
 """Weights: of the expected error of a choice, of the likenesses, of the filling colours where they are not needed."""
+
+
+UNKNOWN = 0.15
+"""Share of the clips of which it is not known what their tracks are on."""
 
 
 @dataclass(frozen=True)
@@ -66,28 +71,41 @@ class MixerClips:
 
 
 def take_frames(
-    clips: Clips, tracks: SampledTracks, generator: torch.Generator, *, chunks: list[int], count: int
+    clips: Clips,
+    tracks: SampledTracks,
+    generator: torch.Generator,
+    *,
+    chunks: list[int],
+    count: int,
+    unknown: float = 0.0,
 ) -> MixerClips:
-    """``count`` random frames of each of the clips. ``chunks``: first frames of the chunks."""
-    batch, frames, things = clips.video.shape[0], clips.video.shape[2], torch.arange(clips.video.shape[0])[:, None]
+    """``count`` random frames of each of the clips. ``chunks``: first frames of the chunks. ``unknown``: share of the
+    clips of which it is not told what their tracks are on."""
+    batch, frames = clips.video.shape[0], clips.video.shape[2]
+    rows = torch.arange(batch)[:, None]
     video = to_float(clips.video)
     before = torch.tensor([0, *(start - 1 for start in chunks[1:])])
     static = static_index(tracks.events, chunks, frames)
-    picked = torch.stack([torch.randperm(frames - 1, generator=generator)[:count].sort().values + 1 for _ in things])
-    static = static[things, picked]
+    picked = torch.stack([torch.randperm(frames - 1, generator=generator)[:count].sort().values + 1 for _ in rows])
     source = CarrySource(video[:, :, before].transpose(1, 2), tracks.birth, tracks.start, static)
+    told = torch.rand(batch, 1, 1, generator=generator) >= unknown
+    source = with_things(source, tracks.positions, tracks.visible & told, chunks)
+    assert source.thing is not None
+    static = static[rows, picked]
+    source = replace(source, static=static, thing=source.thing[rows, picked])
     began = before[tracks.birth]  # a track is one of the points: the one that was there
-    there = clips.positions[things, began]  # (B, M, P, 2)
-    known = clips.visible[things, began] & (clips.layer >= 0)[:, None]
+    positions, visible = tracks.positions[rows, picked], tracks.visible[rows, picked]
+    there = clips.positions[rows, began]  # (B, M, P, 2)
+    known = clips.visible[rows, began] & (clips.layer >= 0)[:, None]
     apart = (there - tracks.start[:, :, None]).norm(dim=-1).masked_fill(~known, torch.inf)
     shown = before[static]
     return MixerClips(
-        tracks.positions[things, picked],
-        tracks.visible[things, picked],
+        positions,
+        visible,
         source,
-        video.transpose(1, 2)[things, picked].transpose(1, 2),
-        clips.positions[things, shown],
-        clips.visible[things, shown] & (clips.layer >= 0)[:, None],
+        video.transpose(1, 2)[rows, picked].transpose(1, 2),
+        clips.positions[rows, shown],
+        clips.visible[rows, shown] & (clips.layer >= 0)[:, None],
         clips.layer,
         clips.layer.gather(1, apart.argmin(dim=-1)).reshape(batch, -1),
     )
@@ -114,7 +132,9 @@ class _Rendered(Dataset):
         seed = int(torch.randint(2**62, (), generator=generator))
         # before a still camera, as most streams are, what is not dragged rests: that is where to look for mistakes
         scene = still_scene(self.scene) if sum(key) % 2 else self.scene
-        return rendered_frames(scene, self.mix, self._bank, seed, generator, chunks=self.chunks, count=self.count)
+        return rendered_frames(
+            scene, self.mix, self._bank, seed, generator, chunks=self.chunks, count=self.count, unknown=UNKNOWN
+        )
 
 
 def rendered_frames(
@@ -127,11 +147,12 @@ def rendered_frames(
     chunks: list[int],
     count: int,
     batch: int = 1,
+    unknown: float = 0.0,
 ) -> MixerClips:
-    """Render clips, choose tracks, and take ``count`` frames of each."""
+    """Render clips, choose tracks, and take ``count`` frames of each, as ``take_frames``."""
     clips = render(scene, batch, seed, bank)
     tracks = sample_tracks(clips.positions, clips.visible, clips.layer, mix, generator, chunks=chunks)
-    return take_frames(clips, tracks, generator, chunks=chunks, count=count)
+    return take_frames(clips, tracks, generator, chunks=chunks, count=count, unknown=unknown)
 
 
 class MixerStage:

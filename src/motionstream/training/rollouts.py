@@ -14,6 +14,7 @@ from torch import Tensor
 
 from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks
 from motionstream.conditioning.carry import CarrySource
+from motionstream.conditioning.things import Things, find, tell
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.motion_model import CarriedLatents, Conditions, ImageInput, MotionInput
 from motionstream.sampler.rollout import rollout
@@ -48,6 +49,8 @@ class OwnContent:
         self.pictures = clips.picture[:, None].repeat(1, len(self.starts), 1, 1, 1)
         self.asked: list[bool] = clips.events.any(dim=0).tolist()
         """By chunk: whether any clip has an event there."""
+        self._things = [Things() for _ in self.static]
+        self._eventful = clips.events[:, 1:].any(dim=1).nonzero()[:, 0]
         count, id_range = clips.visible.shape[2], network.model.config.track_head.id_range
         drawn = [draw_ids(torch.Generator().manual_seed(seed), 1, count, id_range) for seed in ids]
         self.ids = torch.cat(drawn).to(clips.visible.device)
@@ -64,6 +67,8 @@ class OwnContent:
         carried = CarriedLatents(self.clips.candidates[:, :, :, latents], self.clips.features[:, :, latents])
         assert self.clips.detail is not None
         self._detail = self.clips.detail[:, chunk]
+        if self.model.pixel_mixer is not None and len(self._eventful):
+            self._find(frames)
         rows = self.clips.events[:, 1 : chunk + 1].any(dim=1).nonzero()[:, 0]
         if len(rows):
             own = self._carry(rows, frames, first=chunk == 0)
@@ -85,6 +90,15 @@ class OwnContent:
             return (from_blocks(blocks)[:, :, -1] + self._detail).clamp(-1, 1)
 
     @torch.no_grad()
+    def _find(self, frames: slice) -> None:
+        """What the tracks are on of the clips that have events, now or later."""
+        clips, rows = self.clips, self._eventful
+        source = CarrySource(self.pictures[rows], clips.birth[rows], clips.start[rows], self.static[rows, frames])
+        ids, keys = range(clips.birth.shape[1]), range(self.pictures.shape[1])
+        things = [self._things[row] for row in rows.tolist()]
+        find(source, clips.positions[rows, frames], clips.visible[rows, frames], things, ids, keys)
+
+    @torch.no_grad()
     def _carry(self, rows: Tensor, frames: slice, *, first: bool) -> CarriedLatents:
         """The content of the clips ``rows``, in float32 as prepared clips have it."""
         clips = self.clips
@@ -93,6 +107,9 @@ class OwnContent:
         source = CarrySource(
             self.pictures[rows], clips.birth[rows][:, seen], clips.start[rows][:, seen], self.static[rows, frames]
         )
+        if self.model.pixel_mixer is not None:
+            things, keys = [self._things[row] for row in rows.tolist()], range(self.pictures.shape[1])
+            source = tell(source, things, seen.tolist(), keys, frames.stop - frames.start)
         positions = clips.positions[rows, frames][:, :, seen]
         motion = MotionInput(
             positions, visible[:, :, seen], self.ids[rows][:, seen], size=self.size, first=first, source=source

@@ -1,0 +1,148 @@
+"""What tracks are on: those that move together, on a thing that is cut out of the picture, and kept in a stream."""
+
+import numpy as np
+import pytest
+import torch
+
+from motionstream.conditioning import things as module
+from motionstream.conditioning.carry import CarrySource
+from motionstream.conditioning.carry_memory import CarryMemory
+from motionstream.conditioning.things import DENSE, MOST_THINGS, Moving, groups, mask_of, with_things
+from motionstream.tracks import Tracks
+
+SIZE = 96
+SQUARES = ((16, 16), (56, 56))  # left, top, of 24 pixels each
+
+
+def squares() -> torch.Tensor:
+    """A noisy ground with two squares, (3, H, W) in [−1, 1]."""
+    picture = 0.1 * torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) - 0.5
+    for number, (left, top) in enumerate(SQUARES):
+        picture[number, top : top + 24, left : left + 24] += 1.0
+    return picture
+
+
+def square(number: int) -> torch.Tensor:
+    left, top = (side // 2 for side in SQUARES[number])
+    mask = torch.zeros(SIZE // 2, SIZE // 2)
+    mask[top : top + 12, left : left + 12] = 1
+    return mask
+
+
+def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(torch.minimum(one, other).sum() / torch.maximum(one, other).sum())
+
+
+def points(number: int) -> np.ndarray:
+    left, top = SQUARES[number]
+    return np.array([(left + x, top + y) for x in (8, 16) for y in (8, 16)], np.float32)
+
+
+def make_source(start: np.ndarray, sources: int = 1) -> CarrySource:
+    pictures = squares()[None, None].repeat(1, sources, 1, 1, 1)
+    index = torch.zeros(1, len(start), dtype=torch.long)
+    return CarrySource(pictures, index, torch.from_numpy(start)[None], torch.zeros(1, 2, dtype=torch.long))
+
+
+def chunk(start: np.ndarray, *moves: tuple[float, float], ids: list[int]) -> Tracks:
+    """Two frames, at the start and moved, a move for each track."""
+    positions = np.stack([start, start + np.array(moves, np.float32)])
+    return Tracks(positions, np.ones(positions.shape[:2], bool), size=(SIZE, SIZE), fps=24, ids=np.array(ids))
+
+
+def test_tracks_that_move_together_are_grouped_and_those_that_rest_are_not():
+    start = np.array([(10, 10), (20, 10), (80, 80), (84, 80), (50, 50), (15, 12)], np.float32)
+    move = np.array([(9, 0), (9, 1), (0, -8), (0, -8), (0.5, 0), (-9, 0)], np.float32)
+    found = groups(Moving(start, move, np.zeros(6, int)))
+    assert [rows.tolist() for rows in found] == [[0, 1], [2, 3], [5]]
+    found = groups(Moving(start, move, np.array([0, 1, 0, 0, 0, 0])))
+    assert sorted(rows.tolist() for rows in found) == [[0], [1], [2, 3], [5]], "of another picture"
+
+
+def test_none_and_very_many_tracks_are_on_nothing():
+    assert groups(Moving(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, int))) == []
+    many = np.random.default_rng(0).uniform(0, 90, (DENSE + 1, 2))
+    assert groups(Moving(many, np.full_like(many, 5), np.zeros(len(many), int))) == []
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_thing_under_the_middle_track_is_found(number):
+    mask = mask_of(squares(), points(number))
+    assert mask.shape == (SIZE // 2, SIZE // 2) and overlap(mask, square(number)) > 0.85
+    assert torch.equal(mask, mask_of(squares(), points(number)))
+
+
+def test_a_track_outside_of_the_picture_is_on_something_at_its_border():
+    assert mask_of(squares(), np.array([[-9.0, 300.0]])).any()
+
+
+def test_each_clip_has_its_own_things():
+    start = np.concatenate([points(0), points(1)])
+    source = make_source(start)
+    both = CarrySource(*(torch.cat([x, x]) for x in (source.pictures, source.index, source.start, source.static)))
+    move = torch.zeros(2, 1, 8, 2)
+    move[0, :, :4, 0] = 6  # of the first clip the first square, of the second both, and one point is hidden
+    move[1, :, :4, 0], move[1, :, 4:, 1] = 6, -6
+    visible = torch.ones(2, 1, 8, dtype=torch.bool)
+    visible[1, :, 7] = False
+    positions = (both.start[:, None] + move).masked_fill(~visible[..., None], torch.nan)
+    found = with_things(both, positions, visible, [0])
+    assert found.things is not None and found.thing is not None
+    assert found.things.shape == (2, 1, MOST_THINGS, SIZE // 2, SIZE // 2)
+    assert found.thing.tolist() == [[[0] * 4 + [-1] * 4], [[0] * 4 + [1] * 3 + [-1]]]
+    assert overlap(found.things[1, 0, 1], square(1)) > 0.85 and not found.things[0, 0, 1].any()
+
+
+def test_a_stream_finds_a_thing_once_and_forgets_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "mask_of", lambda *args: asked.append(args) or mask_of(*args))
+    memory = CarryMemory(squares()[None], see=lambda pictures: pictures[:, :, :, ::2, ::2])
+    start = np.concatenate([points(0), points(1)[:1]])
+    ids, rest, go = [5, 6, 7, 8, 9], (0, 0), (4, 0)
+    first = memory.source(chunk(start, *[rest] * 5, ids=ids), torch.device("cpu"))
+    assert not asked and first.things is not None and first.thing is not None and (first.thing == -1).all()
+    moved = memory.source(chunk(start, go, go, rest, rest, rest, ids=ids), torch.device("cpu"))
+    assert len(asked) == 1 and moved.thing is not None and moved.thing.tolist() == [[[0, 0, -1, -1, -1]] * 2]
+    later = memory.source(chunk(start, go, go, go, go, rest, ids=ids), torch.device("cpu"))
+    assert len(asked) == 1, "those that come along are on the same thing"
+    assert later.thing is not None and later.thing.tolist() == [[[0, 0, 0, 0, -1]] * 2]
+    assert later.things is not None and overlap(later.things[0, 0, 0], square(0)) > 0.85
+    less = memory.source(chunk(start[4:], (0, 5), ids=[9]), torch.device("cpu"))
+    assert len(asked) == 2 and less.thing is not None and less.thing.tolist() == [[[0]] * 2]
+    assert less.things is not None and less.things[0, :, 0].any() and not less.things[0, :, 1:].any()
+
+
+def test_a_stream_and_a_clip_find_the_same_chunk_by_chunk():
+    start = np.concatenate([points(0), points(1)])
+    halves = [chunk(start, *[(5.0, 1.0)] * 4, *[(0.2, 0.0)] * 4, ids=list(range(8)))]
+    halves.append(chunk(start, *[(9.0, 2.0)] * 4, *[(-4.0, 3.0)] * 4, ids=list(range(8))))
+    memory = CarryMemory(squares()[None], see=lambda pictures: pictures[:, :, :, ::2, ::2])
+    streamed = [memory.source(half, torch.device("cpu")) for half in halves]
+    positions = torch.from_numpy(np.concatenate([half.positions for half in halves]))[None]
+    whole = with_things(make_source(start), positions, torch.ones(1, 4, 8, dtype=torch.bool), [0, 2])
+    assert whole.thing is not None and whole.things is not None
+    assert torch.equal(torch.cat([each.thing for each in streamed], dim=1), whole.thing)
+    assert whole.thing[0].tolist() == [[0] * 4 + [-1] * 4] * 2 + [[0] * 4 + [1] * 4] * 2
+    assert streamed[1].things is not None and torch.equal(streamed[1].things, whole.things)
+
+
+def test_only_so_many_things_are_told_apart(monkeypatch):
+    monkeypatch.setattr(module, "mask_of", lambda *args: square(0))
+    start = np.array([(8 + 11 * i, 10 + 60 * (i % 2)) for i in range(MOST_THINGS + 2)], np.float32)
+    moves = [(0.0, 3.0 + 12 * i) for i in range(len(start))]
+    tracks = chunk(start, *moves, ids=list(range(len(start))))
+    memory = CarryMemory(squares()[None], see=lambda pictures: pictures[:, :, :, ::2, ::2])
+    found = memory.source(tracks, torch.device("cpu"))
+    assert found.thing is not None and found.things is not None
+    assert found.things.shape[2] == MOST_THINGS
+    assert sorted(found.thing[0, 0].tolist()) == [-1, -1, *range(MOST_THINGS)]
+
+
+def test_what_moves_with_the_camera_is_no_thing():
+    start = np.stack(np.meshgrid(np.arange(4, SIZE, 12), np.arange(4, SIZE, 12)), -1).reshape(-1, 2).astype(np.float32)
+    assert len(start) < DENSE
+    tracks = chunk(start, *[(5.0, 0.0)] * len(start), ids=list(range(len(start))))
+    found = with_things(
+        make_source(start), torch.from_numpy(tracks.positions)[None], torch.ones(1, 2, len(start)) > 0, [0]
+    )
+    assert found.thing is not None and (found.thing == -1).all()
