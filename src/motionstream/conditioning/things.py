@@ -1,6 +1,6 @@
 """Which pixels go along with a drag: the things that tracks were laid upon, cut out of the pictures they began in.
 
-A small network that has seen a million pictures tells things apart worse than a graph cut that sees one: of held-out
+A small network that has seen 27,000 pictures tells things apart worse than a graph cut that sees one: of held-out
 rendered ones the pixel mixer's likenesses find 0.49 (IoU), GrabCut from one click 0.78 (docs/log.md). So tracks that
 moved together are taken for one thing, and the middle one of them is the click. The mixer is told the masks and has the
 last word, since they are guesses, too, and photographs are of more than things.
