@@ -5,8 +5,9 @@ import cmath
 import pytest
 import torch
 
-from motionstream.conditioning.carry import CarrySource, Mixture, carry, turns
+from motionstream.conditioning.carry import Mixture, carry
 from motionstream.conditioning.carry_prior import CarryPrior, Prior
+from motionstream.conditioning.relations import CarrySource, turns
 from motionstream.config import CarryConfig, MixerConfig
 
 H, W = 32, 48

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from motionstream.conditioning.carry import CarrySource, carry, enlarge
+from motionstream.conditioning.carry import carry, enlarge
 from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.conditioning.relations import CarrySource
 from motionstream.config import MixerConfig
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset

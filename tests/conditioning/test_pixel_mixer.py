@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from motionstream.conditioning.carry import CarrySource, carry, relate, warp_all
+from motionstream.conditioning.carry import carry, warp_all
 from motionstream.conditioning.pixel_mixer import PixelMixer, surroundings
+from motionstream.conditioning.relations import CarrySource, relate
 from motionstream.config import MixerConfig
 
 H, W, GRID = 32, 48, 4

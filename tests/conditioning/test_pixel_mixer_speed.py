@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionstream.conditioning.carry import CarrySource, left_in_place, relate, sampling_points, warp, warp_all
+from motionstream.conditioning.carry import left_in_place, sampling_points, warp, warp_all
 from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.conditioning.relations import CarrySource, relate
 from motionstream.config import MixerConfig
 from motionstream.tracks import Tracks
 

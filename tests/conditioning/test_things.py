@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from motionstream.conditioning import things as module
-from motionstream.conditioning.carry import CarrySource
 from motionstream.conditioning.carry_memory import CarryMemory
-from motionstream.conditioning.things import DENSE, MOST_THINGS, Moving, groups, mask_of, with_things
+from motionstream.conditioning.relations import CarrySource
+from motionstream.conditioning.things import DENSE, MOST_THINGS, Moving, groups, mask_of, misfit, with_things
 from motionstream.tracks import Tracks
 
 SIZE = 96
@@ -146,3 +146,30 @@ def test_what_moves_with_the_camera_is_no_thing():
         make_source(start), torch.from_numpy(tracks.positions)[None], torch.ones(1, 2, len(start)) > 0, [0]
     )
     assert found.thing is not None and (found.thing == -1).all()
+
+
+def test_tracks_that_part_are_on_two_things_and_each_is_cut_out_anew():
+    start = np.array(
+        [(28, 28), (36, 30), (56, 56), (62, 60)], np.float32
+    )  # 34 pixels and more apart, through one between
+    start = np.concatenate([start, [(46, 44)]]).astype(np.float32)
+    together = chunk(start, *[(6.0, 6.0)] * 5, ids=list(range(5)))
+    apart = chunk(start, *[(-20.0, 6.0)] * 2, *[(30.0, 6.0)] * 3, ids=list(range(5)))
+    memory = CarryMemory(squares()[None], see=lambda pictures: pictures[:, :, :, ::2, ::2])
+    first = memory.source(together, torch.device("cpu"))
+    assert first.thing is not None and first.thing[0, 0].tolist() == [0] * 5
+    second = memory.source(apart, torch.device("cpu"))
+    assert second.thing is not None and second.thing[0, 0].tolist() == [1, 1, 0, 0, 0]
+    assert second.things is not None and overlap(second.things[0, 0, 1], square(0)) > 0.85
+
+
+def test_a_thing_that_turns_stays_one():
+    start = np.concatenate([points(0), points(0) + np.float32([22, 0])])
+    angle = np.exp(0.6j) * ((start - start.mean(0)) @ (1, 1j))
+    turned = np.stack([angle.real, angle.imag], -1) + start.mean(0) - start
+    assert misfit(start, turned) < 1e-3
+    assert len(groups(Moving(start, turned, np.zeros(8, int)))) > 1, "or nothing is shown here"
+    memory = CarryMemory(squares()[None], see=lambda pictures: pictures[:, :, :, ::2, ::2])
+    memory.source(chunk(start, *[(3.0, 3.0)] * 8, ids=list(range(8))), torch.device("cpu"))
+    found = memory.source(chunk(start.astype(np.float32), *map(tuple, turned), ids=list(range(8))), torch.device("cpu"))
+    assert found.thing is not None and (found.thing == 0).all()

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from motionstream.conditioning.carry import relate, warp_all
+from motionstream.conditioning.carry import warp_all
 from motionstream.conditioning.pixel_mixer import Mixed, PixelMixer
+from motionstream.conditioning.relations import relate
 from motionstream.config import MixerConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.procedural import SceneConfig, render

@@ -18,50 +18,13 @@ generated frame for a drag that starts later. Legend: B batch, K sources, T fram
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FAR = 1e6
-REACH = 24.0
-"""Pixels within which tracks tell how the content around one of them turns and grows."""
-STIFFNESS = 20.0
-"""Squared pixels of evidence for no turn at all: a track alone, or two close ones, just move what is there."""
-STRAIN = 0.6
-"""Two tracks move together if their distance changes by less than this share of it, and a pixel."""
-
-
-@dataclass(frozen=True)
-class CarrySource:
-    """Where content comes from.
-
-    ``pictures`` (B, K, 3, H, W) in [−1, 1]; ``index`` (B, N) the picture each track begins in; ``start`` (B, N, 2)
-    its place there in pixels; ``static`` (B, T) the picture that unspecified content is left in, frame by frame.
-    ``seen`` (B, K, C, h, w): what a pixel mixer's ``see`` makes of the pictures, where it is known already. ``fine``
-    (B, K, 3, sH, sW): the same pictures s times as large, where they are to be carried, too. ``things``
-    (B, K, M, H/2, W/2): masks of what tracks are on, and of which, ``thing`` (B, T, N), −1 where that is not known;
-    both or none, see ``things.py``.
-    """
-
-    pictures: Tensor
-    index: Tensor
-    start: Tensor
-    static: Tensor
-    seen: Tensor | None = None
-    fine: Tensor | None = None
-    things: Tensor | None = None
-    thing: Tensor | None = None
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> CarrySource:
-        """The same with all of its tensors changed."""
-        return replace(self, **{name: change(x) for name, x in vars(self).items() if x is not None})
-
-    def without_tracks(self) -> CarrySource:
-        """The same pictures for no tracks at all."""
-        thing = None if self.thing is None else self.thing[:, :, :0]
-        return replace(self, index=self.index[:, :0], start=self.start[:, :0], thing=thing)
+from motionstream.conditioning.relations import CarrySource, Chosen, Relations, grid_places, relate, turned_by
 
 
 @dataclass(frozen=True)
@@ -84,57 +47,8 @@ class Mixture:
     fill: Tensor
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A track for every look-up place: its ``move`` (B, T, G, 2) in pixels since it began, its ``position``
-    (B, T, G, 2) now, how the content around it has ``turned`` (B, T, G, 2), see ``turns``, the ``picture`` (B, T, G) it
-    began in, its ``distance`` (B, T, G) in pixels, at least ``FAR`` where there is none, and its row ``track``
-    (B, T, G). Where there is none it is the static picture, unmoved, and row 0."""
-
-    move: Tensor
-    position: Tensor
-    turned: Tensor
-    picture: Tensor
-    distance: Tensor
-    track: Tensor
-
-    def describe(self) -> Tensor:
-        """Features (B, T, G, 4), see ``describe``."""
-        return describe(self.distance, self.move)
-
-
-def describe(distance: Tensor, move: Tensor) -> Tensor:
-    """Features (…, 4) of a track at ``distance`` (…) that has gone ``move`` (…, 2), in pixels: closeness at two scales,
-    displacement."""
-    near = torch.stack([torch.exp(-distance / 8), torch.exp(-distance / 32)], dim=-1)
-    return torch.cat([near, move / 16], dim=-1)
-
-
-@dataclass(frozen=True)
-class Relations:
-    """Of every look-up place: the *near*est track, the nearest that moves otherwise (*far*), and the one that began
-    nearest (*home*), which may have taken away what was here."""
-
-    near: Chosen
-    far: Chosen
-    home: Chosen
-
-
 Mixer = Callable[[Tensor, Relations, CarrySource], Mixture]
 """Of candidates (B, 3, 3, T, H, W)."""
-
-
-def _grid_places(size: tuple[int, int], grid: int, device: torch.device) -> Tensor:
-    """Centres (G, 2) of the look-up cells in pixels, x and y."""
-    y = torch.arange(size[0] // grid, device=device) * grid + (grid - 1) / 2
-    x = torch.arange(size[1] // grid, device=device) * grid + (grid - 1) / 2
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-
-
-def _pick(values: Tensor, index: Tensor) -> Tensor:
-    """values (B, T, N, …) at index (B, T, G) → (B, T, G, …)."""
-    shape = index.shape + values.shape[3:]
-    return values.gather(2, index.reshape(index.shape + (1,) * (values.ndim - 3)).expand(shape))
 
 
 @torch.no_grad()
@@ -212,83 +126,6 @@ def enlarge(video: Tensor, scale: int) -> Tensor:
     return larger.unflatten(0, (video.shape[0], video.shape[2])).transpose(1, 2)
 
 
-def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int) -> Relations:
-    """Choose the tracks of every look-up place; arguments as of ``carry``."""
-    places = _grid_places((source.pictures.shape[-2], source.pictures.shape[-1]), grid, positions.device)
-    shape = (*positions.shape[:2], len(places))
-    static = source.static[:, :, None].expand(shape)
-    if positions.shape[2] == 0:
-        still = torch.zeros(*shape, 2, device=positions.device)
-        rows = torch.zeros(shape, dtype=torch.long, device=positions.device)
-        none = Chosen(still, still, _unturned(still), static, torch.full(shape, FAR, device=positions.device), rows)
-        return Relations(none, none, none)
-    clean = torch.where(visible[..., None], positions, 0.0)
-    moves = torch.where(visible[..., None], positions - source.start[:, None], 0.0)
-    turned = turns(clean, visible, source)
-    index = source.index[:, None].expand(visible.shape)
-
-    def squares(where: Tensor) -> Tensor:
-        """Of the distances (B, T, G, N) of visible tracks, positions (B, T, N, 2)."""
-        square = (places**2).sum(-1)[:, None] + (where**2).sum(-1)[:, :, None] - 2 * places @ where.mT
-        return torch.where(visible[:, :, None], square.clamp(min=0), FAR**2)
-
-    def choose(square: Tensor) -> Chosen:
-        distance, best = square.min(dim=-1)
-        found = distance < FAR**2
-        move = torch.where(found[..., None], _pick(moves, best), 0.0)
-        turn = torch.where(found[..., None], _pick(turned, best), _unturned(move))
-        picture = torch.where(found, _pick(index, best), static)
-        return Chosen(move, _pick(clean, best), turn, picture, distance.sqrt(), best)
-
-    square = squares(clean)
-    near = choose(square)
-    # "otherwise" means by more than a pixel: |m_n − m|² expanded, so that no (G, N, 2) tensor is made
-    differ = (near.move**2).sum(-1, keepdim=True) + (moves**2).sum(-1)[:, :, None] - 2 * near.move @ moves.mT
-    far = choose(torch.where(differ > 1, square, FAR**2))
-    return Relations(near, far, choose(squares(source.start[:, None].expand_as(positions))))
-
-
-def turns(positions: Tensor, visible: Tensor, source: CarrySource) -> Tensor:
-    """How the content around each track has turned and grown since it began, told by the tracks that move along.
-
-    A least-squares similarity around every track, fitted twice: tracks that contradict the first fit count less.
-
-    Returns:
-        (B, T, N, 2): real and imaginary part of the complex number by which an offset from the track now is multiplied
-        to give the offset from its start in the source; (1, 0) for no turn.
-    """
-    start = torch.where(visible[..., None], source.start[:, None], 0.0)
-    now, then = (x[:, :, None] - x[:, :, :, None] for x in (positions, start))  # [n, j] = x_j − x_n
-    apart = then.norm(dim=-1)
-    moving = (positions - start).norm(dim=-1) > 0.5
-    same = source.index[:, None, :, None] == source.index[:, None, None]
-    together = visible[..., None] & visible[:, :, None] & same & (moving[..., None] == moving[:, :, None])
-    together &= ((now - then).norm(dim=-1) < STRAIN * apart + 1) & (apart < 2 * REACH)
-    near = torch.exp(-2 * (apart / REACH) ** 2) * together
-    turned = _fit(near, now, then)
-    error = (_turn(now, turned[:, :, :, None]) - then).norm(dim=-1)
-    return _fit(near / (1 + error**2), now, then)
-
-
-def _fit(weight: Tensor, now: Tensor, then: Tensor) -> Tensor:
-    """The complex factors (B, T, N, 2) that take offsets ``now`` (B, T, N, N, 2) to ``then``, drawn towards 1."""
-    real = (weight * (then * now).sum(-1)).sum(-1)
-    imaginary = (weight * (then[..., 1] * now[..., 0] - then[..., 0] * now[..., 1])).sum(-1)
-    return torch.stack([real + STIFFNESS, imaginary], dim=-1) / (
-        (weight * (now**2).sum(-1)).sum(-1) + STIFFNESS
-    ).unsqueeze(-1)
-
-
-def _turn(offset: Tensor, factor: Tensor) -> Tensor:
-    """Complex products (…, 2)."""
-    (x, y), (a, b) = offset.unbind(-1), factor.unbind(-1)
-    return torch.stack([a * x - b * y, a * y + b * x], dim=-1)
-
-
-def _unturned(like: Tensor) -> Tensor:
-    return torch.tensor([1.0, 0.0], device=like.device).expand_as(like)
-
-
 def warp_all(relations: Relations, source: CarrySource, *, grid: int) -> Tensor:
     """The three candidates (B, 3, 3, T, H, W): moved with the nearest track, with the other one, and static."""
     moved = [warp(source.pictures, sampling_points(c, source, grid=grid)) for c in (relations.near, relations.far)]
@@ -309,8 +146,8 @@ def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int, scale: in
     """
     _, sources, _, height, width = source.pictures.shape
     device, cells = chosen.move.device, (height // grid, width // grid)
-    offset = _grid_places((height, width), grid, device) - chosen.position
-    moved = (chosen.move + offset - _turn(offset, chosen.turned)).movedim(-1, 2).unflatten(3, cells).flatten(0, 1)
+    offset = grid_places((height, width), grid, device) - chosen.position
+    moved = (chosen.move + offset - turned_by(offset, chosen.turned)).movedim(-1, 2).unflatten(3, cells).flatten(0, 1)
     moved = _between(moved, grid, scale)
     edge = 0.5 / scale - 0.5  # the first pixel's centre
     x = (_centres(width, scale, device) - moved[:, 0]).clamp(edge, width - 1 - edge)

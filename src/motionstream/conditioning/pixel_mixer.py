@@ -20,16 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionstream.conditioning.carry import (
-    FAR,
-    CarrySource,
-    Chosen,
-    Mixture,
-    Relations,
-    left_in_place,
-    sampling_points,
-    warp,
-)
+from motionstream.conditioning.carry import Mixture, left_in_place, sampling_points, warp
+from motionstream.conditioning.relations import FAR, CarrySource, Chosen, Relations
 from motionstream.config import MixerConfig
 
 CANDIDATES = 3
@@ -159,7 +151,8 @@ class PixelMixer(nn.Module):
         known = TRUST * self.trust(torch.cat([belongs, gone * belongs[:, -1:]], dim=1)).float()
         logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2) + _doubled(known)
         # where nothing is carried, what is there stays there, exactly
-        nothing = _to_pixels(relations.near.distance >= FAR, flat.shape[-2:], self.grid).flatten(0, 1)[:, None]
+        nothing = (relations.near.distance >= FAR) & (relations.home.distance >= FAR)
+        nothing = _to_pixels(nothing, flat.shape[-2:], self.grid).flatten(0, 1)[:, None]
         moved = torch.tensor([True, True, False, True], device=logits.device)[:, None, None]
         weights = logits.masked_fill(nothing & moved, -torch.inf).softmax(dim=1)
         fill = F.pixel_shuffle(out[:, 4 * CHOICES :], 2)

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.conditioning.carry import CarrySource
+from motionstream.conditioning.relations import CarrySource
 from motionstream.tracks.masks import select_object
 
 MOST_THINGS = 6
@@ -31,6 +31,8 @@ REACH, STRAIN = 24.0, 0.3
 distance (a turn by 17 degrees), and a pixel."""
 WIDE = 0.4
 """Share of the picture within whose bounds tracks move together from which on it is the camera that moves."""
+MISFIT = 4.0
+"""Pixels by which tracks miss one similarity from which on they are on two things."""
 DENSE = 128
 """So many moving tracks say everywhere what moves."""
 SHARES, ROUNDS = (0.02, 0.06, 0.16), 2
@@ -60,6 +62,14 @@ def groups(tracks: Moving) -> list[np.ndarray]:
     count, label = connected_components(together, directed=False)
     found = [rows[label == one] for one in range(count)]
     return sorted(found, key=len, reverse=True)
+
+
+def misfit(start: np.ndarray, move: np.ndarray) -> float:
+    """Pixels, root mean square, by which tracks miss the similarity that fits them best."""
+    then, now = (x[:, 0] + 1j * x[:, 1] for x in (start, start + move))
+    then, now = then - then.mean(), now - now.mean()
+    factor = np.vdot(then, now) / max(float(np.vdot(then, then).real), 1e-6)
+    return float(np.sqrt(np.mean(np.abs(now - factor * then) ** 2)))
 
 
 def mask_of(picture: Tensor, start: np.ndarray) -> Tensor:
@@ -92,20 +102,31 @@ class Things:
         self.masks = {number: self.masks[number] for number in sorted(set(self._of.values()))}
 
     def find(self, tracks: Sequence[int], now: Moving, pictures: Tensor, keys: Sequence[int]) -> None:
-        """Those that move together are on one thing: the one that is known of some of them, or a new one. ``now``: what
-        ``tracks`` do, in the same order; ``keys`` of the ``pictures`` (K, 3, H, W)."""
+        """Those that move together are on one thing: the one that is known of some of them, or a new one. Where the
+        tracks of a known one have parted, it was two, and both are cut out anew. ``now``: what ``tracks`` do, in the
+        same order; ``keys`` of the ``pictures`` (K, 3, H, W)."""
+        whole: dict[int, np.ndarray] = {}
         for rows in groups(now):
             members = [tracks[row] for row in rows]
-            known = Counter(self._of[track] for track in members if track in self._of)
-            if known:
-                number = known.most_common(1)[0][0]
-            elif len(self.masks) == MOST_THINGS or _wide(now.start[rows], pictures.shape[-2:]):
-                continue
-            else:
+            known = [number for number, _ in Counter(self._of[t] for t in members if t in self._of).most_common()]
+            number = next((one for one in known if one not in whole), known[0] if known else None)
+            together = np.concatenate([whole[number], rows]) if number in whole else rows
+            room = len(self.masks) < MOST_THINGS and not _wide(now.start[rows], pictures.shape[-2:])
+            if number in whole and room and misfit(now.start[together], now.move[together]) > MISFIT:
+                assert number is not None
+                self._cut(number, whole[number], now, pictures, keys)
+                number, together = None, rows
+            if number is None and room:
                 number, self._found = self._found, self._found + 1
-                index = int(now.index[rows[0]])
-                self.masks[number] = keys[index], mask_of(pictures[index], now.start[rows])
-            self._of |= {track: number for track in members if track not in self._of}
+                self._cut(number, rows, now, pictures, keys)
+                self._of |= dict.fromkeys(members, number)
+            if number is not None:
+                self._of |= {track: number for track in members if track not in self._of}
+                whole[number] = together
+
+    def _cut(self, number: int, rows: np.ndarray, now: Moving, pictures: Tensor, keys: Sequence[int]) -> None:
+        index = int(now.index[rows[0]])
+        self.masks[number] = keys[index], mask_of(pictures[index], now.start[rows])
 
 
 def _wide(start: np.ndarray, size: Sequence[int]) -> bool:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.conditioning.carry import CarrySource, FineCarry, carry, enlarge
+from motionstream.conditioning.carry import FineCarry, carry, enlarge
 from motionstream.conditioning.carry_prior import CarryPrior, Prior
 from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.conditioning.relations import CarrySource
 from motionstream.conditioning.things import with_things
 from motionstream.conditioning.track_head import TrackHead
 from motionstream.config import CausalConfig, ModelConfig

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from motionstream.autoencoder.linear import DecoderState, LinearAutoencoder, from_blocks
-from motionstream.conditioning.carry import CarrySource
 from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.conditioning.relations import CarrySource
 from motionstream.config import ModelConfig
 from motionstream.model.motion_model import CarriedLatents, MotionInput, MotionModel
 from motionstream.tracks.sampling import SampledTracks, chunk_starts

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks
-from motionstream.conditioning.carry import CarrySource
+from motionstream.conditioning.relations import CarrySource
 from motionstream.conditioning.things import Things, find, tell
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.motion_model import CarriedLatents, Conditions, ImageInput, MotionInput

@@ -1,0 +1,82 @@
+"""How all of a thing moves, told by the tracks on it: one smooth field, so that it is not torn between two of them.
+
+At every place a similarity (turn, growth and shift) is fitted to the thing's tracks, near ones counting more (moving
+least squares, Schaefer et al. 2006); what single tracks still differ by is spread around them. So it follows exactly
+where it is told to, bends where its tracks do, and goes on as a rigid thing beyond the outermost.
+Legend: B batch, T frames, N tracks, G places.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+WIDE = 16.0
+"""Pixels around a place whose tracks tell how it turns."""
+EVERYWHERE = 0.02
+"""Weight of the thing's other tracks, however far."""
+STIFFNESS = 1.0
+"""Squared pixels of tracks' spread below which no turn is told."""
+NARROW = 3.0
+"""Pixels around a track within which what it differs by is its own."""
+
+
+def source_places(places: Tensor, now: Tensor, then: Tensor, on_it: Tensor) -> Tensor:
+    """Where in its source the thing had what it would have at ``places``.
+
+    Args:
+        places: (G, 2) pixels. now: (B, T, N, 2) the tracks, and then: (B, N, 2) where they began. on_it: bool
+            (B, T, N), visible and of this thing.
+
+    Returns:
+        (B, T, G, 2); where nothing is visible, what was there.
+    """
+    count = on_it.sum(dim=-1).clamp(min=1)[..., None, None]
+    middle_now = (now * on_it[..., None]).sum(dim=2, keepdim=True) / count
+    then = then[:, None].expand_as(now)
+    middle_then = (then * on_it[..., None]).sum(dim=2, keepdim=True) / count
+    now, then, places = now - middle_now, then - middle_then, places - middle_now  # (B, T, G, 2) from here on
+    told = on_it[..., None].float()
+    moments = torch.cat([told, now, then, _square(now), _product(now, then)], dim=-1) * told
+    apart = squares(places, now)
+    there = _fitted(places, _wide(apart) @ moments)
+    # what is left of it at the tracks themselves
+    left = (then - _fitted(now, _wide(squares(now, now)) @ moments)) * told
+    own = (apart / NARROW**2 + 1).square_().reciprocal_()
+    spread = own @ torch.cat([left, told], dim=-1)
+    return middle_then + there + spread[..., :2] / (spread[..., 2:] + 1e-3)
+
+
+def squares(places: Tensor, where: Tensor, more: Tensor | None = None) -> Tensor:
+    """Squared distances (B, T, G, N) of places, (G, 2) or (B, T, G, 2), from (B, T, N, 2), and ``more`` (B, T, N). (One
+    product, |p|² − 2 p·w + |w|²: large tensors are fetched once.)"""
+    length = _square(where) if more is None else _square(where) + more[..., None]
+    here = torch.cat([places, _square(places), torch.ones_like(places[..., :1])], dim=-1)
+    there = torch.cat([-2 * where, torch.ones_like(length), length], dim=-1)
+    return here @ there.mT
+
+
+def _wide(square: Tensor) -> Tensor:
+    return (square / (-2 * WIDE**2)).exp_().add_(EVERYWHERE)
+
+
+def _fitted(places: Tensor, moments: Tensor) -> Tensor:
+    """Places (…, 2) through the similarities of which these are the weighted sums, (…, 8)."""
+    moments = moments / moments[..., :1].clamp(min=1e-6)
+    now, then = moments[..., 1:3], moments[..., 3:5]
+    spread = (moments[..., 5:6] - _square(now)).clamp(min=0)
+    together = moments[..., 6:] - _product(now, then)
+    real, imaginary = together.split(1, dim=-1)
+    real, imaginary = (real + STIFFNESS) / (spread + STIFFNESS), imaginary / (spread + STIFFNESS)
+    x, y = (places - now).split(1, dim=-1)
+    return then + torch.cat([real * x - imaginary * y, real * y + imaginary * x], dim=-1)
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.square().sum(dim=-1, keepdim=True)
+
+
+def _product(now: Tensor, then: Tensor) -> Tensor:
+    """Of the conjugate of the one and the other, as complex numbers: real and imaginary part, (…, 2)."""
+    real = (now * then).sum(dim=-1)
+    return torch.stack([real, now[..., 0] * then[..., 1] - now[..., 1] * then[..., 0]], dim=-1)
