@@ -6,6 +6,7 @@ import torch
 
 from motionstream.conditioning import things as module
 from motionstream.conditioning.carry_memory import CarryMemory
+from motionstream.conditioning.healing import heal
 from motionstream.conditioning.relations import CarrySource
 from motionstream.conditioning.things import DENSE, MOST_THINGS, Moving, groups, mask_of, misfit, with_things
 from motionstream.tracks import Tracks
@@ -173,3 +174,21 @@ def test_a_thing_that_turns_stays_one():
     memory.source(chunk(start, *[(3.0, 3.0)] * 8, ids=list(range(8))), torch.device("cpu"))
     found = memory.source(chunk(start.astype(np.float32), *map(tuple, turned), ids=list(range(8))), torch.device("cpu"))
     assert found.thing is not None and (found.thing == 0).all()
+
+
+def test_what_is_behind_a_thing_is_told_with_it_and_found_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "heal", lambda *args: asked.append(args) or heal(*args))
+    start = np.concatenate([points(0), points(1)])
+    memory = CarryMemory(squares()[None], see=lambda pictures: pictures[:, :, :, ::2, ::2])
+    one = [(4.0, 0.0)] * 4 + [(0.0, 0.0)] * 4
+    for _ in range(2):
+        found = memory.source(chunk(start, *one, ids=list(range(8))), torch.device("cpu"))
+    assert len(asked) == 1 and found.healed is not None
+    left, top = SQUARES[0]
+    inside = (slice(None), slice(top, top + 24), slice(left, left + 24))
+    assert found.healed[0, 0][inside].max() < 0 < found.pictures[0, 0][inside].max()
+    other = (slice(None), slice(SQUARES[1][1], SQUARES[1][1] + 24), slice(SQUARES[1][0], SQUARES[1][0] + 24))
+    assert torch.equal(found.healed[0, 0][other], found.pictures[0, 0][other])
+    found = memory.source(chunk(start, *[(4.0, 0.0)] * 4, *[(0.0, 5.0)] * 4, ids=list(range(8))), torch.device("cpu"))
+    assert len(asked) == 2 and found.healed is not None and found.healed[0, 0][other].max() < 0

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.conditioning.carry import Mixture, left_in_place, sampling_points, warp
-from motionstream.conditioning.relations import FAR, CarrySource, Chosen, Relations
+from motionstream.conditioning.healing import surroundings
+from motionstream.conditioning.relations import FAR, CarrySource, Chosen, Relations, with_rims
 from motionstream.config import MixerConfig
 
 CANDIDATES = 3
@@ -146,7 +147,8 @@ class PixelMixer(nn.Module):
         gaps = torch.stack([(flat[:, a] - flat[:, b]).abs().mean(dim=1) for a, b in ((0, 2), (1, 2), (0, 1))], dim=1)
         seen = F.pixel_unshuffle(flat.flatten(1, 2), 2)
         gone = self._gone(relations.home, alike[:, 2:], belongs[:, -BELONGS:], flat.shape[-2:])
-        around = surroundings(F.avg_pool2d(flat[:, 2], 2), gone)
+        behind = self._behind(flat[:, 2], gone, belongs[:, -1:], source)
+        around = F.avg_pool2d(behind, 2)
         out = self.mix(torch.cat([seen, F.avg_pool2d(gaps, 2), told, around, gone, belongs], dim=1)).float()
         known = TRUST * self.trust(torch.cat([belongs, gone * belongs[:, -1:]], dim=1)).float()
         logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2) + _doubled(known)
@@ -155,8 +157,7 @@ class PixelMixer(nn.Module):
         nothing = _to_pixels(nothing, flat.shape[-2:], self.grid).flatten(0, 1)[:, None]
         moved = torch.tensor([True, True, False, True], device=logits.device)[:, None, None]
         weights = logits.masked_fill(nothing & moved, -torch.inf).softmax(dim=1)
-        fill = F.pixel_shuffle(out[:, 4 * CHOICES :], 2)
-        fill = fill + _doubled(around)
+        fill = F.pixel_shuffle(out[:, 4 * CHOICES :], 2) + behind
         pictures = (weights[:, :CANDIDATES, None] * flat).sum(dim=1) + weights[:, CANDIDATES:] * fill
 
         def whole(x: Tensor) -> Tensor:
@@ -178,7 +179,7 @@ class PixelMixer(nn.Module):
                 things = None if inner is None else warp(inner, points)
             else:
                 here = left_in_place(seen, source.static)
-                things = None if source.things is None else left_in_place(source.things, source.static)
+                things = None if source.things is None else left_in_place(with_rims(source.things), source.static)
             here = here.transpose(1, 2).flatten(0, 1)
             likeness = self._likeness(here, starts, chosen, size)
             features = torch.cat([likeness, self._maps(chosen.describe(), size)], dim=1)
@@ -208,6 +209,15 @@ class PixelMixer(nn.Module):
         left = 1 - torch.exp(-home.move.square().sum(dim=-1, keepdim=True) / (2 * LEFT**2))
         value, known = belongs.split(1, dim=1)
         return torch.where(known > 0, (value + 1) / 2, torch.sigmoid(alike)) * self._maps(left, size)
+
+    def _behind(self, static: Tensor, gone: Tensor, known: Tensor, source: CarrySource) -> Tensor:
+        """What may have been hidden by what is ``gone`` (B T, 1, h, w) from the static picture (B T, 3, H, W): what is
+        around it, or, where it is ``known`` (B T, 1, h, w) by a mask, the picture healed."""
+        around = _doubled(surroundings(F.avg_pool2d(static, 2), gone))
+        if source.healed is None:
+            return around
+        healed = left_in_place(source.healed, source.static).transpose(1, 2).flatten(0, 1)
+        return torch.lerp(around, healed, _doubled(gone * known))
 
     def _at_starts(self, seen: Tensor, source: CarrySource) -> Tensor:
         """What was seen where each track begins: (B, N, C)."""
@@ -242,23 +252,6 @@ def _without_border(masks: Tensor) -> Tensor:
 
 def _doubled(maps: Tensor) -> Tensor:
     return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
-
-
-def surroundings(picture: Tensor, gone: Tensor) -> Tensor:
-    """A picture (N, 3, h, w) without what is ``gone`` from it (N, 1, h, w), 0 to 1: in its place is what is around it,
-    the coarser the farther away. (A pyramid, averaged on the way up and filled in on the way down.)"""
-    kept = 1 - gone
-    level = torch.cat([picture * kept, kept], dim=1)
-    levels = [level]
-    while min(level.shape[-2:]) % 2 == 0:
-        level = F.avg_pool2d(level, 2)
-        levels.append(level)
-    out = level.mean(dim=(2, 3), keepdim=True)
-    out = (out[:, :3] / out[:, 3:].clamp(min=1e-3)).expand_as(level[:, :3])
-    for level in reversed(levels):
-        out = F.interpolate(out, size=level.shape[-2:], mode="bilinear", align_corners=False)
-        out = level[:, :3] + (1 - level[:, 3:]) * out
-    return out
 
 
 def _halved(points: Tensor) -> Tensor:

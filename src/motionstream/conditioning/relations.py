@@ -36,7 +36,7 @@ class CarrySource:
     ``seen`` (B, K, C, h, w): what a pixel mixer's ``see`` makes of the pictures, where it is known already. ``fine``
     (B, K, 3, sH, sW): the same pictures s times as large, where they are to be carried, too. ``things``
     (B, K, M, H/2, W/2): masks of what tracks are on, and of which, ``thing`` (B, T, N), −1 where that is not known;
-    both or none, see ``things.py``.
+    ``healed``: the pictures without them. All three or none, see ``things.py``.
     """
 
     pictures: Tensor
@@ -47,6 +47,7 @@ class CarrySource:
     fine: Tensor | None = None
     things: Tensor | None = None
     thing: Tensor | None = None
+    healed: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> CarrySource:
         """The same with all of its tensors changed."""
@@ -114,9 +115,10 @@ def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int
     if source.things is not None and source.thing is not None:
         on = [source.thing == number for number in range(int(source.thing.max()) + 1)]
         fields = [tracks.field(visible & on_it) for on_it in on]
-        near = _claimed(near, fields, _owner(near, fields, source, [places - field.move for field in fields]))
+        there = [places - field.move for field in fields]
+        near = _claimed(near, fields, _owner(near, fields, source.things, source, there))
         left = [tracks.left(on_it) for on_it in on]
-        home = _claimed(home, left, _owner(home, left, source, [places] * len(left)))
+        home = _claimed(home, left, _owner(home, left, with_rims(source.things), source, [places] * len(left)))
         mine = _thing_of(near, source)[..., None]
         otherwise = otherwise & ((source.thing[:, :, None] != mine) | (mine < 0))
     far = tracks.nearest(otherwise & tracks.differ(near))
@@ -214,13 +216,17 @@ class _Tracks:
         return some, counts.gather(2, timed), timed
 
 
-def _owner(plain: Chosen, things: list[Chosen], source: CarrySource, there: list[Tensor]) -> Tensor:
-    """The thing (B, T, G) whose mask says that a place shows it, else that of the plain choice; of two the one whose
-    track is nearer. ``there``: where in its picture each thing had what it would show, (…, 2)."""
-    assert source.things is not None
+def with_rims(things: Tensor) -> Tensor:
+    """Masks (B, K, M, h, w), a pixel wider: what has left has taken its rim along."""
+    return F.max_pool2d(things.flatten(0, 1), 3, stride=1, padding=1).unflatten(0, things.shape[:2])
+
+
+def _owner(plain: Chosen, things: list[Chosen], masks: Tensor, source: CarrySource, there: list[Tensor]) -> Tensor:
+    """The thing (B, T, G) whose mask, (B, K, M, h, w), says that a place shows it, else that of the plain choice; of
+    two the one whose track is nearer. ``there``: where in its picture each thing had what it would show, (…, 2)."""
     owner, best = _thing_of(plain, source), torch.full_like(plain.distance, FAR)
     for number, thing in enumerate(things):
-        shown = _mask_at(source.things[:, :, number], thing.picture, there[number].expand_as(thing.move))
+        shown = _mask_at(masks[:, :, number], thing.picture, there[number].expand_as(thing.move))
         claims = (shown > 0.5) & (thing.distance < best)
         owner, best = torch.where(claims, number, owner), torch.where(claims, thing.distance, best)
     return owner

@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
+from motionstream.conditioning.healing import heal
 from motionstream.conditioning.relations import CarrySource
 from motionstream.tracks.masks import select_object
 
@@ -91,6 +92,7 @@ class Things:
         """By number: the key of the picture they are in, and where, as ``mask_of``."""
         self._of: dict[int, int] = {}
         self._found = 0
+        self._healed: dict[int, tuple[list[Tensor], Tensor]] = {}
 
     def of(self, track: int) -> int:
         """The row among ``masks`` of what a track is on, −1 where that is not known."""
@@ -100,6 +102,19 @@ class Things:
         """Forget whatever none of these is on."""
         self._of = {track: self._of[track] for track in tracks if track in self._of}
         self.masks = {number: self.masks[number] for number in sorted(set(self._of.values()))}
+        keys = {key for key, _ in self.masks.values()}
+        self._healed = {key: healed for key, healed in self._healed.items() if key in keys}
+
+    def without(self, picture: Tensor, key: int) -> Tensor:
+        """A picture (3, H, W), whose key is given, without all the things in it."""
+        masks = [mask for of, mask in self.masks.values() if of == key]
+        if not masks:
+            return picture
+        known, healed = self._healed.get(key, ([], picture))
+        if len(known) != len(masks) or any(one is not other for one, other in zip(known, masks, strict=True)):
+            healed = heal(picture, torch.stack(masks).amax(dim=0))
+            self._healed[key] = masks, healed
+        return healed
 
     def find(self, tracks: Sequence[int], now: Moving, pictures: Tensor, keys: Sequence[int]) -> None:
         """Those that move together are on one thing: the one that is known of some of them, or a new one. Where the
@@ -151,13 +166,19 @@ def find(
 def tell(source: CarrySource, clips: list[Things], ids: Sequence[int], keys: Sequence[int], frames: int) -> CarrySource:
     """The source of a chunk of so many frames, with what has been found; arguments as of ``find``."""
     batch, sources, _, height, width = source.pictures.shape
-    masks = source.pictures.new_zeros(batch, sources, MOST_THINGS, height // 2, width // 2)
+    masks, healed = source.pictures.new_zeros(batch, sources, MOST_THINGS, height // 2, width // 2), source.pictures
+    if any(things.masks for things in clips):
+        rows = [
+            [things.without(p, key) for p, key in zip(pictures, keys, strict=True)]
+            for things, pictures in zip(clips, healed, strict=True)
+        ]
+        healed = torch.stack([torch.stack(row) for row in rows])
     for clip, things in enumerate(clips):
         for row, (key, mask) in enumerate(things.masks.values()):
             masks[clip, keys.index(key), row] = mask
     known = [[things.of(track) for track in ids] for things in clips]
     thing = torch.tensor(known, dtype=torch.long, device=masks.device).view(batch, 1, len(ids))
-    return replace(source, things=masks, thing=thing.expand(-1, frames, -1))
+    return replace(source, things=masks, thing=thing.expand(-1, frames, -1), healed=healed)
 
 
 def with_things(source: CarrySource, positions: Tensor, visible: Tensor, starts: Sequence[int]) -> CarrySource:

@@ -1,0 +1,110 @@
+"""What was behind a thing: its place filled with what is elsewhere in the picture, as a healing brush does.
+
+The picture is laid over itself, shifted so that it agrees best around the hole; what it has there is copied, and what
+it differs by at the rim is taken off, smoothly. So there is texture where a mean of what is around would be a blur.
+Axes: S shifts, R pixels of the rim, P of the hole.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+RIM = 3
+"""Pixels around a hole at which a shifted picture has to agree, at half the picture's size."""
+REACH, STEP = 32, 2
+"""How far it is shifted at most, and how finely at first, in the same pixels."""
+AGREE, COVERS = 0.8, 0.3
+"""Shares of the rim and of the hole that a shifted picture has to show at least."""
+SHIFTS = 6
+"""A hole that no shift covers is filled by so many at most, the rest smoothly."""
+SMOOTH = 0.25
+"""Share of the smooth filling in what is copied: nearer in squares to whatever was there."""
+
+
+def surroundings(picture: Tensor, gone: Tensor) -> Tensor:
+    """A picture (N, 3, h, w) without what is ``gone`` from it (N, 1, h, w), 0 to 1: in its place is what is around it,
+    the coarser the farther away. (A pyramid, averaged on the way up and filled in on the way down.)"""
+    kept = 1 - gone
+    level = torch.cat([picture * kept, kept], dim=1)
+    levels = [level]
+    while min(level.shape[-2:]) % 2 == 0:
+        level = F.avg_pool2d(level, 2)
+        levels.append(level)
+    out = level.mean(dim=(2, 3), keepdim=True)
+    out = (out[:, :3] / out[:, 3:].clamp(min=1e-3)).expand_as(level[:, :3])
+    for level in reversed(levels):
+        out = F.interpolate(out, size=level.shape[-2:], mode="bilinear", align_corners=False)
+        out = level[:, :3] + (1 - level[:, 3:]) * out
+    return out
+
+
+def heal(picture: Tensor, mask: Tensor) -> Tensor:
+    """A picture (3, H, W) without what a mask (H/2, W/2) covers, and a pixel around it. Where nothing, or nearly
+    everything is covered, as it is."""
+    hole = _grown(mask.cpu().numpy() > 0.5, 1)
+    if not hole.any() or hole.mean() > 0.5:
+        return picture
+    full = picture.detach().float().cpu()
+    shifts = _shifts(F.avg_pool2d(full[None], 2)[0].permute(1, 2, 0).numpy(), hole)
+    filled = _fill(full, np.repeat(np.repeat(hole, 2, axis=0), 2, axis=1), 2 * shifts)
+    return filled.to(picture)
+
+
+def _shifts(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Shifts (S, 2), y and x, of a picture (h, w, 3) that agree best with it around the hole, best first."""
+    rim = np.argwhere(_grown(hole, RIM) & ~hole)
+    inside = np.argwhere(hole)
+    steps = np.arange(-REACH, REACH + 1, STEP)
+    coarse = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
+    best = coarse[_disagreement(picture, hole, rim, inside, coarse).argsort()[:SHIFTS]]
+    around = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), axis=-1).reshape(-1, 2)
+    finer = np.unique((best[:, None] + around).reshape(-1, 2), axis=0)
+    error = _disagreement(picture, hole, rim, inside, finer)
+    return finer[error.argsort()][: np.isfinite(error).sum()][:SHIFTS]
+
+
+def _disagreement(
+    picture: np.ndarray, hole: np.ndarray, rim: np.ndarray, inside: np.ndarray, shifts: np.ndarray
+) -> np.ndarray:
+    """Mean square difference at the rim (S,), the more the less of the hole is shown; infinite for shifts of no use."""
+    known, covers = _known(hole, rim, shifts), _known(hole, inside, shifts).mean(axis=1)
+    use = (known.mean(axis=1) >= AGREE) & (covers >= COVERS)
+    error = np.full(len(shifts), np.inf)
+    there = (rim + shifts[use, None]).clip(0, np.array(hole.shape) - 1)
+    apart = np.square(picture[there[..., 0], there[..., 1]] - picture[rim[:, 0], rim[:, 1]]).sum(axis=-1)
+    error[use] = (apart * known[use]).sum(axis=1) / known[use].sum(axis=1) / covers[use]
+    return error
+
+
+def _known(hole: np.ndarray, pixels: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Which of the pixels (P, 2) a shifted picture shows, (S, P): neither its hole nor what is beyond its border."""
+    there, size = pixels + shifts[:, None], np.array(hole.shape)
+    within = ((there >= 0) & (there < size)).all(axis=-1)
+    there = there.clip(0, size - 1)
+    return within & ~hole[there[..., 0], there[..., 1]]
+
+
+def _fill(picture: Tensor, hole: np.ndarray, shifts: np.ndarray) -> Tensor:
+    """The picture (3, H, W) with its hole (H, W) filled."""
+    covered = torch.from_numpy(hole).float()[None, None]
+    smooth = surroundings(picture[None], covered)[0]
+    rim = torch.from_numpy(_grown(hole, RIM) & ~hole).float()[None, None]
+    out, left = smooth.clone(), hole.copy()
+    for y, x in shifts.tolist():
+        shown = left.copy()
+        shown[left] = _known(hole, np.argwhere(left), np.array([[y, x]]))[0]
+        if not shown.any():
+            continue
+        moved = torch.roll(picture, (-y, -x), (1, 2))
+        mended = moved + surroundings((picture - moved)[None], 1 - rim)[0]
+        out = torch.where(torch.from_numpy(shown), torch.lerp(mended, smooth, SMOOTH), out)
+        left &= ~shown
+    return torch.where(torch.from_numpy(hole), out, picture)
+
+
+def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)) > 0)
