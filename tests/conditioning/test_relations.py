@@ -70,3 +70,11 @@ def test_a_thing_that_has_left_the_picture_has_left_its_place():
         home = relate(positions, torch.zeros(1, 1, 3, dtype=torch.bool), told, grid=GRID).home
         assert at(home.track, 20, 30) == 0 and at(home.move, 20, 30)[0] > SIZE / 2
         assert at(home.distance, 60, 60) >= FAR, "of what is not known, hidden tracks say nothing"
+
+
+def test_what_has_left_takes_its_rim_along_but_comes_without_it():
+    told = source()
+    relations = relate(moved(told), torch.ones(1, 1, 3, dtype=torch.bool), told, grid=GRID)
+    below = THING[0].stop + 1
+    assert at(relations.home.track, 28, below) == 0 and at(relations.home.track, 28, below + GRID) == 1
+    assert at(relations.near.track, 48, below) == 2
