@@ -217,7 +217,7 @@ class _Tracks:
 
 
 def with_rims(things: Tensor) -> Tensor:
-    """Masks (B, K, M, h, w), a pixel wider: what has left has taken its rim along."""
+    """Masks (B, K, M, h, w), a pixel wider: the rim of what has left is not left behind."""
     return F.max_pool2d(things.flatten(0, 1), 3, stride=1, padding=1).unflatten(0, things.shape[:2])
 
 
