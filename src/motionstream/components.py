@@ -102,10 +102,10 @@ class Components:
     def decoder(self) -> StreamingAutoencoder:
         return self.autoencoder if self.tiny is None else self.tiny
 
-    def decode(self, latents: Tensor, state: Any = None, detail: Tensor | None = None) -> tuple[Tensor, Any]:
-        """The decoder's, which is handed the ``detail`` of carried content where it has a use for it."""
-        if detail is not None and isinstance(self.decoder, LinearAutoencoder):
-            return self.decoder.decode(latents, state, detail)
+    def decode(self, latents: Tensor, state: Any = None, *carried: Tensor | None) -> tuple[Tensor, Any]:
+        """The decoder's, which is handed what is ``carried``, its detail and latents, where it has a use for it."""
+        if isinstance(self.decoder, LinearAutoencoder):
+            return self.decoder.decode(latents, state, *carried)
         return self.decoder.decode(latents, state)
 
 

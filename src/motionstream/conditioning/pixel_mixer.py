@@ -171,7 +171,7 @@ class PixelMixer(nn.Module):
         seen = self.see(source.pictures) if source.seen is None else source.seen
         starts, size = self._at_starts(seen, source), source.pictures.shape[-2:]
         told, alike, belongs = [], [], []
-        inner = None if source.things is None else with_rims(_without_border(source.things))
+        inner = None if source.things is None else _without_border(with_rims(source.things))
         for chosen, moves in ((relations.near, True), (relations.far, True), (relations.home, False)):
             if moves:
                 points = _halved(sampling_points(chosen, source, grid=self.grid))

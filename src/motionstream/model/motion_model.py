@@ -99,8 +99,9 @@ class Conditions:
     """All that the transformer is told about some latent frames.
 
     ``text`` (B, tokens, dim); ``channels`` (B, C', F, h, w), concatenated behind the noisy latents; ``image`` tokens
-    for models with an image branch; ``prior`` for models that carry content, and ``detail`` (B, 768, F, h, w) for
-    their decoder, and ``fine``, of all frames, for who shows them.
+    for models with an image branch; ``prior`` for models that carry content, and for their decoder ``detail``
+    (B, 768, F, h, w) and ``around`` (B, C, F, h, w), the carried picture's latents; ``fine``, of all frames, for who
+    shows them.
     """
 
     text: Tensor
@@ -108,6 +109,7 @@ class Conditions:
     image: Tensor | None = None
     prior: Prior | None = None
     detail: Tensor | None = None
+    around: Tensor | None = None
     fine: FinePicture | None = None
 
     def with_text(self, text: Tensor) -> Conditions:
@@ -116,8 +118,8 @@ class Conditions:
     def frames(self, start: int, stop: int) -> Conditions:
         """The conditions of latent frames ``start`` … ``stop`` − 1."""
         prior = self.prior and Prior(self.prior.mean[:, :, start:stop], self.prior.std[:, :, start:stop])
-        detail = None if self.detail is None else self.detail[:, :, start:stop]
-        return replace(self, channels=self.channels[:, :, start:stop], prior=prior, detail=detail)
+        detail, around = (None if x is None else x[:, :, start:stop] for x in (self.detail, self.around))
+        return replace(self, channels=self.channels[:, :, start:stop], prior=prior, detail=detail, around=around)
 
 
 class MotionModel(nn.Module):
@@ -209,8 +211,12 @@ class MotionModel(nn.Module):
             slices["carry"] = torch.cat([carried.candidates.flatten(1, 2), spread, carried.features], dim=1)
         channels = torch.cat([slices[name].float() for name, _ in self.config.inputs if name in slices], dim=1)
         tokens = None if image is None else image.tokens
-        detail, fine = (None, None) if carried is None else (carried.detail, carried.fine)
-        return Conditions(text=text, channels=channels, image=tokens, prior=prior, detail=detail, fine=fine)
+        if carried is None or prior is None:
+            return Conditions(text=text, channels=channels, image=tokens)
+        around = prior.mean.detach()
+        if motion.first:  # the given picture, as its detail
+            around = torch.cat([carried.candidates[:, 2, :, :1], around[:, :, 1:]], dim=2)
+        return Conditions(text, channels, tokens, prior, carried.detail, around, carried.fine)
 
     def forward(
         self, noisy: Tensor, t: Tensor, conditions: Conditions, context: AttentionContext | None = None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks
+from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks, without_steps
 from motionstream.conditioning.relations import CarrySource
 from motionstream.conditioning.things import Things, find, tell
 from motionstream.model.kv_cache import RollingKVCache
@@ -80,14 +80,18 @@ class OwnContent:
         motion = MotionInput(
             self.clips.positions[:, frames], self.clips.visible[:, frames], self.ids, size=self.size, first=chunk == 0
         )
-        return self.model.conditions(motion, self.text, carried, self.image)
+        conditions = self.model.conditions(motion, self.text, carried, self.image)
+        assert conditions.around is not None
+        self._around = conditions.around[:, :, -1:]
+        return conditions
 
     @torch.no_grad()
     def _last_frame(self, made: Tensor) -> Tensor:
         """The last frame of a chunk as the decoder shows it, (B, 3, H, W)."""
         with torch.autocast(made.device.type, enabled=False):
-            blocks = self.autoencoder.decode_linear(made[:, :, -1:].detach().float())
-            return (from_blocks(blocks)[:, :, -1] + self._detail).clamp(-1, 1)
+            around = self.autoencoder.decode_linear(self._around.float())
+            added = self.autoencoder.decode_linear(made[:, :, -1:].detach().float()) - around
+            return (from_blocks(around) + without_steps(from_blocks(added)))[:, :, -1].add(self._detail).clamp(-1, 1)
 
     @torch.no_grad()
     def _find(self, frames: slice) -> None:
