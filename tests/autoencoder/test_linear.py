@@ -97,3 +97,21 @@ def test_wrong_number_of_frames_is_refused():
         autoencoder().encode(video(10))
     with pytest.raises(ValueError, match="4k frames go on"):
         autoencoder().encode(video(9), EncoderState())
+
+
+def test_what_is_added_by_the_cell_comes_without_steps_and_what_is_not_changed_exactly():
+    torch.manual_seed(0)
+    autoencoder = LinearAutoencoder(LinearAutoencoderConfig(latent_channels=8, decoder_channels=8, decoder_blocks=1))
+    autoencoder.basis.copy_(torch.linalg.qr(torch.randn(768, 8)).Q.T)
+    autoencoder.basis[0] = 768**-0.5  # one latent is the cell's brightness
+    picture = 0.4 * torch.rand(1, 3, 5, 32, 32) - 0.2
+    around = autoencoder.encode_part(picture, first=True)
+    detail = autoencoder.lost(picture, around, first=True)
+    same, _ = autoencoder.decode(around, None, detail, around)
+    torch.testing.assert_close(same, picture, atol=1e-5, rtol=0)
+    darker = around.clone()
+    darker[:, 0, :, :, 2:] -= 0.3 * 768**0.5
+    for carried, step in ((None, 0.3), (around, 0.05)):
+        added = autoencoder.decode(darker, None, detail, carried)[0] - picture
+        assert added[..., :8].abs().max() < 1e-5 and (added[..., 24:] + 0.3).abs().max() < 1e-4
+        assert abs(added.diff(dim=-1).abs().max() - step) < 0.02

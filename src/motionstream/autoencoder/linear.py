@@ -165,9 +165,11 @@ class LinearAutoencoder(nn.Module):
         """
         if detail is not None:
             shown = self.decode_linear(latents)
-            video = from_blocks((shown if around is None else self.decode_linear(around)) + detail)
-            if around is not None:
-                video += without_steps(from_blocks(shown - self.decode_linear(around)))
+            if around is None:
+                video = from_blocks(shown + detail)
+            else:
+                carried = self.decode_linear(around)
+                video = from_blocks(carried + detail) + without_steps(from_blocks(shown - carried))
             video = video.clamp(-1, 1)
             return (video if state is not None else video[:, :, GROUP - 1 :]), DecoderState(latents[:, :, -1:])
         previous = latents[:, :, :1] if state is None else state.latent

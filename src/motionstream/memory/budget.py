@@ -244,12 +244,12 @@ def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[s
         latents = torch.empty(*chunk[:3], *tile)
         # nano's is told what was carried, as in every stream of it
         linear = isinstance(config, LinearAutoencoderConfig)
-        detail = [torch.empty(chunk[0], BLOCK_VALUES, chunk[2], *tile)] if linear else []
-        video, state = autoencoder.decode(latents, None, *detail)
+        carried = [torch.empty(chunk[0], BLOCK_VALUES, chunk[2], *tile), latents] if linear else []
+        video, state = autoencoder.decode(latents, None, *carried)
         del video
         kept = live.live - nbytes([latents])
         live.peak = live.live
-        video, following = autoencoder.decode(latents, state, *detail)
+        video, following = autoencoder.decode(latents, state, *carried)
         activations = live.peak - kept
         live.peak = live.live
         ((video.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
