@@ -192,3 +192,11 @@ def test_what_is_behind_a_thing_is_told_with_it_and_found_once(monkeypatch):
     assert torch.equal(found.healed[0, 0][other], found.pictures[0, 0][other])
     found = memory.source(chunk(start, *[(4.0, 0.0)] * 4, *[(0.0, 5.0)] * 4, ids=list(range(8))), torch.device("cpu"))
     assert len(asked) == 2 and found.healed is not None and found.healed[0, 0][other].max() < 0
+
+
+def test_whatever_is_grasped_goes_along():
+    start = np.array([(40.0, 8.0), (24, 24), (24, 28)], np.float32)  # the first is on the ground
+    mask = mask_of(squares(), start)
+    for x, y in start:
+        assert mask[int(y) // 2, int(x) // 2] == 1
+    assert overlap(mask, square(0)) > 0.75
