@@ -23,6 +23,8 @@ REACH = 24.0
 """Pixels within which tracks tell how the content around one of them turns and grows."""
 STIFFNESS = 20.0
 """Squared pixels of evidence for no turn at all: a track alone, or two close ones, just move what is there."""
+HAIR = 1e-3
+"""Pixels by which what lies between two is nearer to one, that rounding may not decide."""
 STRAIN = 0.6
 """Two tracks move together if their distance changes by less than this share of it, and a pixel."""
 
@@ -256,7 +258,7 @@ def _mask_at(masks: Tensor, picture: Tensor, places: Tensor) -> Tensor:
     """Masks (B, K, h, w), half as large as their pictures, at places (B, T, G, 2) of pictures (B, T, G): (B, T, G).
     Nothing is outside."""
     height, width = masks.shape[-2:]
-    x, y = ((places + 0.5) / 2).floor().long().unbind(-1)
+    x, y = ((places + 0.5) / 2 + HAIR).floor().long().unbind(-1)  # tracks often move by whole pixels, to a border
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     rows = torch.arange(len(masks), device=masks.device)[:, None, None]
     return torch.where(inside, masks[rows, picture, y.clamp(0, height - 1), x.clamp(0, width - 1)], 0.0)

@@ -50,7 +50,7 @@ def source_places(places: Tensor, now: Tensor, then: Tensor, on_it: Tensor) -> T
 def squares(places: Tensor, where: Tensor, more: Tensor | None = None) -> Tensor:
     """Squared distances (B, T, G, N) of places, (G, 2) or (B, T, G, 2), from (B, T, N, 2), and ``more`` (B, T, N). (One
     product, |p|² − 2 p·w + |w|²: large tensors are fetched once.)"""
-    middle = places.flatten(0, -2).mean(dim=0)  # small numbers round less
+    middle = places.mean(dim=-2, keepdim=True)  # small numbers round less
     places, where = places - middle, where - middle
     length = _square(where) if more is None else _square(where) + more[..., None]
     here = torch.cat([places, _square(places), torch.ones_like(places[..., :1])], dim=-1)
