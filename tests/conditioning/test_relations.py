@@ -70,6 +70,8 @@ def test_a_thing_that_has_left_the_picture_has_left_its_place():
         home = relate(positions, torch.zeros(1, 1, 3, dtype=torch.bool), told, grid=GRID).home
         assert at(home.track, 20, 30) == 0 and at(home.move, 20, 30)[0] > SIZE / 2
         assert at(home.distance, 60, 60) >= FAR, "of what is not known, hidden tracks say nothing"
+        near = relate(positions, torch.zeros(1, 1, 3, dtype=torch.bool), told, grid=GRID).near
+        assert (near.distance >= FAR).all(), "nor does a hidden thing claim its old place"
 
 
 def test_what_has_left_takes_its_rim_along_but_comes_without_it():

@@ -191,8 +191,9 @@ class _Tracks:
         picture, track = (
             _doubled(torch.stack([picture, track], dim=-1).float(), self.cells, "nearest").long().unbind(-1)
         )
-        move = smooth[..., :2]
-        return Chosen(move, self.places.expand_as(move), _unturned(move), picture, smooth[..., 2], track)
+        move, distance = smooth[..., :2], smooth[..., 2]
+        distance = torch.where(distance < 0.9 * FAR, distance, FAR)  # nothing there is not to come nearer by rounding
+        return Chosen(move, self.places.expand_as(move), _unturned(move), picture, distance, track)
 
     def differ(self, chosen: Chosen) -> Tensor:
         """Which tracks move otherwise than the chosen ones, by more than a pixel: (B, T, G, N)."""

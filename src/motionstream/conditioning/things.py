@@ -116,9 +116,11 @@ class Things:
         if not masks:
             return picture
         known, healed = self._healed.get(key, ([], picture))
-        if len(known) != len(masks) or any(one is not other for one, other in zip(known, masks, strict=True)):
-            healed = heal(picture, torch.stack(masks).amax(dim=0))
-            self._healed[key] = masks, healed
+        if any(one is not other for one, other in zip(known, masks, strict=False)) or len(known) > len(masks):
+            known, healed = [], picture
+        for mask in masks[len(known) :]:  # one by one: what was behind the first stays, whatever is taken out later
+            healed = heal(healed, mask)
+        self._healed[key] = masks, healed
         return healed
 
     def find(self, tracks: Sequence[int], now: Moving, pictures: Tensor, keys: Sequence[int]) -> None:
