@@ -84,7 +84,7 @@ def test_with_the_true_frames_the_conditions_are_those_of_the_prepared_clips(pip
         for name, value in parts(own).items():
             # fewer columns of tracks round otherwise: where two are as near, or a place is at the border of a thing,
             # one of either is taken
-            torch.testing.assert_close(value, parts(expected)[name], atol=0.01, rtol=0.01)
+            torch.testing.assert_close(value, parts(expected)[name], atol=1e-4, rtol=1e-4)
         made = clips.latents[:, :, now]
 
 

@@ -23,6 +23,9 @@ REACH = 24.0
 """Pixels within which tracks tell how the content around one of them turns and grows."""
 STIFFNESS = 20.0
 """Squared pixels of evidence for no turn at all: a track alone, or two close ones, just move what is there."""
+AS_NEAR = 0.1
+"""Pixels by which two things' tracks have to differ for the nearer one to count; else it is what was found later: one
+point may be grasped twice."""
 HAIR = 1e-3
 """Pixels by which what lies between two is nearer to one, that rounding may not decide."""
 STRAIN = 0.6
@@ -225,14 +228,23 @@ def with_rims(things: Tensor) -> Tensor:
 
 
 def _owner(plain: Chosen, things: list[Chosen], masks: Tensor, source: CarrySource, there: list[Tensor]) -> Tensor:
-    """The thing (B, T, G) whose mask, (B, K, M, h, w), says that a place shows it, else that of the plain choice; of
-    two the one whose track is nearer. ``there``: where in its picture each thing had what it would show, (…, 2)."""
-    owner, best = _thing_of(plain, source), torch.full_like(plain.distance, FAR)
+    """The thing (B, T, G) whose mask, (B, K, M, h, w), says that a place shows it, or where none does and the plain
+    choice is on a thing, any. Of two the one whose track is nearer, or was found later. ``there``: where in its picture
+    each thing had what it would show, (…, 2)."""
+    on_a_thing = _thing_of(plain, source) >= 0
+    claimed = torch.full_like(plain.track, -1)
+    nearest, first, second = claimed, torch.full_like(plain.distance, FAR), torch.full_like(plain.distance, FAR)
     for number, thing in enumerate(things):
         shown = _mask_at(masks[:, :, number], thing.picture, there[number].expand_as(thing.move))
-        claims = (shown > 0.5) & (thing.distance < best)
-        owner, best = torch.where(claims, number, owner), torch.where(claims, thing.distance, best)
-    return owner
+        claimed, first = _nearer(claimed, first, number, thing, shown > 0.5)
+        nearest, second = _nearer(nearest, second, number, thing, on_a_thing)
+    return torch.where(claimed < 0, nearest, claimed)
+
+
+def _nearer(owner: Tensor, best: Tensor, number: int, thing: Chosen, may: Tensor) -> tuple[Tensor, Tensor]:
+    """The owner (B, T, G) and its ``best`` distance, with one more thing where it ``may``."""
+    takes = may & (thing.distance < torch.where(best < FAR, best + AS_NEAR, FAR))
+    return torch.where(takes, number, owner), torch.where(takes, thing.distance, best)
 
 
 def _claimed(plain: Chosen, things: list[Chosen], owner: Tensor) -> Chosen:
