@@ -80,3 +80,22 @@ def test_what_has_left_takes_its_rim_along_but_comes_without_it():
     below = THING[0].stop + 1
     assert at(relations.home.track, 28, below) == 0 and at(relations.home.track, 28, below + GRID) == 1
     assert at(relations.near.track, 48, below) == 2
+
+
+def test_of_a_point_that_is_grasped_twice_the_later_counts_whoever_else_is_there():
+    told = source()
+    again = told.start[:, :1] + MOVE  # where the first track is now, in the second picture
+    pictures, things = told.pictures.repeat(1, 2, 1, 1, 1), told.things.repeat(1, 2, 1, 1, 1)
+    things[:, 1] = 0
+    things[:, 1, 1, 10:22, 14:26] = 1
+    for hidden in (0, 7):
+        start = torch.cat([told.start, again, torch.rand(1, hidden, 2) * SIZE], dim=1)
+        index = torch.tensor([[0, 0, 0, 1] + [0] * hidden])
+        thing = torch.tensor([[[0, -1, -1, 1] + [-1] * hidden]])
+        both = CarrySource(pictures, index, start, torch.ones(1, 1, dtype=torch.long), things=things, thing=thing)
+        positions = start[:, None].clone()
+        positions[:, :, 0] += MOVE
+        visible = torch.ones(1, 1, 4 + hidden, dtype=torch.bool)
+        visible[..., 4:] = False
+        near = relate(positions, visible, both, grid=GRID).near
+        assert at(near.track, 40, 32) == 3 and at(near.picture, 40, 32) == 1
