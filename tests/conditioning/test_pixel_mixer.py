@@ -82,10 +82,10 @@ def test_only_what_goes_with_a_track_is_gone():
     pictures = torch.rand(1, 1, 3, H, W)
     source = CarrySource(pictures, torch.zeros(1, 2).long(), start, torch.zeros(1, 1).long())
     relations = relate(positions, torch.ones(1, 1, 2, dtype=torch.bool), source, grid=GRID)
-    alike, unknown = torch.full((1, 1, H // 2, W // 2), 20.0), torch.zeros(1, 2, H // 2, W // 2)
+    alike, unknown = torch.full((1, 1, H // 2, W // 2), 20.0), torch.zeros(1, 2, H, W)
     gone = make_mixer()._gone(relations.home, alike, unknown, pictures.shape[-2:])
-    assert (gone[..., : W // 4 - 2] < 1e-6).all() and (gone[..., W // 4 + 2 :] > 0.99).all()
-    known = torch.cat([torch.full_like(alike, -1), torch.ones_like(alike)], dim=1)
+    assert (gone[..., : W // 2 - 4] < 1e-6).all() and (gone[..., W // 2 + 4 :] > 0.99).all()
+    known = torch.tensor([-1.0, 1.0])[None, :, None, None].expand(1, 2, H, W)
     assert (make_mixer()._gone(relations.home, alike, known, pictures.shape[-2:]) == 0).all()  # whatever is alike
 
 
@@ -93,8 +93,8 @@ def test_the_masks_of_things_are_where_their_content_is():
     """A thing's mask is asked for where what is carried comes from, and only of the chosen track's thing."""
     start = torch.tensor([[[8.0, 16.0], [40.0, 16.0]]])
     move = torch.tensor([[0.0, 0.0], [0.0, 8.0]])
-    things = torch.zeros(1, 1, 3, H // 2, W // 2)
-    things[0, 0, 2, 6:10, 18:22] = 1  # around where the second track began
+    things = torch.zeros(1, 1, 3, H, W)
+    things[0, 0, 2, 12:20, 36:44] = 1  # around where the second track began
     source = CarrySource(
         torch.rand(1, 1, 3, H, W),
         torch.zeros(1, 2).long(),
@@ -106,10 +106,10 @@ def test_the_masks_of_things_are_where_their_content_is():
     relations = relate((start + move)[:, None], torch.ones(1, 1, 2, dtype=torch.bool), source, grid=GRID)
     _, _, belongs = make_mixer()._compare(relations, source)
     near, home = belongs[0, :2], belongs[0, 4:]
-    assert (near[:, :, : W // 4 - 2] == 0).all(), "of what the resting track is on nothing is known"
-    assert (near[1, :, W // 4 + 2 :] == 1).all() and (home[1, :, W // 4 + 2 :] == 1).all()
-    assert near[0, 4 + 8, 20] == 1 and near[0, 4 + 2, 20] == -1, "it has gone down by four of its pixels"
-    assert home[0, 8, 20] == 1 and home[0, 4 + 8, 20] == -1
+    assert (near[:, :, : W // 2 - 4] == 0).all(), "of what the resting track is on nothing is known"
+    assert (near[1, :, W // 2 + 4 :] == 1).all() and (home[1, :, W // 2 + 4 :] == 1).all()
+    assert near[0, 8 + 16, 40] == 1 and near[0, 8 + 4, 40] == -1, "it has gone down by eight pixels"
+    assert home[0, 16, 40] == 1 and home[0, 8 + 16, 40] == -1
 
 
 def test_clips_do_not_see_one_another_and_frames_stand_alone():
@@ -178,10 +178,10 @@ def test_wrong_settings_are_named(settings, words):
 
 
 def masked_case(left: int, right: int, move: float):
-    """One track on a thing from column ``left`` to ``right`` (of the mask's), which goes to the right by ``move``."""
-    start = torch.tensor([[[left + right - 1.0, 16.0]]])
-    things = torch.zeros(1, 1, 1, H // 2, W // 2)
-    things[..., 4:12, left:right] = 1
+    """One track on a thing from column ``left`` to ``right``, which goes to the right by ``move``."""
+    start = torch.tensor([[[(left + right) / 2 - 1.0, 16.0]]])
+    things = torch.zeros(1, 1, 1, H, W)
+    things[..., 8:24, left:right] = 1
     source = CarrySource(
         torch.rand(1, 1, 3, H, W),
         torch.zeros(1, 1).long(),
@@ -195,7 +195,7 @@ def masked_case(left: int, right: int, move: float):
 
 def test_a_new_mixer_believes_the_masks():
     torch.manual_seed(0)
-    mixed = mix(PixelMixer(CONFIG, grid=GRID), *masked_case(4, 8, 16.0))
+    mixed = mix(PixelMixer(CONFIG, grid=GRID), *masked_case(8, 16, 16.0))
     weights = mixed.weights[0, :, 0]  # (4, H, W)
     thing, home, ground = weights[:, 14:18, 26:30], weights[:, 14:18, 10:14], weights[:, 28:, 40:]
     assert (thing[0] > 0.9).all(), "the thing is where it was dragged to"
@@ -205,10 +205,10 @@ def test_a_new_mixer_believes_the_masks():
 
 def test_nothing_is_known_of_what_comes_from_outside():
     """A thing at the left border goes to the right: behind it the border would be repeated."""
-    positions, visible, source = masked_case(0, 4, 16.0)
+    positions, visible, source = masked_case(0, 8, 16.0)
     relations = relate(positions, visible, source, grid=GRID)
     _, _, belongs = make_mixer()._compare(relations, source)
-    near = belongs[0, 0, 8]
-    torch.testing.assert_close(near[9:12], torch.ones(3))
-    torch.testing.assert_close(near[:8], -torch.ones(8))
-    assert (belongs[0, 4, 8, :4] == 1).all(), "where it was it was up to the border"
+    near = belongs[0, 0, 16]
+    torch.testing.assert_close(near[17:24], torch.ones(7))
+    torch.testing.assert_close(near[:16], -torch.ones(16))
+    assert (belongs[0, 4, 16, :8] == 1).all(), "where it was it was up to the border"

@@ -19,8 +19,8 @@ def source(*, known: bool = True, frames: int = 1) -> CarrySource:
     picture = torch.zeros(1, 1, 3, SIZE, SIZE)
     picture[..., THING[0], THING[1]] = 1
     start = torch.tensor([[(19.5, 31.5), (34.0, 50.0), (50.0, 40.0)]])
-    things = torch.zeros(1, 1, 2, SIZE // 2, SIZE // 2)
-    things[:, :, 0, 10:22, 4:16] = 1
+    things = torch.zeros(1, 1, 2, SIZE, SIZE)
+    things[:, :, 0, THING[0], THING[1]] = 1
     plain = CarrySource(picture, torch.zeros(1, 3, dtype=torch.long), start, torch.zeros(1, frames, dtype=torch.long))
     thing = torch.tensor([[[0, -1, -1]] * frames])
     return replace(plain, things=things, thing=thing) if known else plain
@@ -87,7 +87,7 @@ def test_of_a_point_that_is_grasped_twice_the_later_counts_whoever_else_is_there
     again = told.start[:, :1] + MOVE  # where the first track is now, in the second picture
     pictures, things = told.pictures.repeat(1, 2, 1, 1, 1), told.things.repeat(1, 2, 1, 1, 1)
     things[:, 1] = 0
-    things[:, 1, 1, 10:22, 14:26] = 1
+    things[:, 1, 1, 20:44, 28:52] = 1
     for hidden in (0, 7):
         start = torch.cat([told.start, again, torch.rand(1, hidden, 2) * SIZE], dim=1)
         index = torch.tensor([[0, 0, 0, 1] + [0] * hidden])

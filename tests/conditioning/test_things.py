@@ -8,11 +8,14 @@ from motionstream.conditioning import things as module
 from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.conditioning.healing import heal
 from motionstream.conditioning.relations import CarrySource
-from motionstream.conditioning.things import DENSE, MOST_THINGS, Moving, groups, mask_of, misfit, with_things
+from motionstream.conditioning.things import DENSE, MOST_THINGS, Moving, groups, mask_of, misfit, others, with_things
 from motionstream.tracks import Tracks
 
 SIZE = 96
 SQUARES = ((16, 16), (56, 56))  # left, top, of 24 pixels each
+
+
+NONE = np.zeros((0, 2), np.float32)
 
 
 def squares() -> torch.Tensor:
@@ -24,9 +27,9 @@ def squares() -> torch.Tensor:
 
 
 def square(number: int) -> torch.Tensor:
-    left, top = (side // 2 for side in SQUARES[number])
-    mask = torch.zeros(SIZE // 2, SIZE // 2)
-    mask[top : top + 12, left : left + 12] = 1
+    left, top = SQUARES[number]
+    mask = torch.zeros(SIZE, SIZE)
+    mask[top : top + 24, left : left + 24] = 1
     return mask
 
 
@@ -68,13 +71,41 @@ def test_none_and_very_many_tracks_are_on_nothing():
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_thing_under_the_middle_track_is_found(number):
-    mask = mask_of(squares(), points(number))
-    assert mask.shape == (SIZE // 2, SIZE // 2) and overlap(mask, square(number)) > 0.85
-    assert torch.equal(mask, mask_of(squares(), points(number)))
+    mask = mask_of(squares(), points(number), NONE)
+    assert mask.shape == (SIZE, SIZE) and overlap(mask, square(number)) > 0.95
+    assert torch.equal(mask, mask_of(squares(), points(number), NONE))
 
 
 def test_a_track_outside_of_the_picture_is_on_something_at_its_border():
-    assert mask_of(squares(), np.array([[-9.0, 300.0]])).any()
+    assert mask_of(squares(), np.array([[-9.0, 300.0]]), NONE).any()
+
+
+def test_what_other_tracks_are_on_is_not_of_the_thing():
+    """A blot on a patch that is more like it than like the ground: only tracks that rest tell that they are two."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    blot, patch = (torch.from_numpy((np.hypot(x - 40, y - 48) < r).astype(np.float32)) for r in (11, 20))
+    picture = 0.2 * torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) - 0.6
+    picture[0], picture[1] = picture[0] + patch, picture[1] + 0.4 * blot
+    on, off = np.array([(40.0, 48), (36, 44), (36, 52)]), np.array([(56.0, 48), (58, 40), (40, 62)])
+    assert overlap(mask_of(picture, on, NONE), blot) < 0.5
+    assert overlap(mask_of(picture, on, off), blot) > 0.95
+
+
+def test_what_rests_on_a_thing_that_is_moved_holds_it(monkeypatch):
+    monkeypatch.setattr(module, "mask_of", lambda *args: square(0))
+    start = np.concatenate([points(0), points(1)[:1]])
+    memory = CarryMemory(squares()[None], see=lambda pictures: pictures[:, :, :, ::2, ::2])
+    go, rest = (5, 0), (0, 0)
+    found = memory.source(chunk(start, go, rest, go, go, rest, ids=list(range(5))), torch.device("cpu"))
+    assert found.thing is not None and found.thing[0, 0].tolist() == [0, 0, 0, 0, -1]
+
+
+def test_tracks_that_rest_or_part_are_on_something_else():
+    start = np.array([(10, 10), (20, 10), (30, 10), (40, 10), (50, 10), (60, 10)], np.float32)
+    move = np.array([(9, 0), (9, 0), (0, 0), (9, 1), (-9, 0), (np.nan, np.nan)], np.float32)
+    now = Moving(start, move, np.zeros(6, int))
+    assert others(now, np.array([0, 1])).tolist() == [2, 4]
+    assert others(Moving(start, move, np.array([0, 0, 1, 0, 0, 0])), np.array([0, 1])).tolist() == [4], "elsewhere"
 
 
 def test_each_clip_has_its_own_things():
@@ -89,7 +120,7 @@ def test_each_clip_has_its_own_things():
     positions = (both.start[:, None] + move).masked_fill(~visible[..., None], torch.nan)
     found = with_things(both, positions, visible, [0])
     assert found.things is not None and found.thing is not None
-    assert found.things.shape == (2, 1, MOST_THINGS, SIZE // 2, SIZE // 2)
+    assert found.things.shape == (2, 1, MOST_THINGS, SIZE, SIZE)
     assert found.thing.tolist() == [[[0] * 4 + [-1] * 4], [[0] * 4 + [1] * 3 + [-1]]]
     assert overlap(found.things[1, 0, 1], square(1)) > 0.85 and not found.things[0, 0, 1].any()
 
@@ -105,11 +136,13 @@ def test_a_stream_finds_a_thing_once_and_forgets_it(monkeypatch):
     moved = memory.source(chunk(start, go, go, rest, rest, rest, ids=ids), torch.device("cpu"))
     assert len(asked) == 1 and moved.thing is not None and moved.thing.tolist() == [[[0, 0, -1, -1, -1]] * 2]
     later = memory.source(chunk(start, go, go, go, go, rest, ids=ids), torch.device("cpu"))
-    assert len(asked) == 1, "those that come along are on the same thing"
+    assert len(asked) == 2, "those that come along are on the same thing, which is larger than was thought"
+    again = memory.source(chunk(start, go, go, go, go, rest, ids=ids), torch.device("cpu"))
+    assert len(asked) == 2 and again.things is not None and torch.equal(again.things, later.things)
     assert later.thing is not None and later.thing.tolist() == [[[0, 0, 0, 0, -1]] * 2]
     assert later.things is not None and overlap(later.things[0, 0, 0], square(0)) > 0.85
     less = memory.source(chunk(start[4:], (0, 5), ids=[9]), torch.device("cpu"))
-    assert len(asked) == 2 and less.thing is not None and less.thing.tolist() == [[[0]] * 2]
+    assert len(asked) == 3 and less.thing is not None and less.thing.tolist() == [[[0]] * 2]
     assert less.things is not None and less.things[0, :, 0].any() and not less.things[0, :, 1:].any()
 
 
@@ -196,7 +229,7 @@ def test_what_is_behind_a_thing_is_told_with_it_and_found_once(monkeypatch):
 
 def test_whatever_is_grasped_goes_along():
     start = np.array([(40.0, 8.0), (24, 24), (24, 28)], np.float32)  # the first is on the ground
-    mask = mask_of(squares(), start)
+    mask = mask_of(squares(), start, NONE)
     for x, y in start:
-        assert mask[int(y) // 2, int(x) // 2] == 1
-    assert overlap(mask, square(0)) > 0.75
+        assert mask[int(y), int(x)] == 1
+    assert mask[8 - 5, 40] == 1 and overlap(mask, square(0)) > 0.75

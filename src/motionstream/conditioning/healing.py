@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+GROWN = 1
+"""Pixel around a mask that is taken out with it."""
 RIM = 3
 """Pixels around a hole at which a shifted picture has to agree, at half the picture's size."""
 REACH, STEP = 32, 2
@@ -45,16 +47,17 @@ def surroundings(picture: Tensor, gone: Tensor) -> Tensor:
 
 
 def heal(picture: Tensor, mask: Tensor) -> Tensor:
-    """A picture (3, H, W) without what a mask (H/2, W/2) covers, and a pixel around it. Where nothing, or nearly
+    """A picture (3, H, W) without what a mask (H, W) covers, and a pixel around it. Where nothing, or nearly
     everything is covered, as it is."""
-    hole = _grown(mask.cpu().numpy() > 0.5, 1)
+    whole = _grown(mask.cpu().numpy() > 0.5, GROWN)
+    hole = np.asarray(whole.reshape(whole.shape[0] // 2, 2, -1, 2).any(axis=(1, 3)))
     if not hole.any() or hole.mean() > 0.5:
         return picture
     full = picture.detach().float().cpu()
     # which shift is best, no rounding of floats may decide: the mean of four levels of 255 is a multiple of a quarter
     small = (F.avg_pool2d(full[None], 2)[0] * 127.5 + 0.1).round()
     shifts = _shifts(small.permute(1, 2, 0).numpy(), hole)
-    filled = _fill(full, np.repeat(np.repeat(hole, 2, axis=0), 2, axis=1), 2 * shifts)
+    filled = _fill(full, whole, 2 * shifts)
     return filled.to(picture)
 
 

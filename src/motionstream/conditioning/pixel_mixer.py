@@ -143,15 +143,16 @@ class PixelMixer(nn.Module):
         """Candidates (B, 3, 3, T, H, W) as ``carry.warp_all`` makes them."""
         batch, frames = candidates.shape[0], candidates.shape[3]
         told, alike, belongs = self._compare(relations, source)
+        coarse = F.avg_pool2d(belongs, 2)
         flat = candidates.permute(0, 3, 1, 2, 4, 5).flatten(0, 1)  # (B T, 3, 3, H, W)
         gaps = torch.stack([(flat[:, a] - flat[:, b]).abs().mean(dim=1) for a, b in ((0, 2), (1, 2), (0, 1))], dim=1)
         seen = F.pixel_unshuffle(flat.flatten(1, 2), 2)
         gone = self._gone(relations.home, alike[:, 2:], belongs[:, -BELONGS:], flat.shape[-2:])
         behind = self._behind(flat[:, 2], gone, belongs[:, -1:], source)
-        around = F.avg_pool2d(behind, 2)
-        out = self.mix(torch.cat([seen, F.avg_pool2d(gaps, 2), told, around, gone, belongs], dim=1)).float()
+        around, away = F.avg_pool2d(behind, 2), F.avg_pool2d(gone, 2)
+        out = self.mix(torch.cat([seen, F.avg_pool2d(gaps, 2), told, around, away, coarse], dim=1)).float()
         known = TRUST * self.trust(torch.cat([belongs, gone * belongs[:, -1:]], dim=1)).float()
-        logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2) + _doubled(known)
+        logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2) + known
         # where nothing is carried, what is there stays there, exactly
         nothing = (relations.near.distance >= FAR) & (relations.home.distance >= FAR)
         nothing = _to_pixels(nothing, flat.shape[-2:], self.grid).flatten(0, 1)[:, None]
@@ -167,57 +168,56 @@ class PixelMixer(nn.Module):
 
     def _compare(self, relations: Relations, source: CarrySource) -> tuple[Tensor, Tensor, Tensor]:
         """What the mixing part is told of the relations, (B T, channels, h, w), the logits (B T, 3, h, w), and for each
-        relation what ``_belongs``."""
+        relation what ``_belongs``, (B T, 6, H, W)."""
         seen = self.see(source.pictures) if source.seen is None else source.seen
         starts, size = self._at_starts(seen, source), source.pictures.shape[-2:]
         told, alike, belongs = [], [], []
-        inner = None if source.things is None else _without_border(with_rims(source.things))
+        things = None if source.things is None else with_rims(source.things)
         for chosen, moves in ((relations.near, True), (relations.far, True), (relations.home, False)):
-            if moves:
-                points = _halved(sampling_points(chosen, source, grid=self.grid))
-                here = warp(seen, points)
-                things = None if inner is None else warp(inner, points)
-            else:
-                here = left_in_place(seen, source.static)
-                things = None if source.things is None else left_in_place(with_rims(source.things), source.static)
+            points = sampling_points(chosen, source, grid=self.grid) if moves else None
+            here = left_in_place(seen, source.static) if points is None else warp(seen, _halved(points))
             here = here.transpose(1, 2).flatten(0, 1)
             likeness = self._likeness(here, starts, chosen, size)
             features = torch.cat([likeness, self._maps(chosen.describe(), size)], dim=1)
             logit = self.alike(features.movedim(1, -1)).movedim(-1, 1).float()
             told += [features, torch.tanh(logit / 4)]
             alike.append(logit)
-            belongs.append(self._belongs(things, source, chosen, size))
+            belongs.append(self._belongs(things, source, chosen, points))
         return torch.cat(told, dim=1), torch.cat(alike, dim=1), torch.cat(belongs, dim=1)
 
-    def _belongs(self, things: Tensor | None, source: CarrySource, chosen: Chosen, size: torch.Size) -> Tensor:
-        """Whether what is here belongs to the thing of the chosen track, (B T, 2, h, w): from −1 to 1, 0 where it is
-        not known, and whether it is. ``things`` (B, M, T, h, w): the masks here."""
+    def _belongs(self, things: Tensor | None, source: CarrySource, chosen: Chosen, points: Tensor | None) -> Tensor:
+        """Whether what is here belongs to the thing of the chosen track, (B T, 2, H, W): from −1 to 1, 0 where it is
+        not known, and whether it is. ``things`` (B, K, M, H, W): the masks; ``points``: where to sample them, as of
+        ``sampling_points``, or the static pictures'."""
+        (batch, frames), size = source.static.shape, source.pictures.shape[-2:]
         if things is None or source.thing is None or source.thing.shape[2] == 0:
-            return torch.zeros(
-                chosen.track.shape[:2].numel(), BELONGS, size[0] // 2, size[1] // 2, device=chosen.track.device
-            )
-        which = source.thing.gather(2, chosen.track)
-        which = torch.where(chosen.distance < FAR, which, -1)
-        rows = self._maps(which[..., None].float(), size).long()
-        known = (rows >= 0).float()
-        value = things.transpose(1, 2).flatten(0, 1).gather(1, rows.clamp(min=0))
-        return torch.cat([(2 * value - 1) * known, known], dim=1)
+            return torch.zeros(batch * frames, BELONGS, *size, device=chosen.track.device)
+        which = torch.where(chosen.distance < FAR, source.thing.gather(2, chosen.track), -1)
+        row = _to_pixels(which, size, self.grid)
+        known = (row >= 0).float()[:, None]
+        if points is None:
+            value = left_in_place(things, source.static).gather(1, row[:, None].clamp(min=0))
+        else:
+            picture = _to_pixels(chosen.picture, size, self.grid)
+            value = _of_thing(_without_border(things), points, picture, row.clamp(min=0))
+        return torch.cat([(2 * value - 1) * known, known], dim=1).transpose(1, 2).flatten(0, 1)
 
     def _gone(self, home: Chosen, alike: Tensor, belongs: Tensor, size: torch.Size) -> Tensor:
-        """How surely what the static picture has at a pixel is a thing that has left (B T, 1, h, w), between 0 and 1;
-        ``alike`` of the same shape: that it is of the thing whose track began nearest; ``belongs``: what is known."""
-        left = 1 - torch.exp(-home.move.square().sum(dim=-1, keepdim=True) / (2 * LEFT**2))
+        """How surely what the static picture has at a pixel is a thing that has left (B T, 1, H, W), between 0 and 1;
+        ``alike`` (B T, 1, h, w): that it is of the thing whose track began nearest; ``belongs``: what is known."""
+        left = 1 - torch.exp(-home.move.square().sum(dim=-1) / (2 * LEFT**2))
         value, known = belongs.split(1, dim=1)
-        return torch.where(known > 0, (value + 1) / 2, torch.sigmoid(alike)) * self._maps(left, size)
+        told = torch.where(known > 0, (value + 1) / 2, torch.sigmoid(_doubled(alike)))
+        return told * _to_pixels(left, size, self.grid).flatten(0, 1)[:, None]
 
     def _behind(self, static: Tensor, gone: Tensor, known: Tensor, source: CarrySource) -> Tensor:
-        """What may have been hidden by what is ``gone`` (B T, 1, h, w) from the static picture (B T, 3, H, W): what is
-        around it, or, where it is ``known`` (B T, 1, h, w) by a mask, the picture healed."""
-        around = _doubled(surroundings(F.avg_pool2d(static, 2), gone))
+        """What may have been hidden by what is ``gone`` (B T, 1, H, W) from the static picture (B T, 3, H, W): what is
+        around it, or, where it is ``known`` (B T, 1, H, W) by a mask, the picture healed."""
+        around = _doubled(surroundings(F.avg_pool2d(static, 2), F.avg_pool2d(gone, 2)))
         if source.healed is None:
             return around
         healed = left_in_place(source.healed, source.static).transpose(1, 2).flatten(0, 1)
-        return torch.lerp(around, healed, _doubled(gone * known))
+        return torch.lerp(around, healed, gone * known)
 
     def _at_starts(self, seen: Tensor, source: CarrySource) -> Tensor:
         """What was seen where each track begins: (B, N, C)."""
@@ -243,6 +243,15 @@ class PixelMixer(nn.Module):
         """Features (B, T, G, C) of look-up places → (B T, C, h, w)."""
         maps = features.movedim(3, 2).unflatten(3, (size[0] // self.grid, size[1] // self.grid)).flatten(0, 1)
         return F.interpolate(maps, scale_factor=self.grid // 2, mode="nearest")
+
+
+def _of_thing(things: Tensor, points: Tensor, picture: Tensor, row: Tensor) -> Tensor:
+    """Masks (B, K, M, H, W) sampled at ``points`` (B, T, H, W, 2) of ``sampling_points``, each pixel its own: of its
+    ``picture`` and ``row``, both (B, T, H, W). (B, 1, T, H, W). (One channel is sampled, not M.)"""
+    sources, rows = things.shape[1:3]
+    x, y = points.unbind(-1)
+    y = (y + 1) / 2 * sources + picture * (rows - 1) + row  # in pictures, of all that are stacked
+    return warp(things.flatten(1, 2)[:, :, None], torch.stack([x, 2 * y / (sources * rows) - 1], dim=-1))
 
 
 def _without_border(masks: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class CarrySource:
     its place there in pixels; ``static`` (B, T) the picture that unspecified content is left in, frame by frame.
     ``seen`` (B, K, C, h, w): what a pixel mixer's ``see`` makes of the pictures, where it is known already. ``fine``
     (B, K, 3, sH, sW): the same pictures s times as large, where they are to be carried, too. ``things``
-    (B, K, M, H/2, W/2): masks of what tracks are on, and of which, ``thing`` (B, T, N), −1 where that is not known;
+    (B, K, M, H, W): masks of what tracks are on, and of which, ``thing`` (B, T, N), −1 where that is not known;
     ``healed``: the pictures without them. All three or none, see ``things.py``.
     """
 
@@ -123,7 +123,8 @@ def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int
         there = [places - field.move for field in fields]
         near = _claimed(near, fields, _owner(near, fields, source.things, source, there))
         left = [tracks.left(on_it) for on_it in on]
-        home = _claimed(home, left, _owner(home, left, with_rims(source.things), source, [places] * len(left)))
+        wider = with_rims(source.things, 1 + grid // 2)  # in all of a look-up place, wherever its middle is
+        home = _claimed(home, left, _owner(home, left, wider, source, [places] * len(left)))
         mine = _thing_of(near, source)[..., None]
         otherwise = otherwise & ((source.thing[:, :, None] != mine) | (mine < 0))
     far = tracks.nearest(otherwise & tracks.differ(near))
@@ -222,13 +223,14 @@ class _Tracks:
         return some, counts.gather(2, timed), timed
 
 
-def with_rims(things: Tensor) -> Tensor:
-    """Masks (B, K, M, h, w), a pixel wider: the rim of what has left is not left behind."""
-    return F.max_pool2d(things.flatten(0, 1), 3, stride=1, padding=1).unflatten(0, things.shape[:2])
+def with_rims(things: Tensor, pixels: int = 1) -> Tensor:
+    """Masks (B, K, M, H, W), so many pixels wider: the rim of what has left is not left behind."""
+    wider = F.max_pool2d(things.flatten(0, 1), 2 * pixels + 1, stride=1, padding=pixels)
+    return wider.unflatten(0, things.shape[:2])
 
 
 def _owner(plain: Chosen, things: list[Chosen], masks: Tensor, source: CarrySource, there: list[Tensor]) -> Tensor:
-    """The thing (B, T, G) whose mask, (B, K, M, h, w), says that a place shows it, or where none does and the plain
+    """The thing (B, T, G) whose mask, (B, K, M, H, W), says that a place shows it, or where none does and the plain
     choice is on a thing, any. Of two the one whose track is nearer, or was found later. ``there``: where in its picture
     each thing had what it would show, (…, 2)."""
     on_a_thing = _thing_of(plain, source) >= 0
@@ -268,10 +270,9 @@ def _thing_of(chosen: Chosen, source: CarrySource) -> Tensor:
 
 
 def _mask_at(masks: Tensor, picture: Tensor, places: Tensor) -> Tensor:
-    """Masks (B, K, h, w), half as large as their pictures, at places (B, T, G, 2) of pictures (B, T, G): (B, T, G).
-    Nothing is outside."""
+    """Masks (B, K, H, W) at places (B, T, G, 2) of pictures (B, T, G): (B, T, G). Nothing is outside."""
     height, width = masks.shape[-2:]
-    x, y = ((places + 0.5) / 2 + HAIR).floor().long().unbind(-1)  # tracks often move by whole pixels, to a border
+    x, y = (places + 0.5 + HAIR).floor().long().unbind(-1)  # tracks often move by whole pixels, to a border
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     rows = torch.arange(len(masks), device=masks.device)[:, None, None]
     return torch.where(inside, masks[rows, picture, y.clamp(0, height - 1), x.clamp(0, width - 1)], 0.0)

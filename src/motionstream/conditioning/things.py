@@ -1,9 +1,9 @@
 """Which pixels go along with a drag: the things that tracks were laid upon, cut out of the pictures they began in.
 
 A small network that has seen 27,000 pictures tells things apart worse than a graph cut that sees one: of held-out
-rendered ones the pixel mixer's likenesses find 0.49 (IoU), GrabCut from one click 0.78 (docs/log.md). So tracks that
-moved together are taken for one thing, and the middle one of them is the click. The mixer is told the masks and has the
-last word, since they are guesses, too, and photographs are of more than things.
+rendered ones the pixel mixer's likenesses find 0.49 (IoU), GrabCut 0.87 (docs/log.md). So tracks that moved together
+are taken for one thing, which is cut out around them and apart from those that rest or move otherwise. The mixer is
+told the masks and has the last word, since they are guesses, too, and photographs are of more than things.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from torch.nn import functional as F
 
 from motionstream.conditioning.healing import heal
 from motionstream.conditioning.relations import CarrySource
-from motionstream.tracks.masks import select_object
+from motionstream.tracks.masks import cut_out
 
 MOST_THINGS = 6
 """Of one source; what is left is told apart by likeness alone."""
@@ -36,16 +35,14 @@ MISFIT = 4.0
 """Pixels by which tracks miss one similarity from which on they are on two things."""
 DENSE = 128
 """So many moving tracks say everywhere what moves."""
-GRASP = 3.0
-"""Around every track, in pixels of half the picture's size, what is of its thing in any case."""
-SHARES, ROUNDS = (0.02, 0.06, 0.16), 2
-"""Fewer guesses and rounds than for a click of a person, in a tenth of the time."""
+GRASP = 6.0
+"""Pixels around a track beside its thing's mask that go along in any case."""
 
 
 @dataclass(frozen=True)
 class Moving:
-    """Tracks by what they did so far: ``start`` (N, 2) and ``move`` (N, 2) in pixels, the ``index`` (N,) of the picture
-    they began in."""
+    """Tracks by what they did so far: ``start`` (N, 2) and ``move`` (N, 2) in pixels, NaN where nothing is known, the
+    ``index`` (N,) of the picture they began in."""
 
     start: np.ndarray
     move: np.ndarray
@@ -75,17 +72,28 @@ def misfit(start: np.ndarray, move: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.abs(now - factor * then) ** 2)))
 
 
-def mask_of(picture: Tensor, start: np.ndarray) -> Tensor:
-    """The thing in a picture (3, H, W) in [−1, 1] that tracks which began at ``start`` (N, 2) are on, and what is right
-    under them, at half its size: float (h, w), 0 or 1."""
-    small = F.avg_pool2d(picture.detach().float()[None], 2)[0]
-    pixels = ((small.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    middle = start[np.hypot(*(start - start.mean(axis=0)).T).argmin()]
-    x, y = np.clip((middle + 0.5) / 2 - 0.5, 0, np.array(pixels.shape[1::-1]) - 1)
-    mask = select_object(np.ascontiguousarray(pixels), (float(x), float(y)), shares=SHARES, rounds=ROUNDS)
+def others(tracks: Moving, rows: np.ndarray) -> np.ndarray:
+    """Rows of the tracks in the same picture as those of ``rows`` that are not on their thing: they rest, or part from
+    the nearest of them."""
+    rest = np.setdiff1d(np.flatnonzero(tracks.index == tracks.index[rows[0]]), rows)
+    apart = np.linalg.norm(tracks.start[rest][:, None] - tracks.start[rows], axis=-1)
+    nearest = rows[apart.argmin(axis=1)]
+    parting = np.linalg.norm(tracks.move[rest] - tracks.move[nearest], axis=-1)
+    still = np.hypot(*tracks.move[rest].T) <= MOVED
+    found: np.ndarray = rest[still | (parting > STRAIN * apart.min(axis=1) + 1)]
+    return found
+
+
+def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray) -> Tensor:
+    """The thing in a picture (3, H, W) in [−1, 1] that tracks which began at ``on`` (N, 2) are on, and others, at
+    ``off`` (M, 2), are not: float (H, W), 0 or 1. What is right under tracks that are beside it goes along."""
+    pixels = (
+        ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    )
+    mask = cut_out(np.ascontiguousarray(pixels), on, off)
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
-    for x, y in (start + 0.5) / 2 - 0.5:  # whatever the guess, what is grasped goes along
-        mask = mask | (np.hypot(columns - x, rows - y) <= GRASP)
+    for x, y in on[~_inside(torch.from_numpy(mask), on)]:
+        mask |= np.hypot(columns - x, rows - y) <= GRASP
     return torch.from_numpy(mask).float().to(picture.device)
 
 
@@ -136,19 +144,41 @@ class Things:
             room = len(self.masks) < MOST_THINGS and not _wide(now.start[rows], pictures.shape[-2:])
             if number in whole and room and misfit(now.start[together], now.move[together]) > MISFIT:
                 assert number is not None
-                self._cut(number, whole[number], now, pictures, keys)
+                self._cut(number, whole[number], tracks, now, pictures, keys)
                 number, together = None, rows
             if number is None and room:
                 number, self._found = self._found, self._found + 1
-                self._cut(number, rows, now, pictures, keys)
                 self._of |= dict.fromkeys(members, number)
+                self._cut(number, rows, tracks, now, pictures, keys)
             if number is not None:
-                self._of |= {track: number for track in members if track not in self._of}
                 whole[number] = together
+                joined = [row for row in rows if tracks[row] not in self._of]
+                self._of |= {tracks[row]: number for row in joined}
+                if not _inside(self.masks[number][1], now.start[joined]).all():
+                    self._cut(number, together, tracks, now, pictures, keys)
 
-    def _cut(self, number: int, rows: np.ndarray, now: Moving, pictures: Tensor, keys: Sequence[int]) -> None:
-        index = int(now.index[rows[0]])
-        self.masks[number] = keys[index], mask_of(pictures[index], now.start[rows])
+    def _cut(
+        self,
+        number: int,
+        rows: np.ndarray,
+        tracks: Sequence[int],
+        now: Moving,
+        pictures: Tensor,
+        keys: Sequence[int],
+    ) -> None:
+        """Cut out what tracks of these rows are on. What rests there all the same holds it: it is on the thing, too."""
+        index, off = int(now.index[rows[0]]), others(now, rows)
+        mask = mask_of(pictures[index], now.start[rows], now.start[off])
+        self.masks[number] = keys[index], mask
+        held = off[_inside(mask, now.start[off]) & (np.hypot(*now.move[off].T) <= MOVED)]
+        self._of |= {tracks[row]: number for row in held if tracks[row] not in self._of}
+
+
+def _inside(mask: Tensor, places: np.ndarray) -> np.ndarray:
+    """Which of the places (N, 2) are in a mask (H, W); those out of the picture are where it ends."""
+    x, y = np.clip(places.round().astype(int), 0, np.array(mask.shape[::-1]) - 1).T
+    inside: np.ndarray = mask.cpu().numpy()[y, x] > 0
+    return inside
 
 
 def _wide(start: np.ndarray, size: Sequence[int]) -> bool:
@@ -173,7 +203,7 @@ def find(
 def tell(source: CarrySource, clips: list[Things], ids: Sequence[int], keys: Sequence[int], frames: int) -> CarrySource:
     """The source of a chunk of so many frames, with what has been found; arguments as of ``find``."""
     batch, sources, _, height, width = source.pictures.shape
-    masks, healed = source.pictures.new_zeros(batch, sources, MOST_THINGS, height // 2, width // 2), source.pictures
+    masks, healed = source.pictures.new_zeros(batch, sources, MOST_THINGS, height, width), source.pictures
     if any(things.masks for things in clips):
         rows = [
             [things.without(p, key) for p, key in zip(pictures, keys, strict=True)]
@@ -203,10 +233,10 @@ def with_things(source: CarrySource, positions: Tensor, visible: Tensor, starts:
 
 
 def moving(source: CarrySource, positions: Tensor, visible: Tensor) -> list[Moving]:
-    """Every clip's tracks where they were last seen; one that never is rests."""
+    """Every clip's tracks where they were last seen."""
     frames = torch.arange(visible.shape[1], device=visible.device)[None, :, None]
     last = torch.where(visible, frames, 0).amax(dim=1)
     where = positions.gather(1, last[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
-    move = torch.where(visible.any(dim=1)[..., None], where - source.start, 0.0)
+    move = torch.where(visible.any(dim=1)[..., None], where - source.start, torch.nan)
     parts = (source.start.cpu().numpy(), move.cpu().numpy(), source.index.cpu().numpy())
     return [Moving(*each) for each in zip(*parts, strict=True)]

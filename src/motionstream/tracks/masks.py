@@ -1,9 +1,12 @@
-"""A click or a box selects an object: GrabCut (Rother et al. 2004), begun from several guesses of how large it is.
+"""A click, points or a box select an object: GrabCut (Rother et al. 2004), begun from several guesses of its size.
 
 Pictures are uint8 (H, W, 3), masks bool (H, W), pixels (x, y) with (0, 0) the centre of the top-left one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -17,6 +20,14 @@ SHARES = (0.01, 0.02, 0.035, 0.06, 0.1, 0.16, 0.25)
 MOST, LEAST = 0.5, 20  # share of the picture, and pixels: what is larger or smaller is no object
 ROUNDS = 3
 MOST_CORNERS = 256
+REACH = 8
+"""What is farther from a guess than this part of the picture's longer side is not of the object."""
+SURELY = 0.5
+"""Share of several points, those nearest to their middle, that are on the object for certain; others may be beside."""
+BAND, BAND_ROUNDS = 4, 2
+"""Pixels to either side of a coarse outline within which the fine one is sought."""
+QUICK_SHARES, QUICK_ROUNDS = (0.02, 0.06, 0.16), 2
+"""Fewer guesses and rounds than for a click of a person, in a tenth of the time."""
 
 Box = tuple[float, float, float, float]
 
@@ -54,13 +65,28 @@ def select_object(
     if point is not None:
         _check_inside(point, (height, width))
         place = np.floor((np.array(point) + 0.5) * ratio).astype(int)
-        mask = _at(small, (int(place[0]), int(place[1])), shares, rounds)
+        click = (int(place[0]), int(place[1]))
+        sure = _disc(small.shape[:2], click, 2)
+        mask = _at(small, _Hints(click, sure, sure, np.zeros_like(sure)), shares, rounds)
     else:
         assert box is not None
         mask = _within(small, _check_box(box, (height, width)) * np.tile(ratio, 2))
     if scale < 1:
         mask = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
     return np.asarray(mask, bool)
+
+
+def cut_out(picture: np.ndarray, on: np.ndarray, off: np.ndarray) -> np.ndarray:
+    """The mask of what points ``on`` (N, 2) are on, N at least 1, and points ``off`` (M, 2) are not.
+
+    Quick, some 25 ms of 128×128: guessed at half the picture's size, around the point in the middle, then cut anew near
+    the outline. The same picture and points give the same mask.
+    """
+    cv2.setRNGSeed(0)
+    small = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    coarse = _at(small, _hints(on, off, small.shape[:2], 0.5), QUICK_SHARES, QUICK_ROUNDS)
+    enlarged = cv2.resize(coarse.astype(np.float32), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+    return _sharpened(picture, enlarged, _hints(on, off, picture.shape[:2], 1.0))
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
@@ -87,17 +113,50 @@ def filled(corners: ArrayLike, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(mask)
 
 
-def _at(picture: np.ndarray, place: tuple[int, int], shares: Sequence[float], rounds: int) -> np.ndarray:
-    distance = _distance(picture, place)
+@dataclass(frozen=True)
+class _Hints:
+    """What is known of an object: a ``place`` (x, y) on it, and masks bool (H, W) of what is ``sure`` to be of it, what
+    is ``likely``, and what is ``never``."""
+
+    place: tuple[int, int]
+    sure: np.ndarray
+    likely: np.ndarray
+    never: np.ndarray
+
+
+def _hints(on: np.ndarray, off: np.ndarray, size: tuple[int, int], scale: float) -> _Hints:
+    """Of points in a picture ``scale`` times as large as the one they were laid upon."""
+    apart = np.hypot(*(on - on.mean(axis=0)).T)
+    apart = np.hypot(*(on - on[apart.argmin()]).T)  # from the point in the middle
+    on = on[apart.argsort(kind="stable")]
+    sure, likely, never = (_dots(points, size, scale) for points in (on[: max(1, round(SURELY * len(on)))], on, off))
+    x, y = _pixels(on[:1], size, scale)[0]
+    return _Hints((int(x), int(y)), sure, likely | sure, never & ~likely)
+
+
+def _pixels(points: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
+    return np.clip(np.round((points + 0.5) * scale - 0.5), 0, (size[1] - 1, size[0] - 1)).astype(int)
+
+
+def _dots(points: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
+    """Points and the pixels next to them."""
+    dots = np.zeros(size, np.uint8)
+    for x, y in _pixels(points, size, scale):
+        cv2.circle(dots, (int(x), int(y)), 1, 1, -1)
+    return dots > 0
+
+
+def _at(picture: np.ndarray, hints: _Hints, shares: Sequence[float], rounds: int) -> np.ndarray:
+    distance = _distance(picture, hints.place)
     order = np.sort(distance, axis=None)
     found = []
     for share in shares:
-        guess = _piece(distance <= order[int(share * len(order))], place)
-        mask = _smooth(_refine(picture, guess, place, rounds), place)
+        guess = _piece(distance <= order[int(share * len(order))], hints.place) | hints.likely
+        mask = _tidied(_refine(picture, guess, hints, rounds), hints.sure)
         if LEAST <= mask.sum() <= MOST * mask.size:
             found.append(mask)
     if not found:
-        return _disc(picture.shape[:2], place, 0.08 * min(picture.shape[:2]))
+        return _disc(picture.shape[:2], hints.place, 0.08 * min(picture.shape[:2])) | hints.sure
     agreement = [sum(_overlap(one, other) for other in found) for one in found]
     return found[int(np.argmax(agreement))]
 
@@ -113,12 +172,34 @@ def _distance(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
     return np.asarray(MCP_Geometric(0.3 + edges + 0.05 * colour).find_costs([(y, x)])[0])
 
 
-def _refine(picture: np.ndarray, guess: np.ndarray, place: tuple[int, int], rounds: int) -> np.ndarray:
-    """GrabCut from a guess: certain around the click, impossible far outside of it."""
-    far = cv2.dilate(guess.astype(np.uint8), np.ones((41, 41), np.uint8)) == 0
+def _refine(picture: np.ndarray, guess: np.ndarray, hints: _Hints, rounds: int) -> np.ndarray:
+    """GrabCut from a guess: certain where hinted, impossible far outside of it."""
+    far = ~_grown(guess, max(guess.shape) // REACH)
     labels = np.where(guess, cv2.GC_PR_FGD, np.where(far, cv2.GC_BGD, cv2.GC_PR_BGD)).astype(np.uint8)
-    labels[_disc(guess.shape, place, 2)] = cv2.GC_FGD
+    labels[hints.never] = cv2.GC_BGD
+    labels[hints.sure] = cv2.GC_FGD
     return _grab(picture, labels, rounds)
+
+
+def _sharpened(picture: np.ndarray, mask: np.ndarray, hints: _Hints) -> np.ndarray:
+    """A mask cut anew near its outline."""
+    inner, outer = ~_grown(~mask, BAND), _grown(mask, BAND)
+    labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[inner] = cv2.GC_FGD
+    labels[hints.never | ~outer] = cv2.GC_BGD
+    labels[hints.sure] = cv2.GC_FGD
+    rows, columns = (_around(np.any(outer, axis=axis), 3 * BAND) for axis in (1, 0))  # the rest is known
+    out = np.zeros_like(mask)
+    out[rows, columns] = _grab(
+        np.ascontiguousarray(picture[rows, columns]), np.ascontiguousarray(labels[rows, columns]), BAND_ROUNDS
+    )
+    return _filled(out | hints.sure)
+
+
+def _around(some: ArrayLike, pad: int) -> slice:
+    """From the first to the last that is true, and ``pad`` more."""
+    true = np.flatnonzero(some)
+    return slice(max(int(true[0]) - pad, 0), int(true[-1]) + pad + 1)
 
 
 def _grab(picture: np.ndarray, labels: np.ndarray, rounds: int = ROUNDS) -> np.ndarray:
@@ -144,9 +225,15 @@ def _within(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
     return _filled(pieces == largest)
 
 
-def _smooth(mask: np.ndarray, place: tuple[int, int]) -> np.ndarray:
-    opened = cv2.morphologyEx(_piece(mask, place).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    return _piece(opened > 0, place)
+def _tidied(mask: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """The pieces of a mask that hold what is ``sure``, without hairs and holes."""
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+    _, pieces = cv2.connectedComponents((opened | sure).astype(np.uint8))
+    return _filled(np.isin(pieces, np.unique(pieces[sure])))
+
+
+def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((2 * pixels + 1,) * 2, np.uint8)) > 0)
 
 
 def _piece(mask: np.ndarray, place: tuple[int, int]) -> np.ndarray:
