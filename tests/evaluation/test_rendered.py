@@ -205,11 +205,14 @@ def test_evaluate_end_to_end(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert json.loads(printed.strip().splitlines()[-1]) == json.loads(output.read_text()) == result
     expected = [rendered.TRUTH, rendered.CEILING, rendered.FROZEN, rendered.CODED_FROZEN, rendered.NO_TRACKS]
-    expected += [rendered.WARP, rendered.MIXTURE, rendered.MODEL]
+    expected += [rendered.GUESSED, rendered.WARP, rendered.MIXTURE, rendered.MODEL]
     assert list(result["drags"]) == expected and list(result["dense"]) == expected[-3:]
     assert printed.index(rendered.TRUTH) < printed.index(rendered.WARP) < printed.index("target")
     assert result["drags"][rendered.TRUTH]["psnr"] == 100
     assert result["drags"][rendered.FROZEN]["gain"] == 0 and result["drags"][rendered.CEILING]["gain"] == 1
+    guessed = result["drags"][rendered.GUESSED]
+    assert guessed["psnr_uncovered"] == pytest.approx(result["drags"][rendered.MIXTURE]["psnr_uncovered"], abs=1e-3)
+    assert guessed["psnr_background"] == result["drags"][rendered.CEILING]["psnr_background"]
     assert result["drags"][rendered.FROZEN]["pins"] == 0 and "psnr_uncovered" in result["dense"][rendered.MODEL]
     assert result["walking"]["epe"]["bound"] == pytest.approx(4) and "median EPE at speed 12" in printed
     assert "uncovered" in printed and result["settings"]["speed"] == 12

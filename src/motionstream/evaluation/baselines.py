@@ -52,6 +52,13 @@ def carried_mixture(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: T
     return np.concatenate([video[:1], _to_video(carried.candidates[:, model.config.carry.carried])[1:]])
 
 
+def guessed(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks, hidden: np.ndarray) -> np.ndarray | None:
+    """The video through the autoencoder but where it is ``hidden`` bool (T, H, W) in the first frame, the carried
+    mixture there: what a perfect model would show that guesses as well. None if the model carries nothing."""
+    mixture = carried_mixture(pipeline, video, tracks)
+    return None if mixture is None else np.where(hidden[..., None], mixture, coded(pipeline, video))
+
+
 def motion_of(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> MotionInput:
     """Tracks that all begin in the first frame, with that frame as their source, as the model takes them."""
     assert tracks.visible[0].all(), "every track must be seen in the first frame, where its content is taken"
