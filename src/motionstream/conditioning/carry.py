@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.conditioning.relations import CarrySource, Chosen, Relations, grid_places, relate, turned_by
+from motionstream.conditioning.relations import CarrySource, Chosen, Relations, grid_places, relate, spread, turned_by
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,7 @@ def _between(moved: Tensor, grid: int, scale: int) -> Tensor:
     the four places around it which is nearest to the interpolated one, so that the edge is a line and not stairs."""
     height, width = moved.shape[-2:]
     factor = grid * scale
-    most = F.max_pool2d(torch.cat([moved, -moved], dim=1), 3, stride=1, padding=1)
-    parted = ((most[:, :2] + most[:, 2:]).amax(dim=1, keepdim=True) > 2 * grid).float()
+    parted = ((spread(moved) + spread(-moved)).amax(dim=1, keepdim=True) > 2 * grid).float()
     smooth = F.interpolate(moved, scale_factor=factor, mode="bilinear", align_corners=False)
     if moved.device.type == "cpu" and not parted.any():  # a GPU would have to be waited for
         return smooth

@@ -148,8 +148,9 @@ class PixelMixer(nn.Module):
         gaps = torch.stack([(flat[:, a] - flat[:, b]).abs().mean(dim=1) for a, b in ((0, 2), (1, 2), (0, 1))], dim=1)
         seen = F.pixel_unshuffle(flat.flatten(1, 2), 2)
         gone = self._gone(relations.home, alike[:, 2:], belongs[:, -BELONGS:], flat.shape[-2:])
-        behind = self._behind(flat[:, 2], gone, belongs[:, -1:], source)
-        around, away = F.avg_pool2d(behind, 2), F.avg_pool2d(gone, 2)
+        away = F.avg_pool2d(gone, 2)
+        behind = self._behind(flat[:, 2], away, gone * belongs[:, -1:], source)
+        around = F.avg_pool2d(behind, 2)
         out = self.mix(torch.cat([seen, F.avg_pool2d(gaps, 2), told, around, away, coarse], dim=1)).float()
         known = TRUST * self.trust(torch.cat([belongs, gone * belongs[:, -1:]], dim=1)).float()
         logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2) + known
@@ -210,14 +211,14 @@ class PixelMixer(nn.Module):
         told = torch.where(known > 0, (value + 1) / 2, torch.sigmoid(_doubled(alike)))
         return told * _to_pixels(left, size, self.grid).flatten(0, 1)[:, None]
 
-    def _behind(self, static: Tensor, gone: Tensor, known: Tensor, source: CarrySource) -> Tensor:
-        """What may have been hidden by what is ``gone`` (B T, 1, H, W) from the static picture (B T, 3, H, W): what is
-        around it, or, where it is ``known`` (B T, 1, H, W) by a mask, the picture healed."""
-        around = _doubled(surroundings(F.avg_pool2d(static, 2), F.avg_pool2d(gone, 2)))
+    def _behind(self, static: Tensor, away: Tensor, known: Tensor, source: CarrySource) -> Tensor:
+        """What may have been hidden by what is ``away`` (B T, 1, h, w) from the static picture (B T, 3, H, W): what is
+        around it, or, where that is ``known`` (B T, 1, H, W) by a mask, the picture healed."""
+        around = _doubled(surroundings(F.avg_pool2d(static, 2), away))
         if source.healed is None:
             return around
         healed = left_in_place(source.healed, source.static).transpose(1, 2).flatten(0, 1)
-        return torch.lerp(around, healed, gone * known)
+        return torch.lerp(around, healed, known)
 
     def _at_starts(self, seen: Tensor, source: CarrySource) -> Tensor:
         """What was seen where each track begins: (B, N, C)."""

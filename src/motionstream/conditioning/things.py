@@ -200,10 +200,14 @@ def find(
         things.find(ids, now, pictures, keys)
 
 
-def tell(source: CarrySource, clips: list[Things], ids: Sequence[int], keys: Sequence[int], frames: int) -> CarrySource:
-    """The source of a chunk of so many frames, with what has been found; arguments as of ``find``."""
+def tell(
+    source: CarrySource, clips: list[Things], ids: Sequence[int], keys: Sequence[int], frames: int, room: int = 1
+) -> CarrySource:
+    """The source of a chunk of so many frames, with what has been found; arguments as of ``find``. ``room``: for so
+    many things at least there are masks."""
     batch, sources, _, height, width = source.pictures.shape
-    masks, healed = source.pictures.new_zeros(batch, sources, MOST_THINGS, height, width), source.pictures
+    room = max(room, *(len(things.masks) for things in clips))
+    masks, healed = source.pictures.new_zeros(batch, sources, room, height, width), source.pictures
     if any(things.masks for things in clips):
         rows = [
             [things.without(p, key) for p, key in zip(pictures, keys, strict=True)]
@@ -219,14 +223,14 @@ def tell(source: CarrySource, clips: list[Things], ids: Sequence[int], keys: Seq
 
 
 def with_things(source: CarrySource, positions: Tensor, visible: Tensor, starts: Sequence[int]) -> CarrySource:
-    """The source of whole clips with what their tracks are on, as streams find it chunk by chunk. ``starts``: the
-    chunks' first frames."""
+    """The source of whole clips with what their tracks are on, as streams find it chunk by chunk, with room for
+    ``MOST_THINGS``. ``starts``: the chunks' first frames."""
     batch, sources = source.pictures.shape[:2]
     clips, ids, keys = [Things() for _ in range(batch)], range(positions.shape[2]), range(sources)
     told, thing = source, []
     for first, end in pairwise([*starts, positions.shape[1]]):
         find(source, positions[:, first:end], visible[:, first:end], clips, ids, keys)
-        told = tell(source, clips, ids, keys, end - first)
+        told = tell(source, clips, ids, keys, end - first, MOST_THINGS)
         assert told.thing is not None
         thing.append(told.thing)
     return replace(told, thing=torch.cat(thing, dim=1))
