@@ -15,6 +15,9 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$python && break; done)
 
+# Processes that test at a time, a file's tests in one.
+JOBS ?= 2
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format bench
 
@@ -44,7 +47,7 @@ test: export OMP_NUM_THREADS = 1
 test: export OMP_WAIT_POLICY = passive
 test: export PYTHONHASHSEED = 0
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 format: setup
 	$(BIN)/ruff format .

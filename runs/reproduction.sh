@@ -2,8 +2,9 @@
 # The paper's ablations on the embedded model, and docs/reproduction.md from what they find. One core; some hours with the
 # defaults, minutes with CLIPS=4 SECONDS_LONG=20.
 #   TEACHER=work/nano/teacher CAUSAL=work/nano/causal runs/reproduction.sh
-# TEACHER and CAUSAL: models of the earlier stages (motionstream train export --through teacher, --through causal). Without
-# them what needs them is left out. ONLY="steps release" runs some; EXTRA: options of every evaluation.
+# TEACHER and CAUSAL: models of the earlier stages (motionstream train export --through teacher, --through causal), and
+# STUDENT: the one that came of them, if that is not MODEL. Without them what needs them is left out. ONLY="steps release"
+# runs some; EXTRA: options of every evaluation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
@@ -27,7 +28,7 @@ evaluate chunks drift --model "$MODEL" --seconds 10 --held --causal c3s1w1 --cau
 evaluate steps compare --model "$MODEL" --steps 3 --steps 1 --steps 2 --steps 4
 if [ -n "${TEACHER:-}" ]; then
   evaluate guidance compare --model "$TEACHER" --guidance joint --guidance plain --guidance text --guidance motion
-  evaluate stages compare --model "$TEACHER" ${CAUSAL:+--model "$CAUSAL"} --model "$MODEL"
+  evaluate stages compare --model "$TEACHER" ${CAUSAL:+--model "$CAUSAL"} --model "${STUDENT:-$MODEL}"
 fi
 evaluate release release --model "$MODEL"
 "$BIN"/python benchmarks/reproduction.py --results "$RESULTS" --output "$PAGE"
