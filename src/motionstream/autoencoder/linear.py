@@ -17,6 +17,8 @@ from motionstream.component_config import LinearAutoencoderConfig
 PATCH = 8
 GROUP = 4
 BLOCK_VALUES = 3 * GROUP * PATCH * PATCH
+NOISE = 2 / 127.5
+"""Of what a transformer adds to a carried picture, two levels of 255 are taken for noise: what nobody touches stays."""
 
 
 def cosine_basis(count: int) -> Tensor:
@@ -165,7 +167,8 @@ class LinearAutoencoder(nn.Module):
 
         ``detail`` (B, 768, F, h, w): what the code has ``lost`` of a picture near the one that is decoded. It is put
         back, and takes the residual decoder's place: the latents of that picture itself are decoded to it exactly.
-        ``around``: those latents, of the same shape. What is added to them is then shown ``without_steps``.
+        ``around``: those latents, of the same shape. What is added to them is then shown ``without_steps``, and less
+        by ``NOISE``.
         """
         if detail is not None:
             shown = self.decode_linear(latents)
@@ -173,7 +176,8 @@ class LinearAutoencoder(nn.Module):
                 video = from_blocks(shown + detail)
             else:
                 carried = self.decode_linear(around)
-                video = from_blocks(carried + detail) + without_steps(from_blocks(shown - carried))
+                added = without_steps(from_blocks(shown - carried))
+                video = from_blocks(carried + detail) + F.softshrink(added, NOISE)
             video = video.clamp(-1, 1)
             return (video if state is not None else video[:, :, GROUP - 1 :]), DecoderState(latents[:, :, -1:])
         previous = latents[:, :, :1] if state is None else state.latent
