@@ -1,13 +1,16 @@
 """Carried pictures that are known more finely than the model sees them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from motionstream.conditioning.carry import carry, enlarge
+from motionstream.conditioning.carry import Mixture, carry, enlarge
 from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.conditioning.relations import CarrySource
+from motionstream.conditioning.things import with_things
 from motionstream.config import MixerConfig
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset
@@ -63,6 +66,29 @@ def test_the_mixer_chooses_alike_at_both_sizes():
     mixed, fine = made.candidates[:, 1], made.fine.picture(0, 4)
     assert (mixed - made.candidates[:, 0]).abs().mean() > 0.01
     assert (F.avg_pool3d(fine, (1, SCALE, SCALE)) - mixed).abs().mean() < 0.02
+
+
+def test_what_is_behind_a_thing_is_as_fine_as_the_picture():
+    """Stripes of one fine pixel, which the model does not see, go on where a square was."""
+    size = 96
+    ground = (0.3 * (torch.arange(SCALE * size) % 2) - 0.4).expand(1, 3, SCALE * size, -1).clone()
+    waves = 0.2 * torch.sin(0.4 * torch.arange(SCALE * size))[:, None]
+    before = ground + waves
+    before[..., 60:100, 70:110] = 0.8
+    start = torch.tensor([[[45.0, 40.0], [40.0, 36.0], [50.0, 44.0]]])
+    positions = start[:, None] + torch.tensor([30.0, 20.0])
+    visible = torch.ones(1, 1, 3, dtype=torch.bool)
+    told = with_things(source(before, start, 1), positions, visible, [0])
+    assert told.healed is not None and told.fine_healed is not None and told.things[0, 0, 0, 40, 45] == 1
+    made = carry(positions, visible, told)
+    fill = told.healed.transpose(1, 2)
+    weights = torch.zeros(1, 4, 1, size, size)
+    weights[:, 3] = 1
+    fine = replace(made.fine, mixture=Mixture(fill, weights, fill)).picture(0, 1)[:, :, 0]
+    hole = (..., slice(64, 96), slice(74, 106))
+    assert (fine - (ground + waves))[hole].abs().mean() < 0.05
+    assert (enlarge(fill, SCALE)[:, :, 0] - (ground + waves))[hole].abs().mean() > 0.1, "or nothing is shown"
+    torch.testing.assert_close(F.avg_pool2d(told.fine_healed[0], SCALE), told.healed[0], atol=0.05, rtol=0)
 
 
 @pytest.fixture(scope="module")

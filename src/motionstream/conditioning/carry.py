@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -103,10 +104,22 @@ class FineCarry:
         if self.mixture is None:
             return near
         weights = enlarge(self.mixture.weights[:, :, first:stop], self.scale)
-        picture = weights[:, 3:] * enlarge(self.mixture.fill[:, :, first:stop], self.scale)
+        fill = enlarge(self.mixture.fill[:, :, first:stop], self.scale)
+        if self._behind is not None:
+            fill += left_in_place(self._behind, self.source.static[:, first:stop])
+        picture = weights[:, 3:] * fill
         picture.addcmul_(weights[:, :1], near)
         picture.addcmul_(weights[:, 1:2], self._moved(self.relations.far, first, stop))
         return picture.addcmul_(weights[:, 2:3], self.static(first, stop))
+
+    @cached_property
+    def _behind(self) -> Tensor | None:
+        """What healed fine pictures have besides the healed ones, (B, K, 3, sH, sW), where there is something new."""
+        source = self.source
+        if source.fine is None or source.healed is None or source.fine_healed is None:
+            return None
+        new = (source.fine_healed != source.fine).any(dim=2, keepdim=True)
+        return (source.fine_healed - enlarge(source.healed.transpose(1, 2), self.scale).transpose(1, 2)) * new
 
     def static(self, first: int, stop: int) -> Tensor:
         """The same frames with everything left where it is."""

@@ -7,6 +7,8 @@ Axes: S shifts, R pixels of the rim, P of the hole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -49,16 +51,24 @@ def surroundings(picture: Tensor, gone: Tensor) -> Tensor:
 def heal(picture: Tensor, mask: Tensor) -> Tensor:
     """A picture (3, H, W) without what a mask (H, W) covers, and a pixel around it. Where nothing, or nearly
     everything is covered, as it is."""
+    return heal_all([picture], mask)[0]
+
+
+def heal_all(pictures: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
+    """The same for one picture in several sizes, of which the first is the mask's and the others are multiples."""
     whole = _grown(mask.cpu().numpy() > 0.5, GROWN)
     hole = np.asarray(whole.reshape(whole.shape[0] // 2, 2, -1, 2).any(axis=(1, 3)))
     if not hole.any() or hole.mean() > 0.5:
-        return picture
-    full = picture.detach().float().cpu()
+        return list(pictures)
     # which shift is best, no rounding of floats may decide: the mean of four levels of 255 is a multiple of a quarter
-    small = (F.avg_pool2d(full[None], 2)[0] * 127.5 + 0.1).round()
-    shifts = _shifts(small.permute(1, 2, 0).numpy(), hole)
-    filled = _fill(full, whole, 2 * shifts)
-    return filled.to(picture)
+    small = F.avg_pool2d(pictures[0].detach().float().cpu()[None], 2)[0]
+    shifts = _shifts((small * 127.5 + 0.1).round().permute(1, 2, 0).numpy(), hole)
+    healed = []
+    for picture in pictures:
+        scale = picture.shape[-1] // whole.shape[1]
+        enlarged = whole.repeat(scale, axis=0).repeat(scale, axis=1)
+        healed.append(_fill(picture.detach().float().cpu(), enlarged, 2 * scale * shifts).to(picture))
+    return healed
 
 
 def _shifts(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:

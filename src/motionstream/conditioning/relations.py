@@ -41,7 +41,7 @@ class CarrySource:
     ``seen`` (B, K, C, h, w): what a pixel mixer's ``see`` makes of the pictures, where it is known already. ``fine``
     (B, K, 3, sH, sW): the same pictures s times as large, where they are to be carried, too. ``things``
     (B, K, M, H, W): masks of what tracks are on, and of which, ``thing`` (B, T, N), −1 where that is not known;
-    ``healed``: the pictures without them. All three or none, see ``things.py``.
+    ``healed``: the pictures without them, and ``fine_healed`` the fine ones. All or none, see ``things.py``.
     """
 
     pictures: Tensor
@@ -53,6 +53,7 @@ class CarrySource:
     things: Tensor | None = None
     thing: Tensor | None = None
     healed: Tensor | None = None
+    fine_healed: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> CarrySource:
         """The same with all of its tensors changed."""

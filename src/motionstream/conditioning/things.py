@@ -18,7 +18,7 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from motionstream.conditioning.healing import heal
+from motionstream.conditioning.healing import heal_all
 from motionstream.conditioning.relations import CarrySource
 from motionstream.tracks.masks import cut_out
 
@@ -105,7 +105,7 @@ class Things:
         """By number: the key of the picture they are in, and where, as ``mask_of``."""
         self._of: dict[int, int] = {}
         self._found = 0
-        self._healed: dict[int, tuple[list[Tensor], Tensor]] = {}
+        self._healed: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
     def of(self, track: int) -> int:
         """The row among ``masks`` of what a track is on, −1 where that is not known."""
@@ -118,16 +118,16 @@ class Things:
         keys = {key for key, _ in self.masks.values()}
         self._healed = {key: healed for key, healed in self._healed.items() if key in keys}
 
-    def without(self, picture: Tensor, key: int) -> Tensor:
-        """A picture (3, H, W), whose key is given, without all the things in it."""
+    def without(self, pictures: list[Tensor], key: int) -> list[Tensor]:
+        """A picture, whose key is given, without all the things in it: (3, H, W), and as ``heal_all`` takes it."""
         masks = [mask for of, mask in self.masks.values() if of == key]
         if not masks:
-            return picture
-        known, healed = self._healed.get(key, ([], picture))
+            return pictures
+        known, healed = self._healed.get(key, ([], pictures))
         if any(one is not other for one, other in zip(known, masks, strict=False)) or len(known) > len(masks):
-            known, healed = [], picture
+            known, healed = [], pictures
         for mask in masks[len(known) :]:  # one by one: what was behind the first stays, whatever is taken out later
-            healed = heal(healed, mask)
+            healed = heal_all(healed, mask)
         self._healed[key] = masks, healed
         return healed
 
@@ -207,19 +207,21 @@ def tell(
     many things at least there are masks."""
     batch, sources, _, height, width = source.pictures.shape
     room = max(room, *(len(things.masks) for things in clips))
-    masks, healed = source.pictures.new_zeros(batch, sources, room, height, width), source.pictures
+    masks = source.pictures.new_zeros(batch, sources, room, height, width)
+    sizes = [source.pictures] if source.fine is None else [source.pictures, source.fine]
     if any(things.masks for things in clips):
         rows = [
-            [things.without(p, key) for p, key in zip(pictures, keys, strict=True)]
-            for things, pictures in zip(clips, healed, strict=True)
+            [things.without([size[clip, row] for size in sizes], key) for row, key in enumerate(keys)]
+            for clip, things in enumerate(clips)
         ]
-        healed = torch.stack([torch.stack(row) for row in rows])
+        sizes = [torch.stack([torch.stack([each[n] for each in row]) for row in rows]) for n in range(len(sizes))]
+    healed, fine_healed = sizes[0], sizes[1] if len(sizes) > 1 else None
     for clip, things in enumerate(clips):
         for row, (key, mask) in enumerate(things.masks.values()):
             masks[clip, keys.index(key), row] = mask
     known = [[things.of(track) for track in ids] for things in clips]
     thing = torch.tensor(known, dtype=torch.long, device=masks.device).view(batch, 1, len(ids))
-    return replace(source, things=masks, thing=thing.expand(-1, frames, -1), healed=healed)
+    return replace(source, things=masks, thing=thing.expand(-1, frames, -1), healed=healed, fine_healed=fine_healed)
 
 
 def with_things(source: CarrySource, positions: Tensor, visible: Tensor, starts: Sequence[int]) -> CarrySource:
