@@ -228,9 +228,12 @@ def test_what_is_behind_a_thing_is_told_with_it_and_found_once(monkeypatch):
     assert len(asked) == 2 and found.healed is not None and found.healed[0, 0][other].max() < 0
 
 
-def test_whatever_is_grasped_goes_along():
+@pytest.mark.parametrize("seen", [True, False])
+def test_whatever_is_grasped_goes_along_where_there_is_something_to_be_seen(seen):
     start = np.array([(40.0, 8.0), (24, 24), (24, 28)], np.float32)  # the first is on the ground
-    mask = mask_of(squares(), start, NONE)
-    for x, y in start:
-        assert mask[int(y), int(x)] == 1
-    assert mask[8 - 5, 40] == 1 and overlap(mask, square(0)) > 0.75
+    picture = squares()
+    if seen:
+        picture[:, 3:13, 36:46:2] += 0.3
+    mask = mask_of(picture, start, NONE)
+    assert all(mask[int(y), int(x)] == 1 for x, y in start[1:]) and overlap(mask, square(0)) > 0.75
+    assert (mask[8, 40] == mask[8 - 5, 40] == 1) if seen else not mask[:14, 44:].any()

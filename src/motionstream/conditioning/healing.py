@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from motionstream.tracks.masks import grown
 
 GROWN = 1
 """Pixel around a mask that is taken out with it."""
@@ -56,7 +57,7 @@ def heal(picture: Tensor, mask: Tensor) -> Tensor:
 
 def heal_all(pictures: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
     """The same for one picture in several sizes, of which the first is the mask's and the others are multiples."""
-    whole = _grown(mask.cpu().numpy() > 0.5, GROWN)
+    whole = grown(mask.cpu().numpy() > 0.5, GROWN)
     hole = np.asarray(whole.reshape(whole.shape[0] // 2, 2, -1, 2).any(axis=(1, 3)))
     if not hole.any() or hole.mean() > 0.5:
         return list(pictures)
@@ -73,7 +74,7 @@ def heal_all(pictures: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
 
 def _shifts(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Shifts (S, 2), y and x, of a picture (h, w, 3) that agree best with it around the hole, best first."""
-    rim = np.argwhere(_grown(hole, RIM) & ~hole)
+    rim = np.argwhere(grown(hole, RIM) & ~hole)
     inside = np.argwhere(hole)
     steps = np.arange(-REACH, REACH + 1, STEP)
     coarse = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -109,7 +110,7 @@ def _fill(picture: Tensor, hole: np.ndarray, shifts: np.ndarray) -> Tensor:
     """The picture (3, H, W) with its hole (H, W) filled."""
     covered = torch.from_numpy(hole).float()[None, None]
     smooth = surroundings(picture[None], covered)[0]
-    rim = torch.from_numpy(_grown(hole, RIM) & ~hole).float()[None, None]
+    rim = torch.from_numpy(grown(hole, RIM) & ~hole).float()[None, None]
     out, left = smooth.clone(), hole.copy()
     for y, x in shifts.tolist():
         shown = left.copy()
@@ -121,7 +122,3 @@ def _fill(picture: Tensor, hole: np.ndarray, shifts: np.ndarray) -> Tensor:
         out = torch.where(torch.from_numpy(shown), torch.lerp(mended, smooth, SMOOTH), out)
         left &= ~shown
     return torch.where(torch.from_numpy(hole), out, picture)
-
-
-def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)) > 0)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from motionstream.conditioning.healing import heal_all
 from motionstream.conditioning.relations import CarrySource
-from motionstream.tracks.masks import cut_out
+from motionstream.tracks.masks import cut_out, grown
 
 MOST_THINGS = 6
 """Of one source; what is left is told apart by likeness alone."""
@@ -36,7 +36,10 @@ MISFIT = 4.0
 DENSE = 128
 """So many moving tracks say everywhere what moves."""
 GRASP = 6.0
-"""Pixels around a track beside its thing's mask that go along in any case."""
+"""Pixels around a track beside its thing's mask that go along in any case, unless they are flat."""
+FLAT = 6.0
+"""Standard deviation, in levels of 255, up to which a patch is flat: nobody sees whether a piece of sky goes along, but
+its border is seen."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,19 @@ def others(tracks: Moving, rows: np.ndarray) -> np.ndarray:
 
 def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray) -> Tensor:
     """The thing in a picture (3, H, W) in [−1, 1] that tracks which began at ``on`` (N, 2) are on, and others, at
-    ``off`` (M, 2), are not: float (H, W), 0 or 1. What is right under tracks that are beside it goes along."""
+    ``off`` (M, 2), are not: float (H, W), 0 or 1. What is right under tracks that are beside it goes along,
+    where there is something to be seen."""
     pixels = (
         ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     )
     mask = cut_out(np.ascontiguousarray(pixels), on, off)
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
+    beside = ~grown(mask, 1)
     for x, y in on[~_inside(torch.from_numpy(mask), on)]:
-        mask |= np.hypot(columns - x, rows - y) <= GRASP
+        under = np.hypot(columns - x, rows - y) <= GRASP
+        patch = pixels[under & beside]
+        if len(patch) and patch.std(axis=0).max() > FLAT:
+            mask |= under
     return torch.from_numpy(mask).float().to(picture.device)
 
 

@@ -174,7 +174,7 @@ def _distance(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
 
 def _refine(picture: np.ndarray, guess: np.ndarray, hints: _Hints, rounds: int) -> np.ndarray:
     """GrabCut from a guess: certain where hinted, impossible far outside of it."""
-    far = ~_grown(guess, max(guess.shape) // REACH)
+    far = ~grown(guess, max(guess.shape) // REACH)
     labels = np.where(guess, cv2.GC_PR_FGD, np.where(far, cv2.GC_BGD, cv2.GC_PR_BGD)).astype(np.uint8)
     labels[hints.never] = cv2.GC_BGD
     labels[hints.sure] = cv2.GC_FGD
@@ -183,7 +183,7 @@ def _refine(picture: np.ndarray, guess: np.ndarray, hints: _Hints, rounds: int) 
 
 def _sharpened(picture: np.ndarray, mask: np.ndarray, hints: _Hints) -> np.ndarray:
     """A mask cut anew near its outline."""
-    inner, outer = ~_grown(~mask, BAND), _grown(mask, BAND)
+    inner, outer = ~grown(~mask, BAND), grown(mask, BAND)
     labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[inner] = cv2.GC_FGD
     labels[hints.never | ~outer] = cv2.GC_BGD
@@ -232,7 +232,8 @@ def _tidied(mask: np.ndarray, sure: np.ndarray) -> np.ndarray:
     return _filled(np.isin(pieces, np.unique(pieces[sure])))
 
 
-def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """A mask bool (H, W), so many pixels wider, by squares."""
     return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((2 * pixels + 1,) * 2, np.uint8)) > 0)
 
 
