@@ -69,9 +69,9 @@ def from_blocks(blocks: Tensor) -> Tensor:
 
 def without_steps(added: Tensor) -> Tensor:
     """Something that was found cell by cell (B, 3, T, H, W), with steps where two cells meet, averaged over squares as
-    wide as a cell and a pixel: ramps."""
+    wide as a cell and a pixel: ramps. And less by ``NOISE``, towards zero."""
     down, across = (_near(size, PATCH // 2, added.device) for size in added.shape[-2:])
-    return down @ (added @ across.T)  # (in a third of a pooling's time)
+    return F.softshrink(down @ (added @ across.T), NOISE)  # (in a third of a pooling's time)
 
 
 def _near(size: int, reach: int, device: torch.device) -> Tensor:
@@ -167,8 +167,7 @@ class LinearAutoencoder(nn.Module):
 
         ``detail`` (B, 768, F, h, w): what the code has ``lost`` of a picture near the one that is decoded. It is put
         back, and takes the residual decoder's place: the latents of that picture itself are decoded to it exactly.
-        ``around``: those latents, of the same shape. What is added to them is then shown ``without_steps``, and less
-        by ``NOISE``.
+        ``around``: those latents, of the same shape. What is added to them is then shown ``without_steps``.
         """
         if detail is not None:
             shown = self.decode_linear(latents)
@@ -177,7 +176,7 @@ class LinearAutoencoder(nn.Module):
             else:
                 carried = self.decode_linear(around)
                 added = without_steps(from_blocks(shown - carried))
-                video = from_blocks(carried + detail) + F.softshrink(added, NOISE)
+                video = from_blocks(carried + detail) + added
             video = video.clamp(-1, 1)
             return (video if state is not None else video[:, :, GROUP - 1 :]), DecoderState(latents[:, :, -1:])
         previous = latents[:, :, :1] if state is None else state.latent
