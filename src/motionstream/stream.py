@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from motionstream.components import Components
 from motionstream.device_timing import StageClock
-from motionstream.model.motion_model import MotionModel
+from motionstream.model.motion_model import Conditions, MotionModel
 from motionstream.sampler.rollout import Rollout, times_of
 from motionstream.scene import Picture, Scene, to_pictures
 from motionstream.tracks import Tracks
@@ -75,6 +76,7 @@ class Stream:
         self._rollout = Rollout(model, times=times, seed=seed, first_latent=self.scene.image.latent)
         self._decoder_state: Any = None
         self._frames_made = 0
+        self._last: tuple[Tensor, Tensor | None]
 
     @property
     def steps(self) -> int:
@@ -127,17 +129,27 @@ class Stream:
             shown = video
             if conditions.fine is not None:
                 shown = conditions.fine.show(video, sum(map(len, pictures)))
-                self.scene.carry.last_fine = shown[:, :, -1]
             pictures.append(to_pictures(shown))
             if on_frames is not None:
                 on_frames(pictures[-1])
-        self.scene.carry.last = video[:, :, -1]
+        self._last = video[:, :, -1], None if conditions.fine is None else shown[:, :, -1]
+        self.scene.carry.last, self.scene.carry.last_fine = self._carried(conditions, frames)
         clock.mark("decode")
         self.timings = Timings(**clock.read())
         self._frames_made += frames
         self._chunks_made += 1
         self._view.add(tracks)
         return np.concatenate(pictures)
+
+    def _carried(self, conditions: Conditions, frames: int) -> tuple[Tensor, Tensor | None]:
+        """The chunk's last frame without what the transformer added, and as finely as it is known: what is carried on.
+        Were it the frame that is shown, all that the transformer adds would be there already when it adds it again."""
+        end = conditions.frames(conditions.channels.shape[2] - 1, conditions.channels.shape[2])
+        if end.around is None:
+            return self._last
+        picture, _ = self.parts.decode(end.around, self._decoder_state, end.detail, end.around)
+        fine = None if end.fine is None else end.fine.carry.picture(frames - 1, frames)[:, :, 0].clamp(-1, 1)
+        return picture[:, :, -1], fine
 
     @torch.no_grad()
     def restart(self, seed: int | None = None) -> None:
@@ -150,7 +162,7 @@ class Stream:
         if self._frames_made == 0:
             return
         self._seed = self._seed if seed is None else seed
-        self.scene.begin_anew(self.scene.carry.last, self.scene.carry.last_fine)
+        self.scene.begin_anew(*self._last)
         self._rollout = Rollout(
             self.model, times=self._rollout.times, seed=self._seed, first_latent=self.scene.image.latent
         )
