@@ -16,9 +16,10 @@ from motionstream.tracks import Tracks
 class CarryMemory:
     """Remembers where and when each track of a stream began, and the pictures content is taken from.
 
-    Whenever the set of tracks changes between chunks, the last generated frame becomes a new source: for the tracks
-    that begin there, and for whatever no track speaks of (a released object stays where it was let go). Pictures that
-    nothing refers to any more are dropped, so that memory stays bounded.
+    Whenever the set of tracks changes between chunks, the ``last`` carried frame becomes a new source: for the tracks
+    that begin there, and for whatever no track speaks of (a released object stays where it was let go). It is without
+    what the transformer added, which is not to be added twice. Pictures that nothing refers to any more are dropped, so
+    that memory stays bounded.
 
     ``picture``: (1, 3, H, W). ``see``: a pixel mixer's, asked once for every picture rather than at every chunk.
     ``fine``: the same picture larger; ``last_fine`` is then set with ``last``, whenever frames are made.

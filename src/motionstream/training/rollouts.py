@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks, without_steps
+from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks
 from motionstream.conditioning.relations import CarrySource
 from motionstream.conditioning.things import Things, find, tell
 from motionstream.model.kv_cache import RollingKVCache
@@ -32,9 +32,9 @@ def keyed_conditions(network: Trainee, clips: PreparedClips, ids: list[int]) -> 
 
 
 class OwnContent:
-    """Conditions chunk by chunk, with the content of tracks that begin late taken from what was generated.
+    """Conditions chunk by chunk, with the content of tracks that begin late taken from what was carried until then.
 
-    No gradient goes through the pictures: a stream's past is given, too. Until the first event of any clip the prepared
+    Until the first event of any clip the prepared
     content is that of the stream, and is used as it is.
     """
 
@@ -57,13 +57,13 @@ class OwnContent:
         self.text = text_tokens(network.text, clips)
         self.image = ImageInput(clips.latents[:, :, :1], clips.image)
 
-    def conditions(self, chunk: int, made: Tensor | None) -> Conditions:
-        """Of chunk ``chunk``; ``made`` are the latents of the chunk before it (B, C, F, h, w), None for the first."""
+    def conditions(self, chunk: int) -> Conditions:
+        """Of chunk ``chunk``; asked for in order."""
         latent = self.model.config.causal.chunk_frames
         first, last = self.starts[chunk], [*self.starts, self.clips.positions.shape[1]][chunk + 1]
         frames, latents = slice(first, last), slice(latent * chunk, latent * (chunk + 1))
-        if made is not None and self.asked[chunk]:
-            self.pictures[:, chunk] = self._last_frame(made)
+        if chunk and self.asked[chunk]:
+            self.pictures[:, chunk] = self._last_frame()
         carried = CarriedLatents(self.clips.candidates[:, :, :, latents], self.clips.features[:, :, latents])
         assert self.clips.detail is not None
         self._detail = self.clips.detail[:, chunk]
@@ -86,12 +86,11 @@ class OwnContent:
         return conditions
 
     @torch.no_grad()
-    def _last_frame(self, made: Tensor) -> Tensor:
-        """The last frame of a chunk as the decoder shows it, (B, 3, H, W)."""
-        with torch.autocast(made.device.type, enabled=False):
+    def _last_frame(self) -> Tensor:
+        """The last frame that was carried, (B, 3, H, W): as in streams, without what the network has added to it."""
+        with torch.autocast(self._around.device.type, enabled=False):
             around = self.autoencoder.decode_linear(self._around.float())
-            added = self.autoencoder.decode_linear(made[:, :, -1:].detach().float()) - around
-            return (from_blocks(around) + without_steps(from_blocks(added)))[:, :, -1].add(self._detail).clamp(-1, 1)
+            return from_blocks(around)[:, :, -1].add(self._detail).clamp(-1, 1)
 
     @torch.no_grad()
     def _find(self, frames: slice) -> None:
@@ -150,8 +149,7 @@ def roll_out(
             yield from (whole.frames(size * chunk, size * (chunk + 1)) for chunk in chunks)
             return
         content = OwnContent(network, clips, ids, autoencoder)
-        for chunk in chunks:  # asked for when the chunk before it is made
-            yield content.conditions(chunk, made[-1] if made else None)
+        yield from map(content.conditions, chunks)
 
     for latents in rollout(
         network.model,
