@@ -12,6 +12,7 @@ from motionstream.evaluation import drift
 from motionstream.evaluation.drift import Line, by_second, comparisons, drags_at, schedule, turn_errors
 from motionstream.evaluation.report import drift_figure
 from motionstream.evaluation.scenes import FRAMES, make_clip
+from motionstream.metrics import MAX_PSNR
 from motionstream.presets import preset
 from motionstream.tracks import Tracks
 from motionstream.tracks.template import TemplateTracker
@@ -111,11 +112,9 @@ def test_the_command_writes_numbers_and_a_figure(tmp_path, capsys):
     # more than the cache holds of it: the streams of both patterns begin alike and go apart
     assert result["lines"][0]["psnr"][0] == result["lines"][1]["psnr"][0]
     best = result["reference"]["psnr"]
-    assert len(best) == 6 and all(
-        10 < made["value"] <= max(coded["value"] + 5, 60)  # what is carried has not been through the code
-        for row in result["lines"]
-        for made, coded in zip(row["psnr"], best, strict=True)
-    )
+    assert len(best) == 6 and all(10 < coded["value"] < 60 for coded in best)
+    # what is carried has not been through the code, and an untrained model's addition is noise
+    assert all(10 < made["value"] <= MAX_PSNR for row in result["lines"] for made in row["psnr"])
     assert len(result["last_seconds"]["comparisons"]) == 2
     assert figure.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
