@@ -6,7 +6,7 @@ import torch
 
 from motionstream.conditioning import things as module
 from motionstream.conditioning.carry_memory import CarryMemory
-from motionstream.conditioning.healing import heal_all
+from motionstream.conditioning.healing import heal
 from motionstream.conditioning.relations import CarrySource
 from motionstream.conditioning.things import DENSE, MOST_THINGS, Moving, groups, mask_of, misfit, others, with_things
 from motionstream.tracks import Tracks
@@ -212,7 +212,7 @@ def test_a_thing_that_turns_stays_one():
 
 def test_what_is_behind_a_thing_is_told_with_it_and_found_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(module, "heal_all", lambda *args: asked.append(args) or heal_all(*args))
+    monkeypatch.setattr(module, "heal", lambda *args: asked.append(args) or heal(*args))
     start = np.concatenate([points(0), points(1)])
     memory = CarryMemory(squares()[None], see=lambda pictures: pictures[:, :, :, ::2, ::2])
     one = [(4.0, 0.0)] * 4 + [(0.0, 0.0)] * 4

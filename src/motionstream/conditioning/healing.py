@@ -49,14 +49,9 @@ def surroundings(picture: Tensor, gone: Tensor) -> Tensor:
     return out
 
 
-def heal(picture: Tensor, mask: Tensor) -> Tensor:
-    """A picture (3, H, W) without what a mask (H, W) covers, and a pixel around it. Where nothing, or nearly
-    everything is covered, as it is."""
-    return heal_all([picture], mask)[0]
-
-
-def heal_all(pictures: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
-    """The same for one picture in several sizes, of which the first is the mask's and the others are multiples."""
+def heal(pictures: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
+    """A picture in one or several sizes, (3, H, W) and multiples of it, without what a mask (H, W) covers, and a pixel
+    around it. Where nothing, or nearly everything is covered, as it is."""
     whole = grown(mask.cpu().numpy() > 0.5, GROWN)
     hole = np.asarray(whole.reshape(whole.shape[0] // 2, 2, -1, 2).any(axis=(1, 3)))
     if not hole.any() or hole.mean() > 0.5:

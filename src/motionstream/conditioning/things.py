@@ -18,7 +18,7 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from motionstream.conditioning.healing import heal_all
+from motionstream.conditioning.healing import heal
 from motionstream.conditioning.relations import CarrySource
 from motionstream.tracks.masks import cut_out, grown
 
@@ -127,7 +127,7 @@ class Things:
         self._healed = {key: healed for key, healed in self._healed.items() if key in keys}
 
     def without(self, pictures: list[Tensor], key: int) -> list[Tensor]:
-        """A picture, whose key is given, without all the things in it: (3, H, W), and as ``heal_all`` takes it."""
+        """A picture, whose key is given, without all the things in it: (3, H, W), and as ``heal`` takes it."""
         masks = [mask for of, mask in self.masks.values() if of == key]
         if not masks:
             return pictures
@@ -135,7 +135,7 @@ class Things:
         if any(one is not other for one, other in zip(known, masks, strict=False)) or len(known) > len(masks):
             known, healed = [], pictures
         for mask in masks[len(known) :]:  # one by one: what was behind the first stays, whatever is taken out later
-            healed = heal_all(healed, mask)
+            healed = heal(healed, mask)
         self._healed[key] = masks, healed
         return healed
 

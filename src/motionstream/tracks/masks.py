@@ -36,14 +36,11 @@ def select_object(
     picture: np.ndarray,
     point: tuple[float, float] | None = None,
     box: Box | None = None,
-    *,
-    shares: Sequence[float] = SHARES,
-    rounds: int = ROUNDS,
 ) -> np.ndarray:
     """The mask of the object at `point`, or within `box` (left, top, right, bottom).
 
     From a click the picture is flooded in the order of how far every pixel is along paths that shun edges and other
-    colours; each of the `shares` is a guess that GrabCut refines in `rounds`. The mask that agrees best with all the
+    colours; each of the `SHARES` is a guess that GrabCut refines. The mask that agrees best with all the
     others is taken: where an object is there, most guesses end at its outline. Where none holds, a disc around the
     click.
 
@@ -67,7 +64,7 @@ def select_object(
         place = np.floor((np.array(point) + 0.5) * ratio).astype(int)
         click = (int(place[0]), int(place[1]))
         sure = _disc(small.shape[:2], click, 2)
-        mask = _at(small, _Hints(click, sure, sure, np.zeros_like(sure)), shares, rounds)
+        mask = _at(small, _Hints(click, sure, sure, np.zeros_like(sure)), SHARES, ROUNDS)
     else:
         assert box is not None
         mask = _within(small, _check_box(box, (height, width)) * np.tile(ratio, 2))
@@ -126,12 +123,11 @@ class _Hints:
 
 def _hints(on: np.ndarray, off: np.ndarray, size: tuple[int, int], scale: float) -> _Hints:
     """Of points in a picture ``scale`` times as large as the one they were laid upon."""
-    apart = np.hypot(*(on - on.mean(axis=0)).T)
-    apart = np.hypot(*(on - on[apart.argmin()]).T)  # from the point in the middle
-    on = on[apart.argsort(kind="stable")]
+    middle = on[np.hypot(*(on - on.mean(axis=0)).T).argmin()]
+    on = on[np.hypot(*(on - middle).T).argsort(kind="stable")]
     sure, likely, never = (_dots(points, size, scale) for points in (on[: max(1, round(SURELY * len(on)))], on, off))
     x, y = _pixels(on[:1], size, scale)[0]
-    return _Hints((int(x), int(y)), sure, likely | sure, never & ~likely)
+    return _Hints((int(x), int(y)), sure, likely, never & ~likely)
 
 
 def _pixels(points: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
