@@ -35,12 +35,6 @@ FLAGS = [
 ]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Last of all: Playwright's event loop runs in this thread from its first test to the end of the session, and
-    behind it no other test could have one."""
-    items.sort(key=lambda item: "browser" in item.path.parts)
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="FOLDER", help="save pictures of the page's states")
 
@@ -68,8 +62,10 @@ def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIEN
 # ------------------------------------------------------------------------------------------------------ fixtures
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One for each file, since Playwright leaves traces in the process: its event loop runs in this thread, where other
+    tests want theirs, and its pipes pass to every process that is forked, without whose end it does not end either."""
     path = chromium()
     from playwright.sync_api import sync_playwright
 
