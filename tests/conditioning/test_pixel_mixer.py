@@ -212,3 +212,17 @@ def test_nothing_is_known_of_what_comes_from_outside():
     torch.testing.assert_close(near[17:24], torch.ones(7))
     torch.testing.assert_close(near[:16], -torch.ones(16))
     assert (belongs[0, 4, 16, :8] == 1).all(), "where it was it was up to the border"
+
+
+def test_a_network_that_is_sure_beyond_reason_does_not_outvote_the_masks():
+    """It wants the static picture, or what stands for it where no track moves otherwise, by a hundred."""
+    torch.manual_seed(0)
+    for choice in (1, 2):
+        mixer = PixelMixer(CONFIG, grid=GRID)
+        with torch.no_grad():
+            mixer.mix.outlet.bias[4 * choice : 4 * choice + 4] = 100.0
+            mixer.trust.weight *= 4  # about as far as training brings it
+        weights = mix(mixer, *masked_case(8, 16, 16.0)).weights[0, :, 0]
+        thing, home, ground = weights[:, 14:18, 26:30], weights[:, 14:18, 10:14], weights[:, 28:, 40:]
+        assert (thing[0] > 0.9).all() and (home[3] > 0.9).all(), f"choice {choice}"
+        assert (ground[choice] > 0.9).all(), "it is heard where nothing is known"

@@ -34,6 +34,9 @@ UNLIKELY = -3.0
 """Logit with which the fourth choice begins."""
 TRUST = 10.0
 """What masks count for, times what is learnt: weights of the size of others would be long in coming there."""
+SURE = 8.0
+"""Logit beyond which the network may not be sure of a choice. It has been seen to be by 25, in a night sky unlike all
+that it was trained on, and masks have to be heard there, too."""
 LEFT = 2.0
 """Pixels of its track's way that a thing has to go before it has left its place."""
 
@@ -152,8 +155,13 @@ class PixelMixer(nn.Module):
         behind = self._behind(flat[:, 2], away, gone * belongs[:, -1:], source)
         around = F.avg_pool2d(behind, 2)
         out = self.mix(torch.cat([seen, F.avg_pool2d(gaps, 2), told, around, away, coarse], dim=1)).float()
-        known = TRUST * self.trust(torch.cat([belongs, gone * belongs[:, -1:]], dim=1)).float()
-        logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2) + known
+        near, far, static, other = (
+            TRUST * self.trust(torch.cat([belongs, gone * belongs[:, -1:]], dim=1)).float()
+        ).split(1, dim=1)
+        # where no track moves otherwise, the second candidate is the static one, and what is known of that holds
+        alone = _to_pixels(relations.far.distance >= FAR, flat.shape[-2:], self.grid).flatten(0, 1)[:, None]
+        known = torch.cat([near, torch.where(alone, static, far), static, other], dim=1)
+        logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2).clamp(-SURE, SURE) + known
         # where nothing is carried, what is there stays there, exactly
         nothing = (relations.near.distance >= FAR) & (relations.home.distance >= FAR)
         nothing = _to_pixels(nothing, flat.shape[-2:], self.grid).flatten(0, 1)[:, None]
