@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from motionstream.conditioning.healing import heal, surroundings
+from motionstream.conditioning.healing import _fill, heal, surroundings
 
 SIZE = 96
 Y, X = torch.meshgrid(torch.arange(SIZE) + 0.0, torch.arange(SIZE) + 0.0, indexing="ij")
@@ -59,3 +59,21 @@ def test_a_hole_that_nothing_fits_is_filled_smoothly():
     mask[26:70, 6:90] = 1  # shifted as far as it would have to be, too little of the rim is in the picture
     (found,) = heal([covered(torch.full((3, SIZE, SIZE), 0.25), mask)], mask)
     assert error(found, torch.full_like(found, 0.25), mask) < 1e-3
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_thing_that_a_shift_shows_is_not_copied_into_even_ground(scale):
+    larger = lambda maps: maps.repeat_interleave(scale, -1).repeat_interleave(scale, -2)  # noqa: E731
+    ground = -0.5 + 0.02 * stripes(7.0)
+    picture = larger(torch.where(disc(66, 48, 6) > 0, 0.8, ground))
+    hole = larger(disc(30, 48, 10)) > 0
+    found = _fill(picture, hole.numpy(), scale * np.array([[0, 36]]), scale)
+    assert (found - larger(ground))[:, hole].abs().max() < 0.1
+
+
+def test_rough_ground_goes_on_rough():
+    torch.manual_seed(0)
+    rough = torch.nn.functional.avg_pool2d(torch.randn(1, 3, SIZE + 2, SIZE + 2), 3, 1)[0] * 0.6
+    mask = disc(48, 48, 10)
+    found = heal([covered(rough, mask)], mask)[0][:, mask > 0]
+    assert found.std() > 0.5 * rough.std()

@@ -2,6 +2,8 @@
 
 The picture is laid over itself, shifted so that it agrees best around the hole; what it has there is copied, and what
 it differs by at the rim is taken off, smoothly. So there is texture where a mean of what is around would be a blur.
+What is copied may be a thing by itself, though, a second head in the water: the farther it is from that mean, by the
+measure of how far the picture is from its own around the hole, the less of it is taken.
 Axes: S shifts, R pixels of the rim, P of the hole.
 """
 
@@ -28,8 +30,10 @@ AGREE, COVERS = 0.8, 0.3
 """Shares of the rim and of the hole that a shifted picture has to show at least."""
 SHIFTS = 6
 """A hole that no shift covers is filled by so many at most, the rest smoothly."""
-SMOOTH = 0.25
-"""Share of the smooth filling in what is copied: nearer in squares to whatever was there."""
+AROUND = 4
+"""Pixels around a hole from which is told how far a picture may be from its smooth filling."""
+LITTLE = 1e-4
+"""Square of a difference that nobody sees."""
 
 
 def surroundings(picture: Tensor, gone: Tensor) -> Tensor:
@@ -63,7 +67,7 @@ def heal(pictures: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
     for picture in pictures:
         scale = picture.shape[-1] // whole.shape[1]
         enlarged = whole.repeat(scale, axis=0).repeat(scale, axis=1)
-        healed.append(_fill(picture.detach().float().cpu(), enlarged, 2 * scale * shifts).to(picture))
+        healed.append(_fill(picture.detach().float().cpu(), enlarged, 2 * scale * shifts, scale).to(picture))
     return healed
 
 
@@ -101,11 +105,11 @@ def _known(hole: np.ndarray, pixels: np.ndarray, shifts: np.ndarray) -> np.ndarr
     return within & ~hole[there[..., 0], there[..., 1]]
 
 
-def _fill(picture: Tensor, hole: np.ndarray, shifts: np.ndarray) -> Tensor:
-    """The picture (3, H, W) with its hole (H, W) filled."""
-    covered = torch.from_numpy(hole).float()[None, None]
-    smooth = surroundings(picture[None], covered)[0]
-    rim = torch.from_numpy(grown(hole, RIM) & ~hole).float()[None, None]
+def _fill(picture: Tensor, hole: np.ndarray, shifts: np.ndarray, scale: int) -> Tensor:
+    """The picture (3, H, W), ``scale`` times as large as the model's, with its hole (H, W) filled."""
+    smooth = surroundings(picture[None], _as_tensor(hole))[0]
+    rim = _as_tensor(grown(hole, RIM) & ~hole)
+    usual = _usual_distance(picture, hole, scale)
     out, left = smooth.clone(), hole.copy()
     for y, x in shifts.tolist():
         shown = left.copy()
@@ -113,7 +117,28 @@ def _fill(picture: Tensor, hole: np.ndarray, shifts: np.ndarray) -> Tensor:
         if not shown.any():
             continue
         moved = torch.roll(picture, (-y, -x), (1, 2))
-        mended = moved + surroundings((picture - moved)[None], 1 - rim)[0]
-        out = torch.where(torch.from_numpy(shown), torch.lerp(mended, smooth, SMOOTH), out)
+        copied = moved + surroundings((picture - moved)[None], 1 - rim)[0] - smooth
+        taken = torch.exp(-_squares(copied, scale) / usual)
+        taken = F.interpolate(taken[None, None], size=hole.shape, mode="bilinear", align_corners=False)[0]
+        out = torch.where(torch.from_numpy(shown), smooth + taken * copied, out)
         left &= ~shown
     return torch.where(torch.from_numpy(hole), out, picture)
+
+
+def _usual_distance(picture: Tensor, hole: np.ndarray, scale: int) -> Tensor:
+    """Mean square of what a smooth filling of what is just around the hole misses there."""
+    wider = grown(hole, AROUND * scale)
+    missed = picture - surroundings(picture[None], _as_tensor(wider))[0]
+    share = F.avg_pool2d(_as_tensor(wider & ~hole), 2 * scale)[0, 0]
+    return (share * _squares(missed, scale)).sum() / share.sum().clamp(min=1e-6) + LITTLE
+
+
+def _squares(difference: Tensor, scale: int) -> Tensor:
+    """Square of a difference (3, H, W) that is more than texture: of means over 2×2 of the model's pixels, the largest
+    of each and those around it, (H', W')."""
+    squares = F.avg_pool2d(difference, 2 * scale).square().sum(dim=0, keepdim=True)
+    return F.max_pool2d(squares, 3, stride=1, padding=1)[0]
+
+
+def _as_tensor(mask: np.ndarray) -> Tensor:
+    return torch.from_numpy(mask).float()[None, None]
