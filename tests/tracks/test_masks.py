@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motionstream.tracks.masks import outline, select_object
+from motionstream.tracks.masks import cut_out, outline, select_object
 
 
 def noise(height: int, width: int, seed: int) -> np.ndarray:
@@ -96,3 +96,28 @@ def test_wrong_values_are_named(arguments, words):
         select_object(scene()[0], **arguments)
     with pytest.raises(ValueError, match="picture is"):
         select_object(np.zeros((4, 4, 3), np.uint8), (1, 1))
+
+
+def grid(x: float, y: float, reach: float) -> np.ndarray:
+    """Nine points as a drag lays them, (9, 2)."""
+    offsets = np.array([-reach, 0.0, reach])
+    return np.stack(np.meshgrid(x + offsets, y + offsets), axis=-1).reshape(-1, 2)
+
+
+NONE = np.zeros((0, 2))
+
+
+def test_points_beside_a_narrow_thing_do_not_take_the_ground_along():
+    """Two thirds of them are on the ground, and only two of those are nearer to the middle than its own outer ones."""
+    picture, bar = noise(128, 128, 0) + np.array([20, 30, 60], np.uint8), np.zeros((128, 128), bool)
+    bar[30:100, 60:69] = True
+    picture[bar] = (noise(128, 128, 1) + np.array([180, 150, 120], np.uint8))[bar]
+    mask = cut_out(picture, grid(64, 60, 8), NONE)
+    assert iou(mask, bar) > 0.95
+
+
+def test_a_thing_larger_than_the_first_guesses_is_found_rather_than_the_points_alone():
+    picture, thing = noise(128, 128, 0) + np.array([180, 180, 170], np.uint8), np.zeros((128, 128), bool)
+    thing[40:110, 30:100] = True
+    picture[thing] = (noise(128, 128, 2) // 4 + np.array([200, 30, 20], np.uint8))[thing]
+    assert iou(cut_out(picture, grid(64, 80, 9), NONE), thing) > 0.8

@@ -18,12 +18,15 @@ LARGEST = 160
 SHARES = (0.01, 0.02, 0.035, 0.06, 0.1, 0.16, 0.25)
 """How much of the picture the object may be: a guess each."""
 MOST, LEAST = 0.5, 20  # share of the picture, and pixels: what is larger or smaller is no object
+TIMES = 3
+"""What is not so many times as large as the hints themselves has not been found: nothing beside them looked alike."""
 ROUNDS = 3
 MOST_CORNERS = 256
 REACH = 8
 """What is farther from a guess than this part of the picture's longer side is not of the object."""
 SURELY = 0.5
-"""Share of several points, those nearest to their middle, that are on the object for certain; others may be beside."""
+"""Share of several points that are on the object for certain: the nearest to their middle along paths that shun edges.
+Others may be beside it."""
 BAND, BAND_ROUNDS = 4, 2
 """Pixels to either side of a coarse outline within which the fine one is sought."""
 QUICK_SHARES, QUICK_ROUNDS = (0.02, 0.06, 0.16), 2
@@ -64,7 +67,8 @@ def select_object(
         place = np.floor((np.array(point) + 0.5) * ratio).astype(int)
         click = (int(place[0]), int(place[1]))
         sure = _disc(small.shape[:2], click, 2)
-        mask = _at(small, _Hints(click, sure, sure, np.zeros_like(sure)), SHARES, ROUNDS)
+        hints = _Hints(click, sure, sure, np.zeros_like(sure))
+        mask = _at(small, _distance(small, click), hints, SHARES, ROUNDS)
     else:
         assert box is not None
         mask = _within(small, _check_box(box, (height, width)) * np.tile(ratio, 2))
@@ -81,7 +85,11 @@ def cut_out(picture: np.ndarray, on: np.ndarray, off: np.ndarray) -> np.ndarray:
     """
     cv2.setRNGSeed(0)
     small = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    coarse = _at(small, _hints(on, off, small.shape[:2], 0.5), QUICK_SHARES, QUICK_ROUNDS)
+    x, y = _pixels(on, small.shape[:2], 0.5).T
+    middle = np.hypot(*(on - on.mean(axis=0)).T).argmin()
+    distance = _distance(small, (int(x[middle]), int(y[middle])))
+    on = on[distance[y, x].argsort(kind="stable")]
+    coarse = _at(small, distance, _hints(on, off, small.shape[:2], 0.5), QUICK_SHARES, QUICK_ROUNDS)
     enlarged = cv2.resize(coarse.astype(np.float32), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
     return _sharpened(picture, enlarged, _hints(on, off, picture.shape[:2], 1.0))
 
@@ -122,9 +130,7 @@ class _Hints:
 
 
 def _hints(on: np.ndarray, off: np.ndarray, size: tuple[int, int], scale: float) -> _Hints:
-    """Of points in a picture ``scale`` times as large as the one they were laid upon."""
-    middle = on[np.hypot(*(on - on.mean(axis=0)).T).argmin()]
-    on = on[np.hypot(*(on - middle).T).argsort(kind="stable")]
+    """Of points, the surest first, in a picture ``scale`` times as large as the one they were laid upon."""
     sure, likely, never = (_dots(points, size, scale) for points in (on[: max(1, round(SURELY * len(on)))], on, off))
     x, y = _pixels(on[:1], size, scale)[0]
     return _Hints((int(x), int(y)), sure, likely, never & ~likely)
@@ -142,14 +148,14 @@ def _dots(points: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray
     return dots > 0
 
 
-def _at(picture: np.ndarray, hints: _Hints, shares: Sequence[float], rounds: int) -> np.ndarray:
-    distance = _distance(picture, hints.place)
-    order = np.sort(distance, axis=None)
+def _at(picture: np.ndarray, distance: np.ndarray, hints: _Hints, shares: Sequence[float], rounds: int) -> np.ndarray:
+    """The best of several guesses, as far as the hinted place has a ``distance`` (H, W)."""
+    order, least = np.sort(distance, axis=None), max(LEAST, TIMES * int(hints.sure.sum()))
     found = []
     for share in shares:
         guess = _piece(distance <= order[int(share * len(order))], hints.place) | hints.likely
         mask = _tidied(_refine(picture, guess, hints, rounds), hints.sure)
-        if LEAST <= mask.sum() <= MOST * mask.size:
+        if least <= mask.sum() <= MOST * mask.size:
             found.append(mask)
     if not found:
         return _disc(picture.shape[:2], hints.place, 0.08 * min(picture.shape[:2])) | hints.sure
