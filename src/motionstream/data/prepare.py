@@ -24,6 +24,7 @@ import torch
 
 from motionstream import __version__
 from motionstream.checkpoint_files import write_tensors
+from motionstream.child_processes import end_with_parent
 from motionstream.components import Placement
 from motionstream.data.encode import Encoder, PrepareSettings, find_model, read_clips, weights_fingerprint
 from motionstream.data.json_files import first_difference, read_json, write_text
@@ -256,6 +257,7 @@ def _start_worker(settings: PrepareSettings, placement: Placement, counter: Any)
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    end_with_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with counter.get_lock():

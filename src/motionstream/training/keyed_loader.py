@@ -9,13 +9,15 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from motionstream.child_processes import end_with_parent
 from motionstream.training.logs import data_wait
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-def _one_thread(worker: int) -> None:
+def _begin(worker: int) -> None:
+    end_with_parent()
     torch.set_num_threads(1)
 
 
@@ -92,7 +94,7 @@ class KeyedLoader(Generic[K, V]):
             sampler=keys,
             num_workers=self.workers,
             prefetch_factor=max(2, self.ahead // self.workers) if self.workers else None,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_begin,
             collate_fn=_unchanged,
             generator=torch.Generator(),  # else it takes a number from the global one, which a resumed run would miss
         )
