@@ -261,7 +261,7 @@ def _decode_flops(config: AutoencoderConfig | TinyAutoencoderConfig, latent_size
         _, state = autoencoder.decode(latent)
         if isinstance(autoencoder, LinearAutoencoder):  # with what was carried, as every stream of it
             detail = torch.empty(1, BLOCK_VALUES, 1, *latent_size, device="meta")
-            return count(lambda: autoencoder.decode(latent, None, detail, latent))
+            return count(lambda: autoencoder.decode(latent, None, detail, latent, latent[:, :1]))
     return count(lambda: autoencoder.decode(latent, state))  # type: ignore[arg-type]
 
 

@@ -124,8 +124,7 @@ class Stream:
         size = latents.shape[2] if on_frames is None else 1
         for at in range(0, latents.shape[2], size):
             part, state = conditions.frames(at, at + size), self._decoder_state
-            carried = part.detail, part.around
-            video, self._decoder_state = self.parts.decode(latents[:, :, at : at + size], state, *carried)
+            video, self._decoder_state = self.parts.decode(latents[:, :, at : at + size], state, *part.carried)
             shown = video
             if conditions.fine is not None:
                 shown = conditions.fine.show(video, sum(map(len, pictures)))

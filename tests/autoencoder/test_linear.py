@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from motionstream.autoencoder.linear import NOISE, EncoderState, LinearAutoencoder, cosine_basis, from_blocks, to_blocks
+from motionstream.autoencoder.linear import (
+    NOISE,
+    EncoderState,
+    LinearAutoencoder,
+    as_around,
+    cosine_basis,
+    from_blocks,
+    to_blocks,
+)
 from motionstream.component_config import LinearAutoencoderConfig
 
 
@@ -118,3 +126,20 @@ def test_what_is_added_by_the_cell_comes_without_steps_and_what_is_not_changed_e
         added = autoencoder.decode(darker, None, detail, carried)[0] - picture
         assert added[..., :8].abs().max() < 1e-5 and (added[..., 24:] + 0.3 - less).abs().max() < 1e-4
         assert abs(added.diff(dim=-1).abs().max() - step) < 0.02
+
+
+def test_what_is_added_goes_on_from_around_where_it_is_a_guess():
+    """It gets darker everywhere by 0.4, and a guess of three cells is yellow: they get darker like the rest."""
+    added = torch.full((1, 3, 8, 64, 96), -0.4)
+    added[:, :2, 4:, 16:40, 40:64] = 0.6
+    unsure = torch.zeros(1, 1, 2, 8, 12)
+    unsure[:, :, 1, 2:5, 5:8] = 1
+    torch.testing.assert_close(as_around(added, unsure), torch.full_like(added, -0.4), atol=0.02, rtol=0)
+    assert torch.equal(as_around(added, torch.zeros_like(unsure)), added)
+
+
+def test_where_all_is_a_guess_what_is_added_is_added_evenly():
+    torch.manual_seed(0)
+    added = 0.3 + 0.1 * torch.randn(1, 3, 4, 64, 64)
+    even = as_around(added, torch.ones(1, 1, 1, 8, 8))
+    torch.testing.assert_close(even, torch.full_like(even, 0.3), atol=0.02, rtol=0)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from motionstream.conditioning.healing import _fill, heal, surroundings
+from motionstream.conditioning.healing import _fill, heal
+from motionstream.filling import surroundings
 
 SIZE = 96
 Y, X = torch.meshgrid(torch.arange(SIZE) + 0.0, torch.arange(SIZE) + 0.0, indexing="ij")

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from motionstream.conditioning.carry import carry, warp_all
-from motionstream.conditioning.pixel_mixer import PixelMixer, surroundings
+from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.conditioning.relations import CarrySource, relate
 from motionstream.config import MixerConfig
+from motionstream.filling import surroundings
 
 H, W, GRID = 32, 48, 4
 CONFIG = MixerConfig(look_widths=(8, 8), mix_widths=(8, 8), features=4, heads=2)

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.component_config import LinearAutoencoderConfig
+from motionstream.filling import surroundings
 
 PATCH = 8
 GROUP = 4
 BLOCK_VALUES = 3 * GROUP * PATCH * PATCH
+KEPT = 0.005
+"""How much what is added counts where it is a guess, against where it is none: all there is where all is."""
 NOISE = 2 / 127.5
 """Of what a transformer adds to a carried picture, two levels of 255 are taken for noise: what nobody touches stays."""
 
@@ -65,6 +68,18 @@ def from_blocks(blocks: Tensor) -> Tensor:
     """The inverse of ``to_blocks`` without its padding: (B, 768, F, h, w) → (B, 3, 4F, 8h, 8w)."""
     x = blocks.unflatten(1, (3, GROUP, PATCH, PATCH)).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def as_around(added: Tensor, unsure: Tensor) -> Tensor:
+    """What was added (B, 3, T, H, W), smoothly going on over the cells (B, 1, F, h, w) where it is ``unsure``, 0 or 1,
+    and those next to them: light and weather fall on all alike, and what a network guesses of a thing that goes by, or
+    of the ground behind it, is a stain."""
+    near = F.max_pool3d(unsure, (1, 3, 3), stride=1, padding=(0, 1, 1)).repeat_interleave(GROUP, dim=2)
+    frames, near = added.transpose(1, 2).flatten(0, 1), near.transpose(1, 2).flatten(0, 1)
+    around = surroundings(F.avg_pool2d(frames, PATCH), (1 - KEPT) * near)
+    size = added.shape[-2:]
+    around, near = (F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in (around, near))
+    return torch.lerp(frames, around, near).unflatten(0, (added.shape[0], -1)).transpose(1, 2)
 
 
 def without_steps(added: Tensor) -> Tensor:
@@ -160,6 +175,7 @@ class LinearAutoencoder(nn.Module):
         state: DecoderState | None = None,
         detail: Tensor | None = None,
         around: Tensor | None = None,
+        unsure: Tensor | None = None,
     ) -> tuple[Tensor, DecoderState]:
         """Latents (B, C, F, h, w) → video (B, 3, T, 8h, 8w) in [−1, 1] and the state for the next chunk.
 
@@ -167,7 +183,8 @@ class LinearAutoencoder(nn.Module):
 
         ``detail`` (B, 768, F, h, w): what the code has ``lost`` of a picture near the one that is decoded. It is put
         back, and takes the residual decoder's place: the latents of that picture itself are decoded to it exactly.
-        ``around``: those latents, of the same shape. What is added to them is then shown ``without_steps``.
+        ``around``: those latents, of the same shape. What is added to them is then shown ``without_steps``, and with
+        ``unsure`` (B, 1, F, h, w), 1 where that picture may be far off, ``as_around``.
         """
         if detail is not None:
             shown = self.decode_linear(latents)
@@ -175,8 +192,10 @@ class LinearAutoencoder(nn.Module):
                 video = from_blocks(shown + detail)
             else:
                 carried = self.decode_linear(around)
-                added = without_steps(from_blocks(shown - carried))
-                video = from_blocks(carried + detail) + added
+                added = from_blocks(shown - carried)
+                if unsure is not None:
+                    added = as_around(added, unsure)
+                video = from_blocks(carried + detail) + without_steps(added)
             video = video.clamp(-1, 1)
             return (video if state is not None else video[:, :, GROUP - 1 :]), DecoderState(latents[:, :, -1:])
         previous = latents[:, :, :1] if state is None else state.latent

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.conditioning.carry import Mixture, left_in_place, sampling_points, warp
-from motionstream.conditioning.healing import surroundings
 from motionstream.conditioning.relations import FAR, CarrySource, Chosen, Relations, with_rims
 from motionstream.config import MixerConfig
+from motionstream.filling import surroundings
 
 CANDIDATES = 3
 CHOICES = CANDIDATES + 1

@@ -244,7 +244,7 @@ def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[s
         latents = torch.empty(*chunk[:3], *tile)
         # nano's is told what was carried, as in every stream of it
         linear = isinstance(config, LinearAutoencoderConfig)
-        carried = [torch.empty(chunk[0], BLOCK_VALUES, chunk[2], *tile), latents] if linear else []
+        carried = [torch.empty(chunk[0], BLOCK_VALUES, chunk[2], *tile), latents, latents[:, :1]] if linear else []
         video, state = autoencoder.decode(latents, None, *carried)
         del video
         kept = live.live - nbytes([latents])

@@ -25,6 +25,9 @@ from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.transformer import MotionTransformer
 from motionstream.tracks.sampling import chunk_starts
 
+UNSURE = 0.6
+"""The prior's deviation, of latents whose own is 1, above which what a network adds to what is carried is a guess."""
+
 
 @dataclass(frozen=True)
 class MotionInput:
@@ -100,8 +103,8 @@ class Conditions:
 
     ``text`` (B, tokens, dim); ``channels`` (B, C', F, h, w), concatenated behind the noisy latents; ``image`` tokens
     for models with an image branch; ``prior`` for models that carry content, and for their decoder ``detail``
-    (B, 768, F, h, w) and ``around`` (B, C, F, h, w), the carried picture's latents; ``fine``, of all frames, for who
-    shows them.
+    (B, 768, F, h, w), ``around`` (B, C, F, h, w), the carried picture's latents, and ``unsure`` (B, 1, F, h, w), 1
+    where they may be far off; ``fine``, of all frames, for who shows them.
     """
 
     text: Tensor
@@ -110,7 +113,13 @@ class Conditions:
     prior: Prior | None = None
     detail: Tensor | None = None
     around: Tensor | None = None
+    unsure: Tensor | None = None
     fine: FinePicture | None = None
+
+    @property
+    def carried(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """What a decoder is told of the carried picture."""
+        return self.detail, self.around, self.unsure
 
     def with_text(self, text: Tensor) -> Conditions:
         return replace(self, text=text)
@@ -118,8 +127,9 @@ class Conditions:
     def frames(self, start: int, stop: int) -> Conditions:
         """The conditions of latent frames ``start`` … ``stop`` − 1."""
         prior = self.prior and Prior(self.prior.mean[:, :, start:stop], self.prior.std[:, :, start:stop])
-        detail, around = (None if x is None else x[:, :, start:stop] for x in (self.detail, self.around))
-        return replace(self, channels=self.channels[:, :, start:stop], prior=prior, detail=detail, around=around)
+        detail, around, unsure = (None if x is None else x[:, :, start:stop] for x in self.carried)
+        channels = self.channels[:, :, start:stop]
+        return replace(self, channels=channels, prior=prior, detail=detail, around=around, unsure=unsure)
 
 
 class MotionModel(nn.Module):
@@ -216,7 +226,8 @@ class MotionModel(nn.Module):
         around = prior.mean.detach()
         if motion.first:  # the given picture, as its detail
             around = torch.cat([carried.candidates[:, 2, :, :1], around[:, :, 1:]], dim=2)
-        return Conditions(text, channels, tokens, prior, carried.detail, around, carried.fine)
+        unsure = (prior.std.detach().mean(dim=1, keepdim=True) > UNSURE).float()
+        return Conditions(text, channels, tokens, prior, carried.detail, around, unsure, carried.fine)
 
     def forward(
         self, noisy: Tensor, t: Tensor, conditions: Conditions, context: AttentionContext | None = None
