@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 BELONGS = {
-    "clips": ("rendered", "drift", "compare", "release", "pan"),
+    "clips": ("rendered", "drift", "compare", "release", "pan", "captions"),
     "speed": ("rendered", "compare", "release"),
     "seconds": ("drift", "pan"),
     "causal": ("drift",),
@@ -19,7 +19,7 @@ BELONGS = {
     "mixture": ("drift",),
     "steps": ("compare",),
     "guidance": ("compare",),
-    "output": ("rendered", "drift", "compare", "release", "pan"),
+    "output": ("rendered", "drift", "compare", "release", "pan", "captions"),
     "figure": ("drift",),
     "photographs": ("gallery",),
     "only": ("gallery",),
@@ -40,6 +40,7 @@ drift: over long streams whose drags are taken up anew, with and without an atte
 side.
 compare: several models, numbers of steps, or kinds of the teacher's guidance, on the same rendered clips.
 release: what happens when a drag is let go, masked and not.
+captions: what a sentence brings that no track can say: darkness, fog, snow, another colour.
 pan: over streams whose camera leaves the first scene, with its attention sink kept and refreshed.
 gallery: on photographs that no training has seen; makes a sheet of each and a page of them all.
 
@@ -53,16 +54,17 @@ Examples:
   motionstream evaluate compare --model work/teacher --guidance plain --guidance text --guidance motion --guidance joint
   motionstream evaluate release --clips 8
   motionstream evaluate pan --clips 8 --output pan.json
+  motionstream evaluate captions --clips 8
   motionstream evaluate gallery
   motionstream evaluate gallery --only owl --folder work/gallery"""
 
-    name: tyro.conf.Positional[Literal["rendered", "drift", "compare", "release", "pan", "gallery"]]
+    name: tyro.conf.Positional[Literal["rendered", "drift", "compare", "release", "pan", "captions", "gallery"]]
     """Which evaluation."""
     model: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """An embedded model, or a folder with one; nano when none is named. drift, compare and release take several, the
     first being what the others are compared with."""
     clips: int | None = None
-    """How many clips: 32 (rendered) or 16 (drift, compare, release) without it."""
+    """How many clips: 32 (rendered), 16 (drift, compare, release) or 8 of each effect (captions) without it."""
     speed: float | None = None
     """Mean travel of what moves, in pixels per 12 frames: 6 without it (rendered, compare, release)."""
     seconds: float = 20.0
@@ -110,6 +112,7 @@ Examples:
             "pan": self._pan,
             "compare": self._compare,
             "release": self._release,
+            "captions": self._captions,
             "gallery": self._gallery,
         }
         runs[self.name]()
@@ -120,7 +123,7 @@ Examples:
             option, allowed = field.name.replace("_", "-"), BELONGS.get(field.name)
             if allowed is not None and self.name not in allowed and getattr(self, field.name) != field.default:
                 raise ValueError(f"evaluate {self.name} takes no --{option}; it is an option of {', '.join(allowed)}")
-        if len(self.model) > 1 and self.name in ("rendered", "gallery"):
+        if len(self.model) > 1 and self.name in ("rendered", "captions", "gallery"):
             raise ValueError(f"evaluate {self.name} takes one --model; drift, compare and release take several")
 
     def _rendered(self) -> None:
@@ -180,6 +183,17 @@ Examples:
             self.model[0] if self.model else "nano",
             seconds=self.seconds,
             clips=self.clips or 16,
+            seed=self.seed,
+            output=self.output,
+            untrained=self.untrained,
+        )
+
+    def _captions(self) -> None:
+        from motionstream.evaluation.captions import evaluate_captions
+
+        evaluate_captions(
+            self.model[0] if self.model else "nano",
+            clips=self.clips or 8,
             seed=self.seed,
             output=self.output,
             untrained=self.untrained,

@@ -55,9 +55,9 @@ def turned(sprites: Sprites) -> np.ndarray:
 def sprite_cover(scene: Scene, settings: SceneConfig) -> np.ndarray:
     """What share of a pixel shows each layer's sprite, in 255ths: uint8 (T, H, W, 3)."""
     sprites, plane = scene.sprites, scene.background
-    assert not scene.nearer and not scene.weather and len(scene.captions) == 1
+    assert not scene.nearer and len(scene.captions) == 1
     assert not len(sprites.layer) or int(sprites.layer.max()) <= 3, "a layer each for red, green and blue"
-    # the same scene with every sprite in its layer's colour, on black, evenly lit
+    # the same scene with every sprite in its layer's colour, on black, evenly lit and in clear weather
     colours = torch.eye(3, device=sprites.appearance.device)[sprites.layer - 1]
     appearance = sprites.appearance.clone()
     appearance[:, :3] = colours[:, :, None, None]

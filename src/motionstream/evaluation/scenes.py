@@ -6,7 +6,8 @@ are. Pixels are (x, y) with (0, 0) the centre of the top-left one. Axes: T frame
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,14 +49,19 @@ class EvaluationClip:
     regions: dict[str, np.ndarray]
 
 
-def scene_config(config: ModelConfig, speed: float) -> SceneConfig:
+EFFECTS = ("dark", "fog", "snow", "tint")
+"""What a caption may say and no track can."""
+
+
+def scene_config(config: ModelConfig, speed: float, effect: str | None = None) -> SceneConfig:
     """Scenes at the model's size: one to three sprites before a still camera, held-out photographs as they are.
 
-    ``speed``: a sprite's mean travel in pixels per 12 frames; each draws 0 to 2 times as much. Light does not change,
-    so that every difference between two rows is one of motion.
+    ``speed``: a sprite's mean travel in pixels per 12 frames; each draws 0 to 2 times as much. ``effect``: one of
+    ``EFFECTS``, in every scene that can have it; without it light does not change, so that every difference between two
+    rows is one of motion. All else is the same.
     """
     scale = min(config.size) / 128
-    return SceneConfig(
+    plain = SceneConfig(
         height=config.size[0],
         width=config.size[1],
         frames=FRAMES,
@@ -69,14 +75,19 @@ def scene_config(config: ModelConfig, speed: float) -> SceneConfig:
         recolour_probability=0.0,
         dark_probability=0.0,
     )
+    certain: dict[str, Any] = {} if effect is None else {f"{effect}_probability": 1.0}
+    return replace(plain, **certain)
 
 
 @torch.no_grad()
-def make_clip(config: ModelConfig, index: int, seed: int = 0, speed: float = 6.0) -> EvaluationClip:
-    """Clip number ``index`` of the evaluation ``seed``; the same arguments give the same clip."""
+def make_clip(
+    config: ModelConfig, index: int, seed: int = 0, speed: float = 6.0, effect: str | None = None
+) -> EvaluationClip:
+    """Clip number ``index`` of the evaluation ``seed``; the same arguments give the same clip. With an ``effect``, as
+    of ``scene_config``, it differs in that, and in its caption, alone."""
     if not 0 <= seed < 1000 or not 0 <= index < 100_000:
         raise ValueError(f"seed {seed}, clip {index}: evaluation seeds are 0..999, clips 0..99999")
-    settings = scene_config(config, speed)
+    settings = scene_config(config, speed, effect)
     number = FIRST_SEED + seed * 100_000 + index
     scene = draw_scene(settings, 1, number, TextureBank(HELD_OUT))
     clips = render_scene(scene, settings)
