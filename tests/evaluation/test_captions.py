@@ -30,7 +30,7 @@ def test_what_being_told_brings_is_paired():
     rows = {row: [10.0, 20.0, 30.0] for row in ROWS} | {"told": [11.0, 22.0, 33.0]}
     found = summary(rows)
     assert found["clips"] == 3 and found["psnr"]["told"] == 22
-    difference = found["told minus"]["untold"]
+    difference = found["intervals"]["told - untold"]
     assert difference["value"] == pytest.approx(2) and 1 <= difference["low"] <= 2 <= difference["high"] <= 3
     assert summary({row: [] for row in ROWS})["psnr"] == dict.fromkeys(ROWS)
 
