@@ -168,6 +168,18 @@ def release(result: Result) -> Finding:
     return Finding(shown + ".", OPEN if masked["jump"]["low"] <= 0 else DISAGREES)
 
 
+def captions(result: Result) -> Finding:
+    """Agrees where any effect is brought about by the sentence that says it, for all to see, and by nothing else."""
+    brought, parts = False, []
+    for effect, found in result["effects"].items():
+        told, warp = (found["intervals"][f"told briefly - {other}"] for other in ("untold", "warp only"))
+        if told is not None:
+            brought |= told["low"] > VISIBLE
+            parts.append(f"{effect}: {interval(told)} dB over the same model untold, {interval(warp)} over the warp")
+    shown = f"{result['settings']['clips']} scenes of each, where the effect changes the picture. {sentence(parts)}"
+    return Finding(shown, AGREES if brought else OPEN)
+
+
 def nothing(why: str) -> Callable[[Result], Finding]:
     return lambda result: Finding(why, UNTESTABLE)
 
@@ -246,8 +258,8 @@ CLAIMS = (
     Claim(
         "Text",
         "Captions enable what tracks cannot say, such as a rainbow (figure 5).",
-        None,
-        nothing("`nano` has been shown a few effects only (see its model card)."),
+        "captions.json",
+        captions,
     ),
 )
 

@@ -13,7 +13,7 @@ CLIPS=${CLIPS:-16}
 SECONDS_LONG=${SECONDS_LONG:-60}
 RESULTS=${RESULTS:-benchmarks/results/reproduction}
 PAGE=${PAGE:-docs/reproduction.md}
-ONLY=${ONLY:-sink-window chunks steps guidance stages release}
+ONLY=${ONLY:-sink-window chunks steps guidance stages release captions}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 mkdir -p "$RESULTS"
 
@@ -31,4 +31,5 @@ if [ -n "${TEACHER:-}" ]; then
   evaluate stages compare --model "$TEACHER" ${CAUSAL:+--model "$CAUSAL"} --model "${STUDENT:-$MODEL}"
 fi
 evaluate release release --model "$MODEL"
+evaluate captions captions --model "$MODEL"
 "$BIN"/python benchmarks/reproduction.py --results "$RESULTS" --output "$PAGE"

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from reproduction import AGREES, DISAGREES, OPEN, above, below, interval, page, pair  # noqa: E402
+from reproduction import AGREES, DISAGREES, OPEN, above, below, captions, interval, page, pair  # noqa: E402
 
 
 def values(low, high):
@@ -31,7 +31,18 @@ def test_verdicts_are_where_the_interval_lies():
 
 def test_a_folder_without_results_makes_a_page_that_says_so(tmp_path):
     text = page(tmp_path)
-    assert text.count("| **not run** |") == 9 and text.count("| **not testable at this size** |") == 3
+    assert text.count("| **not run** |") == 10 and text.count("| **not testable at this size** |") == 2
+
+
+def test_one_effect_that_a_sentence_brings_about_is_enough():
+    def effect(low, high):
+        return {"intervals": {f"told briefly - {other}": values(low, high) for other in ("untold", "warp only")}}
+
+    none = {"intervals": {f"told briefly - {other}": None for other in ("untold", "warp only")}}
+    result = {"settings": {"clips": 8}, "effects": {"dark": effect(1, 2), "snow": effect(-1, 1), "tint": none}}
+    found = captions(result)
+    assert found.verdict == AGREES and "Dark: +1.50 [+1.00, +2.00] dB" in found.shown and "tint" not in found.shown
+    assert captions(result | {"effects": {"snow": effect(-1, 1)}}).verdict == OPEN
 
 
 @pytest.mark.slow
@@ -54,4 +65,4 @@ def test_the_script_evaluates_and_writes_the_page(tmp_path):
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
     assert set(results) == {"steps"}
     text = (tmp_path / "page.md").read_text()
-    assert text.count("| **not run** |") == 8 and "`steps.json`: `motionstream evaluate compare" in text
+    assert text.count("| **not run** |") == 9 and "`steps.json`: `motionstream evaluate compare" in text
