@@ -146,7 +146,7 @@ class Stream:
         end = conditions.frames(conditions.channels.shape[2] - 1, conditions.channels.shape[2])
         if end.around is None:
             return self._last
-        picture, _ = self.parts.decode(end.around, self._decoder_state, end.detail, end.around)
+        picture, _ = self.parts.decode(end.around, self._decoder_state, end.detail)
         fine = None if end.fine is None else end.fine.carry.picture(frames - 1, frames)[:, :, 0].clamp(-1, 1)
         return picture[:, :, -1], fine
 

@@ -5,11 +5,13 @@ import torch
 
 from motionstream.autoencoder.linear import (
     NOISE,
+    SLOW,
     EncoderState,
     LinearAutoencoder,
     as_around,
     cosine_basis,
     from_blocks,
+    slowly,
     to_blocks,
 )
 from motionstream.component_config import LinearAutoencoderConfig
@@ -122,9 +124,11 @@ def test_what_is_added_by_the_cell_comes_without_steps_and_what_is_not_changed_e
     torch.testing.assert_close(autoencoder.decode(noisy, None, detail, around)[0], picture, atol=1e-5, rtol=0)
     darker = around.clone()
     darker[:, 0, :, :, 2:] -= 0.3 * 768**0.5
-    for carried, step, less in ((None, 0.3, 0.0), (around, 0.05, NOISE)):
+    come = 1 - (1 - 1 / SLOW) ** torch.arange(4, 9)[:, None, None]  # the first frame was coded as four
+    for carried, step, less in ((None, 0.3, 0.0), (around, 0.05 * come.max(), NOISE)):
         added = autoencoder.decode(darker, None, detail, carried)[0] - picture
-        assert added[..., :8].abs().max() < 1e-5 and (added[..., 24:] + 0.3 - less).abs().max() < 1e-4
+        there = 0.3 if carried is None else 0.3 * come
+        assert added[..., :8].abs().max() < 1e-5 and (added[..., 24:] + there - less).abs().max() < 1e-4
         assert abs(added.diff(dim=-1).abs().max() - step) < 0.02
 
 
@@ -143,3 +147,17 @@ def test_where_all_is_a_guess_what_is_added_is_added_evenly():
     added = 0.3 + 0.1 * torch.randn(1, 3, 4, 64, 64)
     even = as_around(added, torch.ones(1, 1, 1, 8, 8))
     torch.testing.assert_close(even, torch.full_like(even, 0.3), atol=0.02, rtol=0)
+
+
+def test_what_is_added_comes_slowly_and_the_same_in_parts():
+    torch.manual_seed(0)
+    added = torch.randn(2, 3, 12, 8, 16)
+    whole, first = slowly(added, None), slowly(added[:, :, :5], None)
+    torch.testing.assert_close(torch.cat([first, slowly(added[:, :, 5:], first[:, :, -1])], dim=2), whole)
+    plain, now = [], torch.zeros(2, 3, 8, 16)
+    for frame in added.unbind(2):
+        now = now + (frame - now) / SLOW
+        plain.append(now)
+    torch.testing.assert_close(whole, torch.stack(plain, dim=2))
+    sawtooth = torch.tensor([13.0, 20.0, 22.0]).repeat_interleave(4).repeat(10).view(1, 1, -1, 1, 1)
+    assert slowly(sawtooth, None)[:, :, -12:].flatten().diff().abs().max() < 0.6, "it was 9"

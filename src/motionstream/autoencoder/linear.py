@@ -20,6 +20,8 @@ GROUP = 4
 BLOCK_VALUES = 3 * GROUP * PATCH * PATCH
 KEPT = 0.005
 """How much what is added counts where it is a guess, against where it is none: all there is where all is."""
+SLOW = 12.0
+"""Frames in which what is added comes to two thirds of what it is going to be."""
 NOISE = 2 / 127.5
 """Of what a transformer adds to a carried picture, two levels of 255 are taken for noise: what nobody touches stays."""
 
@@ -46,9 +48,11 @@ class EncoderState(NamedTuple):
 
 
 class DecoderState(NamedTuple):
-    """The last latent frame of the chunk before; all that decoding remembers."""
+    """The last latent frame of the chunk before, and what was added to its last frame (B, 3, H, W), if anything was
+    carried; all that decoding remembers."""
 
     latent: Tensor
+    added: Tensor | None = None
 
 
 def to_blocks(video: Tensor, *, first: bool) -> Tensor:
@@ -80,6 +84,15 @@ def as_around(added: Tensor, unsure: Tensor) -> Tensor:
     size = added.shape[-2:]
     around, near = (F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in (around, near))
     return torch.lerp(frames, around, near).unflatten(0, (added.shape[0], -1)).transpose(1, 2)
+
+
+def slowly(added: Tensor, before: Tensor | None) -> Tensor:
+    """What was added (B, 3, T, H, W), each frame on from the one before it; from ``before`` (B, 3, H, W), or nothing.
+    A network that answers chunk by chunk begins each anew, and light would flicker with the chunks."""
+    frames = torch.arange(added.shape[2], device=added.device)
+    kept = (1 - 1 / SLOW) ** (frames[:, None] - frames).clamp(min=0)
+    out = torch.einsum("ts,bcshw->bcthw", kept.tril() / SLOW, added)
+    return out if before is None else out + ((1 - 1 / SLOW) ** (frames + 1))[:, None, None] * before[:, :, None]
 
 
 def without_steps(added: Tensor) -> Tensor:
@@ -183,11 +196,11 @@ class LinearAutoencoder(nn.Module):
 
         ``detail`` (B, 768, F, h, w): what the code has ``lost`` of a picture near the one that is decoded. It is put
         back, and takes the residual decoder's place: the latents of that picture itself are decoded to it exactly.
-        ``around``: those latents, of the same shape. What is added to them is then shown ``without_steps``, and with
-        ``unsure`` (B, 1, F, h, w), 1 where that picture may be far off, ``as_around``.
+        ``around``: those latents, of the same shape. What is added to them is then shown ``slowly`` and
+        ``without_steps``, and with ``unsure`` (B, 1, F, h, w), 1 where that picture may be far off, ``as_around``.
         """
         if detail is not None:
-            shown = self.decode_linear(latents)
+            shown, last = self.decode_linear(latents), None
             if around is None:
                 video = from_blocks(shown + detail)
             else:
@@ -195,9 +208,10 @@ class LinearAutoencoder(nn.Module):
                 added = from_blocks(shown - carried)
                 if unsure is not None:
                     added = as_around(added, unsure)
-                video = from_blocks(carried + detail) + without_steps(added)
+                added = slowly(added, None if state is None else state.added)
+                video, last = from_blocks(carried + detail) + without_steps(added), added[:, :, -1]
             video = video.clamp(-1, 1)
-            return (video if state is not None else video[:, :, GROUP - 1 :]), DecoderState(latents[:, :, -1:])
+            return (video if state is not None else video[:, :, GROUP - 1 :]), DecoderState(latents[:, :, -1:], last)
         previous = latents[:, :, :1] if state is None else state.latent
         before = torch.cat([previous, latents[:, :, :-1]], dim=2)
         pair = torch.cat([latents, before], dim=1).transpose(1, 2).flatten(0, 1)
