@@ -22,8 +22,8 @@ KEPT = 0.005
 """How much what is added counts where it is a guess, against where it is none: all there is where all is."""
 SLOW = 12.0
 """Frames in which what is added comes to two thirds of what it is going to be."""
-NOISE = 2 / 127.5
-"""Of what a transformer adds to a carried picture, two levels of 255 are taken for noise: what nobody touches stays."""
+NOISE = 4 / 127.5
+"""Of what a transformer adds to a carried picture, four levels of 255 are taken for noise: what nobody touches stays."""
 
 
 def cosine_basis(count: int) -> Tensor:
