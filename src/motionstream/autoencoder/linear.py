@@ -23,7 +23,7 @@ KEPT = 0.005
 SLOW = 12.0
 """Frames in which what is added comes to two thirds of what it is going to be."""
 NOISE = 4 / 127.5
-"""Of what a transformer adds to a carried picture, four levels of 255 are taken for noise: what nobody touches stays."""
+"""Of what a transformer adds to what is carried, four levels of 255 are taken for noise: what nobody touches stays."""
 
 
 def cosine_basis(count: int) -> Tensor:
