@@ -7,7 +7,6 @@ from motionstream.conditioning.carry import carry, warp_all
 from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.conditioning.relations import CarrySource, relate
 from motionstream.config import MixerConfig
-from motionstream.filling import surroundings
 
 H, W, GRID = 32, 48, 4
 CONFIG = MixerConfig(look_widths=(8, 8), mix_widths=(8, 8), features=4, heads=2)
@@ -62,18 +61,6 @@ def test_a_new_mixer_averages_the_candidates():
     torch.testing.assert_close(mixed.weights.sum(dim=1), torch.ones_like(mixed.weights[:, 0]))
     assert torch.equal(mixed.weights[:, 0], mixed.weights[:, 1]) and (mixed.weights[1, 3] < 0.02).all()
     assert torch.equal(mixed.weights[1, 0], mixed.weights[1, 2])
-
-
-def test_what_has_left_is_replaced_by_what_is_around_it():
-    picture = torch.full((1, 3, 16, 24), 0.25)
-    picture[:, :, 6:10, 8:14] = -0.75  # a thing
-    gone = torch.zeros(1, 1, 16, 24)
-    gone[:, :, 6:10, 8:14] = 1
-    torch.testing.assert_close(surroundings(picture, gone), torch.full_like(picture, 0.25))
-    torch.testing.assert_close(surroundings(picture, torch.zeros_like(gone)), picture)
-    half = surroundings(picture, gone / 2)[0, 0, 7, 10]
-    assert -0.75 < half < 0.25
-    assert torch.isfinite(surroundings(picture, torch.ones_like(gone))).all()  # nothing is left to tell
 
 
 def test_only_what_goes_with_a_track_is_gone():
