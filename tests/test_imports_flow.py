@@ -27,8 +27,10 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"config"},
     "tracks": {"config", "media"},
     "checkpoint_files": set(),
-    "autoencoder": {"component_config", "config", "checkpoint_files"},
-    "conditioning": {"component_config", "config", "tracks", "autoencoder", "checkpoint_files"},
+    "child_processes": set(),
+    "filling": set(),
+    "autoencoder": {"component_config", "config", "checkpoint_files", "filling"},
+    "conditioning": {"component_config", "config", "tracks", "autoencoder", "checkpoint_files", "filling"},
     "model": {"component_config", "config", "tracks", "conditioning", "autoencoder", "checkpoint_files"},
     "sampler": {"config", "conditioning", "model"},
     "memory": LEFT_OF_PIPELINE | {"components"},
@@ -43,12 +45,12 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": LEFT_OF_PIPELINE | {"memory", "components", "loading", "scene", "stream", "whole_clip"},
     "session": LEFT_OF_PIPELINE | {"scene", "stream", "pipeline"},
     "editing": LEFT_OF_PIPELINE | {"scene", "pipeline"},
-    "data": LEFT_OF_PIPELINE | {"components", "loading"},
+    "data": LEFT_OF_PIPELINE | {"components", "loading", "child_processes"},
     "environment": set(),
     "bench": LEFT_OF_PIPELINE
     | {"components", "scene", "pipeline", "stream", "environment", "memory", "flops", "hardware"},
     # The three that stand furthest right never import one another.
-    "training": ABOVE_PIPELINE | {"memory", "flops", "hardware", "device_timing"},
+    "training": ABOVE_PIPELINE | {"memory", "flops", "hardware", "device_timing", "child_processes"},
     "evaluation": ABOVE_PIPELINE,
     "server": LEFT_OF_PIPELINE
     | {"environment", "hardware", "wire", "client", "loading", "scene", "stream", "pipeline", "session", "provenance"},

@@ -25,6 +25,7 @@ def pipeline() -> MotionStreamPipeline:
     with torch.no_grad():  # the residual starts at zero; make the transformer count
         for parameter in pipeline.model.transformer.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        pipeline.model.transformer.proj_out.weight.mul_(20)  # as much as is not taken for noise
     return pipeline
 
 
