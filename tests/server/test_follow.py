@@ -162,6 +162,7 @@ def test_frames_that_nobody_asked_for_are_refused(client: TestClient) -> None:
         socket.send_json({"type": "follow", "webcam": [60, 80]})
         socket.send_bytes(frame(picture, 2))
         socket.send_json({"type": "unfollow"})
+        chunks(socket, 3)  # by then it is done
         socket.send_bytes(frame(picture, 3))
         assert "no webcam is followed" in until_failed(socket)["message"]
         with client.websocket_connect(f"/ws/watch/{started['share']}") as watcher:
