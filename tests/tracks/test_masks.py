@@ -108,12 +108,12 @@ NONE = np.zeros((0, 2))
 
 
 def test_points_beside_a_narrow_thing_do_not_take_the_ground_along():
-    """Two thirds of them are on the ground, and only two of those are nearer to the middle than its own outer ones."""
+    """Six of the nine are on the ground, and three on it: four are certain, so that one on the ground has to be."""
     picture, bar = noise(128, 128, 0) + np.array([20, 30, 60], np.uint8), np.zeros((128, 128), bool)
     bar[30:100, 60:69] = True
     picture[bar] = (noise(128, 128, 1) + np.array([180, 150, 120], np.uint8))[bar]
     mask = cut_out(picture, grid(64, 60, 8), NONE)
-    assert iou(mask, bar) > 0.95
+    assert iou(mask, bar) > 0.95 and (mask & ~bar).sum() <= 5, "that one's dot"
 
 
 def test_a_thing_larger_than_the_first_guesses_is_found_rather_than_the_points_alone():

@@ -3,7 +3,7 @@
 A small network that has seen 27,000 pictures tells things apart worse than a graph cut that sees one: of held-out
 rendered ones the pixel mixer's likenesses find 0.49 (IoU), GrabCut 0.87 (docs/log.md). So tracks that moved together
 are taken for one thing, which is cut out around them and apart from those that rest or move otherwise. The mixer is
-told the masks and has the last word, since they are guesses, too, and photographs are of more than things.
+told the masks and is heard besides them, since they are guesses, too, and photographs are of more than things.
 """
 
 from __future__ import annotations

@@ -24,11 +24,10 @@ from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.rendered import FROZEN, WARP
 from motionstream.evaluation.report import finish, table
-from motionstream.evaluation.scenes import EFFECTS, EvaluationClip, make_clip
+from motionstream.evaluation.scenes import EFFECTS, make_clip
 from motionstream.media import check_output
 from motionstream.metrics import Interval, paired_bootstrap, psnr
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.tracks import Tracks
 
 SHOWN = 12
 LEAST = 4.0
@@ -81,10 +80,8 @@ def measured(pipeline: MotionStreamPipeline, index: int, seed: int, effect: str)
     mask = changed(clip.video, plain.video)
     if not mask.any():
         return {}
-    videos = {
-        BRIEFLY: stream(pipeline, clip, PHRASES.get(effect, clip.caption), seed),
-        TOLD: stream(pipeline, clip, clip.caption, seed),
-        UNTOLD: stream(pipeline, clip, plain.caption, seed),
+    captions = {BRIEFLY: PHRASES.get(effect, clip.caption), TOLD: clip.caption, UNTOLD: plain.caption}
+    videos = {row: pipeline(clip.video[0], clip.drags, caption, seed) for row, caption in captions.items()} | {
         WARP: baselines.warped(pipeline, clip.video, clip.drags),
         FROZEN: baselines.frozen(clip.video),
     }
@@ -95,17 +92,6 @@ def changed(video: np.ndarray, plain: np.ndarray) -> np.ndarray:
     """Which pixels of the last frames an effect changes: bool (SHOWN, H, W)."""
     difference = np.abs(video[-SHOWN:].astype(np.float32) - plain[-SHOWN:]).max(axis=-1)
     return np.asarray(difference > LEAST)
-
-
-def stream(pipeline: MotionStreamPipeline, clip: EvaluationClip, caption: str, seed: int) -> np.ndarray:
-    """The clip's first frame with its drags, uint8 (T, H, W, 3)."""
-    made, frames, length = pipeline.stream(clip.video[0], caption, seed=seed), [], len(clip.video)
-    while made.frame < length:
-        rows = np.minimum(np.arange(made.frame, made.frame + made.next_frames), length - 1)
-        drags = clip.drags
-        tracks = Tracks(drags.positions[rows], drags.visible[rows], drags.size, drags.fps, ids=np.arange(drags.count))
-        frames.append(made.step(tracks))
-    return np.concatenate(frames)[:length]
 
 
 def summary(rows: dict[str, list[float]]) -> dict[str, Any]:

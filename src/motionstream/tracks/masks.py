@@ -149,7 +149,7 @@ def _dots(points: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray
 
 
 def _at(picture: np.ndarray, distance: np.ndarray, hints: _Hints, shares: Sequence[float], rounds: int) -> np.ndarray:
-    """The best of several guesses, as far as the hinted place has a ``distance`` (H, W)."""
+    """The best of several guesses, which grow by every pixel's ``distance`` (H, W) from the hinted place."""
     order, least = np.sort(distance, axis=None), max(LEAST, TIMES * int(hints.sure.sum()))
     found = []
     for share in shares:
