@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from motionstream import LiveTracks, MotionStreamPipeline, Tracks
+from motionstream.components import Placement
 from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.config import ModelConfig
 from motionstream.presets import PRESETS, preset
@@ -50,6 +51,21 @@ def test_streaming_equals_the_whole_call_however_it_is_paced(pipeline):
         if wanted == 9:
             stream.settle()
     np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_in_half_precision_the_carried_picture_stays_whole(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    half, full = (
+        MotionStreamPipeline.from_pretrained(tmp_path, untrained=True, placement=Placement(dtype=dtype))
+        for dtype in ("bfloat16", "float32")
+    )
+    assert half.model.dtype == torch.bfloat16
+    motion = tracks(pipeline, 21)
+    whole, halved = (p.stream(PICTURE, seed=0) for p in (full, half))
+    for wanted in (9, 12):
+        part = motion.frames(whole.frame, whole.frame + wanted)
+        assert np.abs(whole.step(part).astype(int) - halved.step(part)).mean() < 1
+    torch.testing.assert_close(halved.scene.carry.last, whole.scene.carry.last, atol=1e-5, rtol=0)
 
 
 def test_seed_prompt_and_tracks_matter(pipeline):

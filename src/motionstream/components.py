@@ -116,9 +116,9 @@ def random_components(config: ModelConfig, placement: Placement, seed: int = 0) 
         torch.manual_seed(seed)
         autoencoder: LinearAutoencoder | WanAutoencoder
         if isinstance(config.autoencoder, LinearAutoencoderConfig):
-            autoencoder = LinearAutoencoder(config.autoencoder)
+            autoencoder = LinearAutoencoder(config.autoencoder).to(device)  # as precise as the picture it carries
         elif isinstance(config.autoencoder, WanAutoencoderConfig):
-            autoencoder = WanAutoencoder(config.autoencoder)
+            autoencoder = WanAutoencoder(config.autoencoder).to(device, dtype)
             autoencoder.tile = placement.tile
         else:
             raise ValueError(f"model {config.name!r} names no autoencoder")
@@ -134,7 +134,7 @@ def random_components(config: ModelConfig, placement: Placement, seed: int = 0) 
         image = None
         if config.image_encoder is not None:
             image = CLIPImageEncoder.random(config.image_encoder, seed, **_image_settings(config, placement))
-    return Components(autoencoder.to(device, dtype), text, image, tiny)
+    return Components(autoencoder, text, image, tiny)
 
 
 def load_components(folder: Path, config: ModelConfig, placement: Placement) -> Components:

@@ -99,7 +99,7 @@ def attach(transformer: MotionTransformer, config: ModelConfig, dtype: torch.dty
                 for module in part.modules():
                     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear):
                         module.reset_parameters()
-                cast_with_islands(part, dtype)
+                cast_with_islands(part, torch.float32 if is_island(name) else dtype)
     return model
 
 

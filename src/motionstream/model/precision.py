@@ -1,7 +1,7 @@
 """Which weights stay in float32 when a model runs in half precision.
 
 Wan's islands of full precision: norms, modulation tables and the time embedding (official code, wan/modules/model.py;
-diffusers' ``_keep_in_fp32_modules``). They are small; rounding them is not.
+diffusers' ``_keep_in_fp32_modules``). They are small; rounding them is not. So is what carries the picture itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ ISLANDS = (
     "norm_k",
     "norm_added_k",
     "norm_out",
+    "carry_prior",
+    "pixel_mixer",
 )
 """Parts of parameter names; a parameter with one of them among its dotted parts is an island."""
 
