@@ -5,7 +5,7 @@ import cmath
 import pytest
 import torch
 
-from motionstream.conditioning.carry import Mixture, carry
+from motionstream.conditioning.carry import Mixture, _between, carry
 from motionstream.conditioning.carry_prior import CarryPrior, Prior
 from motionstream.conditioning.relations import CarrySource, turns
 from motionstream.config import CarryConfig, MixerConfig
@@ -124,6 +124,22 @@ def test_tracks_that_turn_and_grow_together_turn_and_scale_the_content(factor):
     moved_only = alone.candidates[0, 0, :, 0]
     error, without = ((x[:, 8:24, 14:34] - expected).abs().mean() for x in (near, moved_only))
     assert error < 0.06 and error < 0.3 * without
+
+
+@pytest.mark.parametrize("turn", [0.9, 2.0, 3.1])
+def test_between_look_up_places_what_turns_far_turns_smoothly(turn):
+    """However far: neighbours move by many pixels more than one another, and yet together."""
+
+    def motion(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+        moved = places - turned_about((24.0, 16.0), places, cmath.rect(1.0, turn))
+        moved[..., 1] += 40.0 * (places[..., 0] >= W / 2)  # beside it, what moves otherwise
+        return moved.movedim(2, 0)[None]
+
+    found = _between(motion(torch.arange(1.5, W, 4), torch.arange(1.5, H, 4)), 4, 1)
+    expected = motion(torch.arange(float(W)), torch.arange(float(H)))
+    inner = ..., slice(4, -4), slice(4, -4)  # up to the very edge between the two
+    torch.testing.assert_close(found[inner], expected[inner], atol=1e-3, rtol=0)
 
 
 def test_what_rests_or_contradicts_does_not_turn_a_moving_thing():

@@ -57,18 +57,36 @@ def test_sampling_points_are_those_told_pixel_by_pixel():
         offset = centre - complex(*at)
         return complex(*move) + offset - offset * complex(*turned)
 
+    def bend(values: list[complex]) -> float:
+        before, here, after = values
+        return max(abs((before + after - 2 * here).real), abs((before + after - 2 * here).imag))
+
+    def slope(line: list[complex]) -> complex:
+        """The smaller of the changes along a line, of x and y each for itself."""
+        changes = [after - before for before, after in itertools.pairwise(line)]
+        return complex(min((z.real for z in changes), key=abs), min((z.imag for z in changes), key=abs))
+
     parted = 0
     for clip, frame, y, x in itertools.product((0, 1), (0, 1, 2), range(0, H, 5), range(0, W, 5)):
-        around = [moved(clip, frame, y // GRID + r, x // GRID + c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
-        sides = [z.real for z in around], [z.imag for z in around]
-        together = all(max(side) - min(side) <= 2 * GRID for side in sides)
+
+        def at(row: int, column: int, clip: int = clip, frame: int = frame) -> complex:
+            return moved(clip, frame, row, column)
+
+        row, column = y // GRID, x // GRID
+        lines = [[at(row + k * r, column + k * c) for k in (-1, 0, 1)] for r, c in ((0, 1), (1, 0), (1, 1), (1, -1))]
+        together = max(bend(line) for line in lines) <= 2 * GRID
         parted += not together
-        (row, down), (column, right) = (divmod((v + 0.5) / GRID - 0.5, 1) for v in (y, x))
-        corners = [(r, c) for r in (0, 1) for c in (0, 1)]
-        shares = [(down if r else 1 - down) * (right if c else 1 - right) for r, c in corners]
-        places = [moved(clip, frame, int(row) + r, int(column) + c) for r, c in corners]
-        between = sum(share * place for share, place in zip(shares, places, strict=True))
-        origin = complex(x, y) - (between if together else min(places, key=lambda place: abs(place - between)))
+        places = [(v + 0.5) / GRID - 0.5 for v in (y, x)]
+        (first_row, down), (first_column, right) = (divmod(place, 1) for place in places)
+        between, found = 0j, []
+        for r, c in itertools.product((0, 1), (0, 1)):
+            place = int(first_row) + r, int(first_column) + c
+            between += (down if r else 1 - down) * (right if c else 1 - right) * at(*place)
+            i, j = min(max(place[0], 0), rows - 1), min(max(place[1], 0), columns - 1)
+            column_of = [at(k, j) for k in range(max(i - 1, 0), min(i + 2, rows))]
+            row_of = [at(i, k) for k in range(max(j - 1, 0), min(j + 2, columns))]
+            found.append(at(i, j) + (places[0] - i) * slope(column_of) + (places[1] - j) * slope(row_of))
+        origin = complex(x, y) - (between if together else min(found, key=lambda z, b=between: abs(z - b)))
         picture = int(near.picture[clip, frame, (y // GRID) * columns + x // GRID])
         tall = min(max(origin.imag, 0), H - 1) + picture * H
         wanted = [2 * (min(max(origin.real, 0), W - 1) + 0.5) / W - 1, 2 * (tall + 0.5) / (2 * H) - 1]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.conditioning.relations import CarrySource, Chosen, Relations, grid_places, relate, spread, turned_by
+from motionstream.conditioning.relations import CarrySource, Chosen, Relations, grid_places, relate, turned_by
 
 
 @dataclass(frozen=True)
@@ -173,23 +173,54 @@ def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int, scale: in
 
 
 def _between(moved: Tensor, grid: int, scale: int) -> Tensor:
-    """Motion (N, 2, h, w) of look-up places → of pixels: interpolated where neighbours move together. Where they do not
-    (two grid steps apart, they differ by more than two), nothing moves halfway between two motions: a pixel has that of
-    the four places around it which is nearest to the interpolated one, so that the edge is a line and not stairs."""
-    height, width = moved.shape[-2:]
+    """Motion (N, 2, h, w) of look-up places → of pixels: interpolated, but not where it breaks off. Nothing moves
+    halfway between two motions: there a pixel has that of the four places around it, each gone on with as it changes on
+    its own side, which is nearest to the interpolated one. So the edge is a line and not stairs, also of what turns."""
     factor = grid * scale
-    parted = ((spread(moved) + spread(-moved)).amax(dim=1, keepdim=True) > 2 * grid).float()
     smooth = F.interpolate(moved, scale_factor=factor, mode="bilinear", align_corners=False)
-    if moved.device.type == "cpu" and not parted.any():  # a GPU would have to be waited for
+    clip, row, column = _broken(moved, grid).nonzero(as_tuple=True)
+    if len(clip) == 0:
         return smooth
-    around = F.interpolate(F.pad(moved, (1, 1, 1, 1), mode="replicate"), scale_factor=factor, mode="nearest")
-    nearest, least = smooth, torch.full_like(smooth[:, :1], torch.inf)
-    for down in (factor // 2, factor // 2 + factor):
-        for right in (factor // 2, factor // 2 + factor):
-            corner = around[:, :, down : down + height * factor, right : right + width * factor]
-            apart = (corner - smooth).square().sum(dim=1, keepdim=True)
-            nearest, least = torch.where(apart < least, corner, nearest), torch.minimum(apart, least)
-    return torch.where(F.interpolate(parted, scale_factor=factor, mode="nearest") > 0, nearest, smooth)
+    motion, (down, right) = moved.permute(0, 2, 3, 1), _slopes(moved)
+    offset = (torch.arange(factor, device=moved.device) + 0.5) / factor - 0.5  # of a place's pixels from its middle
+    side = offset.sign().long()
+    pixels = smooth.unflatten(2, (-1, factor)).unflatten(4, (-1, factor)).permute(0, 2, 4, 3, 5, 1)
+    between = pixels[clip, row, column]  # (K, factor, factor, 2)
+    nearest, least = between, torch.full_like(between[..., :1], torch.inf)
+    for below, beside in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        y = (row[:, None] + below * side).clamp(0, moved.shape[2] - 1)
+        x = (column[:, None] + beside * side).clamp(0, moved.shape[3] - 1)
+        place = clip[:, None, None], y[:, :, None], x[:, None]
+        over = (offset - (y - row[:, None]))[:, :, None, None] * down[place]
+        over = over + (offset - (x - column[:, None]))[:, None, :, None] * right[place]
+        corner = motion[place] + over
+        apart = (corner - between).square().sum(dim=-1, keepdim=True)
+        nearest, least = torch.where(apart < least, corner, nearest), torch.minimum(apart, least)
+    pixels[clip, row, column] = nearest
+    return smooth
+
+
+def _broken(moved: Tensor, grid: int) -> Tensor:
+    """Places (N, h, w) at which motion breaks off: along some line it is not, by more than two steps of the grid, in
+    the middle of what it is before and after. What turns or grows is."""
+    around, (height, width) = F.pad(moved, (1, 1, 1, 1), mode="replicate"), moved.shape[-2:]
+    bend = torch.zeros_like(moved[:, 0])
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        after = around[:, :, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+        before = around[:, :, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+        bend = torch.maximum(bend, (after + before - 2 * moved).abs().amax(dim=1))
+    return bend > 2 * grid
+
+
+def _slopes(moved: Tensor) -> tuple[Tensor, Tensor]:
+    """How motion (N, 2, h, w) changes from a place to the next, downwards and to the right, (N, h, w, 2): on that side
+    of a place on which it changes less, for the other may be another thing's."""
+    slopes = []
+    for dim, pad in ((2, (0, 0, 1, 1)), (3, (1, 1, 0, 0))):
+        steps = F.pad(moved.diff(dim=dim), pad, mode="replicate")
+        before, after = steps.narrow(dim, 0, moved.shape[dim]), steps.narrow(dim, 1, moved.shape[dim])
+        slopes.append(torch.where(before.abs() < after.abs(), before, after).permute(0, 2, 3, 1))
+    return slopes[0], slopes[1]
 
 
 def _centres(size: int, scale: int, device: torch.device) -> Tensor:
