@@ -10,81 +10,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from motionstream.conditioning.grouping import MOVED, Moving, groups, misfit, others
 from motionstream.conditioning.healing import heal
 from motionstream.conditioning.relations import CarrySource
 from motionstream.tracks.masks import cut_out, grown
 
 MOST_THINGS = 6
 """Of one source; what is left is told apart by likeness alone."""
-MOVED = 1.0
-"""Pixels from its start where a track moves; what rests needs no cutting out."""
-REACH, STRAIN = 24.0, 0.3
-"""Tracks that began within so many pixels of one another are on one thing if they part by less than this share of their
-distance (a turn by 17 degrees), and a pixel."""
 WIDE = 0.4
 """Share of the picture within whose bounds tracks move together from which on it is the camera that moves."""
 MISFIT = 4.0
 """Pixels by which tracks miss one similarity from which on they are on two things."""
-DENSE = 128
-"""So many moving tracks say everywhere what moves."""
 GRASP = 6.0
 """Pixels around a track beside its thing's mask that go along in any case, unless they are flat."""
 FLAT = 6.0
 """Standard deviation, in levels of 255, up to which a patch is flat: nobody sees whether a piece of sky goes along, but
 its border is seen."""
-
-
-@dataclass(frozen=True)
-class Moving:
-    """Tracks by what they did so far: ``start`` (N, 2) and ``move`` (N, 2) in pixels, NaN where nothing is known, the
-    ``index`` (N,) of the picture they began in."""
-
-    start: np.ndarray
-    move: np.ndarray
-    index: np.ndarray
-
-
-def groups(tracks: Moving) -> list[np.ndarray]:
-    """Rows of the tracks that move together, the largest group first: the same picture, not far apart, and not coming
-    apart. Those that rest are in none."""
-    rows = np.flatnonzero(np.hypot(*tracks.move.T) > MOVED)
-    if not 0 < len(rows) <= DENSE:
-        return []
-    start, move, index = tracks.start[rows], tracks.move[rows], tracks.index[rows]
-    apart = np.linalg.norm(start[:, None] - start, axis=-1)
-    parting = np.linalg.norm(move[:, None] - move, axis=-1)
-    together = (index[:, None] == index) & (apart < REACH) & (parting < STRAIN * apart + 1)
-    count, label = connected_components(together, directed=False)
-    found = [rows[label == one] for one in range(count)]
-    return sorted(found, key=len, reverse=True)
-
-
-def misfit(start: np.ndarray, move: np.ndarray) -> float:
-    """Pixels, root mean square, by which tracks miss the similarity that fits them best."""
-    then, now = (x[:, 0] + 1j * x[:, 1] for x in (start, start + move))
-    then, now = then - then.mean(), now - now.mean()
-    factor = np.vdot(then, now) / max(float(np.vdot(then, then).real), 1e-6)
-    return float(np.sqrt(np.mean(np.abs(now - factor * then) ** 2)))
-
-
-def others(tracks: Moving, rows: np.ndarray) -> np.ndarray:
-    """Rows of the tracks in the same picture as those of ``rows`` that are not on their thing: they rest, or part from
-    the nearest of them."""
-    rest = np.setdiff1d(np.flatnonzero(tracks.index == tracks.index[rows[0]]), rows)
-    apart = np.linalg.norm(tracks.start[rest][:, None] - tracks.start[rows], axis=-1)
-    nearest = rows[apart.argmin(axis=1)]
-    parting = np.linalg.norm(tracks.move[rest] - tracks.move[nearest], axis=-1)
-    still = np.hypot(*tracks.move[rest].T) <= MOVED
-    found: np.ndarray = rest[still | (parting > STRAIN * apart.min(axis=1) + 1)]
-    return found
 
 
 def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray) -> Tensor:
@@ -143,42 +91,46 @@ class Things:
         """Those that move together are on one thing: the one that is known of some of them, or a new one. Where the
         tracks of a known one have parted, it was two, and both are cut out anew. ``now``: what ``tracks`` do, in the
         same order; ``keys`` of the ``pictures`` (K, 3, H, W)."""
-        whole: dict[int, np.ndarray] = {}
-        for rows in groups(now):
+        found, whole, anew = groups(now), dict[int, np.ndarray](), set[int]()
+        for rows in found:
             members = [tracks[row] for row in rows]
             known = [number for number, _ in Counter(self._of[t] for t in members if t in self._of).most_common()]
             number = next((one for one in known if one not in whole), known[0] if known else None)
             together = np.concatenate([whole[number], rows]) if number in whole else rows
-            room = len(self.masks) < MOST_THINGS and not _wide(now.start[rows], pictures.shape[-2:])
+            room = len(self.masks.keys() | anew) < MOST_THINGS and not _wide(now.start[rows], pictures.shape[-2:])
             if number in whole and room and misfit(now.start[together], now.move[together]) > MISFIT:
                 assert number is not None
-                self._cut(number, whole[number], tracks, now, pictures, keys)
+                anew.add(number)
                 number, together = None, rows
             if number is None and room:
                 number, self._found = self._found, self._found + 1
                 self._of |= dict.fromkeys(members, number)
-                self._cut(number, rows, tracks, now, pictures, keys)
+                anew.add(number)
             if number is not None:
                 whole[number] = together
                 joined = [row for row in rows if tracks[row] not in self._of]
                 self._of |= {tracks[row]: number for row in joined}
-                if not _inside(self.masks[number][1], now.start[joined]).all():
-                    self._cut(number, together, tracks, now, pictures, keys)
+                if number in self.masks and not _inside(self.masks[number][1], now.start[joined]).all():
+                    anew.add(number)
+        for number in sorted(anew):
+            elsewhere = np.setdiff1d(np.concatenate(found), whole[number])
+            self._cut(number, whole[number], elsewhere, tracks, now, pictures, keys)
 
     def _cut(
         self,
         number: int,
         rows: np.ndarray,
+        elsewhere: np.ndarray,
         tracks: Sequence[int],
         now: Moving,
         pictures: Tensor,
         keys: Sequence[int],
     ) -> None:
         """Cut out what tracks of these rows are on. What rests there all the same holds it: it is on the thing, too."""
-        index, off = int(now.index[rows[0]]), others(now, rows)
+        index, off = int(now.index[rows[0]]), others(now, rows, elsewhere)
         mask = mask_of(pictures[index], now.start[rows], now.start[off])
         self.masks[number] = keys[index], mask
-        held = off[_inside(mask, now.start[off]) & (np.hypot(*now.move[off].T) <= MOVED)]
+        held = off[_inside(mask, now.start[off]) & (now.way[off] <= MOVED)]
         self._of |= {tracks[row]: number for row in held if tracks[row] not in self._of}
 
 

@@ -1,0 +1,229 @@
+"""Which tracks move together, as the points of one thing do: the ways of one similarity (a turn, a growth and a shift).
+
+Two things may lie side by side and move nearly alike, and what turns moves differently everywhere and rests in its
+middle. So tracks that are near one another and do not come apart are parted into those that one similarity moves, and
+others that it moves as well are joined to them, resting ones too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+
+MOVED = 1.0
+"""Pixels from its start where a track moves; what rests needs no cutting out."""
+REACH, STRAIN = 24.0, 0.3
+"""Tracks that began within so many pixels of one another are on one thing if they part by less than this share of their
+distance (a turn by 17 degrees), and a pixel."""
+DENSE = 128
+"""So many moving tracks say everywhere what moves."""
+OFF, OFF_SHARE = 0.3, 0.05
+"""Pixels, and share of its own way, that a track may miss a similarity by that is its thing's."""
+LEAST = 3
+"""Tracks that a similarity has to move alike: two, it moves as one likes."""
+NEIGHBOURS, BASE = 6, 3.0
+"""Similarities are tried of each track and so many others, at least so many pixels away."""
+BENT, BENT_SHARE = 0.5, 0.15
+"""Pixels, and share of their way, root mean square, by which parts of one thing may miss one another's similarity."""
+LARGER = 2.0
+"""No thing grows or shrinks by more while it is being grasped."""
+
+
+@dataclass(frozen=True)
+class Moving:
+    """Tracks by what they did so far: ``start`` (N, 2) and ``move`` (N, 2) in pixels, NaN where nothing is known, the
+    ``index`` (N,) of the picture they began in."""
+
+    start: np.ndarray
+    move: np.ndarray
+    index: np.ndarray
+
+    def select(self, rows: np.ndarray) -> Moving:
+        return Moving(self.start[rows], self.move[rows], self.index[rows])
+
+    @property
+    def way(self) -> np.ndarray:
+        """Pixels (N,) from where each began."""
+        return np.asarray(np.hypot(*self.move.T))
+
+    @property
+    def slack(self) -> np.ndarray:
+        """Pixels (N,) by which each may miss its thing's similarity."""
+        return OFF + OFF_SHARE * self.way
+
+
+def groups(tracks: Moving) -> list[np.ndarray]:
+    """Rows of the tracks that are on one thing, the largest group first. Those that rest are in none, unless what they
+    are on turns about them."""
+    rows = np.flatnonzero(tracks.way > MOVED)
+    if not 0 < len(rows) <= DENSE:
+        return []
+    near = (_distances(tracks.start[rows]) < REACH) & (tracks.index[rows][:, None] == tracks.index[rows])
+    count, label = connected_components(near, directed=False)
+    parts = [part for one in range(count) for part in _parts(tracks, rows[label == one])]
+    found: list[np.ndarray] = []
+    for part in sorted(parts, key=len, reverse=True):
+        if not _just_begins(tracks, part):
+            found.append(_grown(tracks, part, np.concatenate([rows, *found])))
+    return sorted(found, key=len, reverse=True)
+
+
+def misfit(start: np.ndarray, move: np.ndarray) -> float:
+    """Pixels, root mean square, by which tracks miss the similarity that fits them best."""
+    then, now = _complex(start), _complex(start + move)
+    return float(np.sqrt(np.mean(np.abs(now - _Similarity.fitted(then, now)(then)) ** 2)))
+
+
+def others(tracks: Moving, rows: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
+    """Rows of the tracks in the same picture as those of ``rows`` that are not on their thing: they are ``elsewhere``,
+    rest, or part from the nearest of them."""
+    rest = np.setdiff1d(np.flatnonzero(tracks.index == tracks.index[rows[0]]), rows)
+    apart = np.linalg.norm(tracks.start[rest][:, None] - tracks.start[rows], axis=-1)
+    nearest = rows[apart.argmin(axis=1)]
+    parting = np.linalg.norm(tracks.move[rest] - tracks.move[nearest], axis=-1)
+    still = tracks.way[rest] <= MOVED
+    found: np.ndarray = rest[still | (parting > STRAIN * apart.min(axis=1) + 1) | np.isin(rest, elsewhere)]
+    return found
+
+
+@dataclass(frozen=True)
+class _Similarity:
+    """z → ``factor`` (z − ``then``) + ``now``, of complex numbers."""
+
+    factor: complex
+    then: complex
+    now: complex
+
+    @classmethod
+    def fitted(cls, then: np.ndarray, now: np.ndarray) -> _Similarity:
+        """The best in the least squares; of places that are one, a shift."""
+        middle, goal = then.mean(), now.mean()
+        spread = float(np.vdot(then - middle, then - middle).real)
+        factor = complex(np.vdot(then - middle, now - goal) / spread) if spread > 1e-6 else 1 + 0j
+        return cls(factor, complex(middle), complex(goal))
+
+    def __call__(self, then: np.ndarray) -> np.ndarray:
+        return np.asarray(self.factor * (then - self.then) + self.now)
+
+
+def _parts(tracks: Moving, rows: np.ndarray) -> list[np.ndarray]:
+    """Rows parted into those that one similarity moves, as many as it can, then those of the rest, and so on. Of parts
+    that move nearly alike, as of something that bends, one is made. What no similarity moves goes with the nearest, if
+    it does not part from it."""
+    parts: list[np.ndarray] = []
+    rest = rows
+    while len(rest) >= LEAST:
+        alike = _most_alike(tracks.select(rest))
+        if alike.sum() < LEAST:
+            break
+        parts.append(rest[alike])
+        rest = rest[~alike]
+    parts = _joined(tracks, _with_the_nearest(tracks, parts))
+    together = _distances(tracks.move[rows]) < STRAIN * _distances(tracks.start[rows]) + 1
+    left = np.isin(rows, rest)
+    for row in rest if parts else rest[:0]:
+        apart = np.where(together[rows == row][0] & ~left, _from(tracks, rows, row), np.inf)
+        if np.isfinite(apart).any():
+            home = next(k for k, part in enumerate(parts) if rows[apart.argmin()] in part)
+            parts[home] = np.append(parts[home], row)
+            rest = rest[rest != row]
+    count, label = connected_components(together[np.ix_(np.isin(rows, rest), np.isin(rows, rest))], directed=False)
+    return [*parts, *(rest[label == one] for one in range(count))]
+
+
+def _with_the_nearest(tracks: Moving, parts: list[np.ndarray]) -> list[np.ndarray]:
+    """The same parts, but a track that several similarities move is of the part that it lies nearest to."""
+    if len(parts) < 2:
+        return parts
+    rows = np.concatenate(parts)
+    number = np.concatenate([np.full(len(part), k) for k, part in enumerate(parts)])
+    apart = _distances(tracks.start[rows])
+    np.fill_diagonal(apart, np.inf)
+    away = []
+    for k, part in enumerate(parts):
+        may = (_missed(tracks, _fit(tracks, part), rows) < tracks.slack[rows]) | (number == k)
+        away.append(np.where(may, apart[:, number == k].min(axis=1), np.inf))
+    home = np.argmin(away, axis=0)
+    found = [rows[home == k] for k in range(len(parts))]
+    return [part for part in found if len(part)]
+
+
+def _joined(tracks: Moving, parts: list[np.ndarray]) -> list[np.ndarray]:
+    """Parts of which each is moved nearly as the other's similarity says are one."""
+    fits = [_fit(tracks, part) for part in parts]
+    alike = np.eye(len(parts), dtype=bool)
+    for one in range(len(parts)):
+        for other in range(len(parts)):
+            missed = np.sqrt(np.mean(_missed(tracks, fits[one], parts[other]) ** 2))
+            alike[one, other] = missed < BENT + BENT_SHARE * np.sqrt(np.mean(tracks.way[parts[other]] ** 2))
+    count, label = connected_components(alike & alike.T, directed=False) if parts else (0, np.zeros(0, int))
+    return [np.concatenate([part for part, of in zip(parts, label, strict=True) if of == one]) for one in range(count)]
+
+
+def _most_alike(tracks: Moving) -> np.ndarray:
+    """Which tracks, bool (N,), the similarity moves that two of them have and most others follow."""
+    then, now, slack = _complex(tracks.start), _complex(tracks.start + tracks.move), tracks.slack
+    apart = np.abs(then[:, None] - then)
+    near = np.where(apart < BASE, np.inf, apart).argsort(axis=1, kind="stable")[:, :NEIGHBOURS]
+    first, second = np.repeat(np.arange(len(then)), near.shape[1]), near.ravel()
+    usable = apart[first, second] >= BASE
+    first, second = first[usable], second[usable]
+    if len(first) == 0:
+        return np.ones(len(then), bool)
+    factor = (now[second] - now[first]) / (then[second] - then[first])
+    missed = np.abs(factor[:, None] * (then - then[first][:, None]) + now[first][:, None] - now)
+    likely = (np.abs(factor) < LARGER) & (np.abs(factor) > 1 / LARGER)
+    alike = (missed < slack) & likely[:, None]
+    best = np.lexsort((np.where(alike, missed, 0).sum(axis=1), -alike.sum(axis=1)))[0]
+    return np.asarray(alike[best])
+
+
+def _grown(tracks: Moving, part: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """A part's rows and those of others near it, but for the ``taken``, that its similarity moves as well."""
+    then = _complex(tracks.start)
+    free = np.setdiff1d(np.flatnonzero((tracks.index == tracks.index[part[0]]) & np.isfinite(tracks.way)), taken)
+    while True:
+        rest = np.setdiff1d(free, part)
+        apart = np.abs(then[rest][:, None] - then[part])
+        near = rest[apart.min(axis=1, initial=np.inf) < REACH]
+        joined = near[_missed(tracks, _fit(tracks, part), near) < tracks.slack[near]]
+        if len(joined) == 0:
+            return np.sort(part)
+        part = np.concatenate([part, joined])
+
+
+def _just_begins(tracks: Moving, part: np.ndarray) -> bool:
+    """Whether a few tracks are the first of a thing that begins to turn: what is next to them and rests has done half
+    of their way, too."""
+    rest = np.setdiff1d(np.flatnonzero((tracks.index == tracks.index[part[0]]) & (tracks.way <= MOVED)), part)
+    if len(part) >= LEAST or len(rest) == 0:
+        return False
+    apart = np.linalg.norm(tracks.start[part][:, None] - tracks.start[rest], axis=-1)
+    nearest = rest[apart.argmin(axis=1)]
+    return bool(((apart.min(axis=1) < REACH) & (tracks.way[nearest] > tracks.way[part] / 2)).all())
+
+
+def _fit(tracks: Moving, part: np.ndarray) -> _Similarity:
+    then, now = _complex(tracks.start[part]), _complex((tracks.start + tracks.move)[part])
+    fit = _Similarity.fitted(then, now)
+    return fit if len(part) >= LEAST else _Similarity(1, fit.then, fit.now)
+
+
+def _missed(tracks: Moving, fit: _Similarity, rows: np.ndarray) -> np.ndarray:
+    """Pixels by which a similarity misses where tracks are."""
+    return np.asarray(np.abs(fit(_complex(tracks.start[rows])) - _complex((tracks.start + tracks.move)[rows])))
+
+
+def _from(tracks: Moving, rows: np.ndarray, row: int) -> np.ndarray:
+    """Pixels between where one track and others began."""
+    return np.asarray(np.linalg.norm(tracks.start[rows] - tracks.start[row], axis=-1))
+
+
+def _complex(places: np.ndarray) -> np.ndarray:
+    return np.asarray(places[:, 0] + 1j * places[:, 1])
+
+
+def _distances(places: np.ndarray) -> np.ndarray:
+    return np.asarray(np.linalg.norm(places[:, None] - places, axis=-1))
