@@ -136,21 +136,24 @@ class TrackHeadConfig:
 
 @dataclass(frozen=True)
 class MixerConfig:
-    """The network that mixes carried pictures pixel by pixel, see ``conditioning/pixel_mixer.py``. Both of its parts
-    work at half the picture's size and halve it once for every further width."""
+    """The network that mixes carried pictures pixel by pixel, see ``conditioning/pixel_mixer.py``. Its parts work at
+    half the picture's size and halve it once for every further width."""
 
     look_widths: tuple[int, ...] = (24, 48, 64, 64)
     """Of the part that sees a source picture once and finds what belongs together."""
     mix_widths: tuple[int, ...] = (20, 40, 48, 48)
     """Of the part that chooses, frame by frame."""
+    outline_widths: tuple[int, ...] = ()
+    """Of the part that draws what a drag is on, once; empty: that is cut out without its help."""
     features: int = 16
     """Channels of the former's answer, compared in ``heads`` groups."""
     heads: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("look_widths", "mix_widths"):
+        for name in ("look_widths", "mix_widths", "outline_widths"):
             widths = getattr(self, name)
-            require(len(widths) > 0 and min(widths) >= 1, f"mixer.{name}", widths, "must name at least one width")
+            require(widths or name == "outline_widths", f"mixer.{name}", widths, "must name at least one width")
+            require(all(width >= 1 for width in widths), f"mixer.{name}", widths, "must be at least 1 each")
         require(self.heads >= 1, "mixer.heads", self.heads, "must be at least 1")
         require(
             self.features >= 1 and self.features % self.heads == 0,
@@ -162,7 +165,7 @@ class MixerConfig:
     @property
     def multiple(self) -> int:
         """Pictures must have sides that are multiples of this."""
-        return int(2 ** max(len(self.look_widths), len(self.mix_widths)))
+        return int(2 ** max(len(self.look_widths), len(self.mix_widths), len(self.outline_widths)))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> Mod
             num_layers=layers,
         ),
         track_head=TrackHeadConfig(out_channels=tracks, hidden_channels=32),
-        carry=CarryConfig(mixer=MixerConfig()),
+        carry=CarryConfig(mixer=MixerConfig(outline_widths=(32, 64, 96, 128, 160))),
         text=TextConfig(),
         autoencoder=LinearAutoencoderConfig(latent_channels=latent_channels),
         # a ninth of the residual decoder's weights but no faster on a CPU: full-resolution layers cost time there
@@ -93,7 +93,8 @@ def debug() -> ModelConfig:
         ),
         track_head=TrackHeadConfig(out_channels=tracks, id_dim=16, hidden_channels=8),
         carry=CarryConfig(
-            hidden_channels=16, mixer=MixerConfig(look_widths=(8, 8), mix_widths=(8, 8), features=4, heads=2)
+            hidden_channels=16,
+            mixer=MixerConfig(look_widths=(8, 8), mix_widths=(8, 8), outline_widths=(8, 8), features=4, heads=2),
         ),
         text=TextConfig(tokens=6, buckets=256),
         autoencoder=LinearAutoencoderConfig(latent_channels=latent_channels, decoder_channels=16, decoder_blocks=1),

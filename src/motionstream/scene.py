@@ -73,7 +73,7 @@ class Scene:
         tokens = None if self.parts.image_encoder is None else self.parts.image_encoder.encode(pixels)
         self.image = ImageInput(latent.float(), tokens)
         see = None if self.model.pixel_mixer is None else self.model.pixel_mixer.see
-        self.carry = CarryMemory(pixels, see, fine)
+        self.carry = CarryMemory(pixels, see, fine, self.model.draw)
 
     @torch.no_grad()
     def conditions(self, tracks: Tracks, prompt: str, *, first: bool) -> Conditions:

@@ -1,5 +1,6 @@
 """A click selects the shape it lies on: pictures whose masks are known."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,3 +122,41 @@ def test_a_thing_larger_than_the_first_guesses_is_found_rather_than_the_points_a
     thing[40:110, 30:100] = True
     picture[thing] = (noise(128, 128, 2) // 4 + np.array([200, 30, 20], np.uint8))[thing]
     assert iou(cut_out(picture, grid(64, 80, 9), NONE), thing) > 0.8
+
+
+def halves() -> tuple[np.ndarray, np.ndarray]:
+    """A thing of two colours, each the ground's, and its mask."""
+    picture, thing = noise(128, 128, 0) + np.array([100, 100, 100], np.uint8), np.zeros((128, 128), bool)
+    thing[40:80, 40:90] = True
+    picture[40:80, 40:66] = noise(40, 26, 1) + np.array([200, 30, 30], np.uint8)
+    picture[40:80, 66:90] = noise(40, 24, 2) + np.array([30, 30, 200], np.uint8)
+    return picture, thing
+
+
+def test_a_drawing_tells_of_a_thing_what_colours_do_not():
+    picture, thing = halves()
+    on = grid(52, 60, 6)
+    asked = []
+
+    def draw(*told: np.ndarray) -> np.ndarray:
+        asked.append(told)
+        return cv2.resize(np.where(thing, 0.9, 0.05).astype(np.float32), told[0].shape[1::-1])
+
+    assert iou(cut_out(picture, on, NONE), thing) < 0.6
+    assert iou(cut_out(picture, on, NONE, draw), thing) > 0.95
+    assert (
+        asked[0][0] is picture and {tuple(p) for p in asked[0][1]} == {tuple(p) for p in on} and len(asked[0][2]) == 0
+    )
+    assert iou(select_object(picture, (52, 60)), thing) < 0.7
+    assert iou(select_object(picture, (52, 60), draw=draw), thing) > 0.95
+    large = np.kron(picture, np.ones((3, 3, 1), np.uint8))
+    assert iou(select_object(large, (157, 181), draw=draw), np.kron(thing, np.ones((3, 3), bool))) > 0.95
+
+
+@pytest.mark.parametrize("everywhere", [0.0, 1.0])
+def test_a_drawing_of_nothing_or_of_everything_spoils_nothing(everywhere):
+    picture, bar = noise(128, 128, 0) + np.array([20, 30, 60], np.uint8), np.zeros((128, 128), bool)
+    bar[30:100, 50:79] = True
+    picture[bar] = (noise(128, 128, 1) + np.array([180, 150, 120], np.uint8))[bar]
+    drawn = np.full((128, 128), everywhere, np.float32)
+    assert iou(cut_out(picture, grid(64, 60, 8), NONE, lambda *told: drawn), bar) > 0.95

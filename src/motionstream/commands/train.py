@@ -185,9 +185,9 @@ def _check_batches(recipe: Recipe, stages: tuple[str, ...]) -> None:
         runs["autoencoder"] = [(recipe.autoencoder.batch, recipe.autoencoder.train)]
         runs["decoder"] = [(recipe.autoencoder.batch, recipe.autoencoder.decoder)]
     if recipe.mixer is not None:
-        runs["mixer"] = [
-            (recipe.mixer.batch, run) for run in (recipe.mixer.look, recipe.mixer.train) if run is not None
-        ]
+        own = recipe.mixer
+        parts = [(own.outline_batch, own.outline), (own.batch, own.look), (own.batch, own.train)]
+        runs["mixer"] = [(batch, run) for batch, run in parts if run is not None]
     for stage in stages:
         for batch, config in runs[stage]:
             with micro_batch(0, config.accumulate):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from motionstream.media import Fit
     from motionstream.pipeline import MotionStreamPipeline
     from motionstream.tracks import Tracks
+    from motionstream.tracks.masks import Draw
 
 DEFAULT_SECONDS = 3.0
 KEPT_FRAMES = 240
@@ -115,7 +116,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         config, wanted = pipeline.config, parse_size(self.size)
         size = config.nearest_size(*picture.shape[:2]) if wanted is None else config.checked_size(wanted)
         scale, (fitted, fitting) = self.shown_at(config), fit(picture, size)
-        tracks = self.all_tracks(config.fps, given, fitting, picture, fitted)
+        tracks = self.all_tracks(config.fps, given, fitting, picture, fitted, pipeline.model.draw)
         print(f"{self.image}: {fitting.describe()}{f', shown {scale} times as large' if scale > 1 else ''}")
         _say_untrained(pipeline)
         kept, clock = KeptFrames(KEPT_FRAMES), 0.0
@@ -154,9 +155,16 @@ class VideoCommand(CameraOptions, PlacementOptions):
             check_output(self.save_tracks, (".npz",))
 
     def all_tracks(
-        self, fps: float, given: Tracks | None, fitting: Fit, photograph: np.ndarray, picture: np.ndarray
+        self,
+        fps: float,
+        given: Tracks | None,
+        fitting: Fit,
+        photograph: np.ndarray,
+        picture: np.ndarray,
+        draw: Draw | None,
     ) -> Tracks:
-        """All that was asked for, as one: what a file gave, the drags, the pins, the camera before all of them."""
+        """All that was asked for, as one: what a file gave, the drags, the pins, the camera before all of them.
+        ``draw`` helps to find what drags take hold of."""
         from motionstream.tracks import Tracks, drag_tracks, parse_drag, parse_pin, pin_tracks
         from motionstream.tracks.camera import camera_tracks
         from motionstream.tracks.masks import select_object
@@ -169,7 +177,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         pins = [parse_pin(text, size) for text in self.pin]
         for text in self.drag:
             start, end = parse_drag(text, size)
-            mask = select_object(picture, start) if self.select else None
+            mask = select_object(picture, start, draw=draw) if self.select else None
             held = drag_tracks(
                 start, end, frames, size, fps, reach=self.reach, spacing=self.spacing, radius=self.radius, mask=mask
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 from motionstream.conditioning.relations import CarrySource
 from motionstream.conditioning.things import Things, find, tell
 from motionstream.tracks import Tracks
+from motionstream.tracks.masks import Draw
 
 
 class CarryMemory:
@@ -21,17 +22,22 @@ class CarryMemory:
     what the transformer added, which is not to be added twice. Pictures that nothing refers to any more are dropped, so
     that memory stays bounded.
 
-    ``picture``: (1, 3, H, W). ``see``: a pixel mixer's, asked once for every picture rather than at every chunk.
-    ``fine``: the same picture larger; ``last_fine`` is then set with ``last``, whenever frames are made.
+    ``picture``: (1, 3, H, W). ``see`` and ``draw``: a pixel mixer's, asked once for every picture or thing rather than
+    at every chunk. ``fine``: the same picture larger; ``last_fine`` is then set with ``last``, whenever frames are
+    made.
     """
 
     def __init__(
-        self, picture: Tensor, see: Callable[[Tensor], Tensor] | None = None, fine: Tensor | None = None
+        self,
+        picture: Tensor,
+        see: Callable[[Tensor], Tensor] | None = None,
+        fine: Tensor | None = None,
+        draw: Draw | None = None,
     ) -> None:
         self.last, self.last_fine = picture, fine
         self._see = see
         self._seen: dict[int, Tensor] = {}
-        self._things = Things()
+        self._things = Things(draw)
         self._pictures = {0: picture}
         self._fine = {0: fine}
         self._static = 0

@@ -3,9 +3,10 @@
 Mixing by cells of the latents leaves staircases of 8 pixels and half-transparent doubles. What has to be known is where
 the dragged thing ends, and what it has left behind. So one network *looks* at every source picture and gives every
 pixel a vector, such that pixels of one thing have similar ones; a track's pixel is compared with those that may have
-moved along with it. What that cannot tell a graph cut of the picture can: the masks of ``things.py``. Another network
+moved along with it. What that cannot tell a graph cut of the picture can: the masks of ``things.py``, to which a
+network that *outlines* things (``outliner.py``) adds its guess. Another one
 *mixes* the candidates by these likenesses and masks, with a fourth choice for what was hidden and is not any more: the
-colours around what has left, and what it adds to them. Both are small U-Nets at half the picture's size.
+colours around what has left, and what it adds to them. All are small U-Nets at half the picture's size.
 
 It is trained by itself, on pictures whose truth is known (``training/mixer.py``), and frozen in every other stage.
 Legend: B batch, K sources, T frames, N tracks, h w half the picture's height and width.
@@ -14,16 +15,18 @@ Legend: B batch, K sources, T frames, N tracks, h w half the picture's height an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.conditioning.carry import Mixture, left_in_place, sampling_points, warp
+from motionstream.conditioning.outliner import Outliner
 from motionstream.conditioning.relations import FAR, CarrySource, Chosen, Relations, with_rims
+from motionstream.conditioning.unet import UNet
 from motionstream.config import MixerConfig
 from motionstream.filling import surroundings
+from motionstream.tracks.masks import Draw
 
 CANDIDATES = 3
 CHOICES = CANDIDATES + 1
@@ -47,50 +50,6 @@ class Mixed(Mixture):
     thing."""
 
     alike: Tensor
-
-
-class _Block(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # in place where nobody will ask for gradients: large tensors cost more to fetch than to compute
-        inside = F.silu(self.conv1(F.silu(x)), inplace=not torch.is_grad_enabled())
-        return self.conv2(inside).add_(x)
-
-
-class UNet(nn.Module):
-    """One block a scale on the way down, one on the way up, skip connections added. ``kernel``: of the first layer."""
-
-    def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int, *, kernel: int = 1) -> None:
-        super().__init__()
-        steps = list(pairwise(widths))
-        self.inlet = nn.Conv2d(inputs, widths[0], kernel, padding=kernel // 2)
-        self.left = nn.ModuleList(_Block(width) for width in widths)
-        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
-        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in steps)
-        self.right = nn.ModuleList(_Block(width) for width in widths[:-1])
-        self.outlet = nn.Conv2d(widths[0], outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) → (B, outputs, h, w)."""
-        # many channels come in and few go on: turning the few into the faster layout is cheaper
-        x, *kept = self._descend(self.inlet(x).contiguous(memory_format=torch.channels_last))
-        for up, block in zip(reversed(self.up), reversed(self.right), strict=True):
-            x = block(F.interpolate(up(x), scale_factor=2, mode="nearest") + kept.pop())
-        return self.outlet(F.silu(x))
-
-    def _descend(self, x: Tensor) -> list[Tensor]:
-        """The coarsest scale, then the others, finest first."""
-        kept = []
-        for block, down in zip(self.left, self.down, strict=False):
-            x = block(x)
-            kept.append(x)
-            x = down(F.silu(x))
-        return [self.left[-1](x), *kept]
 
 
 class PixelMixer(nn.Module):
@@ -122,6 +81,7 @@ class PixelMixer(nn.Module):
         assert self.mix.outlet.bias is not None
         nn.init.zeros_(self.mix.outlet.bias)
         nn.init.constant_(self.mix.outlet.bias[4 * CANDIDATES : 4 * CHOICES], UNLIKELY)
+        self.outliner = Outliner(config.outline_widths) if config.outline_widths else None
 
     def forward(self, candidates: Tensor, relations: Relations, source: CarrySource) -> Mixture:
         """The mixed picture, and of what it is mixed."""
@@ -133,6 +93,11 @@ class PixelMixer(nn.Module):
         """What the mixer has to know of source pictures (B, K, 3, H, W), whatever moves: (B, K, C, h, w)."""
         seen: Tensor = self.look(F.pixel_unshuffle(pictures.flatten(0, 1), 2)).float()
         return seen.unflatten(0, pictures.shape[:2])
+
+    @property
+    def draw(self) -> Draw | None:
+        """How to draw what points are on, where there is somebody who can."""
+        return None if self.outliner is None else self.outliner.draw
 
     def _untouched(self, candidates: Tensor) -> Mixture:
         """What ``forward`` makes of no tracks at all: the static picture, and nothing else."""

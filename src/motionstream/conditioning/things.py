@@ -1,9 +1,9 @@
 """Which pixels go along with a drag: the things that tracks were laid upon, cut out of the pictures they began in.
 
-A small network that has seen 27,000 pictures tells things apart worse than a graph cut that sees one: of held-out
-rendered ones the pixel mixer's likenesses find 0.49 (IoU), GrabCut 0.87 (docs/log.md). So tracks that moved together
-are taken for one thing, which is cut out around them and apart from those that rest or move otherwise. The mixer is
-told the masks and is heard besides them, since they are guesses, too, and photographs are of more than things.
+Tracks that move together (``grouping.py``) are taken for one thing, which a graph cut (GrabCut) finds around them and
+apart from those that rest or move otherwise, from several guesses, one of which a network has drawn (``outliner.py``).
+The mixer is told the masks and is heard besides them, since they are guesses, too, and photographs are of more than
+things.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from motionstream.conditioning.grouping import MOVED, Moving, groups, misfit, others
 from motionstream.conditioning.healing import heal
 from motionstream.conditioning.relations import CarrySource
-from motionstream.tracks.masks import cut_out, grown
+from motionstream.tracks.masks import Draw, cut_out, grown
 
 MOST_THINGS = 6
 """Of one source; what is left is told apart by likeness alone."""
@@ -35,14 +35,14 @@ FLAT = 6.0
 its border is seen."""
 
 
-def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray) -> Tensor:
+def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray, draw: Draw | None = None) -> Tensor:
     """The thing in a picture (3, H, W) in [−1, 1] that tracks which began at ``on`` (N, 2) are on, and others, at
-    ``off`` (M, 2), are not: float (H, W), 0 or 1. What is right under tracks that are beside it goes along,
-    where there is something to be seen."""
+    ``off`` (M, 2), are not: float (H, W), 0 or 1. ``draw`` has a say in it. What is right under tracks that are beside
+    it goes along, where there is something to be seen."""
     pixels = (
         ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     )
-    mask = cut_out(np.ascontiguousarray(pixels), on, off)
+    mask = cut_out(np.ascontiguousarray(pixels), on, off, draw)
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
     beside = ~grown(mask, 1)
     for x, y in on[~_inside(torch.from_numpy(mask), on)]:
@@ -54,9 +54,10 @@ def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray) -> Tensor:
 
 
 class Things:
-    """What the tracks of one stream are on: found when they first move, and kept."""
+    """What the tracks of one stream are on: found when they first move, and kept. ``draw``: as of ``mask_of``."""
 
-    def __init__(self) -> None:
+    def __init__(self, draw: Draw | None = None) -> None:
+        self._draw = draw
         self.masks: dict[int, tuple[int, Tensor]] = {}
         """By number: the key of the picture they are in, and where, as ``mask_of``."""
         self._of: dict[int, int] = {}
@@ -128,7 +129,7 @@ class Things:
     ) -> None:
         """Cut out what tracks of these rows are on. What rests there all the same holds it: it is on the thing, too."""
         index, off = int(now.index[rows[0]]), others(now, rows, elsewhere)
-        mask = mask_of(pictures[index], now.start[rows], now.start[off])
+        mask = mask_of(pictures[index], now.start[rows], now.start[off], self._draw)
         self.masks[number] = keys[index], mask
         held = off[_inside(mask, now.start[off]) & (now.way[off] <= MOVED)]
         self._of |= {tracks[row]: number for row in held if tracks[row] not in self._of}
@@ -184,11 +185,13 @@ def tell(
     return replace(source, things=masks, thing=thing.expand(-1, frames, -1), healed=healed, fine_healed=fine_healed)
 
 
-def with_things(source: CarrySource, positions: Tensor, visible: Tensor, starts: Sequence[int]) -> CarrySource:
+def with_things(
+    source: CarrySource, positions: Tensor, visible: Tensor, starts: Sequence[int], draw: Draw | None = None
+) -> CarrySource:
     """The source of whole clips with what their tracks are on, as streams find it chunk by chunk, with room for
-    ``MOST_THINGS``. ``starts``: the chunks' first frames."""
+    ``MOST_THINGS``. ``starts``: the chunks' first frames. ``draw``: as of ``mask_of``."""
     batch, sources = source.pictures.shape[:2]
-    clips, ids, keys = [Things() for _ in range(batch)], range(positions.shape[2]), range(sources)
+    clips, ids, keys = [Things(draw) for _ in range(batch)], range(positions.shape[2]), range(sources)
     told, thing = source, []
     for first, end in pairwise([*starts, positions.shape[1]]):
         find(source, positions[:, first:end], visible[:, first:end], clips, ids, keys)

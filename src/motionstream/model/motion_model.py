@@ -23,6 +23,7 @@ from motionstream.model.attention import AttentionContext
 from motionstream.model.flow import per_frame, x0_to_velocity
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.transformer import MotionTransformer
+from motionstream.tracks.masks import Draw
 from motionstream.tracks.sampling import chunk_starts
 
 UNSURE = 0.6
@@ -159,6 +160,11 @@ class MotionModel(nn.Module):
         # not the transformer's: its blocks may wait elsewhere until they are due
         return self.track_head.project.weight.device
 
+    @property
+    def draw(self) -> Draw | None:
+        """How to draw what points in a picture are on, for a model that has learnt it."""
+        return None if self.pixel_mixer is None else self.pixel_mixer.draw
+
     def encode_carried(self, motion: MotionInput, autoencoder: object) -> CarriedLatents | None:
         """Carry the content and encode it; None for models without it."""
         if self.carry_prior is None:
@@ -191,7 +197,7 @@ class MotionModel(nn.Module):
             return motion.source
         chunk = self.config.chunk_video_frames
         starts = chunk_starts(motion.positions.shape[1], chunk(0 if motion.first else 1), chunk(1))
-        return with_things(motion.source, motion.positions, motion.visible, starts)
+        return with_things(motion.source, motion.positions, motion.visible, starts, self.draw)
 
     def conditions(
         self,

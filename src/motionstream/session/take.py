@@ -12,7 +12,7 @@ from motionstream.session.commands import Command, Prompt, Refresh, Restart, Sel
 from motionstream.session.director import Director
 from motionstream.stream import Stream
 from motionstream.tracks import Tracks
-from motionstream.tracks.masks import outline, select_object
+from motionstream.tracks.masks import Draw, outline, select_object
 
 SETTINGS = (Prompt, Steps, Restart, Refresh)
 """The commands that are about the stream itself; all others are about its tracks, and the director's."""
@@ -53,15 +53,16 @@ class Shot:
     tracks: Tracks
 
 
-def find(command: Select, picture: np.ndarray) -> Select:
+def find(command: Select, picture: np.ndarray, draw: Draw | None = None) -> Select:
     """A selection with its outline in ``picture``: what is recorded is what was found, not where it was looked for
-    alone. Takes a fifth of a second. ValueError where nothing is found, or it does not say where to look."""
+    alone. ``draw`` helps to find it. Takes a fifth of a second. ValueError where nothing is found, or it does not say
+    where to look."""
     if command.outline is not None:
         return command
     if (command.x is None) != (command.y is None):
         raise ValueError(f"x is {command.x}, y is {command.y}; give both, or a box")
     point = None if command.x is None or command.y is None else (command.x, command.y)
-    corners = outline(select_object(picture, point, command.box)).tolist()
+    corners = outline(select_object(picture, point, command.box, draw)).tolist()
     return replace(command, outline=tuple((x, y) for x, y in corners))
 
 
@@ -91,7 +92,7 @@ class Take:
             apply(self.stream, command)
         else:
             if isinstance(command, Select):
-                command = find(command, self.seen())
+                command = find(command, self.seen(), self.stream.model.draw)
             if not self.director.obey(command):
                 return False
         self._obeyed.append(command)

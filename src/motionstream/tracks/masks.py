@@ -1,11 +1,11 @@
-"""A click, points or a box select an object: GrabCut (Rother et al. 2004), begun from several guesses of its size.
+"""A click, points or a box select an object: GrabCut (Rother et al. 2004), begun from several guesses of where it ends.
 
 Pictures are uint8 (H, W, 3), masks bool (H, W), pixels (x, y) with (0, 0) the centre of the top-left one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -29,18 +29,24 @@ SURELY = 0.5
 Others may be beside it."""
 BAND, BAND_ROUNDS = 4, 2
 """Pixels to either side of a coarse outline within which the fine one is sought."""
+LIKELY = (0.25, 0.5, 0.75)
+"""What is drawn is looked at thrice: what is at least so likely."""
 QUICK_SHARES, QUICK_ROUNDS = (0.02, 0.06, 0.16), 2
 """Fewer guesses and rounds than for a click of a person, in a tenth of the time."""
 
 Box = tuple[float, float, float, float]
+Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""How likely every pixel, float32 (H, W), of a picture, uint8 (H, W, 3), is of what points ``on`` (N, 2) are on, and
+others, ``off`` (M, 2), are not, in somebody's view. It is a guess among others and has a say in which is the best."""
 
 
 def select_object(
     picture: np.ndarray,
     point: tuple[float, float] | None = None,
     box: Box | None = None,
+    draw: Draw | None = None,
 ) -> np.ndarray:
-    """The mask of the object at `point`, or within `box` (left, top, right, bottom).
+    """The mask of the object at `point`, or within `box` (left, top, right, bottom); of a point `draw` is asked, too.
 
     From a click the picture is flooded in the order of how far every pixel is along paths that shun edges and other
     colours; each of the `SHARES` is a guess that GrabCut refines. The mask that agrees best with all the
@@ -68,7 +74,9 @@ def select_object(
         click = (int(place[0]), int(place[1]))
         sure = _disc(small.shape[:2], click, 2)
         hints = _Hints(click, sure, sure, np.zeros_like(sure))
-        mask = _at(small, _distance(small, click), hints, SHARES, ROUNDS)
+        views = _views(draw, small, np.array([click]), np.zeros((0, 2)), hints)
+        guesses = [*_flooded(_distance(small, click), hints, SHARES), *views]
+        mask = _best(small, guesses, hints, ROUNDS, views)
     else:
         assert box is not None
         mask = _within(small, _check_box(box, (height, width)) * np.tile(ratio, 2))
@@ -77,11 +85,11 @@ def select_object(
     return np.asarray(mask, bool)
 
 
-def cut_out(picture: np.ndarray, on: np.ndarray, off: np.ndarray) -> np.ndarray:
+def cut_out(picture: np.ndarray, on: np.ndarray, off: np.ndarray, draw: Draw | None = None) -> np.ndarray:
     """The mask of what points ``on`` (N, 2) are on, N at least 1, and points ``off`` (M, 2) are not.
 
-    Quick, some 25 ms of 128×128: guessed at half the picture's size, around the point in the middle, then cut anew near
-    the outline. The same picture and points give the same mask.
+    Quick, some 25 ms of 128×128 and what it takes to ``draw``: guessed at half the picture's size, around the point in
+    the middle, then cut anew near the outline. The same picture, points and drawing give the same mask.
     """
     cv2.setRNGSeed(0)
     small = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
@@ -89,7 +97,9 @@ def cut_out(picture: np.ndarray, on: np.ndarray, off: np.ndarray) -> np.ndarray:
     middle = np.hypot(*(on - on.mean(axis=0)).T).argmin()
     distance = _distance(small, (int(x[middle]), int(y[middle])))
     on = on[distance[y, x].argsort(kind="stable")]
-    coarse = _at(small, distance, _hints(on, off, small.shape[:2], 0.5), QUICK_SHARES, QUICK_ROUNDS)
+    hints = _hints(on, off, small.shape[:2], 0.5)
+    views = _views(draw, picture, on, off, hints)
+    coarse = _best(small, [*_flooded(distance, hints, QUICK_SHARES), *views], hints, QUICK_ROUNDS, views)
     enlarged = cv2.resize(coarse.astype(np.float32), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR) > 0.5
     return _sharpened(picture, enlarged, _hints(on, off, picture.shape[:2], 1.0))
 
@@ -128,6 +138,11 @@ class _Hints:
     likely: np.ndarray
     never: np.ndarray
 
+    def fit(self, mask: np.ndarray) -> bool:
+        """Whether a mask may be an object: neither next to nothing, nor hardly more than the hints, nor nearly all."""
+        least = max(LEAST, TIMES * int(self.sure.sum()))
+        return bool(least <= mask.sum() <= MOST * mask.size)
+
 
 def _hints(on: np.ndarray, off: np.ndarray, size: tuple[int, int], scale: float) -> _Hints:
     """Of points, the surest first, in a picture ``scale`` times as large as the one they were laid upon."""
@@ -148,15 +163,33 @@ def _dots(points: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray
     return dots > 0
 
 
-def _at(picture: np.ndarray, distance: np.ndarray, hints: _Hints, shares: Sequence[float], rounds: int) -> np.ndarray:
-    """The best of several guesses, which grow by every pixel's ``distance`` (H, W) from the hinted place."""
-    order, least = np.sort(distance, axis=None), max(LEAST, TIMES * int(hints.sure.sum()))
-    found = []
-    for share in shares:
-        guess = _piece(distance <= order[int(share * len(order))], hints.place) | hints.likely
-        mask = _tidied(_refine(picture, guess, hints, rounds), hints.sure)
-        if least <= mask.sum() <= MOST * mask.size:
-            found.append(mask)
+def _views(draw: Draw | None, picture: np.ndarray, on: np.ndarray, off: np.ndarray, hints: _Hints) -> list[np.ndarray]:
+    """What is drawn of a picture and points, as masks of the size of the ``hints``; those that may be an object."""
+    if draw is None:
+        return []
+    drawn, size = draw(picture, on, off), hints.sure.shape
+    if drawn.shape != size:
+        drawn = cv2.resize(drawn, size[::-1], interpolation=cv2.INTER_AREA)
+    views = (_tidied(drawn > share, hints.sure) for share in LIKELY)
+    return [view for view in views if hints.fit(view)]
+
+
+def _flooded(distance: np.ndarray, hints: _Hints, shares: Sequence[float]) -> list[np.ndarray]:
+    """Guesses that grow by every pixel's ``distance`` (H, W) from the hinted place to these shares of the picture."""
+    order = np.sort(distance, axis=None)
+    return [_piece(distance <= order[int(share * len(order))], hints.place) for share in shares]
+
+
+def _best(
+    picture: np.ndarray,
+    guesses: Sequence[np.ndarray],
+    hints: _Hints,
+    rounds: int,
+    views: Sequence[np.ndarray] = (),
+) -> np.ndarray:
+    """Of guesses, each refined, and ``views``, as they are, the one that agrees best with all."""
+    refined = (_tidied(_refine(picture, guess | hints.likely, hints, rounds), hints.sure) for guess in guesses)
+    found = [mask for mask in (*refined, *views) if hints.fit(mask)]
     if not found:
         return _disc(picture.shape[:2], hints.place, 0.08 * min(picture.shape[:2])) | hints.sure
     agreement = [sum(_overlap(one, other) for other in found) for one in found]

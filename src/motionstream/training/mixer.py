@@ -10,6 +10,7 @@ Legend: B batch, K source pictures, F frames looked at, M tracks, P points of th
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from motionstream.conditioning.relations import FAR, CarrySource, Relations, rel
 from motionstream.conditioning.things import with_things
 from motionstream.data.procedural import Clips, SceneConfig, render
 from motionstream.data.textures import TextureBank
+from motionstream.tracks.masks import Draw
 from motionstream.tracks.sampling import SampledTracks, TrackMix, sample_tracks
 from motionstream.training.autoencoder import psnr
 from motionstream.training.clips import static_index, to_float
@@ -79,9 +81,10 @@ def take_frames(
     chunks: list[int],
     count: int,
     unknown: float = 0.0,
+    draw: Draw | None = None,
 ) -> MixerClips:
     """``count`` random frames of each of the clips. ``chunks``: first frames of the chunks. ``unknown``: share of the
-    clips of which it is not told what their tracks are on."""
+    clips of which it is not told what their tracks are on; ``draw`` helps to find it."""
     batch, frames = clips.video.shape[0], clips.video.shape[2]
     rows = torch.arange(batch)[:, None]
     video = to_float(clips.video)
@@ -90,7 +93,7 @@ def take_frames(
     picked = torch.stack([torch.randperm(frames - 1, generator=generator)[:count].sort().values + 1 for _ in rows])
     source = CarrySource(video[:, :, before].transpose(1, 2), tracks.birth, tracks.start, static)
     told = torch.rand(batch, 1, 1, generator=generator) >= unknown
-    source = with_things(source, tracks.positions, tracks.visible & told, chunks)
+    source = with_things(source, tracks.positions, tracks.visible & told, chunks, draw)
     assert source.thing is not None
     static = static[rows, picked]
     source = replace(source, static=static, thing=source.thing[rows, picked])
@@ -121,10 +124,17 @@ class _Rendered(Dataset):
     """One clip's frames by (step, sample). Runs in worker processes."""
 
     def __init__(
-        self, scene: SceneConfig, mix: TrackMix, textures: tuple[str, ...], seed: int, chunks: list[int], count: int
+        self,
+        scene: SceneConfig,
+        mix: TrackMix,
+        textures: tuple[str, ...],
+        seed: int,
+        chunks: list[int],
+        count: int,
+        draw: Draw | None,
     ) -> None:
         self.scene, self.mix, self.textures, self.seed = scene, mix, textures, seed
-        self.chunks, self.count = chunks, count
+        self.settings: dict[str, Any] = {"chunks": chunks, "count": count, "unknown": UNKNOWN, "draw": draw}
         self._bank: TextureBank | None = None
 
     def __getitem__(self, key: tuple[int, int]) -> MixerClips:
@@ -133,9 +143,7 @@ class _Rendered(Dataset):
         seed = int(torch.randint(2**62, (), generator=generator))
         # before a still camera, as most streams are, what is not dragged rests: that is where to look for mistakes
         scene = still_scene(self.scene) if sum(key) % 2 else self.scene
-        return rendered_frames(
-            scene, self.mix, self._bank, seed, generator, chunks=self.chunks, count=self.count, unknown=UNKNOWN
-        )
+        return rendered_frames(scene, self.mix, self._bank, seed, generator, **self.settings)
 
 
 def rendered_frames(
@@ -149,11 +157,12 @@ def rendered_frames(
     count: int,
     batch: int = 1,
     unknown: float = 0.0,
+    draw: Draw | None = None,
 ) -> MixerClips:
     """Render clips, choose tracks, and take ``count`` frames of each, as ``take_frames``."""
     clips = render(scene, batch, seed, bank)
     tracks = sample_tracks(clips.positions, clips.visible, clips.layer, mix, generator, chunks=chunks)
-    return take_frames(clips, tracks, generator, chunks=chunks, count=count, unknown=unknown)
+    return take_frames(clips, tracks, generator, chunks=chunks, count=count, unknown=unknown, draw=draw)
 
 
 class MixerStage:
@@ -177,13 +186,16 @@ class MixerStage:
         self.mixer, self.batch = mixer, batch
         self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
         scene = clear_scene(scene)
-        made = _Rendered(scene, mix, textures, seed, chunks, frames)
+        draw = _on_cpu(mixer)
+        made = _Rendered(scene, mix, textures, seed, chunks, frames, draw)
         self._loader: KeyedLoader[tuple[int, int], MixerClips] = KeyedLoader(made, workers=workers, ahead=2 * batch)
         plain = replace(still_scene(scene), photograph_probability=1.0)
         drags = replace(mix, dense=0.0, random=0.0, drags=1.0, late_birth=0.0, release=0.0)
         generator = torch.Generator().manual_seed(0)
         bank = TextureBank(held_out)
-        self.held = rendered_frames(plain, drags, bank, 77_000_001, generator, chunks=chunks, count=frames, batch=16)
+        self.held = rendered_frames(
+            plain, drags, bank, 77_000_001, generator, chunks=chunks, count=frames, batch=16, draw=draw
+        )
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         clips = self._clips(step).to(next(self.mixer.parameters()).device)
@@ -223,6 +235,11 @@ class MixerStage:
 
     def last_batch(self) -> dict[str, Any]:
         return {}
+
+
+def _on_cpu(mixer: PixelMixer) -> Draw | None:
+    """What draws things, as it is now, for clips that are rendered there."""
+    return None if mixer.outliner is None else copy.deepcopy(mixer.outliner).cpu().draw
 
 
 def picture_loss(mixed: Mixed, candidates: Tensor, video: Tensor) -> Tensor:

@@ -99,6 +99,10 @@ class MixerRecipe:
     """Of each clip, at random."""
     look: TrainConfig | None = None
     """Of what it sees, on still pictures, before the rest is trained on clips around it; None: both on clips."""
+    outline: TrainConfig | None = None
+    """Of what draws the things that are grasped, on still pictures before all else, where the mixer has such a part."""
+    outline_batch: int = 8
+    """Pictures."""
     tracks: TrackMix = field(default_factory=lambda: TrackMix(dense=0.1, random=0.15, drags=0.72))
 
 
@@ -255,7 +259,13 @@ def in_float32(recipe: Recipe) -> Recipe:
     recipe = replace(
         recipe,
         autoencoder=own and replace(own, train=changed(own.train), decoder=changed(own.decoder)),
-        mixer=mixer and replace(mixer, train=changed(mixer.train), look=mixer.look and changed(mixer.look)),
+        mixer=mixer
+        and replace(
+            mixer,
+            train=changed(mixer.train),
+            look=mixer.look and changed(mixer.look),
+            outline=mixer.outline and changed(mixer.outline),
+        ),
         tiny=tiny and replace(tiny, train=changed(tiny.train)),
     )
     return _diffusion_changed(recipe, changed)
@@ -299,8 +309,9 @@ def nano(minutes: float | None = None) -> Recipe:
             decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(0.05), bf16=True),
         ),
         mixer=MixerRecipe(
-            TrainConfig(steps=20_000, lr=2e-3, minutes=part(0.15), bf16=True, ema=0.99, betas=(0.9, 0.99)),
-            look=TrainConfig(steps=40_000, lr=2e-3, minutes=part(0.1), bf16=True, ema=0.99, betas=(0.9, 0.99)),
+            TrainConfig(steps=20_000, lr=2e-3, minutes=part(0.1), bf16=True, ema=0.99, betas=(0.9, 0.99)),
+            look=TrainConfig(steps=40_000, lr=2e-3, minutes=part(0.05), bf16=True, ema=0.99, betas=(0.9, 0.99)),
+            outline=TrainConfig(steps=20_000, lr=1.5e-3, minutes=part(0.1), bf16=True, ema=0.998, betas=(0.9, 0.999)),
         ),
         # what the prior says is the transformer's unit: first things first
         teacher=(
@@ -395,7 +406,7 @@ def debug(minutes: float | None = None) -> Recipe:
         model=preset("debug"),
         data=Rendered(scene, pool=4, reuse=2, long_frames=69),
         autoencoder=AutoencoderRecipe(train=short, decoder=short, basis_batches=2, batch=2),
-        mixer=MixerRecipe(short, batch=2, frames=2, look=short),
+        mixer=MixerRecipe(short, batch=2, frames=2, look=short, outline=short, outline_batch=2),
         teacher=(
             Phase(short, loss, TrackMix()),
             Phase(short, loss, TrackMix(mask_probability=0.2), track_head=False),

@@ -49,7 +49,7 @@ class OwnContent:
         self.pictures = clips.picture[:, None].repeat(1, len(self.starts), 1, 1, 1)
         self.asked: list[bool] = clips.events.any(dim=0).tolist()
         """By chunk: whether any clip has an event there."""
-        self._things = [Things() for _ in self.static]
+        self._things = [Things(self.model.draw) for _ in self.static]
         self._eventful = clips.events[:, 1:].any(dim=1).nonzero()[:, 0]
         count, id_range = clips.visible.shape[2], network.model.config.track_head.id_range
         drawn = [draw_ids(torch.Generator().manual_seed(seed), 1, count, id_range) for seed in ids]

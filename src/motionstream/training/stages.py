@@ -27,6 +27,7 @@ from motionstream.training.looking import LookStage
 from motionstream.training.loop import Run, train
 from motionstream.training.lora import LoraSettings, add_lora, merged
 from motionstream.training.mixer import MixerStage, clear_scene
+from motionstream.training.outlining import OutlineStage
 from motionstream.training.recipes import Recipe, Rendered
 from motionstream.training.self_forcing import SelfForcingStage
 from motionstream.training.sources import (
@@ -87,6 +88,11 @@ def train_mixer(recipe: Recipe, folder: Path, say: Say = print) -> None:
         raise ValueError("the pixel mixer is trained on rendered clips; for prepared ones it must be there already")
     torch.manual_seed(recipe.seed)
     mixer = PixelMixer(carry.mixer, grid=carry.grid).to(device())
+    if own.outline is not None and mixer.outliner is not None:
+        pictures = {"batch": own.outline_batch, "seed": recipe.seed, "workers": data.workers}
+        outline = OutlineStage(mixer.outliner, clear_scene(data.scene), TRAIN, HELD_OUT, **pictures)
+        train(outline, own.outline, folder / "mixer_outline", say=say).use_average()
+        mixer.outliner.requires_grad_(False)
     if own.look is not None:
         shared = {"batch": own.batch, "seed": recipe.seed, "workers": data.workers}
         look = LookStage(mixer, clear_scene(data.scene), own.tracks, TRAIN, HELD_OUT, **shared)

@@ -1,0 +1,53 @@
+"""A small U-Net, as the pixel mixer's parts are."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # in place where nobody will ask for gradients: large tensors cost more to fetch than to compute
+        inside = F.silu(self.conv1(F.silu(x)), inplace=not torch.is_grad_enabled())
+        return self.conv2(inside).add_(x)
+
+
+class UNet(nn.Module):
+    """One block a scale on the way down, one on the way up, skip connections added. ``kernel``: of the first layer."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int, *, kernel: int = 1) -> None:
+        super().__init__()
+        steps = list(pairwise(widths))
+        self.inlet = nn.Conv2d(inputs, widths[0], kernel, padding=kernel // 2)
+        self.left = nn.ModuleList(_Block(width) for width in widths)
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
+        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in steps)
+        self.right = nn.ModuleList(_Block(width) for width in widths[:-1])
+        self.outlet = nn.Conv2d(widths[0], outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) → (B, outputs, h, w)."""
+        # many channels come in and few go on: turning the few into the faster layout is cheaper
+        x, *kept = self._descend(self.inlet(x).contiguous(memory_format=torch.channels_last))
+        for up, block in zip(reversed(self.up), reversed(self.right), strict=True):
+            x = block(F.interpolate(up(x), scale_factor=2, mode="nearest") + kept.pop())
+        return self.outlet(F.silu(x))
+
+    def _descend(self, x: Tensor) -> list[Tensor]:
+        """The coarsest scale, then the others, finest first."""
+        kept = []
+        for block, down in zip(self.left, self.down, strict=False):
+            x = block(x)
+            kept.append(x)
+            x = down(F.silu(x))
+        return [self.left[-1](x), *kept]

@@ -1,0 +1,186 @@
+"""Training what draws the thing that a drag is on (``conditioning/outliner.py``), by itself: on rendered still pictures
+in which something is grasped. The renderer knows what is of the same thing.
+
+Axes: P grasps of things, N points of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from motionstream.conditioning.outliner import Outliner, show
+from motionstream.data.compositing import covering
+from motionstream.data.procedural import SceneConfig, draw_scene, render_scene
+from motionstream.data.textures import TextureBank
+from motionstream.training.clips import to_float
+from motionstream.training.distributed import keyed_generator, shard
+from motionstream.training.keyed_loader import KeyedLoader, of_step
+from motionstream.training.looking import HELD_OUT_SEED, still_pictures
+
+GRASPS = 2
+"""Of every thing."""
+LEAST = 60
+"""Pixels of a thing, of 128×128, below which nobody would take hold of it."""
+RADIUS, MOST_POINTS = (3.0, 16.0), 20
+"""Of a grasp, in pixels of 128×128, and the number of its points, 1 to so many."""
+SPILT = 0.4
+"""Share of grasps whose points are wherever they fall; those of the others are on the thing, as tracks of it are."""
+ALONE, OTHERS, OTHERS_RADIUS, OTHER_POINTS = 0.15, 3, 10.0, 9
+"""Share of grasps with nothing known beside the thing; else up to so many groups of so many points, at most, within so
+many pixels."""
+SIZES = (7.0, 0.4)
+"""Radius of the smallest things in pixels of 128×128, and of the largest as share of the picture's side: things of
+photographs may be larger than those that clips have room for."""
+CROSS_ENTROPY = 2.0
+"""Its weight, beside the intersection over union's."""
+
+
+@dataclass(frozen=True)
+class Grasps:
+    """What an outliner is ``shown`` (P, 9, H, W), and the ``things``, bool (P, H, W), that are grasped."""
+
+    shown: Tensor
+    things: Tensor
+
+    @classmethod
+    def join(cls, parts: list[Grasps]) -> Grasps:
+        """Batches joined into one."""
+        return cls(torch.cat([part.shown for part in parts]), torch.cat([part.things for part in parts]))
+
+    def to(self, device: torch.device) -> Grasps:
+        return Grasps(self.shown.to(device), self.things.to(device))
+
+
+def pictures_to_grasp(scene: SceneConfig) -> SceneConfig:
+    """The same scenes as single frames, with things of many sizes."""
+    side = min(scene.size)
+    return replace(still_pictures(scene), background_grid=1, sprite_radius=(SIZES[0] * side / 128, SIZES[1] * side))
+
+
+def rendered_grasps(
+    scene: SceneConfig, bank: TextureBank, seed: int, generator: torch.Generator, *, batch: int = 1
+) -> Grasps:
+    """Render pictures and take hold of each thing in them; of pictures with none, none."""
+    drawn = draw_scene(scene, batch, seed, bank)
+    pictures = to_float(render_scene(drawn, scene).video)[:, :, 0]
+    height, width = scene.size
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = torch.stack([columns, rows], dim=-1).float().view(1, 1, -1, 2).to(pictures.device)
+    layers = covering(drawn.sprites, places.expand(batch, -1, -1, -1)).view(batch, height, width).cpu()
+    shown, things = [pictures.new_zeros(0, *show(pictures[0], places[0, 0, :0], places[0, 0, :0]).shape)], []
+    for picture, layer in zip(pictures, layers, strict=True):
+        for level in layer.unique().tolist():
+            thing = layer == level
+            if level == 0 or thing.sum() < LEAST * height * width / 128**2:
+                continue
+            for _ in range(GRASPS):
+                points = (x.float().to(picture.device) for x in (_grasped(thing, generator), _beside(thing, generator)))
+                shown.append(show(picture, *points)[None])
+                things.append(thing)
+    found = torch.stack(things) if things else torch.zeros(0, height, width, dtype=torch.bool)
+    return Grasps(torch.cat(shown), found.to(pictures.device))
+
+
+def _grasped(thing: Tensor, generator: torch.Generator) -> Tensor:
+    """Points (N, 2) of a grasp of a thing, bool (H, W)."""
+    centre = _some(thing, 1, generator)
+    radius = RADIUS[0] + (RADIUS[1] - RADIUS[0]) * float(torch.rand((), generator=generator))
+    near = _disc(thing, centre[0], radius * min(thing.shape) / 128)
+    spilt = float(torch.rand((), generator=generator)) < SPILT
+    count = int(torch.randint(1, MOST_POINTS + 1, (), generator=generator))
+    points = _some(near if spilt else near & thing, count, generator)
+    x, y = points.T
+    return points if count > 1 and thing[y, x].any() else centre
+
+
+def _beside(thing: Tensor, generator: torch.Generator) -> Tensor:
+    """Points (M, 2) that are known not to be on it."""
+    groups: list[Tensor] = []
+    if not thing.all() and float(torch.rand((), generator=generator)) >= ALONE:
+        for _ in range(int(torch.randint(1, OTHERS + 1, (), generator=generator))):
+            centre = _some(~thing, 1, generator)[0]
+            near = _disc(thing, centre, OTHERS_RADIUS * min(thing.shape) / 128) & ~thing
+            groups.append(_some(near, int(torch.randint(1, OTHER_POINTS + 1, (), generator=generator)), generator))
+    return torch.cat(groups) if groups else torch.zeros(0, 2)
+
+
+def _some(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """So many pixels (x, y) of a mask, at random; all where there are fewer."""
+    rows, columns = mask.nonzero(as_tuple=True)
+    chosen = torch.randperm(len(rows), generator=generator)[:count]
+    return torch.stack([columns[chosen], rows[chosen]], dim=-1)
+
+
+def _disc(like: Tensor, centre: Tensor, radius: float) -> Tensor:
+    rows, columns = (torch.arange(side) for side in like.shape)
+    return (rows[:, None] - centre[1]) ** 2 + (columns - centre[0]) ** 2 <= radius**2
+
+
+class _Rendered(Dataset):
+    """One picture's grasps by (step, sample). Runs in worker processes."""
+
+    def __init__(self, scene: SceneConfig, textures: tuple[str, ...], seed: int) -> None:
+        self.scene, self.textures, self.seed = scene, textures, seed
+        self._bank: TextureBank | None = None
+
+    def __getitem__(self, key: tuple[int, int]) -> Grasps:
+        self._bank = self._bank or TextureBank(self.textures)
+        generator = keyed_generator("outline", self.seed, *key)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        return rendered_grasps(self.scene, self._bank, seed, generator)
+
+
+class OutlineStage:
+    """See the module's docstring. ``scene``: what clips are like; ``batch``: pictures of a step."""
+
+    def __init__(
+        self,
+        outliner: Outliner,
+        scene: SceneConfig,
+        textures: tuple[str, ...],
+        held_out: tuple[str, ...],
+        *,
+        batch: int,
+        seed: int,
+        workers: int,
+    ) -> None:
+        self.module: nn.Module = outliner
+        self.outliner, self.batch = outliner, batch
+        self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
+        scene = pictures_to_grasp(scene)
+        made = _Rendered(scene, textures, seed)
+        self._loader: KeyedLoader[tuple[int, int], Grasps] = KeyedLoader(made, workers=workers, ahead=2 * batch)
+        generator = torch.Generator().manual_seed(0)
+        self.held = rendered_grasps(scene, TextureBank(held_out), HELD_OUT_SEED, generator, batch=32)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        grasps = self._grasps(step).to(next(self.outliner.parameters()).device)
+        if len(grasps.things) == 0:  # nothing to take hold of in the whole batch
+            return 0 * self.outliner.net.inlet.weight.sum(), {}
+        logits, things = self.outliner(grasps.shown), grasps.things.float()
+        likely = logits.sigmoid()
+        both = (likely * things).sum(dim=(1, 2))
+        overlap = (both + 1) / ((likely + things).sum(dim=(1, 2)) - both + 1)
+        return CROSS_ENTROPY * F.binary_cross_entropy_with_logits(logits, things) + 1 - overlap.mean(), {}
+
+    def _grasps(self, step: int) -> Grasps:
+        return Grasps.join(of_step(self._loader, step, list(shard(self.batch))))
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """On held-out photographs: of what is drawn, intersection over union with the thing, mean and median, and the
+        share of things of which more than half is."""
+        grasps = self.held.to(next(module.parameters()).device)
+        drawn, things = module(grasps.shown) > 0, grasps.things
+        overlap = (drawn & things).sum(dim=(1, 2)) / (drawn | things).sum(dim=(1, 2)).clamp(min=1)
+        found = float((overlap > 0.5).float().mean())
+        return {"iou": float(overlap.mean()), "iou_median": float(overlap.median()), "found": found}
+
+    def last_batch(self) -> dict[str, Any]:
+        return {}

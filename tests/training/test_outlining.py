@@ -1,0 +1,67 @@
+"""training/outlining.py: points are where they are said to be, and it learns to draw what they are on."""
+
+import pytest
+import torch
+
+from motionstream.conditioning.outliner import Outliner
+from motionstream.data.photographs import HELD_OUT, TRAIN
+from motionstream.data.textures import TextureBank
+from motionstream.training import recipes
+from motionstream.training.loop import Run, TrainConfig
+from motionstream.training.outlining import GRASPS, Grasps, OutlineStage, pictures_to_grasp, rendered_grasps
+
+SCENE = recipes.debug().data.scene
+
+
+def make_stage(**settings) -> OutlineStage:
+    torch.manual_seed(0)
+    settings = {"batch": 4, "seed": 1, "workers": 0} | settings
+    return OutlineStage(Outliner((8, 16)), SCENE, TRAIN, HELD_OUT, **settings)
+
+
+@pytest.fixture(scope="module")
+def grasps() -> Grasps:
+    generator = torch.Generator().manual_seed(0)
+    return rendered_grasps(pictures_to_grasp(SCENE), TextureBank(()), 3, generator, batch=16)
+
+
+def test_points_are_on_the_thing_and_others_beside_it(grasps):
+    count = len(grasps.things)
+    assert grasps.shown.shape == (count, 9, 32, 32) and grasps.things.shape == (count, 32, 32)
+    assert count % GRASPS == 0 and count >= 16 * GRASPS and grasps.things.flatten(1).any(dim=1).all()
+    size = grasps.things.float().mean(dim=(1, 2))
+    assert size.min() < 0.1 < 0.3 < size.max(), "small and large things"
+    on, off = grasps.shown[:, 4] == 0, grasps.shown[:, 7] == 0  # no distance at all: the points
+    assert on.flatten(1).any(dim=1).all()
+    assert (on & grasps.things).flatten(1).any(dim=1).all(), "some point is on it in any case"
+    assert not (off & grasps.things).any()
+    spilt = (on & ~grasps.things).flatten(1).any(dim=1).float().mean()
+    assert 0.05 < spilt < 0.6
+    assert (~off.flatten(1).any(dim=1)).any(), "now and then nothing is known beside it"
+
+
+def test_it_learns_to_draw_what_is_grasped(tmp_path):
+    stage = make_stage()
+    stage._grasps = lambda step: stage.held  # the same pictures again and again
+    before = stage.validate(stage.module)
+    run = Run(stage, TrainConfig(steps=60, lr=1e-2, warmup=5, ema=0.8), tmp_path)
+    for _ in range(60):
+        run.update()
+    after = run.validate()
+    assert after["iou"] > before["iou"] + 0.15 and after["found"] > before["found"]
+
+
+def test_a_steps_pictures_depend_on_the_step_alone():
+    jumped, straight = make_stage(), make_stage(workers=1)
+    for step in range(3):
+        straight._grasps(step)
+    for one, other in zip(vars(jumped._grasps(3)).values(), vars(straight._grasps(3)).values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_pictures_without_things_cost_nothing_and_teach_nothing():
+    stage = make_stage()
+    stage._grasps = lambda step: Grasps(torch.zeros(0, 9, 32, 32), torch.zeros(0, 32, 32, dtype=torch.bool))
+    loss, _ = stage.loss(0)
+    loss.backward()
+    assert loss.item() == 0
