@@ -29,6 +29,9 @@ SURELY = 0.5
 Others may be beside it."""
 BAND, BAND_ROUNDS = 4, 2
 """Pixels to either side of a coarse outline within which the fine one is sought."""
+HEED, EDGE = 0.9, 15.0
+"""What an outline along edges of the picture counts for beside full agreement, and how steep such an edge is, in levels
+of CIELAB a pixel: a patch of sky has none where it ends, whoever agrees on it."""
 LIKELY = (0.25, 0.5, 0.75)
 """What is drawn is looked at thrice: what is at least so likely."""
 QUICK_SHARES, QUICK_ROUNDS = (0.02, 0.06, 0.16), 2
@@ -187,24 +190,43 @@ def _best(
     rounds: int,
     views: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-    """Of guesses, each refined, and ``views``, as they are, the one that agrees best with all."""
+    """Of guesses, each refined, and ``views``, as they are, the one that agrees best with all and ends where the
+    picture has edges."""
     refined = (_tidied(_refine(picture, guess | hints.likely, hints, rounds), hints.sure) for guess in guesses)
     found = [mask for mask in (*refined, *views) if hints.fit(mask)]
     if not found:
         return _disc(picture.shape[:2], hints.place, 0.08 * min(picture.shape[:2])) | hints.sure
-    agreement = [sum(_overlap(one, other) for other in found) for one in found]
-    return found[int(np.argmax(agreement))]
+    edges = cv2.dilate(_edges(_lab(picture)), np.ones((3, 3), np.uint8))
+    scores = [np.mean([_overlap(one, other) for other in found]) + HEED * _along_edges(one, edges) for one in found]
+    return found[int(np.argmax(scores))]
+
+
+def _along_edges(mask: np.ndarray, edges: np.ndarray) -> float:
+    """How much of a mask's outline is at ``edges`` (H, W), 0 to 1; the picture's border does not count."""
+    inner = cv2.erode(np.pad(mask, 1, mode="edge").astype(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
+    outline = edges[mask & ~inner]
+    return float(np.clip(outline / EDGE, 0, 1).mean()) if len(outline) else 0.0
 
 
 def _distance(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
     """How far every pixel is from `place`, (H, W): each costs by its edges and by how its colour differs there."""
     (x, y), reach = place, 3
-    lab = cv2.cvtColor(cv2.bilateralFilter(picture, 5, 30, 3), cv2.COLOR_RGB2LAB).astype(np.float32)
-    slopes = np.concatenate([cv2.Sobel(lab, -1, 1, 0), cv2.Sobel(lab, -1, 0, 1)], axis=-1) / 8
-    edges = np.linalg.norm(slopes, axis=-1)
+    lab = _lab(picture)
     patch = lab[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1].reshape(-1, 3)
     colour = np.linalg.norm(lab - np.median(patch, axis=0), axis=-1)
-    return np.asarray(MCP_Geometric(0.3 + edges + 0.05 * colour).find_costs([(y, x)])[0])
+    return np.asarray(MCP_Geometric(0.3 + _edges(lab) + 0.05 * colour).find_costs([(y, x)])[0])
+
+
+def _lab(picture: np.ndarray) -> np.ndarray:
+    """The picture smoothed but for its edges, in CIELAB, float32 (H, W, 3)."""
+    smooth = cv2.bilateralFilter(picture, 5, 30, 3)
+    return np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.float32))
+
+
+def _edges(lab: np.ndarray) -> np.ndarray:
+    """How steep it is (H, W)."""
+    slopes = np.concatenate([cv2.Sobel(lab, -1, 1, 0), cv2.Sobel(lab, -1, 0, 1)], axis=-1) / 8
+    return np.asarray(np.linalg.norm(slopes, axis=-1))
 
 
 def _refine(picture: np.ndarray, guess: np.ndarray, hints: _Hints, rounds: int) -> np.ndarray:
