@@ -28,8 +28,9 @@ def test_what_is_shown_is_told_pixel_by_pixel():
         for y, x in itertools.product(range(0, H, 3), range(0, W, 3)):
             distance = min(np.hypot(x - px, y - py) for px, py in points)
             unlike = min(float((smooth(x, y) - smooth(*point)).norm()) for point in points)
-            wanted = [float(distance < DOT), 2 * min(distance, FARTHEST) / FARTHEST, min(unlike, UNLIKEST)]
-            torch.testing.assert_close(shown[channel : channel + 3, y, x], torch.tensor(wanted), atol=1e-5, rtol=0)
+            wanted = [distance < DOT, 2 * min(distance, FARTHEST) / FARTHEST, min(unlike, UNLIKEST)]
+            told = torch.tensor([float(value) for value in wanted])
+            torch.testing.assert_close(shown[channel : channel + 3, y, x], told, atol=1e-5, rtol=0)
 
 
 def test_where_nothing_is_known_it_is_as_far_as_can_be():

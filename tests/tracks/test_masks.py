@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from motionstream.tracks import masks
 from motionstream.tracks.masks import cut_out, outline, select_object
 
 
@@ -160,3 +161,19 @@ def test_a_drawing_of_nothing_or_of_everything_spoils_nothing(everywhere):
     picture[bar] = (noise(128, 128, 1) + np.array([180, 150, 120], np.uint8))[bar]
     drawn = np.full((128, 128), everywhere, np.float32)
     assert iou(cut_out(picture, grid(64, 60, 8), NONE, lambda *told: drawn), bar) > 0.95
+
+
+def test_an_outline_along_edges_counts_for_more_than_what_two_agree_on(monkeypatch):
+    """A mast in the sky, and two patches of sky around it."""
+    picture, mast = (
+        np.full((128, 128, 3), (40, 60, 110), np.uint8) + noise(128, 128, 0) // 8,
+        np.zeros((128, 128), bool),
+    )
+    mast[40:100, 59:69] = True
+    picture[mast] = (noise(128, 128, 1) // 2 + np.array([190, 170, 130], np.uint8))[mast]
+    patches = np.zeros((2, 128, 128), bool)
+    patches[0, 24:80, 36:92] = patches[1, 26:84, 34:90] = True
+    hints = masks._hints(np.array([(64.0, 60.0)]), NONE, (128, 128), 1.0)
+    assert masks._best(picture, [], hints, 1, [*patches, mast]) is mast
+    monkeypatch.setattr(masks, "HEED", 0.0)
+    assert masks._best(picture, [], hints, 1, [*patches, mast]) is not mast
