@@ -161,6 +161,21 @@ def test_what_moves_with_the_camera_is_no_thing():
     assert found.thing is not None and (found.thing == -1).all()
 
 
+def test_what_has_left_the_picture_is_no_thing_of_its_own():
+    """A camera goes on over a wall; tracks at its edge are seen no more after the first half."""
+    start = np.stack(np.meshgrid(np.arange(4, SIZE, 12), np.arange(4, SIZE, 12)), -1).reshape(-1, 2).astype(np.float32)
+    positions = start + np.linspace(0, 12, 5, dtype=np.float32)[:, None, None] * np.float32([-1, 0])
+    visible = positions[..., 0] >= 0
+    assert not visible.all() and visible[1].all()
+    found = with_things(make_source(start), torch.from_numpy(positions)[None], torch.from_numpy(visible)[None], [0])
+    assert found.thing is not None and (found.thing == -1).all()
+    released = np.broadcast_to(np.arange(5)[:, None] < 4, (5, 4))  # a flick, over before its chunk is
+    positions = points(0) + np.linspace(0, 24, 5, dtype=np.float32)[:, None, None] * np.float32([1, 0])
+    source = make_source(points(0))
+    found = with_things(source, torch.from_numpy(positions)[None], torch.from_numpy(released.copy())[None], [0])
+    assert found.thing is not None and (found.thing == 0).all(), "whose tracks were all seen last at once"
+
+
 def test_tracks_that_part_are_on_two_things_and_each_is_cut_out_anew():
     start = np.array(
         [(28, 28), (36, 30), (56, 56), (62, 60)], np.float32

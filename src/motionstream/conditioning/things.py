@@ -202,10 +202,19 @@ def with_things(
 
 
 def moving(source: CarrySource, positions: Tensor, visible: Tensor) -> list[Moving]:
-    """Every clip's tracks where they were last seen."""
+    """Every clip's tracks where they were last seen. Of those that move, only they that were last seen when most were:
+    one that has left the picture, or is hidden, has stopped, and its thing has not."""
     frames = torch.arange(visible.shape[1], device=visible.device)[None, :, None]
     last = torch.where(visible, frames, 0).amax(dim=1)
     where = positions.gather(1, last[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
     move = torch.where(visible.any(dim=1)[..., None], where - source.start, torch.nan)
-    parts = (source.start.cpu().numpy(), move.cpu().numpy(), source.index.cpu().numpy())
-    return [Moving(*each) for each in zip(*parts, strict=True)]
+    parts = (source.start, move, source.index, last)
+    return [_together(*(part.cpu().numpy() for part in each)) for each in zip(*parts, strict=True)]
+
+
+def _together(start: np.ndarray, move: np.ndarray, index: np.ndarray, last: np.ndarray) -> Moving:
+    """One clip's tracks, of which those that have moved are as ``last`` (N,) seen at the frame of most of them."""
+    moved = np.hypot(*move.T) > MOVED
+    counts = np.bincount(last[moved], minlength=1)[::-1]  # of as many the later
+    stale = moved & (last != len(counts) - 1 - counts.argmax())
+    return Moving(start, np.where(stale[:, None], np.nan, move), index)
