@@ -11,12 +11,11 @@ from motionstream.autoencoder.linear import from_blocks
 from motionstream.data.photographs import TRAIN
 from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank
-from motionstream.model.motion_model import MotionModel
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import Tracks
 from motionstream.tracks.sampling import SampledTracks, TrackMix
 from motionstream.training import recipes, rollouts
-from motionstream.training.clips import assemble, to_float
+from motionstream.training.clips import assemble, carrying_model, to_float
 from motionstream.training.rendered_clips import frames_before, prepare
 from motionstream.training.rollouts import OwnContent, keyed_conditions, roll_out
 from motionstream.training.trainee import Trainee
@@ -52,7 +51,8 @@ def clips(pipeline, rendered):
     """Of three clips some have drags that begin late or are let go."""
     mix = TrackMix(dense=0, random=0, drags=1, late_birth=0.8, release=0.8)
     generator = torch.Generator().manual_seed(0)
-    made = prepare(rendered, MotionModel(pipeline.config), pipeline.parts.autoencoder, mix, generator)
+    model = carrying_model(pipeline.config, pipeline.model.pixel_mixer)
+    made = prepare(rendered, model, pipeline.parts.autoencoder, mix, generator)
     assert made.events[:, 1:].any() and (made.birth > 0).any() and not made.events.all()
     return made
 
