@@ -1,7 +1,7 @@
 """Which pixels go along with a drag: the things that tracks were laid upon, cut out of the pictures they began in.
 
 Tracks that move together (``grouping.py``) are taken for one thing, which a graph cut (GrabCut) finds around them and
-apart from those that rest or move otherwise, from several guesses, one of which a network has drawn (``outliner.py``).
+apart from those that rest or move otherwise, from several guesses, some of which a network has drawn (``outliner.py``).
 The mixer is told the masks and is heard besides them, since they are guesses, too, and photographs are of more than
 things.
 """
