@@ -121,15 +121,14 @@ def _parts(tracks: Moving, rows: np.ndarray) -> list[np.ndarray]:
         parts.append(rest[alike])
         rest = rest[~alike]
     parts = _joined(tracks, _with_the_nearest(tracks, parts))
-    together = _distances(tracks.move[rows]) < STRAIN * _distances(tracks.start[rows]) + 1
-    left = np.isin(rows, rest)
-    for row in rest if parts else rest[:0]:
-        apart = np.where(together[rows == row][0] & ~left, _from(tracks, rows, row), np.inf)
-        if np.isfinite(apart).any():
-            home = next(k for k, part in enumerate(parts) if rows[apart.argmin()] in part)
-            parts[home] = np.append(parts[home], row)
-            rest = rest[rest != row]
-    count, label = connected_components(together[np.ix_(np.isin(rows, rest), np.isin(rows, rest))], directed=False)
+    apart, left = _distances(tracks.start[rows]), np.isin(rows, rest)
+    together = _distances(tracks.move[rows]) < STRAIN * apart + 1
+    away = np.where(together & ~left, apart, np.inf)[left]
+    joins, nearest = np.isfinite(away.min(axis=1)), rows[away.argmin(axis=1)]
+    parts = [np.concatenate([part, rest[joins & np.isin(nearest, part)]]) for part in parts]
+    rest = rest[~joins]
+    alone = np.isin(rows, rest)
+    count, label = connected_components(together[np.ix_(alone, alone)], directed=False)
     return [*parts, *(rest[label == one] for one in range(count))]
 
 
@@ -214,11 +213,6 @@ def _fit(tracks: Moving, part: np.ndarray) -> _Similarity:
 def _missed(tracks: Moving, fit: _Similarity, rows: np.ndarray) -> np.ndarray:
     """Pixels by which a similarity misses where tracks are."""
     return np.asarray(np.abs(fit(_complex(tracks.start[rows])) - _complex((tracks.start + tracks.move)[rows])))
-
-
-def _from(tracks: Moving, rows: np.ndarray, row: int) -> np.ndarray:
-    """Pixels between where one track and others began."""
-    return np.asarray(np.linalg.norm(tracks.start[rows] - tracks.start[row], axis=-1))
 
 
 def _complex(places: np.ndarray) -> np.ndarray:
