@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from motionstream.component_config import LinearAutoencoderConfig
 from motionstream.filling import surroundings
+from motionstream.residual import ResidualBlock
 
 PATCH = 8
 GROUP = 4
@@ -109,17 +110,6 @@ def _near(size: int, reach: int, device: torch.device) -> Tensor:
     return near / near.sum(dim=1, keepdim=True)
 
 
-class _ResidualBlock(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
-
-
 class LinearAutoencoder(nn.Module):
     """Linear code and a residual decoder over the present and the previous latent frame.
 
@@ -139,7 +129,7 @@ class LinearAutoencoder(nn.Module):
         self.register_buffer("scale", torch.ones(config.latent_channels))
         channels = config.decoder_channels
         self.inlet = nn.Conv2d(2 * config.latent_channels, channels, 3, padding=1)
-        self.blocks = nn.Sequential(*(_ResidualBlock(channels) for _ in range(config.decoder_blocks)))
+        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(config.decoder_blocks)))
         self.outlet = nn.Conv2d(channels, BLOCK_VALUES, 1)
         # the decoder begins as the linear one
         nn.init.zeros_(self.outlet.weight)

@@ -8,18 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class _Block(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # in place where nobody will ask for gradients: large tensors cost more to fetch than to compute
-        inside = F.silu(self.conv1(F.silu(x)), inplace=not torch.is_grad_enabled())
-        return self.conv2(inside).add_(x)
+from motionstream.residual import ResidualBlock
 
 
 class UNet(nn.Module):
@@ -29,10 +18,10 @@ class UNet(nn.Module):
         super().__init__()
         steps = list(pairwise(widths))
         self.inlet = nn.Conv2d(inputs, widths[0], kernel, padding=kernel // 2)
-        self.left = nn.ModuleList(_Block(width) for width in widths)
+        self.left = nn.ModuleList(ResidualBlock(width) for width in widths)
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in steps)
-        self.right = nn.ModuleList(_Block(width) for width in widths[:-1])
+        self.right = nn.ModuleList(ResidualBlock(width) for width in widths[:-1])
         self.outlet = nn.Conv2d(widths[0], outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
