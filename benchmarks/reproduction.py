@@ -88,8 +88,8 @@ def sink(result: Result) -> Finding:
     psnr, epe = drift_pair(result, " c3s0w1", " c3s1w1")
     lost = {pattern: line(result, pattern)["decline"]["psnr"] for pattern in ("c3s1w1", "c3s0w1")}
     shown = (
-        f"{seconds(result)}, last 5 s, without the sink minus with it: {interval(psnr)} dB of what is still, EPE "
-        f"{interval(epe)} px. From the first 5 s to the last: {interval(lost['c3s1w1'])} dB with it, "
+        f"{seconds(result)}, last 4 s, without the sink minus with it: {interval(psnr)} dB of what is still, EPE "
+        f"{interval(epe)} px. From the first 4 s to the last: {interval(lost['c3s1w1'])} dB with it, "
         f"{interval(lost['c3s0w1'])} dB without."
     )
     return Finding(shown, below(psnr, VISIBLE))
@@ -111,7 +111,7 @@ def window(result: Result) -> Finding:
 def chunk_one(result: Result) -> Finding:
     psnr, epe = drift_pair(result, " c1s1w1", " c3s1w1")
     return Finding(
-        f"{seconds(result)} held drags, last 5 s, chunks of 1 minus chunks of 3: {interval(psnr)} dB, EPE "
+        f"{seconds(result)} held drags, last 4 s, chunks of 1 minus chunks of 3: {interval(psnr)} dB, EPE "
         f"{interval(epe)} px. The student was trained on chunks of 3 alone.",
         below(psnr),
     )
