@@ -136,14 +136,14 @@ def test_a_stream_sees_every_picture_once():
 
     memory = CarryMemory(torch.zeros(1, 3, H, W), see)
 
-    def source(ids: list[int]) -> CarrySource:
-        places = np.full((4, len(ids), 2), 8, np.float32)
+    def source(ids: list[int], x: float) -> CarrySource:
+        places = np.full((4, len(ids), 2), x, np.float32)
         return memory.source(Tracks(places, np.ones((4, len(ids)), bool), (H, W), 24, ids=np.array(ids)), "cpu")
 
-    assert source([]).seen is None and not calls  # nothing moves: nobody asks
-    memory.last = torch.ones(1, 3, H, W)
-    for ids, pictures, asked in (([1], [1], 1), ([1], [1], 1), ([1, 2], [1, 2], 2), ([2], [2, 3], 3)):
-        made = source(ids)
-        assert made.seen.shape == (1, len(pictures), 1, H // 2, W // 2) and len(calls) == asked
+    assert source([], 8).seen is None and not calls  # nothing moves: nobody asks
+    steps = (([1], 8, 1), ([1], 8, 1), ([1, 2], 8, 1), ([1, 2], 8.5, 1), ([1, 2], 12, 1), ([2], 12, 2), ([2], 12, 2))
+    for ids, x, asked in steps:  # and again only when what has moved is of the picture
+        made = source(ids, x)
+        assert made.seen.shape == (1, 1, 1, H // 2, W // 2) and len(calls) == asked
         assert torch.equal(made.seen[:, :, 0], made.pictures[:, :, 0, ::2, ::2])
         memory.last = memory.last + 1

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from motionstream.conditioning.grouping import MOVED
+from motionstream.conditioning.moved import Moved, uncovered, whose
 from motionstream.conditioning.relations import CarrySource
 from motionstream.conditioning.things import Things, find, tell
 from motionstream.tracks import Tracks
 from motionstream.tracks.masks import Draw
 
+MOST_LET_GO = 4
+"""Things that are remembered where they were left; older ones are of the picture."""
+
+
+@dataclass(frozen=True)
+class Birth:
+    """Where a track began: the ``key`` of a picture and its ``start`` (2,) in it; and where it is, or was last, in the
+    static picture, ``since`` (2,)."""
+
+    key: int
+    start: np.ndarray
+    since: np.ndarray
+
 
 class CarryMemory:
     """Remembers where and when each track of a stream began, and the pictures content is taken from.
 
-    Whenever the set of tracks changes between chunks, the ``last`` carried frame becomes a new source: for the tracks
-    that begin there, and for whatever no track speaks of (a released object stays where it was let go). It is without
-    what the transformer added, which is not to be added twice. Pictures that nothing refers to any more are dropped, so
-    that memory stays bounded.
+    When the set of tracks changes between chunks, and something has moved, the ``last`` carried frame becomes a new
+    source, the static one: for the tracks that begin there, for whatever no track speaks of (a released object stays
+    where it was let go), and for the tracks that go on, which begin anew in it: what a pin or the camera has carried
+    since before does not know of what has been moved meanwhile, and would show it twice. Only tracks on a thing that is
+    still held go on from where they began, and whoever takes hold of a thing where it was left has it from there
+    (``moved.py``). The frame is without what the transformer added, which is not to be added twice. Pictures that
+    nothing refers to any more are dropped, so that memory stays bounded.
 
     ``picture``: (1, 3, H, W). ``see`` and ``draw``: a pixel mixer's, asked once for every picture or thing rather than
     at every chunk. ``fine``: the same picture larger; ``last_fine`` is then set with ``last``, whenever frames are
@@ -41,40 +60,145 @@ class CarryMemory:
         self._pictures = {0: picture}
         self._fine = {0: fine}
         self._static = 0
-        self._births: dict[int, tuple[int, np.ndarray]] = {}
-        self._present: set[int] | None = None
+        self._births: dict[int, Birth] = {}
+        self._before: Tracks | None = None
+        """Of the chunk before."""
+        self._held: dict[int, Moved] = {}
+        """By number, the things that are held, in the static picture; those that it shows where they were found are
+        not among them."""
+        self._let_go: list[Moved] = []
 
-    def source(self, tracks: Tracks, device: torch.device) -> CarrySource:
-        """The sources of a chunk's tracks; called once a chunk, in order."""
-        ids = tracks.ids.tolist()
-        shown = np.any(tracks.visible, axis=0)
+    def source(self, tracks: Tracks, device: torch.device, begun_at: np.ndarray | None = None) -> CarrySource:
+        """The sources of a chunk's tracks; called once a chunk, in order. ``begun_at`` (N, 2): where in the frame
+        before those are that begin with it; without it, where they are in its first."""
+        ids, shown = tracks.ids.tolist(), np.any(tracks.visible, axis=0)
         begun = [row for row, track in enumerate(ids) if shown[row] and track not in self._births]
-        changed = self._present is not None and (bool(begun) or set(ids) != self._present)
-        if changed:
-            self._static = max(self._pictures) + 1
-            self._pictures[self._static], self._fine[self._static] = self.last, self.last_fine
-        self._present = set(ids)
-        for row in begun:
-            start = tracks.positions[np.argmax(tracks.visible[:, row]), row]
-            self._births[ids[row]] = (self._static, start)
-        self._births = {track: birth for track, birth in self._births.items() if track in self._present}
-        used = sorted({self._static} | {key for key, _ in self._births.values()})
+        if self._before is not None and (begun or set(ids) != set(self._before.ids.tolist())):
+            self._go_on(self._before, ids)
+        begun_at = _beginning(tracks) if begun_at is None else begun_at
+        self._begin(tracks, begun, begun_at[begun])
+        self._before = tracks
+        nowhere = Birth(self._static, np.zeros(2, np.float32), np.zeros(2, np.float32))
+        births = [self._births.get(track, nowhere) for track in ids]
+        used = sorted({self._static} | {birth.key for birth in births})
+        self._forget({*used, *(thing.key for thing in self._let_go)})
+
+        def places(each: list[np.ndarray]) -> Tensor:
+            return torch.from_numpy(np.array(each, np.float32).reshape(1, -1, 2)).to(device)
+
+        fine = [picture for picture in (self._fine[key] for key in used) if picture is not None]
+        source = CarrySource(
+            pictures=torch.stack([self._pictures[key] for key in used], dim=1),
+            index=torch.tensor([[used.index(birth.key) for birth in births]], dtype=torch.long, device=device),
+            start=places([birth.start for birth in births]),
+            static=torch.full((1, tracks.length), used.index(self._static), dtype=torch.long, device=device),
+            seen=self._all_seen(used) if ids else None,
+            fine=torch.stack(fine, dim=1) if fine else None,
+            since=places([birth.since for birth in births]),
+        )
+        return source if self._see is None else self._with_things(source, tracks, used)
+
+    def _go_on(self, before: Tracks, ids: Sequence[int]) -> None:
+        """The last frame becomes the static picture, in which all begins anew but what is on a held thing. ``before``:
+        the tracks until now, and ``ids`` of those from now on."""
+        things, rests = self._things, self._rests(before)
+        behind = things.without(self._sizes(), self._static) if rests else None
+        known = list(things.masks)
+        rows = enumerate(before.ids.tolist())
+        ended = {track: before.positions[-1, row] for row, track in rows if before.visible[-1, row]}
+        moved = {number: thing for number in known if (thing := self._moved(number, ended, behind))}
+        loose = [number for number in known if not set(things.on(number)) <= set(ids)]
+        # what was left before the camera moved is elsewhere now
+        left = [*(self._let_go if rests else []), *(moved[number] for number in loose if number in moved)]
+        self._let_go = left[-MOST_LET_GO:]
+        self._held = {number: thing for number, thing in moved.items() if number not in loose}
+        things.keep(ids)
+        self._births = {track: birth for track, birth in self._births.items() if track in ids}
+        if rests and not known:
+            return  # nothing has moved
+        self._keep_last(behind, [thing.shown for thing in moved.values()])
+        for number, thing in self._held.items():
+            things.show(number, self._static, thing, self._sizes())
+        self._births = {
+            track: self._later(birth, ended.get(track), held=things.of(track) >= 0)
+            for track, birth in self._births.items()
+        }
+
+    def _keep_last(self, behind: Sequence[Tensor] | None, shown: Sequence[Tensor]) -> None:
+        """The last frame is the static picture from now on. Where that is known, it is what has been ``behind`` all
+        things, with the last frame where these are ``shown``: what nobody has touched does not wear."""
+        sizes = [size[0] for size in (self.last, self.last_fine) if size is not None]
+        if behind is not None:
+            covered = torch.stack([*shown, torch.zeros_like(sizes[0][0])]).amax(dim=0)
+            sizes = uncovered(behind, covered, sizes)
+        self._static = max(self._pictures) + 1
+        self._pictures[self._static] = sizes[0][None]
+        self._fine[self._static] = sizes[1][None] if len(sizes) > 1 else None
+
+    def _later(self, birth: Birth, here: np.ndarray | None, *, held: bool) -> Birth:
+        """Of a track that is ``here`` in the new static picture, if it is seen."""
+        if here is None:
+            return birth
+        return Birth(birth.key, birth.start, here) if held else Birth(self._static, here, here)
+
+    def _begin(self, tracks: Tracks, rows: Sequence[int], places: np.ndarray) -> None:
+        """These of a chunk's tracks begin, at the places (N, 2), some on things that are held, or where they were
+        left."""
+        ids = tracks.ids[rows].tolist()
+        self._births |= {track: Birth(self._static, here, here) for track, here in zip(ids, places, strict=True)}
+        if not ids:
+            return
+        held = {number: thing.at_the_beginning(tracks) for number, thing in self._held.items()}
+        known = [*self._let_go, *held.values()]
+        numbers: list[int | None] = [*(None for _ in self._let_go), *held]
+        for thing, number, taken in zip(known, numbers, whose(known, places), strict=True):
+            if len(taken) == 0:
+                continue
+            if number is None:
+                number = self._take_up(thing)
+            self._things.add(number, [ids[row] for row in taken])
+            for row, start in zip(taken, thing.origin(places[taken]), strict=True):
+                self._births[ids[row]] = Birth(thing.key, start, places[row])
+
+    def _take_up(self, thing: Moved) -> int:
+        """A thing that had been let go is held again: its number. What was left upon it stays."""
+        number = self._things.new(thing.key, thing.mask)
+        for later in self._let_go[self._let_go.index(thing) + 1 :]:
+            thing = thing.below(later)
+        self._let_go = [other for other in self._let_go if other.mask is not thing.mask]
+        self._things.show(number, self._static, thing, self._sizes())
+        self._held[number] = thing
+        return number
+
+    def _moved(self, number: int, ended: dict[int, np.ndarray], behind: Sequence[Tensor] | None) -> Moved | None:
+        """A thing where it is in the last frame, in which tracks have ``ended`` there; None where none of its are."""
+        tracks = [track for track in self._things.on(number) if track in ended]
+        if not tracks:
+            return None
+        start, now = (np.array(x) for x in ([self._births[t].start for t in tracks], [ended[t] for t in tracks]))
+        return Moved.found(*self._things.masks[number], tracks, start, now, behind)
+
+    def _rests(self, before: Tracks) -> bool:
+        """Whether everything but the things is in the last frame where it was in the static picture."""
+        births = (
+            (row, self._births.get(track), self._things.of(track)) for row, track in enumerate(before.ids.tolist())
+        )
+        loose = [(row, birth) for row, birth, thing in births if birth is not None and thing < 0]
+        way = [np.linalg.norm(before.positions[-1, row] - birth.since) for row, birth in loose]
+        return not any(moved > MOVED for moved in way)  # of what is nowhere nothing is known
+
+    def _sizes(self) -> list[Tensor]:
+        """The static picture, and the same larger, where there is that: (3, H, W) and (3, sH, sW)."""
+        return [size[0] for size in (self._pictures[self._static], self._fine[self._static]) if size is not None]
+
+    def _forget(self, used: set[int]) -> None:
+        """All pictures but these."""
         self._pictures = {key: self._pictures[key] for key in used}
         self._fine = {key: self._fine[key] for key in used}
-        births = [self._births.get(track, (self._static, np.zeros(2, np.float32))) for track in ids]
-        index = torch.tensor([used.index(key) for key, _ in births], dtype=torch.long, device=device)
-        start = torch.from_numpy(np.array([place for _, place in births], np.float32).reshape(-1, 2)).to(device)
-        static = torch.full((1, tracks.length), used.index(self._static), dtype=torch.long, device=device)
-        pictures = torch.stack([self._pictures[key] for key in used], dim=1)
-        known = [picture for picture in self._fine.values() if picture is not None]
-        fine = torch.stack(known, dim=1) if known else None
-        source = CarrySource(pictures, index[None], start[None], static, self._all_seen(used) if ids else None, fine)
-        return source if self._see is None else self._with_things(source, tracks, used)
 
     def _with_things(self, source: CarrySource, tracks: Tracks, used: list[int]) -> CarrySource:
         device, ids = source.start.device, tracks.ids.tolist()
         positions, visible = (torch.from_numpy(x.copy()).to(device)[None] for x in (tracks.positions, tracks.visible))
-        self._things.keep(ids)
         find(source, positions, visible, [self._things], ids, used)
         return tell(source, [self._things], ids, used, tracks.length)
 
@@ -87,3 +211,12 @@ class CarryMemory:
             if key not in self._seen:
                 self._seen[key] = self._see(self._pictures[key][:, None])
         return torch.cat([self._seen[key] for key in used], dim=1)
+
+
+def _beginning(tracks: Tracks) -> np.ndarray:
+    """Where tracks begin (N, 2): in the first frame, though they may not be seen there yet, as one that comes into the
+    picture is not, since those around it have gone that way; else where they are seen first."""
+    first = tracks.visible.argmax(axis=0)
+    seen: np.ndarray = tracks.positions[first, np.arange(tracks.count)]
+    known = np.isfinite(tracks.positions[0]).all(axis=-1, keepdims=True) if tracks.length else False
+    return np.where(known, tracks.positions[0], seen)

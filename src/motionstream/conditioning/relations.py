@@ -37,7 +37,8 @@ class CarrySource:
     """Where content comes from.
 
     ``pictures`` (B, K, 3, H, W) in [−1, 1]; ``index`` (B, N) the picture each track begins in; ``start`` (B, N, 2)
-    its place there in pixels; ``static`` (B, T) the picture that unspecified content is left in, frame by frame.
+    its place there in pixels; ``static`` (B, T) the picture that unspecified content is left in, frame by frame, and
+    ``since`` (B, N, 2) the tracks' places in that one, which are their starts where it is not given.
     ``seen`` (B, K, C, h, w): what a pixel mixer's ``see`` makes of the pictures, where it is known already. ``fine``
     (B, K, 3, sH, sW): the same pictures s times as large, where they are to be carried, too. ``things``
     (B, K, M, H, W): masks of what tracks are on, and of which, ``thing`` (B, T, N), −1 where that is not known;
@@ -54,6 +55,7 @@ class CarrySource:
     thing: Tensor | None = None
     healed: Tensor | None = None
     fine_healed: Tensor | None = None
+    since: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> CarrySource:
         """The same with all of its tensors changed."""
@@ -62,7 +64,8 @@ class CarrySource:
     def without_tracks(self) -> CarrySource:
         """The same pictures for no tracks at all."""
         thing = None if self.thing is None else self.thing[:, :, :0]
-        return replace(self, index=self.index[:, :0], start=self.start[:, :0], thing=thing)
+        since = None if self.since is None else self.since[:, :0]
+        return replace(self, index=self.index[:, :0], start=self.start[:, :0], thing=thing, since=since)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def describe(distance: Tensor, move: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Relations:
     """Of every look-up place: the *near*est track, the nearest that moves otherwise (*far*), and the one that began
-    nearest (*home*), which may have taken away what was here."""
+    nearest (*home*), which may have taken away what was here, and has gone from there by its move."""
 
     near: Chosen
     far: Chosen
@@ -136,13 +139,15 @@ def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int
 class _Tracks:
     """What there is to choose from at the ``places`` (G, 2). Of every track: the picture's ``index`` (B, N) it began in
     and its ``start`` (B, N, 2) there; its ``position`` (B, T, N, 2), ``move`` since it began, and how it has
-    ``turned``, where it is seen; ``gone``, its move wherever it is. ``static`` (B, T) as of the source."""
+    ``turned``, where it is seen; ``gone``, its move since it was at its ``home`` (B, N, 2) in the static picture,
+    wherever it is. ``static`` (B, T) as of the source."""
 
     places: Tensor
     cells: tuple[int, int]
     static: Tensor
     index: Tensor
     start: Tensor
+    home: Tensor
     position: Tensor
     move: Tensor
     turned: Tensor
@@ -152,15 +157,17 @@ class _Tracks:
     def of(
         cls, positions: Tensor, visible: Tensor, source: CarrySource, places: Tensor, cells: tuple[int, int]
     ) -> _Tracks:
-        gone = positions - source.start[:, None]
+        home = source.start if source.since is None else source.since
+        gone = positions - home[:, None]
         gone = torch.where(gone.isnan(), float(source.pictures.shape[-1]), gone)
-        position, move = (torch.where(visible[..., None], x, 0.0) for x in (positions, gone))
+        move = positions - source.start[:, None]
+        position, move = (torch.where(visible[..., None], x, 0.0) for x in (positions, move))
         turned = turns(position, visible, source)
-        return cls(places, cells, source.static, source.index, source.start, position, move, turned, gone)
+        return cls(places, cells, source.static, source.index, source.start, home, position, move, turned, gone)
 
     def nearest(self, counts: Tensor, *, then: bool = False) -> Chosen:
-        """Of those that count, (B, T, N) or for every place (B, T, G, N), the nearest now, or where it began."""
-        where = self.start[:, None].expand_as(self.position) if then else self.position
+        """Of those that count, (B, T, N) or for every place (B, T, G, N), the nearest now, or in the static picture."""
+        where = self.home[:, None].expand_as(self.position) if then else self.position
         if counts.ndim == 4:
             square = torch.where(counts, squares(self.places, where), FAR**2)
         else:
@@ -168,7 +175,7 @@ class _Tracks:
         least, best = square.min(dim=-1)
         distance = least.clamp(min=0)
         found = distance < FAR**2
-        move = torch.where(found[..., None], _pick(self.move, best), 0.0)
+        move = torch.where(found[..., None], _pick(self.gone if then else self.move, best), 0.0)
         turned = torch.where(found[..., None], _pick(self.turned, best), _unturned(move))
         index = self.index[:, None].expand(self.position.shape[:3])
         picture = torch.where(found, _pick(index, best), self.static[:, :, None])
@@ -216,6 +223,7 @@ class _Tracks:
             places=_every_other(self.places, self.cells),
             index=self.index.gather(1, rows),
             start=self.start.gather(1, rows[..., None].expand(-1, -1, 2)),
+            home=self.home.gather(1, rows[..., None].expand(-1, -1, 2)),
             position=_pick(self.position, timed),
             move=_pick(self.move, timed),
             turned=_pick(self.turned, timed),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from motionstream.conditioning.grouping import MOVED, Moving, groups, misfit, others
 from motionstream.conditioning.healing import heal
+from motionstream.conditioning.moved import Moved, uncovered
 from motionstream.conditioning.relations import CarrySource
 from motionstream.tracks.masks import Draw, cut_out, grown
 
@@ -54,12 +55,15 @@ def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray, draw: Draw | None 
 
 
 class Things:
-    """What the tracks of one stream are on: found when they first move, and kept. ``draw``: as of ``mask_of``."""
+    """What the tracks of one stream are on: found when they first move, and kept until they are let go. ``draw``: as of
+    ``mask_of``."""
 
     def __init__(self, draw: Draw | None = None) -> None:
         self._draw = draw
         self.masks: dict[int, tuple[int, Tensor]] = {}
         """By number: the key of the picture they are in, and where, as ``mask_of``."""
+        self.shown: dict[int, tuple[int, Tensor]] = {}
+        """The same of a later picture, in which they are where they had been moved to."""
         self._of: dict[int, int] = {}
         self._found = 0
         self._healed: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
@@ -68,16 +72,43 @@ class Things:
         """The row among ``masks`` of what a track is on, −1 where that is not known."""
         return list(self.masks).index(self._of[track]) if track in self._of else -1
 
+    def on(self, number: int) -> list[int]:
+        """The tracks on a thing."""
+        return [track for track, one in self._of.items() if one == number]
+
     def keep(self, tracks: Sequence[int]) -> None:
-        """Forget whatever none of these is on."""
-        self._of = {track: self._of[track] for track in tracks if track in self._of}
+        """Forget whatever has been let go: what any other than these was on. There is to be another later picture."""
+        loose = {number for track, number in self._of.items() if track not in set(tracks)}
+        self._of = {track: number for track, number in self._of.items() if number not in loose}
         self.masks = {number: self.masks[number] for number in sorted(set(self._of.values()))}
-        keys = {key for key, _ in self.masks.values()}
+        self.shown = {}
+        keys = {key for key, _ in self._everywhere()}
         self._healed = {key: healed for key, healed in self._healed.items() if key in keys}
+
+    def new(self, key: int, mask: Tensor) -> int:
+        """One more thing, whose mask in the picture of this key is known; its number."""
+        number, self._found = self._found, self._found + 1
+        self.masks[number] = key, mask
+        return number
+
+    def add(self, number: int, tracks: Sequence[int]) -> None:
+        """These tracks are on a thing, too."""
+        self._of |= dict.fromkeys(tracks, number)
+
+    def show(self, number: int, key: int, thing: Moved, sizes: list[Tensor]) -> None:
+        """A thing is in a later picture, of this key and in these sizes, where it has been moved to."""
+        whole = self.without(sizes, key)
+        self.shown[number] = key, thing.shown
+        if thing.behind is not None:
+            masks = [mask for of, mask in self._everywhere() if of == key]
+            self._healed[key] = masks, uncovered(whole, thing.shown, thing.behind)
+
+    def _everywhere(self) -> list[tuple[int, Tensor]]:
+        return [*self.shown.values(), *self.masks.values()]
 
     def without(self, pictures: list[Tensor], key: int) -> list[Tensor]:
         """A picture, whose key is given, without all the things in it: (3, H, W), and as ``heal`` takes it."""
-        masks = [mask for of, mask in self.masks.values() if of == key]
+        masks = [mask for of, mask in self._everywhere() if of == key]
         if not masks:
             return pictures
         known, healed = self._healed.get(key, ([], pictures))
@@ -170,19 +201,21 @@ def tell(
     room = max(room, *(len(things.masks) for things in clips))
     masks = source.pictures.new_zeros(batch, sources, room, height, width)
     sizes = [source.pictures] if source.fine is None else [source.pictures, source.fine]
-    if any(things.masks for things in clips):
-        rows = [
-            [things.without([size[clip, row] for size in sizes], key) for row, key in enumerate(keys)]
-            for clip, things in enumerate(clips)
-        ]
-        sizes = [torch.stack([torch.stack([each[n] for each in row]) for row in rows]) for n in range(len(sizes))]
-    healed, fine_healed = sizes[0], sizes[1] if len(sizes) > 1 else None
+    some = [clip for clip, things in enumerate(clips) if things.masks]
+    healed = [size.clone() for size in sizes] if some else sizes
+    for clip in some:
+        for row in source.static[clip].unique().tolist():  # of the others nobody asks what is behind things
+            without = clips[clip].without([size[clip, row] for size in sizes], keys[row])
+            for whole, size in zip(healed, without, strict=True):
+                whole[clip, row] = size
     for clip, things in enumerate(clips):
-        for row, (key, mask) in enumerate(things.masks.values()):
-            masks[clip, keys.index(key), row] = mask
+        for row, number in enumerate(things.masks):
+            for key, mask in filter(None, (things.masks[number], things.shown.get(number))):
+                masks[clip, keys.index(key), row] = mask
     known = [[things.of(track) for track in ids] for things in clips]
     thing = torch.tensor(known, dtype=torch.long, device=masks.device).view(batch, 1, len(ids))
-    return replace(source, things=masks, thing=thing.expand(-1, frames, -1), healed=healed, fine_healed=fine_healed)
+    fine = healed[1] if len(healed) > 1 else None
+    return replace(source, things=masks, thing=thing.expand(-1, frames, -1), healed=healed[0], fine_healed=fine)
 
 
 def with_things(

@@ -7,6 +7,7 @@ A ``ClipSource`` is asked for the clips of a step; ``rendered_clips`` draws them
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from motionstream.conditioning.relations import CarrySource
 from motionstream.config import ModelConfig
 from motionstream.model.motion_model import CarriedLatents, MotionInput, MotionModel
 from motionstream.tracks.sampling import SampledTracks, chunk_starts
+from motionstream.training.streamed_content import StreamedContent
 
 _HALVED = ("latents", "candidates", "features", "picture", "detail", "text", "image")
 
@@ -150,20 +152,9 @@ def assemble(
     carried, detail = CarriedLatents(nothing, nothing[:, 0]), None
     if config.carry is not None:
         assert autoencoder is not None
-        starts = chunk_frames(config, frames)
-        source = CarrySource(
-            pictures=pictures,
-            index=tracks.birth,
-            start=tracks.start,
-            static=static_index(tracks.events, starts, frames),
-        )
-        ids = torch.zeros(tracks.birth.shape, dtype=torch.long, device=latents.device)
-        size = (pictures.shape[3], pictures.shape[4])
-        motion = MotionInput(tracks.positions, tracks.visible, ids, size=size, first=True, source=source)
-        made = model.encode_carried(motion, autoencoder)
-        assert made is not None
-        carried = made
-        detail = torch.stack([last_detail(made, autoencoder_frame(end - 1)) for end in [*starts[1:], frames]], dim=1)
+        starts = [*chunk_frames(config, frames), frames]
+        carried = _carried(model, autoencoder, tracks, pictures, [slice(*each) for each in pairwise(starts)])
+        detail = torch.stack([last_detail(carried, autoencoder_frame(end - 1)) for end in starts[1:]], dim=1)
     return PreparedClips(
         latents,
         tracks.positions,
@@ -177,6 +168,50 @@ def assemble(
         None if config.carry is None else pictures[:, 0],
         detail,
     )
+
+
+def _carried(
+    model: MotionModel, autoencoder: LinearAutoencoder, tracks: SampledTracks, pictures: Tensor, chunks: list[slice]
+) -> CarriedLatents:
+    """What is carried to clips, from ``pictures`` as of ``assemble``: as in streams where tracks begin late or are let
+    go, and whole clips at once where none is."""
+    eventful = streamed(model, autoencoder, tracks, pictures[:, 0])
+    plain = [row for row in range(len(pictures)) if row not in eventful]
+    parts = dict[int, CarriedLatents]()
+    for row, content in eventful.items():
+        made_of = [content.carried(now, pictures[row, k] if k else None) for k, now in enumerate(chunks)]
+        parts[row] = _joined(made_of, along_time=True)
+    if plain:
+        positions, visible, start = (x[plain] for x in (tracks.positions, tracks.visible, tracks.start))
+        began, static = (torch.zeros_like(x, dtype=torch.long) for x in (visible[:, 0], visible[:, :, 0]))
+        size, source = (pictures.shape[3], pictures.shape[4]), CarrySource(pictures[plain, :1], began, start, static)
+        made = model.encode_carried(
+            MotionInput(positions, visible, began, size=size, first=True, source=source), autoencoder
+        )
+        assert made is not None and made.detail is not None
+        rows = zip(made.candidates, made.features, made.detail, strict=True)
+        parts |= {row: CarriedLatents(*(x[None] for x in each)) for row, each in zip(plain, rows, strict=True)}
+    return _joined([parts[row] for row in range(len(pictures))])
+
+
+def _joined(parts: list[CarriedLatents], *, along_time: bool = False) -> CarriedLatents:
+    """Parts of a batch, or what follows one another."""
+    details = [part.detail for part in parts if part.detail is not None]
+    return CarriedLatents(
+        torch.cat([part.candidates for part in parts], dim=3 if along_time else 0),
+        torch.cat([part.features for part in parts], dim=2 if along_time else 0),
+        torch.cat(details, dim=2 if along_time else 0),
+    )
+
+
+def streamed(
+    model: MotionModel, autoencoder: LinearAutoencoder, tracks: SampledTracks | PreparedClips, pictures: Tensor
+) -> dict[int, StreamedContent]:
+    """By row, of those clips in which tracks begin late or are let go, what a stream would carry. ``pictures``
+    (B, 3, H, W): the given ones."""
+    rows = tracks.events[:, 1:].any(dim=1).nonzero()[:, 0].tolist()
+    parts = (pictures, tracks.positions, tracks.visible, tracks.start)
+    return {row: StreamedContent(model, autoencoder, *(part[row] for part in parts)) for row in rows}
 
 
 def last_detail(carried: CarriedLatents, latent: int) -> Tensor:

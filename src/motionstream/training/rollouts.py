@@ -2,7 +2,7 @@
 
 **Own content.** Models that carry content (``nano``) find in prepared clips what a track that begins late takes from
 the rendered video. A stream takes it from its own last frame, worn as that may be. Given the autoencoder, a rollout
-does as the stream does: ``OwnContent`` is ``CarryMemory`` for a batch whose events are known beforehand.
+does as the stream does.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks
-from motionstream.conditioning.relations import CarrySource
-from motionstream.conditioning.things import Things, find, tell
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.motion_model import CarriedLatents, Conditions, ImageInput, MotionInput
 from motionstream.sampler.rollout import rollout
 from motionstream.tracks.sampling import draw_ids
-from motionstream.training.clips import PreparedClips, chunk_frames, last_detail, static_index
+from motionstream.training.clips import PreparedClips, chunk_frames, last_detail, streamed
 from motionstream.training.flow_matching import decibels, make_conditions, text_tokens
 from motionstream.training.trainee import Trainee
 from motionstream.training.validation import ClipView
@@ -34,23 +32,15 @@ def keyed_conditions(network: Trainee, clips: PreparedClips, ids: list[int]) -> 
 class OwnContent:
     """Conditions chunk by chunk, with the content of tracks that begin late taken from what was carried until then.
 
-    Until the first event of any clip the prepared
-    content is that of the stream, and is used as it is.
+    Until the first event of any clip the prepared content is that of the stream, and is used as it is.
     """
 
     def __init__(self, network: Trainee, clips: PreparedClips, ids: list[int], autoencoder: LinearAutoencoder) -> None:
         assert clips.picture is not None, "clips for a model that carries content have their picture"
         self.model, self.clips, self.autoencoder = network.model, clips, autoencoder
         self.size = clips.picture.shape[2], clips.picture.shape[3]
-        frames = clips.positions.shape[1]
-        self.starts = chunk_frames(network.model.config, frames)
-        self.static = static_index(clips.events, self.starts, frames)
-        # of every chunk the frame before it, where an event asks for it; the given picture stands in for the others
-        self.pictures = clips.picture[:, None].repeat(1, len(self.starts), 1, 1, 1)
-        self.asked: list[bool] = clips.events.any(dim=0).tolist()
-        """By chunk: whether any clip has an event there."""
-        self._things = [Things(self.model.draw) for _ in self.static]
-        self._eventful = clips.events[:, 1:].any(dim=1).nonzero()[:, 0]
+        self.starts = chunk_frames(network.model.config, clips.positions.shape[1])
+        self._streamed = streamed(network.model, autoencoder, clips, clips.picture)
         count, id_range = clips.visible.shape[2], network.model.config.track_head.id_range
         drawn = [draw_ids(torch.Generator().manual_seed(seed), 1, count, id_range) for seed in ids]
         self.ids = torch.cat(drawn).to(clips.visible.device)
@@ -60,23 +50,21 @@ class OwnContent:
     def conditions(self, chunk: int) -> Conditions:
         """Of chunk ``chunk``; asked for in order."""
         latent = self.model.config.causal.chunk_frames
-        first, last = self.starts[chunk], [*self.starts, self.clips.positions.shape[1]][chunk + 1]
-        frames, latents = slice(first, last), slice(latent * chunk, latent * (chunk + 1))
-        if chunk and self.asked[chunk]:
-            self.pictures[:, chunk] = self._last_frame()
+        first, end = self.starts[chunk], [*self.starts, self.clips.positions.shape[1]][chunk + 1]
+        frames, latents = slice(first, end), slice(latent * chunk, latent * (chunk + 1))
+        last = self._last_frame() if chunk else None
         carried = CarriedLatents(self.clips.candidates[:, :, :, latents], self.clips.features[:, :, latents])
         assert self.clips.detail is not None
         self._detail = self.clips.detail[:, chunk]
-        if self.model.pixel_mixer is not None and len(self._eventful):
-            self._find(frames)
-        rows = self.clips.events[:, 1 : chunk + 1].any(dim=1).nonzero()[:, 0]
-        if len(rows):
-            own = self._carry(rows, frames, first=chunk == 0)
-            carried = CarriedLatents(
-                carried.candidates.index_copy(0, rows, own.candidates),
-                carried.features.index_copy(0, rows, own.features),
-            )
-            self._detail = self._detail.index_copy(0, rows, last_detail(own, latent - 1))
+        for row, content in self._streamed.items():
+            own = content.carried(frames, None if last is None else last[row])
+            if self.clips.events[row, 1 : chunk + 1].any():
+                at = torch.tensor([row], device=self._detail.device)
+                carried = CarriedLatents(
+                    carried.candidates.index_copy(0, at, own.candidates),
+                    carried.features.index_copy(0, at, own.features),
+                )
+                self._detail = self._detail.index_copy(0, at, last_detail(own, latent - 1))
         motion = MotionInput(
             self.clips.positions[:, frames], self.clips.visible[:, frames], self.ids, size=self.size, first=chunk == 0
         )
@@ -91,36 +79,6 @@ class OwnContent:
         with torch.autocast(self._around.device.type, enabled=False):
             around = self.autoencoder.decode_linear(self._around.float())
             return from_blocks(around)[:, :, -1].add(self._detail).clamp(-1, 1)
-
-    @torch.no_grad()
-    def _find(self, frames: slice) -> None:
-        """What the tracks are on of the clips that have events, now or later."""
-        clips, rows = self.clips, self._eventful
-        source = CarrySource(self.pictures[rows], clips.birth[rows], clips.start[rows], self.static[rows, frames])
-        ids, keys = range(clips.birth.shape[1]), range(self.pictures.shape[1])
-        things = [self._things[row] for row in rows.tolist()]
-        find(source, clips.positions[rows, frames], clips.visible[rows, frames], things, ids, keys)
-
-    @torch.no_grad()
-    def _carry(self, rows: Tensor, frames: slice, *, first: bool) -> CarriedLatents:
-        """The content of the clips ``rows``, in float32 as prepared clips have it."""
-        clips = self.clips
-        visible = clips.visible[rows, frames]
-        seen = visible.any(dim=1).any(dim=0).nonzero()[:, 0]  # most rows of tracks are unused: they cost as much
-        source = CarrySource(
-            self.pictures[rows], clips.birth[rows][:, seen], clips.start[rows][:, seen], self.static[rows, frames]
-        )
-        if self.model.pixel_mixer is not None:
-            things, keys = [self._things[row] for row in rows.tolist()], range(self.pictures.shape[1])
-            source = tell(source, things, seen.tolist(), keys, frames.stop - frames.start)
-        positions = clips.positions[rows, frames][:, :, seen]
-        motion = MotionInput(
-            positions, visible[:, :, seen], self.ids[rows][:, seen], size=self.size, first=first, source=source
-        )
-        with torch.autocast(positions.device.type, enabled=False):
-            carried = self.model.encode_carried(motion, self.autoencoder)
-        assert carried is not None
-        return carried
 
 
 def roll_out(
