@@ -33,7 +33,6 @@ class Pool:
             .expand(-1, 1, FRAMES, 1, 1),
             torch.zeros(count, 9, 1, 2),
             torch.ones(count, 9, 1, dtype=torch.bool),
-            torch.zeros(count, 1, dtype=torch.long),
             torch.zeros(count, 1, 2),
             torch.zeros(count, 1, dtype=torch.bool),
             torch.zeros(count, 3, 0, FRAMES, 1, 1),

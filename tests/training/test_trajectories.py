@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from motionstream.config import ModelConfig
 from motionstream.training import recipes
@@ -33,7 +34,6 @@ class Numbered:
             latents,
             torch.full((1, 9, 2, 2), torch.nan),
             torch.zeros(1, 9, 2, dtype=torch.bool),
-            torch.zeros(1, 2, dtype=torch.long),
             torch.zeros(1, 2, 2),
             torch.zeros(1, 1, dtype=torch.bool),
             latents[:, None].expand(-1, 3, -1, -1, -1, -1),
@@ -115,6 +115,11 @@ def test_what_damages_a_shard_is_said_with_the_remedy(teacher, tmp_path):
     shards = make(teacher, tmp_path, 4)
     with safe_open(shards[0], "pt") as file:
         assert len(file.metadata()["made_by"]) == 32
+        older = {name: file.get_tensor(name) for name in file.keys()} | {"birth": torch.zeros(4, 2)}  # noqa: SIM118
+    save_file(older, tmp_path / "older.safetensors")
+    (tmp_path / "older.txt").write_text(shards[0].with_suffix(".txt").read_text())
+    with pytest.raises(ValueError, match=r"older\.safetensors is of another version \(birth\): delete it and train"):
+        TrajectoryStore([tmp_path / "older.safetensors"]).take([0])
     shards[0].write_bytes(shards[0].read_bytes()[:200])
     with pytest.raises(ValueError, match=r"00000\.safetensors is missing or damaged .*: delete it and train"):
         make(teacher, tmp_path, 4)

@@ -28,19 +28,18 @@ _HALVED = ("latents", "candidates", "features", "picture", "detail", "text", "im
 class PreparedClips:
     """A batch ready for training.
 
-    ``latents`` (B, C, F, h, w); tracks ``positions`` (B, T, M, 2) and ``visible`` (B, T, M); when and where they
-    began, ``birth`` (B, M), ``start`` (B, M, 2) and ``events`` (B, chunks), see ``SampledTracks``; carried content as
-    the model takes it, ``candidates`` (B, 3, C, F, h, w) and ``features`` (B, 8, F, h, w), without elements for models
-    that carry none; ``picture`` (B, 3, H, W), the given one in [−1, 1], and ``detail`` (B, chunks, 3, H, W), what the
-    code does not hold of what is carried to the last frame of every chunk, for models that carry content; ``captions``.
-    Where large encoders made them beforehand, ``text`` (B, tokens, width) are the captions' tokens and ``image``
-    (B, tokens, width) those of the first frame; None otherwise.
+    ``latents`` (B, C, F, h, w); tracks ``positions`` (B, T, M, 2) and ``visible`` (B, T, M); where they began,
+    ``start`` (B, M, 2), and ``events`` (B, chunks), see ``SampledTracks``; carried content as the model takes it,
+    ``candidates`` (B, 3, C, F, h, w) and ``features`` (B, 8, F, h, w), without elements for models that carry none;
+    ``picture`` (B, 3, H, W), the given one in [−1, 1], and ``detail`` (B, chunks, 3, H, W), what the code does not hold
+    of what is carried to the last frame of every chunk, for models that carry content; ``captions``. Where large
+    encoders made them beforehand, ``text`` (B, tokens, width) are the captions' tokens and ``image`` (B, tokens, width)
+    those of the first frame; None otherwise.
     """
 
     latents: Tensor
     positions: Tensor
     visible: Tensor
-    birth: Tensor
     start: Tensor
     events: Tensor
     candidates: Tensor
@@ -159,7 +158,6 @@ def assemble(
         latents,
         tracks.positions,
         tracks.visible,
-        tracks.birth,
         tracks.start,
         tracks.events,
         carried.candidates,

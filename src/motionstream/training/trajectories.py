@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,9 @@ class TrajectoryStore:
                 parts.append({k: _widened(file.get_slice(k)[row : row + 1]) for k in file.keys() if k != "times"})  # noqa: SIM118
         taken: dict[str, Any] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         states, x0 = taken.pop("states"), taken.pop("x0")
+        if unknown := taken.keys() - {field.name for field in fields(PreparedClips)}:
+            path = self._places[rows[0]][0]
+            raise ValueError(f"{path} is of another version ({', '.join(sorted(unknown))}): {_REMEDY}")
         return PreparedClips(**taken, captions=[self.captions[r] for r in rows]), states, x0
 
 

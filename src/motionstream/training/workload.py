@@ -173,7 +173,6 @@ def _random_clip(config: ModelConfig, latent_frames: int, generator: torch.Gener
         latents=noise(config.latent_channels, latent_frames, *cells),
         positions=places.expand(1, frames, TRACKS, 2),
         visible=torch.ones(1, frames, TRACKS, dtype=torch.bool),
-        birth=torch.zeros(1, TRACKS, dtype=torch.long),
         start=places[:, 0],
         events=torch.zeros(1, chunks, dtype=torch.bool),
         candidates=noise(3, carried[0], latent_frames, *cells),
