@@ -140,14 +140,12 @@ def test_carry_memory_takes_content_where_and_when_a_track_begins():
     source = memory.source(one([0], 2.0), device)
     assert source.pictures.shape[1] == 1 and source.start[0, 0, 0] == 2
     memory.last = second
-    source = memory.source(one([0], 5.0), device)
-    assert torch.equal(source.pictures[0], first) and source.start[0].tolist() == [[2, 2]]
-    source = memory.source(one([0, 1], 5.5), device)  # something has moved: both begin in the frame before
-    assert torch.equal(source.pictures[0], second) and source.index.tolist() == [[0, 0]]
-    assert source.start[0].tolist() == [[5, 5], [5.5, 5.5]] and source.static.unique().tolist() == [0]
-    memory.last = torch.rand(1, 3, 8, 8)
-    source = memory.source(one([0], 6.5), device)  # nothing has: the picture is as it was
-    assert torch.equal(source.pictures[0], second)
+    source = memory.source(one([0, 1], 2.0), device)  # nothing has moved: the picture is what it was
+    assert torch.equal(source.pictures[0], first) and source.index.tolist() == [[0, 0]]
+    memory.source(one([0, 1], 5.0), device)
+    source = memory.source(one([0, 1, 2], 5.0), device)
+    assert source.index.tolist() == [[0, 0, 1]] and source.static.unique().tolist() == [1]
+    assert source.start[0].tolist() == [[2, 2], [2, 2], [5, 5]] and torch.equal(source.pictures[0, 1], second[0])
     for _ in range(40):  # drags come and go for ever; pictures do not pile up
         memory.last = torch.rand(1, 3, 8, 8)
         memory.source(one([1], 3.0), device)

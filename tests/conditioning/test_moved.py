@@ -107,18 +107,37 @@ def test_a_thing_that_is_held_is_known_in_the_picture_that_shows_it(memory):
     np.testing.assert_allclose(both.start[0, :9].numpy(), GRASP)
 
 
-def test_where_the_camera_has_moved_everything_begins_anew(memory):
-    """What nothing is cut out for has moved: it is not known any more what is behind, nor where other things are."""
+def wall() -> tuple[np.ndarray, list[int]]:
+    """Points everywhere but on the square where it was left."""
+    places = np.stack(np.meshgrid(np.arange(4, 90, 12), np.arange(4, 90, 12)), -1).reshape(-1, 2).astype(np.float32)
+    places = places[[square(30)[int(y), int(x)] == 0 for x, y in places]]
+    return places, list(range(200, 200 + len(places)))
+
+
+def test_points_of_a_moving_view_come_and_go_and_the_others_go_on(memory):
     memory.source(chunk(), CPU)
-    wall = np.stack(np.meshgrid(np.arange(4, 90, 12), np.arange(4, 90, 12)), -1).reshape(-1, 2).astype(np.float32)
-    wall = wall[[square(30)[int(y), int(x)] == 0 for x, y in wall]]
-    ids = list(range(200, 200 + len(wall)))
-    memory.source(chunk((wall, 0, 6, ids)), CPU)
+    points, ids = wall()
+    memory.source(chunk((points, 0, 6, ids)), CPU)
     memory.last = picture(36)
-    later = memory.source(chunk((wall, 6, 9, ids), (GRASP, 36, 40, list(range(9)))), CPU)
+    fewer = memory.source(chunk((points[3:], 6, 9, ids[3:])), CPU)
+    own, static = int(fewer.index[0, 0]), int(fewer.static[0, 0])
+    assert own != static and torch.equal(fewer.pictures[0, own], picture(30)[0]), "nothing is carried twice for it"
+    np.testing.assert_allclose(fewer.start[0, :8].numpy(), points[3:11])
+    assert torch.equal(fewer.pictures[0, static], picture(36)[0])
+
+
+def test_where_something_is_let_go_before_a_moving_camera_everything_begins_anew(memory):
+    """It is not known any more what is behind things, nor where other things are."""
+    memory.source(chunk(), CPU)
+    points, ids = wall()
+    drag = np.float32([(80, 20), (84, 20), (80, 24), (84, 24)])
+    memory.source(chunk((points, 0, 6, ids), (drag, 0, -20, [1, 2, 3, 4])), CPU)
+    memory.last = picture(36)
+    later = memory.source(chunk((points, 6, 9, ids)), CPU)
     assert later.pictures.shape[1] == 1 and torch.equal(later.pictures[0, 0], picture(36)[0])
-    np.testing.assert_allclose(later.start[0, : len(wall)].numpy()[:8], wall[:8] + np.float32([6, 0]))
-    assert memory.asked == ["mask", "heal"] * 2, "the square is another thing"
+    np.testing.assert_allclose(later.start[0, :8].numpy(), points[:8] + np.float32([6, 0]))
+    memory.source(chunk((points, 9, 9, ids), (GRASP, 36, 40, list(range(9)))), CPU)
+    assert memory.asked.count("mask") == 3, "the square is another thing"
 
 
 def test_what_comes_into_the_picture_is_of_its_thing(monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionstream.conditioning.grouping import MOVED
+from motionstream.conditioning.grouping import MOVED, STRAIN
 from motionstream.conditioning.moved import Moved, uncovered, whose
 from motionstream.conditioning.relations import CarrySource
 from motionstream.conditioning.things import Things, find, tell
@@ -18,6 +18,9 @@ from motionstream.tracks.masks import Draw
 
 MOST_LET_GO = 4
 """Things that are remembered where they were left; older ones are of the picture."""
+
+EXACT = 0.02
+"""Pixels from its place by which a picture may be carried without getting softer."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,12 @@ class CarryMemory:
 
     When the set of tracks changes between chunks, and something has moved, the ``last`` carried frame becomes a new
     source, the static one: for the tracks that begin there, for whatever no track speaks of (a released object stays
-    where it was let go), and for the tracks that go on, which begin anew in it: what a pin or the camera has carried
-    since before does not know of what has been moved meanwhile, and would show it twice. Only tracks on a thing that is
-    still held go on from where they began, and whoever takes hold of a thing where it was left has it from there
-    (``moved.py``). The frame is without what the transformer added, which is not to be added twice. Pictures that
-    nothing refers to any more are dropped, so that memory stays bounded.
+    where it was let go), and for the tracks that go on, which begin anew in it: what a pin has carried since before
+    does not know of what has been moved meanwhile, and would show it twice. Tracks on a thing that is still held go on
+    from where they began, and so does the view of a moving camera, of which points come and go, until something is let
+    go; and whoever takes hold of a thing where it was left has it from there (``moved.py``). The frame is without what
+    the transformer added, which is not to be added twice. Pictures that nothing refers to any more are dropped, so that
+    memory stays bounded.
 
     ``picture``: (1, 3, H, W). ``see`` and ``draw``: a pixel mixer's, asked once for every picture or thing rather than
     at every chunk. ``fine``: the same picture larger; ``last_fine`` is then set with ``last``, whenever frames are
@@ -103,7 +107,7 @@ class CarryMemory:
         the tracks until now, and ``ids`` of those from now on."""
         things, rests = self._things, self._rests(before)
         behind = things.without(self._sizes(), self._static) if rests else None
-        known = list(things.masks)
+        known, torn = list(things.masks), self._torn(before, ids)
         rows = enumerate(before.ids.tolist())
         ended = {track: before.positions[-1, row] for row, track in rows if before.visible[-1, row]}
         moved = {number: thing for number in known if (thing := self._moved(number, ended, behind))}
@@ -116,12 +120,12 @@ class CarryMemory:
         self._births = {track: birth for track, birth in self._births.items() if track in ids}
         if rests and not known:
             return  # nothing has moved
+        anew = rests or torn or bool(loose)
         self._keep_last(behind, [thing.shown for thing in moved.values()])
         for number, thing in self._held.items():
             things.show(number, self._static, thing, self._sizes())
         self._births = {
-            track: self._later(birth, ended.get(track), held=things.of(track) >= 0)
-            for track, birth in self._births.items()
+            track: self._later(track, birth, ended.get(track), anew=anew) for track, birth in self._births.items()
         }
 
     def _keep_last(self, behind: Sequence[Tensor] | None, shown: Sequence[Tensor]) -> None:
@@ -135,11 +139,14 @@ class CarryMemory:
         self._pictures[self._static] = sizes[0][None]
         self._fine[self._static] = sizes[1][None] if len(sizes) > 1 else None
 
-    def _later(self, birth: Birth, here: np.ndarray | None, *, held: bool) -> Birth:
-        """Of a track that is ``here`` in the new static picture, if it is seen."""
+    def _later(self, track: int, birth: Birth, here: np.ndarray | None, *, anew: bool) -> Birth:
+        """Of a track that is ``here`` in the new static picture, if it is seen. It begins ``anew`` there if it is on
+        nothing; in any case where nothing is lost by that."""
         if here is None:
             return birth
-        return Birth(birth.key, birth.start, here) if held else Birth(self._static, here, here)
+        if self._things.of(track) < 0 and (anew or np.linalg.norm(here - birth.since) < EXACT):
+            return Birth(self._static, here, here)
+        return Birth(birth.key, birth.start, here)
 
     def _begin(self, tracks: Tracks, rows: Sequence[int], places: np.ndarray) -> None:
         """These of a chunk's tracks begin, at the places (N, 2), some on things that are held, or where they were
@@ -180,12 +187,29 @@ class CarryMemory:
 
     def _rests(self, before: Tracks) -> bool:
         """Whether everything but the things is in the last frame where it was in the static picture."""
-        births = (
-            (row, self._births.get(track), self._things.of(track)) for row, track in enumerate(before.ids.tolist())
-        )
-        loose = [(row, birth) for row, birth, thing in births if birth is not None and thing < 0]
-        way = [np.linalg.norm(before.positions[-1, row] - birth.since) for row, birth in loose]
+        way = [np.linalg.norm(before.positions[-1, row] - birth.since) for row, _, birth in self._loose(before)]
         return not any(moved > MOVED for moved in way)  # of what is nowhere nothing is known
+
+    def _torn(self, before: Tracks, ids: Sequence[int]) -> bool:
+        """Whether some of what moved and is on no thing has been let go, and does not go on with what is next to it, as
+        the view of a moving camera does, of which points come and go."""
+        way = {track: before.positions[-1, row] - birth.since for row, track, birth in self._loose(before)}
+        there = {track: birth.since for _, track, birth in self._loose(before)}
+        gone = [track for track in way if track not in ids and np.linalg.norm(way[track]) > MOVED]
+        stay = [track for track in way if track in ids and np.isfinite(way[track]).all()]
+        if not (gone and stay):
+            return bool(gone)
+        apart = np.linalg.norm(
+            np.array([there[t] for t in gone])[:, None] - np.array([there[t] for t in stay]), axis=-1
+        )
+        nearest = apart.argmin(axis=1)
+        parting = np.linalg.norm(np.array([way[t] for t in gone]) - np.array([way[t] for t in stay])[nearest], axis=-1)
+        return bool((parting > STRAIN * apart.min(axis=1) + 1).any())
+
+    def _loose(self, before: Tracks) -> list[tuple[int, int, Birth]]:
+        """The tracks that are on no thing: row, id and birth of each."""
+        rows = enumerate(before.ids.tolist())
+        return [(row, t, self._births[t]) for row, t in rows if t in self._births and self._things.of(t) < 0]
 
     def _sizes(self) -> list[Tensor]:
         """The static picture, and the same larger, where there is that: (3, H, W) and (3, sH, sW)."""
