@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from motionstream.conditioning import things as module
+from motionstream.conditioning.carry import carry
 from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.conditioning.moved import Moved, uncovered, whose
 from motionstream.metrics import psnr
@@ -138,6 +139,27 @@ def test_where_something_is_let_go_before_a_moving_camera_everything_begins_anew
     np.testing.assert_allclose(later.start[0, :8].numpy(), points[:8] + np.float32([6, 0]))
     memory.source(chunk((points, 9, 9, ids), (GRASP, 36, 40, list(range(9)))), CPU)
     assert memory.asked.count("mask") == 3, "the square is another thing"
+
+
+def test_a_thing_found_before_a_moving_camera_is_known_in_the_views_own_picture(monkeypatch):
+    """It is grasped in a later frame; the view goes on from the given picture, and does not show it where it was."""
+    monkeypatch.setattr(module, "mask_of", lambda *args: square(6))
+    monkeypatch.setattr(module, "heal", lambda pictures, mask: [torch.where(mask > 0, -1.0, x) for x in pictures])
+    made = CarryMemory(picture(), see=lambda pictures: pictures[:, :, :, ::2, ::2])
+    points, ids = wall()
+    made.source(chunk((points, 0, 6, ids)), CPU)
+    made.last = picture(6)
+    grasp, numbers = GRASP + np.float32([6, 0]), list(range(9))
+    made.source(chunk((points, 6, 6, ids), (grasp, 0, 0, numbers)), CPU)
+    tracks = chunk((points, 6, 9, ids), (grasp, 0, 30, numbers))
+    source = made.source(tracks, CPU)
+    own, view = int(source.index[0, -2]), int(source.index[0, 0])
+    assert own == int(source.static[0, 0]) and view != own and torch.equal(source.pictures[0, view], picture()[0])
+    assert torch.equal(source.things[0, own, 0], square(6)) and torch.equal(source.things[0, view, 0], square())
+    visible = torch.from_numpy(tracks.visible.copy())[None]
+    moved = carry(torch.from_numpy(tracks.positions.copy())[None], visible, source).candidates[0, 0, :, -1]
+    home = (slice(None), slice(TOP + 4, TOP + SIDE - 4), slice(LEFT + 9 + 4, LEFT + 9 + 10))
+    assert (moved[home] == -1).all() and (moved[:, TOP + 12, LEFT + 36 + 12] > 0.5).all()
 
 
 def test_what_comes_into_the_picture_is_of_its_thing(monkeypatch):

@@ -161,6 +161,19 @@ def test_what_moves_with_the_camera_is_no_thing():
     assert found.thing is not None and (found.thing == -1).all()
 
 
+def test_parts_of_a_view_at_different_depths_are_no_things_and_what_parts_from_them_is():
+    """The camera passes by: what is near moves twice as far. A drag against it is another matter."""
+    start = np.stack(np.meshgrid(np.arange(4, SIZE, 12), np.arange(4, SIZE, 12)), -1).reshape(-1, 2).astype(np.float32)
+    moves = [(5.0, 0.0) if y < SIZE / 2 else (8.0, 0.0) for _, y in start]
+    both = np.concatenate([start, points(1)])
+    for move, things in (((8.0, 0.0), 0), ((8.0, -12.0), 1)):
+        tracks = chunk(both, *moves, *[move] * 4, ids=list(range(len(both))))
+        positions = torch.from_numpy(tracks.positions)[None]
+        found = with_things(make_source(both), positions, torch.ones(1, 2, len(both)) > 0, [0])
+        assert found.thing is not None and (found.thing[:, :, : len(start)] == -1).all()
+        assert (found.thing[:, :, len(start) :] == things - 1).all()
+
+
 def test_what_has_left_the_picture_is_no_thing_of_its_own():
     """A camera goes on over a wall; tracks at its edge are seen no more after the first half."""
     start = np.stack(np.meshgrid(np.arange(4, SIZE, 12), np.arange(4, SIZE, 12)), -1).reshape(-1, 2).astype(np.float32)

@@ -138,7 +138,7 @@ def test_the_clips_latents_matter_in_the_picture_alone(clips):
     plain = loss(clips.latents)
     later = torch.cat([clips.latents[:, :, :1], clips.latents[:, :, 1:] + 1], dim=2)
     assert loss(later) == plain
-    assert loss(clips.latents + 1) != plain
+    assert {loss(clips.latents + more) for more in (1, 2, 3)} != {plain}  # by little: this model has learnt nothing
 
 
 def test_the_scores_see_the_whole_clip_and_only_the_teacher_is_guided(clips, monkeypatch):

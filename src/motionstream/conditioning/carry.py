@@ -18,14 +18,14 @@ generated frame for a drag that starts later. Legend: B batch, K sources, T fram
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.conditioning.relations import CarrySource, Chosen, Relations, grid_places, relate, turned_by
+from motionstream.conditioning.relations import CarrySource, Chosen, Relations, grid_places, relate, thing_of, turned_by
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,12 @@ class FineCarry:
         return left_in_place(self.source.fine, self.source.static[:, first:stop])
 
     def _moved(self, chosen: Chosen, first: int, stop: int) -> Tensor:
-        assert self.source.fine is not None
         chosen = Chosen(**{name: values[:, first:stop] for name, values in vars(chosen).items()})
-        return warp(self.source.fine, sampling_points(chosen, self.source, grid=self.grid, scale=self.scale))
+        source, fine = self.source, self.source.fine
+        assert fine is not None
+        if source.thing is not None:
+            source = replace(source, thing=source.thing[:, first:stop], static=source.static[:, first:stop])
+        return moved_along(chosen, source, fine, source.fine_healed, grid=self.grid, scale=self.scale)
 
 
 def enlarge(video: Tensor, scale: int) -> Tensor:
@@ -141,8 +144,26 @@ def enlarge(video: Tensor, scale: int) -> Tensor:
 
 def warp_all(relations: Relations, source: CarrySource, *, grid: int) -> Tensor:
     """The three candidates (B, 3, 3, T, H, W): moved with the nearest track, with the other one, and static."""
-    moved = [warp(source.pictures, sampling_points(c, source, grid=grid)) for c in (relations.near, relations.far)]
+    moved = [moved_along(c, source, source.pictures, source.healed, grid=grid) for c in (relations.near, relations.far)]
     return torch.stack([*moved, left_in_place(source.pictures, source.static)], dim=1)
+
+
+def moved_along(
+    chosen: Chosen, source: CarrySource, pictures: Tensor, healed: Tensor | None, *, grid: int, scale: int = 1
+) -> Tensor:
+    """A source's ``pictures`` (B, K, C, h, w) moved with the chosen tracks, (B, C, T, h, w). Where those are on no
+    thing, and of an older view than the static picture's, they carry the ``healed`` ones, in which there are no things:
+    where one has left the static picture, a mixer knows, but not where that was in a view that has moved since."""
+    points = sampling_points(chosen, source, grid=grid, scale=scale)
+    if healed is None or source.thing is None or source.thing.shape[2] == 0:
+        return warp(pictures, points)
+    plain = (thing_of(chosen, source) < 0) & (chosen.picture != source.static[:, :, None])
+    if not plain.any():
+        return warp(pictures, points)
+    plain = plain.unflatten(2, (pictures.shape[-2] // (grid * scale), -1)).flatten(0, 1)
+    plain = F.interpolate(plain[:, None].float(), scale_factor=grid * scale)[:, 0].view(points.shape[:-1])
+    x, y = points.unbind(-1)
+    return warp(torch.cat([pictures, healed], dim=1), torch.stack([x, (y + 1) / 2 + plain - 1], dim=-1))
 
 
 def left_in_place(pictures: Tensor, static: Tensor) -> Tensor:

@@ -71,16 +71,21 @@ class CarryMemory:
         """By number, the things that are held, in the static picture; those that it shows where they were found are
         not among them."""
         self._let_go: list[Moved] = []
+        self._at: dict[int, dict[int, np.ndarray]] = {}
+        """By key, where tracks were in a picture that was made."""
 
     def source(self, tracks: Tracks, device: torch.device, begun_at: np.ndarray | None = None) -> CarrySource:
         """The sources of a chunk's tracks; called once a chunk, in order. ``begun_at`` (N, 2): where in the frame
         before those are that begin with it; without it, where they are in its first."""
         ids, shown = tracks.ids.tolist(), np.any(tracks.visible, axis=0)
-        begun = [row for row, track in enumerate(ids) if shown[row] and track not in self._births]
-        if self._before is not None and (begun or set(ids) != set(self._before.ids.tolist())):
+
+        def begun() -> list[int]:
+            return [row for row, track in enumerate(ids) if shown[row] and track not in self._births]
+
+        if self._before is not None and (begun() or set(ids) != set(self._before.ids.tolist())):
             self._go_on(self._before, ids)
-        begun_at = _beginning(tracks) if begun_at is None else begun_at
-        self._begin(tracks, begun, begun_at[begun])
+        rows = begun()
+        self._begin(tracks, rows, (_beginning(tracks) if begun_at is None else begun_at)[rows])
         self._before = tracks
         nowhere = Birth(self._static, np.zeros(2, np.float32), np.zeros(2, np.float32))
         births = [self._births.get(track, nowhere) for track in ids]
@@ -122,11 +127,11 @@ class CarryMemory:
             return  # nothing has moved
         anew = rests or torn or bool(loose)
         self._keep_last(behind, [thing.shown for thing in moved.values()])
+        self._at[self._static] = ended
         for number, thing in self._held.items():
             things.show(number, self._static, thing, self._sizes())
-        self._births = {
-            track: self._later(track, birth, ended.get(track), anew=anew) for track, birth in self._births.items()
-        }
+        later = {track: self._later(track, birth, ended.get(track), anew=anew) for track, birth in self._births.items()}
+        self._births = {track: birth for track, birth in later.items() if birth is not None}
 
     def _keep_last(self, behind: Sequence[Tensor] | None, shown: Sequence[Tensor]) -> None:
         """The last frame is the static picture from now on. Where that is known, it is what has been ``behind`` all
@@ -139,12 +144,13 @@ class CarryMemory:
         self._pictures[self._static] = sizes[0][None]
         self._fine[self._static] = sizes[1][None] if len(sizes) > 1 else None
 
-    def _later(self, track: int, birth: Birth, here: np.ndarray | None, *, anew: bool) -> Birth:
+    def _later(self, track: int, birth: Birth, here: np.ndarray | None, *, anew: bool) -> Birth | None:
         """Of a track that is ``here`` in the new static picture, if it is seen. It begins ``anew`` there if it is on
-        nothing; in any case where nothing is lost by that."""
+        nothing, or when it is seen again; in any case where nothing is lost by that."""
+        loose = self._things.of(track) < 0
         if here is None:
-            return birth
-        if self._things.of(track) < 0 and (anew or np.linalg.norm(here - birth.since) < EXACT):
+            return None if loose and anew else birth
+        if loose and (anew or np.linalg.norm(here - birth.since) < EXACT):
             return Birth(self._static, here, here)
         return Birth(birth.key, birth.start, here)
 
@@ -185,6 +191,17 @@ class CarryMemory:
         start, now = (np.array(x) for x in ([self._births[t].start for t in tracks], [ended[t] for t in tracks]))
         return Moved.found(*self._things.masks[number], tracks, start, now, behind)
 
+    def _show_before(self, keys: set[int]) -> None:
+        """Things that have been found in a later picture than the view's own, ``keys``, are in those, too."""
+        for number, (own, mask) in self._things.masks.items():
+            for key in keys - {own} - self._things.shown.get(number, {}).keys():
+                there = self._at.get(own, {})
+                view = [t for t, birth in self._births.items() if birth.key == key and t in there]
+                if view:
+                    places = np.array([there[t] for t in view]), np.array([self._births[t].start for t in view])
+                    thing = Moved.found(own, mask, view, *places, None)
+                    self._things.shown.setdefault(number, {})[key] = thing.shown
+
     def _rests(self, before: Tracks) -> bool:
         """Whether everything but the things is in the last frame where it was in the static picture."""
         way = [np.linalg.norm(before.positions[-1, row] - birth.since) for row, _, birth in self._loose(before)]
@@ -219,11 +236,16 @@ class CarryMemory:
         """All pictures but these."""
         self._pictures = {key: self._pictures[key] for key in used}
         self._fine = {key: self._fine[key] for key in used}
+        self._at = {key: places for key, places in self._at.items() if key in used}
 
     def _with_things(self, source: CarrySource, tracks: Tracks, used: list[int]) -> CarrySource:
         device, ids = source.start.device, tracks.ids.tolist()
         positions, visible = (torch.from_numpy(x.copy()).to(device)[None] for x in (tracks.positions, tracks.visible))
+        self._things.forget(set(used))
         find(source, positions, visible, [self._things], ids, used)
+        self._show_before(
+            {self._births[track].key for track in ids if track in self._births and self._things.of(track) < 0}
+        )
         return tell(source, [self._things], ids, used, tracks.length)
 
     def _all_seen(self, used: list[int]) -> Tensor | None:

@@ -129,10 +129,10 @@ def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int
         left = [tracks.left(on_it) for on_it in on]
         wider = with_rims(source.things, 1 + grid // 2)  # in all of a look-up place, wherever its middle is
         home = _claimed(home, left, _owner(home, left, wider, source, [places] * len(left)))
-        mine = _thing_of(near, source)[..., None]
+        mine = thing_of(near, source)[..., None]
         otherwise = otherwise & ((source.thing[:, :, None] != mine) | (mine < 0))
     far = tracks.nearest(otherwise & tracks.differ(near))
-    return Relations(near, _claimed(far, fields, _thing_of(far, source)), home)
+    return Relations(near, _claimed(far, fields, thing_of(far, source)), home)
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _owner(plain: Chosen, things: list[Chosen], masks: Tensor, source: CarrySour
     """The thing (B, T, G) whose mask, (B, K, M, H, W), says that a place shows it, or where none does and the plain
     choice is on a thing, any. Of two the one whose track is nearer, or was found later. ``there``: where in its picture
     each thing had what it would show, (…, 2)."""
-    on_a_thing = _thing_of(plain, source) >= 0
+    on_a_thing = thing_of(plain, source) >= 0
     claimed = torch.full_like(plain.track, -1)
     nearest, first, second = claimed, torch.full_like(plain.distance, FAR), torch.full_like(plain.distance, FAR)
     for number, thing in enumerate(things):
@@ -279,7 +279,7 @@ def _claimed(plain: Chosen, things: list[Chosen], owner: Tensor) -> Chosen:
     return plain
 
 
-def _thing_of(chosen: Chosen, source: CarrySource) -> Tensor:
+def thing_of(chosen: Chosen, source: CarrySource) -> Tensor:
     """What the chosen tracks are on (B, T, G), −1 where that is not known or there is none."""
     if source.thing is None:
         return torch.full_like(chosen.track, -1)

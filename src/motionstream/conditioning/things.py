@@ -27,6 +27,8 @@ MOST_THINGS = 6
 """Of one source; what is left is told apart by likeness alone."""
 WIDE = 0.4
 """Share of the picture within whose bounds tracks move together from which on it is the camera that moves."""
+CELLS, EVERYWHERE = 8, 0.5
+"""Of so many by so many parts of the picture tracks move in this share of them when it is the camera that moves."""
 MISFIT = 4.0
 """Pixels by which tracks miss one similarity from which on they are on two things."""
 GRASP = 6.0
@@ -62,8 +64,8 @@ class Things:
         self._draw = draw
         self.masks: dict[int, tuple[int, Tensor]] = {}
         """By number: the key of the picture they are in, and where, as ``mask_of``."""
-        self.shown: dict[int, tuple[int, Tensor]] = {}
-        """The same of a later picture, in which they are where they had been moved to."""
+        self.shown: dict[int, dict[int, Tensor]] = {}
+        """By number and key, where they are in other pictures."""
         self._of: dict[int, int] = {}
         self._found = 0
         self._healed: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
@@ -77,13 +79,19 @@ class Things:
         return [track for track, one in self._of.items() if one == number]
 
     def keep(self, tracks: Sequence[int]) -> None:
-        """Forget whatever has been let go: what any other than these was on. There is to be another later picture."""
+        """Forget whatever has been let go: what any other than these was on."""
         loose = {number for track, number in self._of.items() if track not in set(tracks)}
         self._of = {track: number for track, number in self._of.items() if number not in loose}
         self.masks = {number: self.masks[number] for number in sorted(set(self._of.values()))}
-        self.shown = {}
+        self.shown = {number: self.shown.get(number, {}) for number in self.masks}
         keys = {key for key, _ in self._everywhere()}
         self._healed = {key: healed for key, healed in self._healed.items() if key in keys}
+
+    def forget(self, keys: set[int]) -> None:
+        """Where things are in all pictures but these."""
+        self.shown = {
+            number: {key: mask for key, mask in shown.items() if key in keys} for number, shown in self.shown.items()
+        }
 
     def new(self, key: int, mask: Tensor) -> int:
         """One more thing, whose mask in the picture of this key is known; its number."""
@@ -98,13 +106,13 @@ class Things:
     def show(self, number: int, key: int, thing: Moved, sizes: list[Tensor]) -> None:
         """A thing is in a later picture, of this key and in these sizes, where it has been moved to."""
         whole = self.without(sizes, key)
-        self.shown[number] = key, thing.shown
+        self.shown.setdefault(number, {})[key] = thing.shown
         if thing.behind is not None:
             masks = [mask for of, mask in self._everywhere() if of == key]
             self._healed[key] = masks, uncovered(whole, thing.shown, thing.behind)
 
     def _everywhere(self) -> list[tuple[int, Tensor]]:
-        return [*self.shown.values(), *self.masks.values()]
+        return [*(pair for shown in self.shown.values() for pair in shown.items()), *self.masks.values()]
 
     def without(self, pictures: list[Tensor], key: int) -> list[Tensor]:
         """A picture, whose key is given, without all the things in it: (3, H, W), and as ``heal`` takes it."""
@@ -129,7 +137,7 @@ class Things:
             known = [number for number, _ in Counter(self._of[t] for t in members if t in self._of).most_common()]
             number = next((one for one in known if one not in whole), known[0] if known else None)
             together = np.concatenate([whole[number], rows]) if number in whole else rows
-            room = len(self.masks.keys() | anew) < MOST_THINGS and not _wide(now.start[rows], pictures.shape[-2:])
+            room = len(self.masks.keys() | anew) < MOST_THINGS and not _of_a_view(now, rows, pictures.shape[-2:])
             if number in whole and room and misfit(now.start[together], now.move[together]) > MISFIT:
                 assert number is not None
                 anew.add(number)
@@ -173,9 +181,20 @@ def _inside(mask: Tensor, places: np.ndarray) -> np.ndarray:
     return inside
 
 
-def _wide(start: np.ndarray, size: Sequence[int]) -> bool:
-    sides = np.ptp(np.clip(start, 0, np.array(size[::-1])), axis=0)
-    return bool(sides.prod() > WIDE * size[0] * size[1])
+def _of_a_view(now: Moving, rows: np.ndarray, size: Sequence[int]) -> bool:
+    """Whether it is the camera that moves these: they are far apart, or tracks move nearly everywhere and these do not
+    part from the ones around them, as parts of a view do that are at different depths."""
+    height, width = size[0], size[1]
+    start = np.clip(now.start, 0, (width - 1, height - 1))
+    if np.ptp(start[rows], axis=0).prod() > WIDE * height * width:
+        return True
+    moving = np.flatnonzero((now.index == now.index[rows[0]]) & (now.way > MOVED))
+    cells = np.unique((start[moving] * CELLS / (width, height)).astype(int), axis=0)
+    around = np.setdiff1d(moving, rows)
+    if len(cells) < EVERYWHERE * CELLS**2 or len(around) == 0:
+        return False
+    nearest = around[np.linalg.norm(start[rows][:, None] - start[around], axis=-1).argmin(axis=1)]
+    return bool(np.median(np.linalg.norm(now.move[rows] - now.move[nearest], axis=-1)) < MISFIT)
 
 
 def find(
@@ -201,18 +220,20 @@ def tell(
     room = max(room, *(len(things.masks) for things in clips))
     masks = source.pictures.new_zeros(batch, sources, room, height, width)
     sizes = [source.pictures] if source.fine is None else [source.pictures, source.fine]
+    known = [[things.of(track) for track in ids] for things in clips]
+    rows = [zip(index, on, strict=True) for index, on in zip(source.index.tolist(), known, strict=True)]
+    loose = [{row for row, thing in each if thing < 0} for each in rows]
     some = [clip for clip, things in enumerate(clips) if things.masks]
     healed = [size.clone() for size in sizes] if some else sizes
     for clip in some:
-        for row in source.static[clip].unique().tolist():  # of the others nobody asks what is behind things
+        for row in {*source.static[clip].tolist(), *loose[clip]}:  # of others nobody asks what is behind things
             without = clips[clip].without([size[clip, row] for size in sizes], keys[row])
             for whole, size in zip(healed, without, strict=True):
                 whole[clip, row] = size
     for clip, things in enumerate(clips):
         for row, number in enumerate(things.masks):
-            for key, mask in filter(None, (things.masks[number], things.shown.get(number))):
+            for key, mask in (*things.shown.get(number, {}).items(), things.masks[number]):
                 masks[clip, keys.index(key), row] = mask
-    known = [[things.of(track) for track in ids] for things in clips]
     thing = torch.tensor(known, dtype=torch.long, device=masks.device).view(batch, 1, len(ids))
     fine = healed[1] if len(healed) > 1 else None
     return replace(source, things=masks, thing=thing.expand(-1, frames, -1), healed=healed[0], fine_healed=fine)

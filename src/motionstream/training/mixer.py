@@ -63,7 +63,7 @@ class MixerClips:
     def join(cls, clips: list[MixerClips]) -> MixerClips:
         """Batches joined into one."""
         sources = [vars(c.source) for c in clips]
-        names = [name for name in sources[0] if name not in ("seen", "fine", "fine_healed")]  # those are the streams'
+        names = [name for name, value in sources[0].items() if value is not None]  # others are of streams alone
         source = CarrySource(**{name: torch.cat([s[name] for s in sources]) for name in names})
         names = [field.name for field in fields(cls) if field.name != "source"]
         return cls(source=source, **{name: torch.cat([getattr(c, name) for c in clips]) for name in names})
