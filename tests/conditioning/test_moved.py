@@ -127,6 +127,17 @@ def test_points_of_a_moving_view_come_and_go_and_the_others_go_on(memory):
     assert torch.equal(fewer.pictures[0, static], picture(36)[0])
 
 
+def test_a_view_that_moves_by_less_than_counts_moves_all_the_same(memory):
+    """Its points come and go, while something is held: a picture is made in every chunk."""
+    points, ids = wall()
+    memory.last = picture(30)
+    for step in range(3):
+        view = points[step:], 0.3 * step, 0.3 * step + 0.3, ids[step:]
+        source = memory.source(chunk((GRASP, 30, 30, list(range(9))), view), CPU)
+    assert torch.equal(source.pictures[0, source.index[0, 9]], picture(30)[0])
+    np.testing.assert_allclose(source.start[0, 9:-1].numpy(), points[2:], atol=1e-5)
+
+
 def test_where_something_is_let_go_before_a_moving_camera_everything_begins_anew(memory):
     """It is not known any more what is behind things, nor where other things are."""
     memory.source(chunk(), CPU)

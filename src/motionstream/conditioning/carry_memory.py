@@ -125,12 +125,15 @@ class CarryMemory:
         self._births = {track: birth for track, birth in self._births.items() if track in ids}
         if rests and not known:
             return  # nothing has moved
-        anew = rests or torn or bool(loose)
         self._keep_last(behind, [thing.shown for thing in moved.values()])
         self._at[self._static] = ended
         for number, thing in self._held.items():
             things.show(number, self._static, thing, self._sizes())
-        later = {track: self._later(track, birth, ended.get(track), anew=anew) for track, birth in self._births.items()}
+        anew = torn or bool(loose)
+        later = {
+            track: self._later(track, birth, ended.get(track), rests=rests, anew=anew)
+            for track, birth in self._births.items()
+        }
         self._births = {track: birth for track, birth in later.items() if birth is not None}
 
     def _keep_last(self, behind: Sequence[Tensor] | None, shown: Sequence[Tensor]) -> None:
@@ -144,13 +147,17 @@ class CarryMemory:
         self._pictures[self._static] = sizes[0][None]
         self._fine[self._static] = sizes[1][None] if len(sizes) > 1 else None
 
-    def _later(self, track: int, birth: Birth, here: np.ndarray | None, *, anew: bool) -> Birth | None:
-        """Of a track that is ``here`` in the new static picture, if it is seen. It begins ``anew`` there if it is on
-        nothing, or when it is seen again; in any case where nothing is lost by that."""
-        loose = self._things.of(track) < 0
+    def _later(self, track: int, birth: Birth, here: np.ndarray | None, *, rests: bool, anew: bool) -> Birth | None:
+        """Of a track that is ``here`` in the last frame, if it is seen, in the new static picture. On no thing it
+        begins there: where it was, if all ``rests``, since what is behind things is not taken from the last frame;
+        where it is, or when it is seen again, if that is ``anew``; in any case where nothing is lost by it."""
+        if self._things.of(track) >= 0:
+            return birth if here is None else Birth(birth.key, birth.start, here)
+        if rests:
+            return Birth(self._static, birth.since, birth.since)
         if here is None:
-            return None if loose and anew else birth
-        if loose and (anew or np.linalg.norm(here - birth.since) < EXACT):
+            return None if anew else birth
+        if anew or np.linalg.norm(here - birth.since) < EXACT:
             return Birth(self._static, here, here)
         return Birth(birth.key, birth.start, here)
 
