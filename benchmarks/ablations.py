@@ -1,0 +1,224 @@
+"""What limits the embedded model's teacher: one change at a time, from nothing, on equal budgets of clips.
+
+    python benchmarks/ablations.py --clips 100000 --work work/ablations
+    python benchmarks/ablations.py --clips 2400 --variant base --variant deep --threads 1
+
+Each variant trains the recipe's first phase (``nano-ids``: the paper's conditioning alone) with one thing changed
+(``VARIANTS``) and is looked at on the way: the curve. In the end all see the same held-out clips with the same noise at
+the same levels: the flow loss with tracks and without any, clip by clip, with a paired 95 % interval against the base.
+Clips are equal in number, not in time; minutes are in the curves.
+
+Runs are kept in ``--work`` and go on when called again; give other settings another folder. The result is written
+anew after every variant, so that what was measured is kept whenever it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from motionstream.data.procedural import SceneConfig
+from motionstream.environment import environment
+from motionstream.evaluation.report import finish
+from motionstream.media import atomic_path
+from motionstream.metrics import paired_bootstrap
+from motionstream.model.flow import keyed_noise
+from motionstream.tracks.sampling import TrackMix
+from motionstream.training.clips import PreparedClips
+from motionstream.training.flow_matching import evaluate_loss, make_conditions
+from motionstream.training.loop import train
+from motionstream.training.named_recipes import recipe_named
+from motionstream.training.recipes import Recipe, Rendered
+from motionstream.training.sources import begin, clip_source, clip_view, validation_clips
+from motionstream.training.teacher import TeacherStage
+from motionstream.training.trainee import Trainee
+
+RESULTS = Path(__file__).parent / "results" / "nano-ablations.json"
+LEVELS = (0.3, 0.6, 0.9)
+LOOKS = 8
+"""Times that a run is looked at before its end."""
+
+
+def _scene(recipe: Recipe, **changes: Any) -> Recipe:
+    assert isinstance(recipe.data, Rendered)
+    return replace(recipe, data=replace(recipe.data, scene=replace(recipe.data.scene, **changes)))
+
+
+def _transformer(recipe: Recipe, width: int, layers: int) -> Recipe:
+    changed = replace(recipe.model.transformer, num_attention_heads=width // 64, ffn_dim=4 * width, num_layers=layers)
+    return replace(recipe, model=replace(recipe.model, transformer=changed))
+
+
+def _first_phase(recipe: Recipe, **changes: Any) -> Recipe:
+    first, *others = recipe.teacher
+    return replace(recipe, teacher=(replace(first, **changes), *others))
+
+
+def _ids(recipe: Recipe, dim: int) -> Recipe:
+    return replace(recipe, model=replace(recipe.model, track_head=replace(recipe.model.track_head, id_dim=dim)))
+
+
+_PLAIN = {"pull_probability": 0.0, "bend_probability": 0.0, "parallax_probability": 0.0}
+
+Part = tuple[float, Recipe]
+"""A share of the clips, and the recipe that they are of."""
+VARIANTS: dict[str, tuple[str, Callable[[Recipe], list[Part]]]] = {
+    "base": ("as the recipe is", lambda r: [(1, r)]),
+    "wide": ("256 wide, 3 layers: about as many weights", lambda r: [(1, _transformer(r, 256, 3))]),
+    "deep": ("128 wide, 13 layers: about as many weights", lambda r: [(1, _transformer(r, 128, 13))]),
+    "bell": (
+        "w_t a bell instead of 1",
+        lambda r: [(1, _first_phase(r, loss=replace(r.teacher[0].loss, weighting="bell")))],
+    ),
+    "shift-6": ("timestep shift 6", lambda r: [(1, _first_phase(r, loss=replace(r.teacher[0].loss, shift=6.0)))]),
+    "ids-16": ("ids of 16 instead of 64 numbers", lambda r: [(1, _ids(r, 16))]),
+    "dense": (
+        "six clips in ten with all tracks, as in the paper",
+        lambda r: [(1, _first_phase(r, tracks=TrackMix(dense=0.6, random=0.15, drags=0.2)))],
+    ),
+    "short": ("clips of 21 frames", lambda r: [(1, _scene(r, frames=21))]),
+    "slow-first": (
+        "half of the clips at half the speed, then as the base",
+        lambda r: [(0.5, _scene(r, speed=_of(r).speed / 2)), (0.5, r)],
+    ),
+    "fast": ("twice as fast", lambda r: [(1, _scene(r, speed=2 * _of(r).speed))]),
+    "plain": ("nothing bends, is pulled, or lies before another plane", lambda r: [(1, _scene(r, **_PLAIN))]),
+    "photographs": ("textures from photographs alone", lambda r: [(1, _scene(r, photograph_probability=1.0))]),
+    "generated": ("generated textures alone", lambda r: [(1, _scene(r, photograph_probability=0.0))]),
+    "still": ("the camera stands still", lambda r: [(1, _scene(r, static_camera_probability=1.0, **_PLAIN))]),
+    "lr-3": ("three times the learning rate", lambda r: [(1, _first_phase(r, train=_rate(r, 3)))]),
+}
+
+
+def _of(recipe: Recipe) -> SceneConfig:
+    assert isinstance(recipe.data, Rendered)
+    return recipe.data.scene
+
+
+def _rate(recipe: Recipe, times: float) -> Any:
+    return replace(recipe.teacher[0].train, lr=times * recipe.teacher[0].train.lr)
+
+
+def train_variant(
+    parts: list[Part], held_out: PreparedClips, folder: Path, work: Path, clips: int
+) -> tuple[Trainee, list[dict[str, Any]]]:
+    """Train one variant from nothing; the trainee with its averaged weights, and what was seen on the way."""
+    first = parts[0][1]
+    torch.manual_seed(first.seed)
+    trainee, curve, seen = begin(first, folder, None), list[dict[str, Any]](), 0
+    for number, (share, recipe) in enumerate(parts):
+        steps, phase = max(1, round(share * clips / recipe.batch)), recipe.teacher[0]
+        source = clip_source(recipe, folder, phase.tracks, seed=recipe.seed + 1_000_000 * (number + 1))
+        view = clip_view(recipe, folder, held_out)
+        stage = TeacherStage(trainee, source, held_out, phase.loss, seed=recipe.seed + number, view=view)
+        often = max(1, round(steps / (LOOKS * share)))
+        settings = replace(phase.train, steps=steps, minutes=None, validate_every=often, checkpoint_every=often)
+        run = train(stage, settings, work / f"part{number + 1}")
+        lines = map(json.loads, (work / f"part{number + 1}" / "log.jsonl").read_text().splitlines())
+        curve += [
+            {"clips": seen + line["step"] * recipe.batch, **{k: line[k] for k in line if k not in ("kind", "step")}}
+            for line in lines
+            if line["kind"] == "validate"
+        ]
+        seen += steps * recipe.batch
+        run.use_average()
+    return trainee, curve
+
+
+@torch.no_grad()
+def losses(trainee: Trainee, clips: PreparedClips, *, tracks: bool, bf16: bool) -> np.ndarray:
+    """The flow loss of every clip, mean of ``LEVELS``: (B,)."""
+    model = trainee.model.eval()
+    if not tracks:
+        clips = clips.without_tracks(torch.ones(len(clips), dtype=torch.bool))
+    found = []
+    for row in range(len(clips)):
+        clip = clips.take([row]).to(model.device)
+        x0, each = clip.latents, list[Tensor]()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            conditions = make_conditions(model, trainee.text, clip, [torch.Generator().manual_seed(row)])
+            for step, level in enumerate(LEVELS):
+                noise = keyed_noise(tuple(x0.shape), seed=row, chunk=0, step=step, device=x0.device)
+                t = torch.full((1, x0.shape[2]), level).to(x0)
+                each.append(evaluate_loss(model, x0, t, noise, conditions))
+        found.append(float(torch.stack(each).mean()))
+    trainee.train()
+    return np.array(found)
+
+
+def compare(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """One minus the other, paired."""
+    return {name: round(value, 5) for name, value in paired_bootstrap(list(one), list(other)).to_dict().items()}
+
+
+def main(options: Sequence[str] | None = None) -> None:
+    """Train, compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="the base and all others by default")
+    parser.add_argument("--recipe", default="nano-ids", help="one of rendered clips, with an autoencoder at hand")
+    parser.add_argument("--clips", type=int, default=100_000, help="that each variant is trained on")
+    parser.add_argument("--batch", type=int, help="the recipe's by default")
+    parser.add_argument("--frames", type=int, help="of a clip; the recipe's by default")
+    parser.add_argument("--held-out", type=int, default=32, help="clips, at least 2")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render")
+    parser.add_argument("--folder", type=Path, default=Path("work/ablations"), help="of a recipe's own autoencoder")
+    parser.add_argument("--work", type=Path, default=Path("work/ablations"), help="where runs are kept")
+    parser.add_argument("--threads", type=int, help="torch's own choice by default")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON object is written")
+    arguments = parser.parse_args(options)
+    names = list(dict.fromkeys(["base", *(arguments.variant or VARIANTS)]))
+    if arguments.clips < 1 or arguments.held_out < 2:
+        raise ValueError(f"--clips {arguments.clips}, --held-out {arguments.held_out}: at least 1 and 2")
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    recipe = recipe_named(arguments.recipe)
+    if not isinstance(recipe.data, Rendered):
+        raise ValueError(f"--recipe {arguments.recipe!r} is not of rendered clips; give nano-ids")
+    data = replace(recipe.data, workers=arguments.workers)
+    recipe = replace(recipe, data=data, validation_clips=arguments.held_out, batch=arguments.batch or recipe.batch)
+    if arguments.frames is not None:
+        recipe = _scene(recipe, frames=arguments.frames)
+    held_out = validation_clips(recipe, arguments.folder)
+    result: dict[str, Any] = {
+        "benchmark": "ablations",
+        "recipe": arguments.recipe,
+        "clips": arguments.clips,
+        "batch": recipe.batch,
+        "frames": _of(recipe).frames,
+        "held_out": arguments.held_out,
+        "variants": {},
+        "environment": environment(),
+    }
+    seen: dict[str, dict[str, np.ndarray]] = {}
+    for name in names:
+        what, parts = VARIANTS[name][0], VARIANTS[name][1](recipe)
+        trainee, curve = train_variant(parts, held_out, arguments.folder, arguments.work / name, arguments.clips)
+        bf16 = recipe.teacher[0].train.bf16
+        seen[name] = {key: losses(trainee, held_out, tracks=key == "tracks", bf16=bf16) for key in ("tracks", "none")}
+        told, untold = seen[name]["tracks"], seen[name]["none"]
+        base = seen["base"]
+        result["variants"][name] = {
+            "what": what,
+            "weights": sum(p.numel() for p in trainee.model.transformer.parameters()),
+            "loss": round(float(told.mean()), 5),
+            "minus_base": compare(told, base["tracks"]),
+            "tracks_are_worth": compare(untold, told),
+            "worth_minus_base": compare(untold - told, base["none"] - base["tracks"]),
+            "curve": curve,
+        }
+        print(name, json.dumps({k: v for k, v in result["variants"][name].items() if k != "curve"}), flush=True)
+        with atomic_path(arguments.output, [".json"]) as path:
+            path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    finish(result, None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""benchmarks/ablations.py: variants differ in what they say, and the whole comparison runs, if at no useful size."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from motionstream.training.named_recipes import recipe_named
+from motionstream.training.sources import begin
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ablations.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("ablations", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_variant_changes_something_and_all_clips_are_shared_out(script):
+    recipe = recipe_named("nano-ids")
+    for name, (what, change) in script.VARIANTS.items():
+        parts = change(recipe)
+        assert what and sum(share for share, _ in parts) == 1
+        assert all(made.batch == recipe.batch and made.base == "nano" for _, made in parts)
+        assert (name == "base") == all(made == recipe for _, made in parts)
+
+
+def test_wide_and_deep_have_as_many_weights(script, tmp_path):
+    recipe = recipe_named("nano-ids")
+    weights = {}
+    for name in ("base", "wide", "deep"):
+        ((_, made),) = script.VARIANTS[name][1](recipe)
+        blocks = begin(made, tmp_path, None).model.transformer.blocks
+        weights[name] = sum(p.numel() for p in blocks.parameters())
+    assert max(weights.values()) < 1.15 * min(weights.values()) and len(set(weights.values())) == 3
+
+
+def test_the_comparison_runs_and_is_kept_variant_by_variant(script, tmp_path):
+    output = tmp_path / "ablations.json"
+    options = ["--variant=slow-first", "--variant=deep", "--clips=2", "--batch=1", "--frames=9", "--held-out=2"]
+    options.append("--workers=0")
+    script.main([*options, "--folder", str(tmp_path), "--work", str(tmp_path / "work"), "--output", str(output)])
+    result = json.loads(output.read_text())
+    assert list(result["variants"]) == ["base", "slow-first", "deep"] and result["clips"] == 2
+    base, slow, deep = result["variants"].values()
+    assert base["minus_base"] == {"value": 0, "low": 0, "high": 0} and deep["minus_base"]["value"] != 0
+    assert [line["clips"] for line in slow["curve"]] == [1, 2] and np.isfinite(slow["curve"][0]["loss_tracks"])
+    with pytest.raises(ValueError, match="--held-out 1"):
+        script.main(["--held-out", "1"])
