@@ -54,6 +54,21 @@ def test_without_tracks_the_static_picture_stays_exactly():
         assert (mixed.weights[:, 2] == 1).all()
 
 
+def test_where_every_track_rests_nothing_is_asked_and_the_static_picture_stays(monkeypatch):
+    mixer, (_, visible, source) = make_mixer(), make_case(sources=1)
+    visible[:] = True
+    asked = []
+    monkeypatch.setattr(mixer, "mix_all", lambda *args: asked.append(args) or PixelMixer.mix_all(mixer, *args))
+    for move in (0.0, 0.1):  # then one of a clip's tracks moves, in its last frame
+        positions = source.start[:, None].expand(-1, visible.shape[1], -1, -1).clone()
+        positions[1, -1, 2] += move
+        relations = relate(positions, visible, source, grid=GRID)
+        mixed = mixer(warp_all(relations, source, grid=GRID), relations, source)
+        assert len(asked) == (move > 0)
+        same = torch.equal(mixed.picture, source.pictures[:, :1].transpose(1, 2).expand_as(mixed.picture))
+        assert same == (move == 0)
+
+
 def test_a_new_mixer_averages_the_candidates():
     torch.manual_seed(0)
     positions, visible, source = make_case()

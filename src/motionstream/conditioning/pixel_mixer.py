@@ -84,8 +84,8 @@ class PixelMixer(nn.Module):
         self.outliner = Outliner(config.outline_widths) if config.outline_widths else None
 
     def forward(self, candidates: Tensor, relations: Relations, source: CarrySource) -> Mixture:
-        """The mixed picture, and of what it is mixed."""
-        if source.start.shape[1] == 0:
+        """The mixed picture, and of what it is mixed. Where nothing moves, nobody has to be asked."""
+        if source.start.shape[1] == 0 or _all_rests(relations, source):
             return self._untouched(candidates)
         return self.mix_all(candidates, relations, source)
 
@@ -100,7 +100,7 @@ class PixelMixer(nn.Module):
         return None if self.outliner is None else self.outliner.draw
 
     def _untouched(self, candidates: Tensor) -> Mixture:
-        """What ``forward`` makes of no tracks at all: the static picture, and nothing else."""
+        """What ``forward`` makes of no motion at all: the static picture, and nothing else."""
         static = candidates[:, 2]
         batch, _, frames, height, width = static.shape
         weights = static.new_zeros(batch, CHOICES, frames, height, width)
@@ -217,6 +217,13 @@ class PixelMixer(nn.Module):
         """Features (B, T, G, C) of look-up places → (B T, C, h, w)."""
         maps = features.movedim(3, 2).unflatten(3, (size[0] // self.grid, size[1] // self.grid)).flatten(0, 1)
         return F.interpolate(maps, scale_factor=self.grid // 2, mode="nearest")
+
+
+def _all_rests(relations: Relations, source: CarrySource) -> bool:
+    """Whether every track is where it is in the static picture."""
+    near, home = relations.near, relations.home
+    here = (near.move == 0).all() & (near.picture == source.static[:, :, None]).all() & (home.move == 0).all()
+    return bool(here & (relations.far.distance >= FAR).all())
 
 
 def _of_thing(things: Tensor, points: Tensor, picture: Tensor, row: Tensor) -> Tensor:
