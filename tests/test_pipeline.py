@@ -185,6 +185,13 @@ def test_configs_survive_json_and_name_what_is_wrong(name):
         ModelConfig.from_dict({**values, "size": [100, 128]})
 
 
+def test_warming_up_changes_nothing(pipeline):
+    motion = tracks(pipeline, 9)
+    before = pipeline(PICTURE, motion)
+    pipeline.warm_up()
+    assert np.array_equal(pipeline(PICTURE, motion), before)
+
+
 def test_of_too_many_tracks_those_never_seen_go_first():
     shown = np.zeros((2, 20), bool)
     shown[1, 5:15] = True

@@ -23,7 +23,7 @@ from motionstream.presets import preset
 from motionstream.sampler.rollout import times_of
 from motionstream.scene import Picture, Scene
 from motionstream.stream import Stream
-from motionstream.tracks import Tracks
+from motionstream.tracks import LiveTracks, Tracks
 from motionstream.whole_clip import make_clip
 
 
@@ -138,6 +138,19 @@ class MotionStreamPipeline:
         own = self.config.sampler.student_times
         times = own if steps is None else times_of(own, steps)
         return Stream(self.model, self.parts, image, prompt, seed, times=times, size=size, scale=scale)
+
+    def warm_up(self, scale: int = 1) -> None:
+        """Stream a little of a drag over a made-up picture, so that who comes first need not wait for what happens only
+        once: kernels are chosen, tables made, a thing is cut out."""
+        height, width = self.config.size
+        picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        stream = self.stream(picture, scale=scale)
+        live, middle = LiveTracks(stream.size, stream.fps), (width / 2, height / 2)
+        hand = live.drag(*middle)
+        for way in (0, width / 8):
+            live.move(hand, middle[0] + way, middle[1])
+            stream.step(live.cut(stream.next_frames))
+            stream.settle()
 
     def chunks(
         self,

@@ -119,6 +119,8 @@ class Engine(Host):
             scale, config = self.limits.scale, self._pipeline.config
             self._scale = usual_scale(config, self._pipeline.device) if scale is None else scale
             check_scale(config, self._scale)
+            if config.carry is not None or self._pipeline.device.type != "cpu":  # others take minutes there
+                self._pipeline.warm_up(self._scale)
             self.status = "ready"
         except Exception as error:
             self.problem = str(error) or type(error).__name__
