@@ -11,6 +11,7 @@ from motionstream.conditioning import things as module
 from motionstream.conditioning.carry import carry
 from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.conditioning.moved import Moved, uncovered, whose
+from motionstream.conditioning.relations import relate
 from motionstream.metrics import psnr
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import LiveTracks, Tracks
@@ -78,6 +79,13 @@ def test_what_is_taken_up_where_it_was_left_is_what_it_was(memory):
     static = int(again.static[0, 0])
     assert torch.equal(again.things[0, own, 0], square()) and torch.equal(again.things[0, static, 0], square(30))
     assert torch.equal(again.healed[0, static], ground()[0]), "what was behind it is known"
+    # at home it has moved all the same, away from where the static picture has it
+    tracks = chunk((GRASP + np.float32([30, 0]), 0, -30, list(range(20, 29))))
+    where, visible = torch.from_numpy(tracks.positions.copy())[None], torch.from_numpy(tracks.visible.copy())[None]
+    relations = relate(where, visible, again, grid=2)
+    beside_the_pin = (80 // 2) * (SIZE // 2) + 80 // 2
+    assert relations.near.track[0, -1, beside_the_pin] == 9 and relations.far.track[0, -1, beside_the_pin] < 9
+    assert relations.far.distance[0, -1, beside_the_pin] < SIZE and relations.near.move[0, -1].abs().max() < 0.1
     memory.last = picture()
     for _ in range(20):  # for ever: nothing piles up
         memory.source(chunk((GRASP, 0, 30, list(range(30, 39)))), CPU)

@@ -208,9 +208,9 @@ class _Tracks:
         return Chosen(move, self.places.expand_as(move), _unturned(move), picture, distance, track)
 
     def differ(self, chosen: Chosen) -> Tensor:
-        """Which tracks move otherwise than the chosen ones, by more than a pixel: (B, T, G, N)."""
-        move = _pick(self.move, chosen.track)
-        return squares(move, self.move) > 1
+        """Which tracks have moved otherwise than the chosen ones since the static picture, by more than a pixel:
+        (B, T, G, N)."""
+        return squares(_pick(self.gone, chosen.track), self.gone) > 1
 
     def _some(self, counts: Tensor) -> tuple[_Tracks, Tensor, Tensor]:
         """Only those that count (B, T, N) at any time, and a few more where clips have different numbers of them, at
