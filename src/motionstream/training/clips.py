@@ -177,8 +177,8 @@ def _carried(
     plain = [row for row in range(len(pictures)) if row not in eventful]
     parts = dict[int, CarriedLatents]()
     for row, content in eventful.items():
-        made_of = [content.carried(now, pictures[row, k] if k else None) for k, now in enumerate(chunks)]
-        parts[row] = _joined(made_of, along_time=True)
+        motions = (content.motion(now, pictures[row, k] if k else None) for k, now in enumerate(chunks))
+        parts[row] = _joined([content.carried(motion) for motion in motions], along_time=True)
     if plain:
         positions, visible, start = (x[plain] for x in (tracks.positions, tracks.visible, tracks.start))
         began, static = (torch.zeros_like(x, dtype=torch.long) for x in (visible[:, 0], visible[:, :, 0]))

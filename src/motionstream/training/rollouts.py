@@ -57,8 +57,9 @@ class OwnContent:
         assert self.clips.detail is not None
         self._detail = self.clips.detail[:, chunk]
         for row, content in self._streamed.items():
-            own = content.carried(frames, None if last is None else last[row])
+            streamed_motion = content.motion(frames, None if last is None else last[row])
             if self.clips.events[row, 1 : chunk + 1].any():
+                own = content.carried(streamed_motion)
                 at = torch.tensor([row], device=self._detail.device)
                 carried = CarriedLatents(
                     carried.candidates.index_copy(0, at, own.candidates),

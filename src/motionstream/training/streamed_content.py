@@ -34,20 +34,24 @@ class StreamedContent:
         see = None if model.pixel_mixer is None else model.pixel_mixer.see
         self._memory = CarryMemory(picture[None], see, draw=model.draw)
 
-    @torch.no_grad()
-    def carried(self, frames: slice, last: Tensor | None = None) -> CarriedLatents:
-        """What is carried to some frames, a chunk, asked for in order. ``last`` (3, H, W): what was carried to the
-        frame before them, None for those that begin the clip."""
+    def motion(self, frames: slice, last: Tensor | None = None) -> MotionInput:
+        """The tracks of some frames, a chunk, with where their content comes from; asked for in order. ``last``
+        (3, H, W): what was carried to the frame before them, None for those that begin the clip."""
         if last is not None:
             self._memory.last = last[None]
         positions, visible, device = self.positions[frames], self.visible[frames], self.positions.device
         rows = positions.isfinite().all(dim=-1).any(dim=0).nonzero()[:, 0]
         positions, visible = positions[:, rows], visible[:, rows]
         tracks = Tracks(positions.cpu().numpy(), visible.cpu().numpy(), self.size, ids=np.asarray(rows.cpu()))
-        source = self._memory.source(tracks, device, self.start[rows].cpu().numpy())
+        with torch.no_grad():
+            source = self._memory.source(tracks, device, self.start[rows].cpu().numpy())
         ids = torch.zeros(1, len(rows), dtype=torch.long, device=device)  # of the track head, which is not asked
-        motion = MotionInput(positions[None], visible[None], ids, size=self.size, first=last is None, source=source)
-        with torch.autocast(device.type, enabled=False):
+        return MotionInput(positions[None], visible[None], ids, size=self.size, first=last is None, source=source)
+
+    @torch.no_grad()
+    def carried(self, motion: MotionInput) -> CarriedLatents:
+        """What is carried along the tracks of a chunk."""
+        with torch.autocast(motion.positions.device.type, enabled=False):
             carried = self.model.encode_carried(motion, self.autoencoder)
         assert carried is not None
         return carried
