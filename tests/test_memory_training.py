@@ -140,7 +140,7 @@ def test_what_stays_is_what_the_loop_keeps(tmp_path):
         run.update()
 
     def moments(name):
-        state = run.players[name].optimiser.state.values()
+        state = run.players[name].optimisers[0].state.values()
         return sum(entry[key].nbytes for entry in state for key in ("exp_avg", "exp_avg_sq"))
 
     trained = sum(parameter.numel() for parameter in run.players["module"].parameters)

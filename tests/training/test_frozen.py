@@ -100,9 +100,9 @@ def test_moments_wait_elsewhere_between_updates_and_after_resuming(tmp_path, pla
     config = replace(CONFIG, offload_optimiser=True)
     run = Run(Follow(), config, tmp_path)
     player = run.players["module"]
-    moves, move, step = [], player._move_moments, player.optimiser.step
+    moves, move, step = [], player._move_moments, player.optimisers[0].step
     monkeypatch.setattr(player, "_move_moments", lambda device: (moves.append(str(device)), move(device))[1])
-    monkeypatch.setattr(player.optimiser, "step", lambda: (moves.append("step"), step())[1])
+    monkeypatch.setattr(player.optimisers[0], "step", lambda: (moves.append("step"), step())[1])
     assert losses(run, 2) == plain[:2]
     assert moves == ["cpu", "step", "cpu"] * 2
     run.save()
@@ -130,6 +130,6 @@ def test_on_a_gpu_what_waits_is_not_there(tmp_path):
         assert most - less == pytest.approx(saved, rel=0.1)
         run.save()
         again = Run(Follow("cuda"), replace(CONFIG, **changes), tmp_path / "-".join(changes))
-        state = next(iter(again.players["module"].optimiser.state.values()))
+        state = next(iter(again.players["module"].optimisers[0].state.values()))
         assert state["exp_avg"].is_cuda == ("offload_optimiser" not in changes)
         del run, again, state

@@ -18,6 +18,7 @@ from motionstream.training.loop import Run, TrainConfig, train
 from motionstream.training.shortage import explain
 
 BATCH = 8
+CONFIG = TrainConfig(steps=6, lr=0.05, checkpoint_every=3)
 
 
 def quiet(text):
@@ -150,6 +151,40 @@ def test_both_players_resume(tmp_path):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
+class Blocks(Line):
+    """The same by two layers, the first a block's matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = nn.Sequential(nn.ModuleDict({"blocks": nn.Linear(3, 3)}), nn.Linear(3, 1))
+        self.module.forward = lambda x: self.module[1](self.module[0]["blocks"](x))
+
+
+def test_muon_takes_the_blocks_matrices_and_resumes(tmp_path):
+    config = replace(CONFIG, steps=6, warmup=0, final_lr=1.0, optimiser="muon", weight_decay=0.1, clip=1e9)
+    run = Run(Blocks(), config, tmp_path / "hand")
+    matrix = run.stage.module[0]["blocks"].weight
+    by_hand = nn.Parameter(matrix.detach().clone())
+    muon = torch.optim.Muon([by_hand], lr=config.lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adamw, own = run.players["module"].optimisers
+    assert [p.shape for group in own.param_groups for p in group["params"]] == [matrix.shape]
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 3
+    for _ in range(3):
+        run.update()
+        by_hand.grad = matrix.grad.clone()
+        muon.step()
+        assert torch.equal(matrix, by_hand)
+
+    straight = train(Blocks(), config, tmp_path / "straight", say=quiet)
+    cut = Run(Blocks(), config, tmp_path / "cut")
+    for _ in range(3):
+        cut.update()
+    cut.save()
+    resumed = train(Blocks(), config, tmp_path / "cut", say=quiet)
+    for name, value in straight.average.items():
+        assert torch.equal(value, resumed.average[name])
+
+
 def test_what_is_not_finite_stops_with_the_batch_saved_and_the_weights_untouched(tmp_path, what, accumulate):
     def spoil(step, loss):
         if step != 6:
@@ -195,6 +230,13 @@ class Shown(Line):
     def pictures(self):
         grey = int(128 + 50 * self.module.weight[0, 0].item())
         return {"weight": np.full((4, 6, 3), grey, np.uint8), "black": np.zeros((2, 2, 3), np.uint8)}
+
+
+def test_optimisers_are_checked():
+    with pytest.raises(ValueError, match="optimiser = 'lion': give adamw or muon"):
+        replace(CONFIG, optimiser="lion")
+    with pytest.raises(ValueError, match="needs whole matrices"):
+        replace(CONFIG, optimiser="muon", shard=True)
 
 
 def test_pictures_of_the_averaged_weights_are_written(tmp_path):
@@ -313,7 +355,7 @@ def test_out_of_memory_in_the_optimiser_leaves_the_last_checkpoint(tmp_path, mon
         run.stage.module.weight.data.add_(1)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(run.players["module"].optimiser, "step", half_done)
+    monkeypatch.setattr(run.players["module"].optimisers[0], "step", half_done)
     with pytest.raises(MemoryError, match="nothing newer could be saved: its last checkpoint is intact"):
         run.update()
     resumed = train(Line(), config, tmp_path / "cut", say=quiet)

@@ -69,7 +69,15 @@ class Run:
     def _player(self, name: str, module: nn.Module, rate: float) -> Player:
         distributed.spread(module, shard=self.config.shard)
         config = self.config
-        return Player(name, module, rate, config.betas, config.weight_decay, offload=config.offload_optimiser)
+        return Player(
+            name,
+            module,
+            rate,
+            config.betas,
+            config.weight_decay,
+            offload=config.offload_optimiser,
+            muon=config.optimiser == "muon",
+        )
 
     @property
     def average(self) -> dict[str, Tensor]:

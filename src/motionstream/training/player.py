@@ -1,4 +1,4 @@
-"""Who is trained: a module with its optimiser. A stage has one, or two where an opponent trains beside it."""
+"""Who is trained: a module with its optimisers. A stage has one, or two where an opponent trains beside it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from torch import Tensor, nn
 
 from motionstream.training import distributed
 
+MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+    torch.optim.Muon: ("momentum_buffer",),
+}
+"""What optimisers keep of every parameter, in its own shape."""
+
 
 class Player:
-    """A module, its optimiser and how often it has been updated.
+    """A module, its optimisers and how often it has been updated.
 
-    ``offload``: the optimiser's moments wait in the computer's memory between updates.
+    ``offload``: the optimisers' moments wait in the computer's memory between updates. ``muon``: the matrices of
+    transformer blocks are Muon's.
     """
 
     def __init__(
@@ -23,26 +30,43 @@ class Player:
         weight_decay: float,
         *,
         offload: bool = False,
+        muon: bool = False,
     ) -> None:
         self.name, self.module, self.lr, self.updates, self.offload = name, module, lr, 0, offload
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError(f"the stage's {name} has nothing to train: every parameter is frozen")
-        groups = [[p for p in self.parameters if distributed.is_sharded(p) == kind] for kind in (False, True)]
-        # two groups: an optimiser takes a group's tensors together, and sharded ones do not mix with others
-        self.optimiser = torch.optim.AdamW(
-            [{"params": group} for group in groups if group], lr=lr, betas=betas, weight_decay=weight_decay
-        )
+        matrices = set[nn.Parameter]()
+        if muon:
+            named = module.named_parameters()
+            matrices = {p for name, p in named if p.requires_grad and p.ndim == 2 and "blocks." in name}
+        rest = [p for p in self.parameters if p not in matrices]
+        groups = [[p for p in rest if distributed.is_sharded(p) == kind] for kind in (False, True)]
+        self.optimisers = list[torch.optim.Optimizer]()
+        if rest:
+            # two groups: an optimiser takes a group's tensors together, and sharded ones do not mix with others
+            whole = [{"params": group} for group in groups if group]
+            self.optimisers.append(torch.optim.AdamW(whole, lr=lr, betas=betas, weight_decay=weight_decay))
+        if matrices:
+            own = [p for p in self.parameters if p in matrices]
+            self.optimisers.append(
+                torch.optim.Muon(own, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+        self._owner = {p: o for o in self.optimisers for group in o.param_groups for p in group["params"]}
 
     def tensors(self, *, moments: bool = False) -> dict[str, Tensor]:
         """Weights and the optimiser's moments by name, sharing memory; ``moments``: those not yet there, too, as
         zeros."""
         tensors = {f"{self.name}.{name}": value.detach() for name, value in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
-            state = self.optimiser.state.get(parameter, {})
-            if moments and parameter.requires_grad and not state:
-                zeros = torch.zeros_like(parameter.detach())
-                state = {"step": torch.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+            if parameter not in self._owner:
+                continue
+            owner = self._owner[parameter]
+            state = owner.state.get(parameter, {})
+            if moments and not state:
+                state = {key: torch.zeros_like(parameter.detach()) for key in MOMENTS[type(owner)]}
+                if isinstance(owner, torch.optim.AdamW):
+                    state = {"step": torch.zeros(()), **state}
             for key, value in state.items():
                 tensors[f"{self.name}-optimiser.{key}.{name}"] = value
         return tensors
@@ -51,31 +75,37 @@ class Player:
         prefix = f"{self.name}."
         load_weights(self.module, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         for name, parameter in self.module.named_parameters():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
+            if parameter not in self._owner:
+                continue
+            owner = self._owner[parameter]
+            for key in ("step", *MOMENTS[type(owner)]):
                 saved = tensors.get(f"{self.name}-optimiser.{key}.{name}")
                 if saved is not None:
                     value = saved if key == "step" else distributed.sharded_like(saved, parameter.detach())
-                    self.optimiser.state[parameter][key] = value
+                    owner.state[parameter][key] = value
         if self.offload:
             self._move_moments("cpu")
 
     def clear(self) -> None:
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
 
     def update(self, rate: float) -> None:
-        for group in self.optimiser.param_groups:
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = rate
         if self.offload:
             self._move_moments(self.parameters[0].device)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         if self.offload:
             self._move_moments("cpu")
         self.updates += 1
 
     def _move_moments(self, device: torch.device | str) -> None:
-        for state in self.optimiser.state.values():
-            for key in ("exp_avg", "exp_avg_sq"):  # the step's number stays on the CPU in any case
-                state[key] = state[key].to(device)
+        for optimiser in self.optimisers:
+            for state in optimiser.state.values():
+                for key in MOMENTS[type(optimiser)]:  # a step's number stays on the CPU in any case
+                    state[key] = state[key].to(device)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -26,6 +26,8 @@ class TrainConfig:
     final_lr: float = 0.05
     """The cosine schedule ends at this fraction of ``lr``."""
     weight_decay: float = 0.01
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """``muon``: the transformer's matrices by Muon, at updates as large as AdamW's, all else by AdamW."""
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     ema: float = 0.995
@@ -62,6 +64,10 @@ class TrainConfig:
             raise ValueError(f"ema = {self.ema}: must lie in 0..1, below 1")
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"minutes = {self.minutes}: must be positive")
+        if self.optimiser not in ("adamw", "muon"):
+            raise ValueError(f"optimiser = {self.optimiser!r}: give adamw or muon")
+        if self.optimiser == "muon" and self.shard:
+            raise ValueError("optimiser = 'muon' needs whole matrices: leave out shard, or take adamw")
         if self.frozen_dtype not in (None, "float32", "bfloat16"):
             raise ValueError(f"frozen_dtype = {self.frozen_dtype!r}: give float32, bfloat16 or None")
 
