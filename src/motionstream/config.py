@@ -128,6 +128,14 @@ class TrackHeadConfig:
     """A second map for points that are hidden (somewhere, but not seen). Without it hidden and unspecified are one and
     the same input, zeros, which the paper names as its limitation (section 3.1)."""
 
+    offsets: bool = False
+    """Two more channels of each map: where in its cell a track is. Ids alone say it to the cell."""
+
+    @property
+    def map_channels(self) -> int:
+        """Of all maps together."""
+        return (2 if self.hidden_map else 1) * (self.id_dim + (2 if self.offsets else 0))
+
     def __post_init__(self) -> None:
         require(self.id_dim % 2 == 0, "track_head.id_dim", self.id_dim, "must be even: sines and cosines")
         require(self.out_channels >= 1, "track_head.out_channels", self.out_channels, "must be at least 1")

@@ -43,6 +43,18 @@ def test_hidden_outside_and_nan_points_leave_zeros():
     assert grid.abs().max() == 0
 
 
+def test_offsets_say_where_in_its_cell_the_track_is():
+    positions, visible, ids = draw()
+    both = track_map(positions, visible, ids, size=SIZE, cell=CELL, dim=DIM, offsets=True)
+    torch.testing.assert_close(both[:, :DIM], literal_map(positions, visible, ids), atol=0, rtol=0)
+    one = torch.tensor([[[[10.0, 22.0], [-20.0, 3.0]]]])
+    grid = track_map(one, torch.ones(1, 1, 2).bool(), torch.arange(2)[None], size=SIZE, cell=CELL, dim=0, offsets=True)
+    assert grid[0, :, 0, 2, 1].tolist() == [-0.5, 0.5] and grid.count_nonzero() == 2
+    head = TrackHead(TrackHeadConfig(6, DIM, 8, offsets=True, hidden_map=True), spatial=CELL, temporal=4)
+    made = [head(positions + shift, visible, ids, size=SIZE, first=True) for shift in (0.0, 1e-3)]
+    assert made[0].isfinite().all() and not torch.equal(*made)
+
+
 def test_on_a_collision_the_last_track_wins():
     positions = torch.full((1, 1, 3, 2), 9.0)
     visible = torch.tensor([[[True, True, False]]])

@@ -8,6 +8,7 @@ visible and inside. Where tracks meet in a cell, the last of them wins, on every
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -36,15 +37,25 @@ def track_cells(positions: Tensor, visible: Tensor, size: tuple[int, int], cell:
     return torch.where(shown, cells, -1)
 
 
-def track_map(positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], cell: int, dim: int) -> Tensor:
+def track_map(
+    positions: Tensor,
+    visible: Tensor,
+    ids: Tensor,
+    *,
+    size: tuple[int, int],
+    cell: int,
+    dim: int,
+    offsets: bool = False,
+) -> Tensor:
     """Equation 1: the id embeddings on the grid.
 
     Args:
         positions: (B, T, N, 2) pixels. visible: bool (B, T, N). ids: (B, N) integers.
         size: (height, width) in pixels. cell: pixels per cell, the autoencoder's spatial compression.
+        offsets: say behind them where in the cell the track is, x and y in −1..1. Not in the paper.
 
     Returns:
-        float32 (B, dim, T, height / cell, width / cell); zero where no track is.
+        float32 (B, dim or dim + 2, T, height / cell, width / cell); zero where no track is.
     """
     batch, frames, count, _ = positions.shape
     rows, columns = size[0] // cell, size[1] // cell
@@ -57,7 +68,13 @@ def track_map(positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[in
     embeddings = F.pad(embed_ids(ids, dim), (0, 0, 0, 1))  # the last row, index −1, is "no track"
     index = torch.where(winner < 0, count, winner).flatten(1)
     grid = torch.gather(embeddings, 1, index[..., None].expand(-1, -1, dim))
-    return grid.reshape(batch, frames, rows, columns, dim).permute(0, 4, 1, 2, 3)
+    grid = grid.reshape(batch, frames, rows * columns, dim)
+    if offsets:
+        places = F.pad(positions, (0, 0, 0, 1)) / cell
+        there = torch.gather(places, 2, torch.where(winner < 0, count, winner)[..., None].expand(-1, -1, -1, 2))
+        inside = (2 * (there - there.floor()) - 1) * (winner >= 0)[..., None]
+        grid = torch.cat([grid, inside], dim=-1)
+    return grid.unflatten(2, (rows, columns)).permute(0, 4, 1, 2, 3)
 
 
 def group_frames(x: Tensor, group: int, *, first: bool, mode: str = "zeros") -> Tensor:
@@ -81,8 +98,7 @@ class TrackHead(nn.Module):
         self.spatial = spatial
         self.temporal = temporal
         kernel = (temporal, 1, 1)
-        maps = 2 if config.hidden_map else 1
-        self.compress = nn.Conv3d(maps * config.id_dim, config.hidden_channels, kernel, stride=kernel)
+        self.compress = nn.Conv3d(config.map_channels, config.hidden_channels, kernel, stride=kernel)
         self.project = nn.Conv3d(config.hidden_channels, config.out_channels, 1)
 
     def forward(self, positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], first: bool) -> Tensor:
@@ -95,7 +111,9 @@ class TrackHead(nn.Module):
         shown = [visible]
         if self.config.hidden_map:
             shown.append(~visible & positions.isfinite().all(dim=-1))
-        maps = [track_map(positions, s, ids, size=size, cell=self.spatial, dim=self.config.id_dim) for s in shown]
+        config = self.config
+        mapped = partial(track_map, size=size, cell=self.spatial, dim=config.id_dim, offsets=config.offsets)
+        maps = [mapped(positions, which, ids) for which in shown]
         grid = torch.cat(maps, dim=1)
         grid = group_frames(grid, self.temporal, first=first).flatten(2, 3)
         return self.project(F.silu(self.compress(grid.to(self.compress.weight.dtype))))
