@@ -247,6 +247,10 @@ class ModelConfig:
     track_head: TrackHeadConfig
     image_conditioning: Literal["first_latent", "concat"] = "first_latent"
     carry: CarryConfig | None = None
+    still_std: float | None = None
+    """Predict around the given picture standing still, as if the latents of all frames were its own but for a deviation
+    of so much (as models that carry content predict around that); None: the plain velocity, as Wan's. A network
+    narrower than its tokens' latents cannot predict a velocity: that holds all the noise."""
     text: TextEncoderConfig | None = None
     image_encoder: CLIPConfig | None = None
     autoencoder: AutoencoderConfig | None = None
@@ -291,6 +295,12 @@ class ModelConfig:
         )
         image = widths.get("image", self.latent_channels)
         require(image == self.latent_channels, "inputs", self.inputs, "the image slice is as wide as the latents")
+        require(
+            self.still_std is None or (self.still_std > 0 and self.carry is None),
+            "still_std",
+            self.still_std,
+            "must be positive, and is not for models that carry content: they predict around that",
+        )
         linear = isinstance(self.autoencoder, LinearAutoencoderConfig)
         require(
             self.carry is None or linear,

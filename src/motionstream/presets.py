@@ -59,16 +59,18 @@ def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> Mod
 
 def nano_ids() -> ModelConfig:
     """``nano`` with the paper's motion conditioning alone: random ids where the tracks are, beside the picture's
-    latents, and no content carried along. Not embedded; what the carried content is compared with."""
+    latents, and no content carried along. Not embedded; what the carried content is compared with. Tokens are single
+    cells: the network has to find by their ids what the carried content finds by its place."""
     whole = nano()
     inputs = (*(slice_ for slice_ in whole.inputs if slice_[0] != "carry"), ("image", whole.latent_channels))
     return replace(
         whole,
         name="nano-ids",
         inputs=inputs,
-        transformer=replace(whole.transformer, in_channels=sum(width for _, width in inputs)),
+        transformer=replace(whole.transformer, in_channels=sum(width for _, width in inputs), patch_size=(1, 1, 1)),
         image_conditioning="concat",
         carry=None,
+        still_std=0.7,
     )
 
 

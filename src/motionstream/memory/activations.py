@@ -118,7 +118,7 @@ class Measure:
             conditions = self._conditions(model, x0)
             error = (velocity_to_x0(noisy, model(noisy, t, conditions, context), t) - x0) ** 2
             value = (error / torch.empty_like(error)).mean()  # a weight for every element
-            if likelihood and conditions.prior is not None:
+            if likelihood and model.carry_prior is not None and conditions.prior is not None:
                 value = value + conditions.prior.negative_log_likelihood(x0).mean()
             return value
 

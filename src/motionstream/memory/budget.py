@@ -193,7 +193,7 @@ def transformer_input(config: ModelConfig, batch: int) -> tuple[Tensor, Tensor, 
 
     transformer, encoder = config.transformer, config.image_encoder
     prior = None
-    if config.carry is not None:
+    if config.carry is not None or config.still_std is not None:
         prior = Prior(latents(config.latent_channels), latents(config.latent_channels))
     conditions = Conditions(
         text=torch.empty(batch, 1 if config.text is None else config.text.tokens, transformer.text_dim),

@@ -29,6 +29,9 @@ from motionstream.tracks.sampling import chunk_starts
 UNSURE = 0.6
 """The prior's deviation, of latents whose own is 1, above which what a network adds to what is carried is a guess."""
 
+LOUD = 4.0
+"""Times the usual size with which the tracks' slice enters a network that has to go by ids."""
+
 
 @dataclass(frozen=True)
 class MotionInput:
@@ -103,9 +106,9 @@ class Conditions:
     """All that the transformer is told about some latent frames.
 
     ``text`` (B, tokens, dim); ``channels`` (B, C', F, h, w), concatenated behind the noisy latents; ``image`` tokens
-    for models with an image branch; ``prior`` for models that carry content, and for their decoder ``detail``
-    (B, 768, F, h, w), ``around`` (B, C, F, h, w), the carried picture's latents, and ``unsure`` (B, 1, F, h, w), 1
-    where they may be far off; ``fine``, of all frames, for who shows them.
+    for models with an image branch; ``prior`` for models that carry content or predict around the picture. For the
+    decoder of models that carry content ``detail`` (B, 768, F, h, w), ``around`` (B, C, F, h, w), the carried picture's
+    latents, and ``unsure`` (B, 1, F, h, w), 1 where they may be far off; ``fine``, of all frames, for who shows them.
     """
 
     text: Tensor
@@ -147,9 +150,24 @@ class MotionModel(nn.Module):
             if config.carry.mixer is not None:
                 self.pixel_mixer = PixelMixer(config.carry.mixer, grid=config.carry.grid).requires_grad_(False)
             self.carry_prior = CarryPrior(config.carry, config.latent_channels, **compression)
-            # the model begins as the carried content: the residual starts at zero
+        if config.carry is not None or config.still_std is not None:
+            # the model begins as what it predicts around: the residual starts at zero
             nn.init.zeros_(self.transformer.proj_out.weight)
             nn.init.zeros_(self.transformer.proj_out.bias)
+        if config.still_std is not None:
+            self._begin_alike()
+
+    @torch.no_grad()
+    def _begin_alike(self) -> None:
+        """Begin with attention by likeness, that of tracks above all: keys are made as queries are, and ids are loud.
+        That an id is the same here and there is then seen from the start, which takes thousands of clips to be found
+        out (docs/log.md)."""
+        for block in self.transformer.blocks:
+            block.attn1.to_k.load_state_dict(block.attn1.to_q.state_dict())
+        names = [name for name, _ in self.config.inputs]
+        before = sum(width for _, width in self.config.inputs[: names.index("tracks")])
+        tracks = slice(before, before + self.config.track_head.out_channels)
+        self.transformer.patch_embedding.weight[:, tracks] *= LOUD
 
     @property
     def dtype(self) -> torch.dtype:
@@ -227,8 +245,13 @@ class MotionModel(nn.Module):
             slices["carry"] = torch.cat([carried.candidates.flatten(1, 2), spread, carried.features], dim=1)
         channels = torch.cat([slices[name].float() for name, _ in self.config.inputs if name in slices], dim=1)
         tokens = None if image is None else image.tokens
-        if carried is None or prior is None:
-            return Conditions(text=text, channels=channels, image=tokens)
+        if self.config.still_std is not None:
+            if image is None:
+                raise ValueError(f"{self.config.name} predicts around the picture: conditions need an image")
+            prior = still(image.latent, tracks.shape[2], self.config.still_std)
+        if self.carry_prior is None:
+            return Conditions(text=text, channels=channels, image=tokens, prior=prior)
+        assert carried is not None and prior is not None
         around = prior.mean.detach()
         if motion.first:  # the given picture, as its detail
             around = torch.cat([carried.candidates[:, 2, :, :1], around[:, :, 1:]], dim=2)
@@ -270,6 +293,13 @@ def picture_slice(latent: Tensor, frames: int, *, first: bool) -> Tensor:
     """The image slice of ``frames`` latent frames: ``latent`` (B, C, 1, h, w) in frame 0 of a stream, zeros after."""
     zeros = latent.new_zeros(*latent.shape[:2], frames - first, *latent.shape[3:])
     return torch.cat([latent, zeros], dim=2) if first else zeros
+
+
+def still(latent: Tensor, frames: int, std: float) -> Prior:
+    """The picture's ``latent`` (B, C, 1, h, w) in all ``frames`` latent frames, of a deviation of ``std``: what is
+    known of a video before any motion is told. No gradient goes through it."""
+    mean = latent.detach().float().expand(-1, -1, frames, -1, -1)
+    return Prior(mean, torch.full_like(mean, std))
 
 
 def posterior(prior: Prior, noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -137,7 +137,7 @@ def rollout_figures(
     clips = clips.to(network.model.device)
     ids = list(range(len(clips)))
     made, true = roll_out(network, clips, ids, seed=0, autoencoder=autoencoder), clips.latents
-    prior = keyed_conditions(network, clips, ids).prior
+    prior = None if network.model.carry_prior is None else keyed_conditions(network, clips, ids).prior
     size = network.model.config.causal.chunk_frames
     second, last = slice(size - 1, 2 * size), slice(-size - 1, None)  # one more, for decibels leaves out the first
 

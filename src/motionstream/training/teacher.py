@@ -101,7 +101,7 @@ class TeacherStage:
         if settings.flow_weight:
             flow = self._flow(clips, draws, conditions, without_image)
             numbers["flow"], loss = flow.item(), settings.flow_weight * flow
-        if conditions.prior is not None:
+        if self.model.carry_prior is not None and conditions.prior is not None:
             likelihood = conditions.prior.negative_log_likelihood(clips.latents)[:, :, 1:].mean()
             numbers["prior"], loss = likelihood.item(), loss + likelihood
         return loss, numbers
@@ -149,7 +149,7 @@ class TeacherStage:
                 continue
             if self.view is not None:
                 numbers |= self.view.look(made)[0]
-            if conditions.prior is not None:
+            if self.model.carry_prior is not None and conditions.prior is not None:
                 numbers["carried_db"] = decibels(conditions.prior.mean, clips.latents)
                 numbers["nearest_db"] = decibels(clips.candidates[:, 0], clips.latents)
         numbers["frozen_db"] = decibels(clips.latents[:, :, :1].expand_as(clips.latents), clips.latents)
