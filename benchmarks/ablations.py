@@ -1,12 +1,12 @@
 """What limits the embedded model's teacher: one change at a time, from nothing, on equal budgets of clips.
 
     python benchmarks/ablations.py --clips 100000 --work work/ablations
-    python benchmarks/ablations.py --clips 2400 --variant base --variant deep --threads 1
+    python benchmarks/ablations.py --clips 40000 --width 128 --layers 4 --variant velocity --threads 1
 
-Each variant trains the recipe's first phase (``nano-ids``: the paper's conditioning alone) with one thing changed
-(``VARIANTS``) and is looked at on the way: the curve. In the end all see the same held-out clips with the same noise at
-the same levels: the flow loss with tracks and without any, clip by clip, with a paired 95 % interval against the base.
-Clips are equal in number, not in time; minutes are in the curves.
+Each variant trains the recipe's first phase (``nano-ids``: the paper's conditioning alone, on small clips) with one
+thing changed (``VARIANTS``) and is looked at on the way: the curve. In the end all see the same held-out clips with the
+same noise at the same levels: the error of the denoised latents with tracks and without any, clip by clip, with a
+paired 95 % interval against the base. Clips are equal in number, not in time; minutes are in the curves.
 
 Runs are kept in ``--work`` and go on when called again; give other settings another folder. The result is written
 anew after every variant, so that what was measured is kept whenever it ends.
@@ -30,10 +30,10 @@ from motionstream.environment import environment
 from motionstream.evaluation.report import finish
 from motionstream.media import atomic_path
 from motionstream.metrics import paired_bootstrap
-from motionstream.model.flow import keyed_noise
+from motionstream.model.flow import add_noise, hold_picture, keyed_noise, velocity_to_x0
 from motionstream.tracks.sampling import TrackMix
 from motionstream.training.clips import PreparedClips
-from motionstream.training.flow_matching import evaluate_loss, make_conditions
+from motionstream.training.flow_matching import make_conditions
 from motionstream.training.loop import train
 from motionstream.training.named_recipes import recipe_named
 from motionstream.training.recipes import Recipe, Rendered
@@ -53,8 +53,20 @@ def _scene(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def _transformer(recipe: Recipe, width: int, layers: int) -> Recipe:
-    changed = replace(recipe.model.transformer, num_attention_heads=width // 64, ffn_dim=4 * width, num_layers=layers)
+    heads = width // recipe.model.transformer.attention_head_dim
+    changed = replace(recipe.model.transformer, num_attention_heads=heads, ffn_dim=4 * width, num_layers=layers)
     return replace(recipe, model=replace(recipe.model, transformer=changed))
+
+
+def _shape(recipe: Recipe, heads: int) -> Recipe:
+    """So many heads more or less, and layers for about as many weights."""
+    old = recipe.model.transformer
+    width = old.width + heads * old.attention_head_dim
+    return _transformer(recipe, width, round(old.num_layers * old.width**2 / width**2))
+
+
+def _model(recipe: Recipe, **changes: Any) -> Recipe:
+    return replace(recipe, model=replace(recipe.model, **changes))
 
 
 def _first_phase(recipe: Recipe, **changes: Any) -> Recipe:
@@ -62,38 +74,43 @@ def _first_phase(recipe: Recipe, **changes: Any) -> Recipe:
     return replace(recipe, teacher=(replace(first, **changes), *others))
 
 
-def _ids(recipe: Recipe, dim: int) -> Recipe:
-    return replace(recipe, model=replace(recipe.model, track_head=replace(recipe.model.track_head, id_dim=dim)))
+def _head(recipe: Recipe, **changes: Any) -> Recipe:
+    return _model(recipe, track_head=replace(recipe.model.track_head, **changes))
 
 
-_PLAIN = {"pull_probability": 0.0, "bend_probability": 0.0, "parallax_probability": 0.0}
+def _pairs(recipe: Recipe) -> Recipe:
+    return _model(recipe, transformer=replace(recipe.model.transformer, patch_size=(1, 2, 2)))
+
+
+_RICH = {"pull_probability": 0.35, "bend_probability": 0.35, "parallax_probability": 0.2}
 
 Part = tuple[float, Recipe]
 """A share of the clips, and the recipe that they are of."""
 VARIANTS: dict[str, tuple[str, Callable[[Recipe], list[Part]]]] = {
     "base": ("as the recipe is", lambda r: [(1, r)]),
-    "wide": ("256 wide, 3 layers: about as many weights", lambda r: [(1, _transformer(r, 256, 3))]),
-    "deep": ("128 wide, 13 layers: about as many weights", lambda r: [(1, _transformer(r, 128, 13))]),
+    "velocity": ("predicts the plain velocity, not around the picture", lambda r: [(1, _model(r, still_std=None))]),
+    "pairs": ("tokens of 2×2 cells", lambda r: [(1, _pairs(r))]),
+    "wide": ("a head more, fewer layers: about as many weights", lambda r: [(1, _shape(r, 1))]),
+    "deep": ("a head less, more layers: about as many weights", lambda r: [(1, _shape(r, -1))]),
+    "offsets": ("told where in its cell a track is", lambda r: [(1, _head(r, offsets=True))]),
+    "muon": ("Muon for the transformer's matrices", lambda r: [(1, _first_phase(r, train=_muon(r)))]),
     "bell": (
         "w_t a bell instead of 1",
         lambda r: [(1, _first_phase(r, loss=replace(r.teacher[0].loss, weighting="bell")))],
     ),
-    "shift-6": ("timestep shift 6", lambda r: [(1, _first_phase(r, loss=replace(r.teacher[0].loss, shift=6.0)))]),
-    "ids-16": ("ids of 16 instead of 64 numbers", lambda r: [(1, _ids(r, 16))]),
-    "dense": (
-        "six clips in ten with all tracks, as in the paper",
-        lambda r: [(1, _first_phase(r, tracks=TrackMix(dense=0.6, random=0.15, drags=0.2)))],
-    ),
-    "short": ("clips of 21 frames", lambda r: [(1, _scene(r, frames=21))]),
+    "shift-3": ("timestep shift 3", lambda r: [(1, _first_phase(r, loss=replace(r.teacher[0].loss, shift=3.0)))]),
+    "ids-16": ("ids of 16 instead of 64 numbers", lambda r: [(1, _head(r, id_dim=16))]),
+    "drags": ("half of the clips dragged as people do", lambda r: [(1, _first_phase(r, tracks=TrackMix()))]),
+    "long": ("clips of 21 frames", lambda r: [(1, _scene(r, frames=21))]),
     "slow-first": (
         "half of the clips at half the speed, then as the base",
         lambda r: [(0.5, _scene(r, speed=_of(r).speed / 2)), (0.5, r)],
     ),
     "fast": ("twice as fast", lambda r: [(1, _scene(r, speed=2 * _of(r).speed))]),
-    "plain": ("nothing bends, is pulled, or lies before another plane", lambda r: [(1, _scene(r, **_PLAIN))]),
+    "rich": ("things bend, are pulled, or lie behind a nearer plane", lambda r: [(1, _scene(r, **_RICH))]),
     "photographs": ("textures from photographs alone", lambda r: [(1, _scene(r, photograph_probability=1.0))]),
     "generated": ("generated textures alone", lambda r: [(1, _scene(r, photograph_probability=0.0))]),
-    "still": ("the camera stands still", lambda r: [(1, _scene(r, static_camera_probability=1.0, **_PLAIN))]),
+    "still": ("the camera stands still", lambda r: [(1, _scene(r, static_camera_probability=1.0))]),
     "lr-3": ("three times the learning rate", lambda r: [(1, _first_phase(r, train=_rate(r, 3)))]),
 }
 
@@ -105,6 +122,10 @@ def _of(recipe: Recipe) -> SceneConfig:
 
 def _rate(recipe: Recipe, times: float) -> Any:
     return replace(recipe.teacher[0].train, lr=times * recipe.teacher[0].train.lr)
+
+
+def _muon(recipe: Recipe) -> Any:
+    return replace(recipe.teacher[0].train, optimiser="muon")
 
 
 def train_variant(
@@ -134,9 +155,11 @@ def train_variant(
 
 
 @torch.no_grad()
-def losses(trainee: Trainee, clips: PreparedClips, *, tracks: bool, bf16: bool) -> np.ndarray:
-    """The flow loss of every clip, mean of ``LEVELS``: (B,)."""
+def errors(trainee: Trainee, clips: PreparedClips, *, tracks: bool, bf16: bool) -> np.ndarray:
+    """Mean squared error of every clip's denoised latents, the given frame's aside, mean of ``LEVELS``: (B,). Unlike
+    the loss it is the same measure whatever a model predicts around."""
     model = trainee.model.eval()
+    clean = model.config.image_conditioning == "first_latent"
     if not tracks:
         clips = clips.without_tracks(torch.ones(len(clips), dtype=torch.bool))
     found = []
@@ -148,7 +171,9 @@ def losses(trainee: Trainee, clips: PreparedClips, *, tracks: bool, bf16: bool) 
             for step, level in enumerate(LEVELS):
                 noise = keyed_noise(tuple(x0.shape), seed=row, chunk=0, step=step, device=x0.device)
                 t = torch.full((1, x0.shape[2]), level).to(x0)
-                each.append(evaluate_loss(model, x0, t, noise, conditions))
+                noisy, t = hold_picture(add_noise(x0, noise, t), t, x0[:, :, :1], noise, clean=clean)
+                made = velocity_to_x0(noisy, model(noisy, t, conditions), t)
+                each.append((made - x0)[:, :, 1:].square().mean())
         found.append(float(torch.stack(each).mean()))
     trainee.train()
     return np.array(found)
@@ -159,6 +184,20 @@ def compare(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     return {name: round(value, 5) for name, value in paired_bootstrap(list(one), list(other)).to_dict().items()}
 
 
+def first_phase(recipe: Recipe) -> Recipe:
+    """The recipe as its first phase is trained, clips and batch its own."""
+    return replace(recipe.in_phase(0), teacher=(replace(recipe.teacher[0], scene=None, batch=None),))
+
+
+def _sized(recipe: Recipe, width: int | None, layers: int | None, head: int | None) -> Recipe:
+    old = recipe.model.transformer
+    recipe = _model(recipe, transformer=replace(old, attention_head_dim=head or old.attention_head_dim))
+    width = width or old.width
+    if width % (head or old.attention_head_dim):
+        raise ValueError(f"--width {width}: give a multiple of a head's {head or old.attention_head_dim}")
+    return _transformer(recipe, width, layers or old.num_layers)
+
+
 def main(options: Sequence[str] | None = None) -> None:
     """Train, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,6 +206,9 @@ def main(options: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=100_000, help="that each variant is trained on")
     parser.add_argument("--batch", type=int, help="the recipe's by default")
     parser.add_argument("--frames", type=int, help="of a clip; the recipe's by default")
+    parser.add_argument("--width", type=int, help="of the transformer, whole heads; the recipe's by default")
+    parser.add_argument("--layers", type=int, help="of the transformer; the recipe's by default")
+    parser.add_argument("--head", type=int, help="width of a head; the recipe's by default")
     parser.add_argument("--held-out", type=int, default=32, help="clips, at least 2")
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
     parser.add_argument("--folder", type=Path, default=Path("work/ablations"), help="of a recipe's own autoencoder")
@@ -182,6 +224,7 @@ def main(options: Sequence[str] | None = None) -> None:
     recipe = recipe_named(arguments.recipe)
     if not isinstance(recipe.data, Rendered):
         raise ValueError(f"--recipe {arguments.recipe!r} is not of rendered clips; give nano-ids")
+    recipe = _sized(first_phase(recipe), arguments.width, arguments.layers, arguments.head)
     data = replace(recipe.data, workers=arguments.workers)
     recipe = replace(recipe, data=data, validation_clips=arguments.held_out, batch=arguments.batch or recipe.batch)
     if arguments.frames is not None:
@@ -193,6 +236,9 @@ def main(options: Sequence[str] | None = None) -> None:
         "clips": arguments.clips,
         "batch": recipe.batch,
         "frames": _of(recipe).frames,
+        "size": list(_of(recipe).size),
+        "width": recipe.model.transformer.width,
+        "layers": recipe.model.transformer.num_layers,
         "held_out": arguments.held_out,
         "variants": {},
         "environment": environment(),
@@ -202,13 +248,13 @@ def main(options: Sequence[str] | None = None) -> None:
         what, parts = VARIANTS[name][0], VARIANTS[name][1](recipe)
         trainee, curve = train_variant(parts, held_out, arguments.folder, arguments.work / name, arguments.clips)
         bf16 = recipe.teacher[0].train.bf16
-        seen[name] = {key: losses(trainee, held_out, tracks=key == "tracks", bf16=bf16) for key in ("tracks", "none")}
+        seen[name] = {key: errors(trainee, held_out, tracks=key == "tracks", bf16=bf16) for key in ("tracks", "none")}
         told, untold = seen[name]["tracks"], seen[name]["none"]
         base = seen["base"]
         result["variants"][name] = {
             "what": what,
             "weights": sum(p.numel() for p in trainee.model.transformer.parameters()),
-            "loss": round(float(told.mean()), 5),
+            "error": round(float(told.mean()), 5),
             "minus_base": compare(told, base["tracks"]),
             "tracks_are_worth": compare(untold, told),
             "worth_minus_base": compare(untold - told, base["none"] - base["tracks"]),
