@@ -9,7 +9,7 @@ from motionstream.cli import main
 from motionstream.components import Placement
 from motionstream.media import write_video
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.training import recipes, stages
+from motionstream.training import nano_recipes, recipes, stages
 from motionstream.training.perceptual import LPIPS
 from motionstream.training.sources import weights_path
 from motionstream.training.trainee import Trainee
@@ -18,7 +18,7 @@ from motionstream.training.trainee import Trainee
 @pytest.fixture
 def finished(tmp_path):
     """A folder in which every stage of the debug recipe is finished, with random weights."""
-    recipe = recipes.debug()
+    recipe = nano_recipes.debug()
     torch.manual_seed(5)
     trainee = Trainee(recipe.model)
     folder = tmp_path / "run"

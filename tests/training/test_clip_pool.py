@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from motionstream.training import recipes, stages
+from motionstream.training import nano_recipes, recipes, stages
 from motionstream.training.rendered_clips import ClipPool
 
 
 @pytest.fixture(scope="module")
 def make_pool():
-    recipe = recipes.debug()
+    recipe = nano_recipes.debug()
     autoencoder = stages.LinearAutoencoder(recipe.model.autoencoder)
 
     def make(**changes):

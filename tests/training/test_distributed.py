@@ -23,7 +23,7 @@ from motionstream.data.textures import TextureBank
 from motionstream.model.attention import BlockCausal
 from motionstream.presets import preset
 from motionstream.sampler.rollout import Rollout
-from motionstream.training import distributed, recipes, sources, stages
+from motionstream.training import distributed, nano_recipes, recipes, sources, stages
 from motionstream.training.autoencoder import DecoderStage
 from motionstream.training.causal_init import CausalStage
 from motionstream.training.checkpoint import Checkpoints
@@ -39,7 +39,7 @@ from motionstream.training.trajectories import TrajectoryStore, make_trajectorie
 from motionstream.training.video_clips import rendered_clips
 
 fork = multiprocessing.get_context("fork")
-RECIPE = recipes.debug()
+RECIPE = nano_recipes.debug()
 BATCH = 4
 CONFIG = TrainConfig(steps=3, lr=1e-3, warmup=1, log_every=1, checkpoint_every=10, validate_every=3)
 

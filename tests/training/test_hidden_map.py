@@ -14,7 +14,7 @@ from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank
 from motionstream.model.motion_model import MotionModel
 from motionstream.presets import preset
-from motionstream.training import recipes
+from motionstream.training import nano_recipes
 from motionstream.training.clips import PreparedClips
 from motionstream.training.flow_matching import make_conditions
 from motionstream.training.rendered_clips import prepare
@@ -44,7 +44,7 @@ def make_trainee() -> Trainee:
 
 @pytest.fixture(scope="module")
 def clips(script) -> PreparedClips:
-    recipe = recipes.debug()
+    recipe = nano_recipes.debug()
     rendered = render(replace(recipe.data.scene, sprites=(2, 2)), 2, 1, TextureBank(()))
     autoencoder = LinearAutoencoder(recipe.model.autoencoder)
     mix = replace(script.TRACKS, dense=1.0, random=0.0, drags=0.0)
@@ -108,7 +108,7 @@ def test_cells_count_where_a_track_is_hidden_and_where_it_was_let_go(script, cli
 
 
 def test_the_comparison_runs_whole_at_debug_size(script, tmp_path):
-    recipe = recipes.debug()
+    recipe = nano_recipes.debug()
     torch.manual_seed(0)
     write_tensors(tmp_path / "teacher.safetensors", Trainee(recipe.model).state_dict())
     write_tensors(tmp_path / "autoencoder.safetensors", LinearAutoencoder(recipe.model.autoencoder).state_dict())

@@ -10,11 +10,11 @@ from motionstream.config import MixerConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training import recipes
+from motionstream.training import nano_recipes
 from motionstream.training.looking import GESTURES, Gestures, LookStage, rendered_gestures, still_pictures
 from motionstream.training.loop import Run, TrainConfig
 
-SCENE = recipes.debug().data.scene
+SCENE = nano_recipes.debug().data.scene
 CONFIG = MixerConfig(look_widths=(8, 8), mix_widths=(8, 8), features=4, heads=2)
 
 

@@ -13,11 +13,11 @@ from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.tracks.sampling import TrackMix, sample_tracks
-from motionstream.training import recipes
+from motionstream.training import nano_recipes
 from motionstream.training.loop import Run, TrainConfig
 from motionstream.training.mixer import MixerStage, picture_loss, point_logits, take_frames
 
-SCENE = recipes.debug().data.scene
+SCENE = nano_recipes.debug().data.scene
 CHUNKS = [0, 9, 21, 33]
 MIX = TrackMix(dense=0.1, random=0.2, drags=0.7)
 CONFIG = MixerConfig(look_widths=(8, 8), mix_widths=(8, 8), features=4, heads=2)

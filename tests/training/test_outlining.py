@@ -6,11 +6,11 @@ import torch
 from motionstream.conditioning.outliner import Outliner
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank
-from motionstream.training import recipes
+from motionstream.training import nano_recipes
 from motionstream.training.loop import Run, TrainConfig
 from motionstream.training.outlining import GRASPS, Grasps, OutlineStage, pictures_to_grasp, rendered_grasps
 
-SCENE = recipes.debug().data.scene
+SCENE = nano_recipes.debug().data.scene
 
 
 def make_stage(**settings) -> OutlineStage:

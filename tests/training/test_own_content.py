@@ -14,7 +14,7 @@ from motionstream.data.textures import TextureBank
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import Tracks
 from motionstream.tracks.sampling import SampledTracks, TrackMix
-from motionstream.training import recipes, rollouts
+from motionstream.training import nano_recipes, rollouts
 from motionstream.training.clips import assemble, carrying_model, to_float
 from motionstream.training.rendered_clips import frames_before, prepare
 from motionstream.training.rollouts import OwnContent, keyed_conditions, roll_out
@@ -43,7 +43,7 @@ def network(pipeline):
 
 @pytest.fixture(scope="module")
 def rendered():
-    return render(recipes.debug().data.scene, 3, 5, TextureBank(TRAIN))
+    return render(nano_recipes.debug().data.scene, 3, 5, TextureBank(TRAIN))
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,14 @@ def test_hours_follow_steps_batch_and_gpus():
         plan(recipe, ("self-forcing",), Machine(gpus=4, gpu="H100"))
 
 
+def test_a_phase_is_counted_by_its_own_clips():
+    first, second = plan(recipe_named("nano-ids"), ("teacher",), H100)
+    assert (first.setup.batch, second.setup.batch) == (32, 8)
+    tokens = {"first": 6 * 6 * 4, "second": 16 * 16 * 6}  # of a clip
+    less = (first.flops / first.train.steps / 32) / (second.flops / second.train.steps / 8)
+    assert 0.3 < less / (tokens["first"] / tokens["second"]) < 1.05
+
+
 def test_the_command_tells_all_stages_and_trains_none(tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = ["train", "all", "--recipe", "wan2.1-debug", "--folder", str(folder), "--dry-run", "--gpu", "H100"]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from motionstream.components import Placement, random_components
 from motionstream.loading import random_model
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.training import recipes, sources, stages
+from motionstream.training import nano_recipes, recipes, sources, stages
 from motionstream.training.export import export
 from motionstream.training.loop import TrainConfig, train
 from motionstream.training.named_recipes import RECIPES, recipe_named
@@ -23,7 +23,7 @@ from motionstream.wan_presets import TINY_WAN22_LARGE
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    recipe = recipes.debug()
+    recipe = nano_recipes.debug()
     for stage in recipes.STAGES:
         stages.TRAINERS[stage](recipe, folder, say=lambda text: None)
     return recipe, folder
@@ -91,11 +91,11 @@ def test_recipes_have_the_tiny_decoders_they_can_train():
     assert updates == 200_000 and large.tiny.loss.batch == 16
     assert nano_minutes(100) == pytest.approx(75)  # the mixer has the other quarter
     with pytest.raises(ValueError, match="for debug trains no tiny decoder"):
-        replace(recipes.debug(), tiny=None).own_tiny  # noqa: B018
+        replace(nano_recipes.debug(), tiny=None).own_tiny  # noqa: B018
     with pytest.raises(ValueError, match="for debug trains no tiny decoder"):
-        with_videos(replace(recipes.debug(), tiny=None))
+        with_videos(replace(nano_recipes.debug(), tiny=None))
     with pytest.raises(ValueError, match="frames = 8"):
-        replace(recipes.debug().tiny, frames=8)
+        replace(nano_recipes.debug().tiny, frames=8)
 
 
 def with_videos(recipe):
@@ -103,7 +103,7 @@ def with_videos(recipe):
 
 
 def nano_minutes(minutes):
-    recipe = recipes.nano(minutes)
+    recipe = nano_recipes.nano(minutes)
     own = recipe.autoencoder
     parts = [own.train, *(phase.train for phase in recipe.teacher), recipe.causal, recipe.self_forcing, own.decoder]
     return sum(part.minutes for part in (*parts, recipe.tiny.train))
@@ -126,7 +126,7 @@ def test_training_again_goes_on_instead_of_starting_over(trained):
 
 def test_a_missing_stage_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"train the (autoencoder|mixer) stage first"):
-        stages.train_teacher(recipes.debug(), tmp_path)
+        stages.train_teacher(nano_recipes.debug(), tmp_path)
 
 
 class _Line:
@@ -185,19 +185,28 @@ def test_the_teacher_begins_with_a_base_of_its_sizes_around_its_own_mixer(traine
     assert frozen == {"pixel_mixer"}
 
 
-def test_the_papers_conditioning_alone_is_trained_on_rendered_clips_too(trained, tmp_path):
-    """``nano-ids`` at debug size: no content carried, the autoencoder the base's."""
+def test_the_papers_conditioning_alone_is_trained_on_rendered_clips_too(trained, tmp_path, monkeypatch):
+    """``nano-ids`` at debug size: no content carried, the autoencoder the base's, small clips first."""
     recipe, folder = trained
     export(recipe, folder, tmp_path / "base")
     whole, few = recipe.model, replace(recipe.teacher[0].train, steps=1)
     inputs = (*whole.inputs[:2], ("image", whole.latent_channels))
     width = sum(channels for _, channels in inputs)
     transformer = replace(whole.transformer, in_channels=width)
-    model = replace(whole, inputs=inputs, transformer=transformer, image_conditioning="concat", carry=None)
+    concat = {"image_conditioning": "concat", "carry": None, "still_std": 0.7}
+    model = replace(whole, inputs=inputs, transformer=transformer, **concat)
     shared = {"base": str(tmp_path / "base"), "autoencoder": None, "mixer": None, "causal": few, "self_forcing": few}
-    recipe = replace(recipe, model=model, teacher=(replace(recipe.teacher[0], train=few),), **shared)
+    first = replace(recipe.teacher[0], train=few)
+    small = replace(recipe.data.scene, height=16, width=32, frames=9, sprite_radius=(4.0, 8.0))
+    recipe = replace(recipe, model=model, teacher=(replace(first, scene=small, batch=3), first), **shared)
+    seen = []
+    monkeypatch.setattr(stages, "clip_view", lambda *given: (seen.append(given[2]), sources.clip_view(*given))[1])
     for stage in ("teacher", "causal", "self-forcing"):
         stages.TRAINERS[stage](recipe, tmp_path / "run", say=lambda text: None)
+    assert [tuple(clips.latents.shape[2:]) for clips in seen[:2]] == [(3, 2, 4), (12, 4, 4)]
+    assert (recipe.in_phase(0).batch, recipe.in_phase(1).batch) == (3, recipe.batch)
+    with pytest.raises(ValueError, match="phase 1 of debug is for rendered clips"):
+        replace(recipe, data=None).in_phase(0)
     lines = [json.loads(x) for x in (tmp_path / "run" / "teacher_phase1" / "log.jsonl").read_text().splitlines()]
     assert "epe_px" in lines[-1]
     assert recipe_named("nano-ids").stages == ("teacher", "causal", "self-forcing", "tiny-decoder")

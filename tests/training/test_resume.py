@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from motionstream.training import checkpoint, recipes, sources, stages
+from motionstream.training import checkpoint, nano_recipes, recipes, sources, stages
 from motionstream.training.checkpoint import Checkpoints, damage, previous, save_file
 from motionstream.training.loop import Run, TrainConfig
 from motionstream.training.teacher import TeacherStage
@@ -241,7 +241,7 @@ def teacher(recipe, folder):
 
 
 def run_teacher(folder, target, background=False):
-    recipe = recipes.debug()
+    recipe = nano_recipes.debug()
     config = replace(recipe.teacher[0].train, steps=20, checkpoint_every=10, log_every=1, validate_every=100)
     config = replace(config, background_checkpoints=background)
     return stages.train(teacher(recipe, folder), config, target, say=quiet)
@@ -255,7 +255,7 @@ def losses(folder):
 @pytest.mark.parametrize("background", [False, True])
 def test_twenty_steps_are_ten_a_kill_and_ten_more_bit_for_bit(tmp_path, background):
     for train in (stages.train_autoencoder, stages.train_mixer):
-        train(recipes.debug(), tmp_path, say=quiet)
+        train(nano_recipes.debug(), tmp_path, say=quiet)
     process = fork.Process(target=run_teacher, args=(tmp_path, tmp_path / "cut", background))
     process.start()
     while process.is_alive() and not (

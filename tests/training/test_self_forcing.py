@@ -16,7 +16,7 @@ from motionstream.model.motion_model import MotionModel
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training import recipes, sources, stages
+from motionstream.training import nano_recipes, sources, stages
 from motionstream.training.distributed import micro_batch
 from motionstream.training.dmd import LOWEST
 from motionstream.training.flow_matching import make_conditions
@@ -46,7 +46,7 @@ def trainee(config, seed):
 
 @pytest.fixture(scope="module")
 def clips():
-    recipe = recipes.debug()
+    recipe = nano_recipes.debug()
     autoencoder = MotionStreamPipeline.from_pretrained("debug", untrained=True).parts.autoencoder
     rendered = render(recipe.data.scene, 2, 5, TextureBank(stages.TRAIN))
     generator = torch.Generator().manual_seed(0)
@@ -290,7 +290,7 @@ def test_settings_are_checked(clips):
 
 
 def test_the_command_trains_the_stage_and_export_takes_it(tmp_path, capsys):
-    recipe, folder = recipes.debug(), tmp_path / "run"
+    recipe, folder = nano_recipes.debug(), tmp_path / "run"
     folder.mkdir()
     pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
     for stage in ("autoencoder", "decoder"):

@@ -14,7 +14,7 @@ from motionstream.model.flow import add_noise
 from motionstream.model.motion_model import Conditions
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training import recipes, teacher_forcing
+from motionstream.training import nano_recipes, teacher_forcing
 from motionstream.training.clips import PreparedClips
 from motionstream.training.flow_matching import make_conditions
 from motionstream.training.loop import Run
@@ -51,7 +51,7 @@ def make_trainee(noise=0.0) -> Trainee:
 
 @pytest.fixture(scope="module")
 def clips() -> PreparedClips:
-    recipe = recipes.debug()
+    recipe = nano_recipes.debug()
     rendered = render(recipe.data.scene, CLIPS, 1, TextureBank(()))
     autoencoder = LinearAutoencoder(recipe.model.autoencoder)
     mix = TrackMix(dense=1.0, random=0.0, drags=0.0)

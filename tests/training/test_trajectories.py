@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from motionstream.config import ModelConfig
-from motionstream.training import recipes
+from motionstream.training import nano_recipes
 from motionstream.training.clips import PreparedClips
 from motionstream.training.trainee import Trainee
 from motionstream.training.trajectories import SHARD, TOGETHER, TrajectoryStore, make_trajectories
@@ -45,7 +45,7 @@ class Numbered:
 
 @pytest.fixture
 def teacher():
-    model = recipes.debug().model
+    model = nano_recipes.debug().model
     torch.manual_seed(0)
     trainee = Trainee(replace(model, sampler=replace(model.sampler, teacher_steps=3)))
     with torch.no_grad():

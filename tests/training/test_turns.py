@@ -10,7 +10,7 @@ from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training import recipes
+from motionstream.training import nano_recipes, recipes
 from motionstream.training.rendered_clips import ClipPool
 from motionstream.training.turns import LONGEST, draw_turns, reorder, sample_turns, still_scene
 
@@ -100,7 +100,7 @@ def test_events_are_where_the_set_of_tracks_changes(made):
 
 
 def test_the_pool_draws_the_share_that_it_is_told():
-    recipe = recipes.debug()
+    recipe = nano_recipes.debug()
     autoencoder = MotionStreamPipeline.from_pretrained("debug", untrained=True).parts.autoencoder
     mix = TrackMix(dense=1, random=0, drags=0)  # these begin with the clip and stay: later events are those of turns
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from motionstream.training.recipes import Recipe, debug, nano, nano_debug, nano_ids
+from motionstream.training.nano_recipes import debug, nano, nano_debug, nano_ids
+from motionstream.training.recipes import Recipe
 from motionstream.training.wan_recipes import affordable, debug_wan, wan21, wan22
 
 RECIPES: dict[str, Callable[[float | None], Recipe]] = {

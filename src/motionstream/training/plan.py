@@ -97,12 +97,12 @@ def plan(recipe: Recipe, stages: Sequence[str], machine: Machine) -> list[StageP
     for stage in stages:
         if stage == "teacher":
             for number, phase in enumerate(recipe.teacher):
-                step = teacher_flops(recipe.model, frames).model * recipe.batch
+                now = recipe.in_phase(number)
+                size = None if phase.scene is None else phase.scene.size
+                step = teacher_flops(recipe.model, _latent_frames(now), size=size).model * now.batch
                 name = f"teacher, phase {number + 1}"
                 head = phase.track_head
-                plans.append(
-                    _stage(recipe, name, "teacher", phase.train, recipe.batch, step, machine, recipe.lora, head)
-                )
+                plans.append(_stage(now, name, "teacher", phase.train, now.batch, step, machine, recipe.lora, head))
         elif stage in ("causal", "teacher-forcing"):
             train = recipe.causal if stage == "causal" or recipe.forcing is None else recipe.forcing.train
             step = causal_flops(recipe.model, frames).model * recipe.batch * (1 if stage == "causal" else 2)

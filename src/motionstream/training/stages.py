@@ -115,7 +115,9 @@ def train_mixer(recipe: Recipe, folder: Path, say: Say = print) -> None:
 
 def _counted(stage: Any, kind: StageKind, recipe: Recipe, batch: int, clips: PreparedClips) -> Any:
     """The stage with the operations of its steps, of which the log tells the share of the GPU's peak."""
-    counts = stage_flops(kind, recipe.model, clips.latents.shape[2], recipe.rollouts, batch=batch)
+    frames, *cells = clips.latents.shape[2:]
+    size = (cells[0] * recipe.model.spatial_compression, cells[1] * recipe.model.spatial_compression)
+    counts = stage_flops(kind, recipe.model, frames, recipe.rollouts, batch=batch, size=size)
     turn: Callable[[int], str] = getattr(stage, "turn", lambda step: "module")
     stage.flops = lambda step: counts[turn(step)]
     return stage
@@ -125,14 +127,15 @@ def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
     """Flow matching in phases (paper: two; the track head is frozen in the second)."""
     torch.manual_seed(recipe.seed)
     trainee = _thinned(begin(recipe, folder, None), recipe.lora)
-    validation = validation_clips(recipe, folder)
-    view = clip_view(recipe, folder, validation)
     for number, phase in enumerate(recipe.teacher):
+        now = recipe.in_phase(number)
+        validation = validation_clips(now, folder)
+        view = clip_view(now, folder, validation)
         trainee.model.track_head.requires_grad_(phase.track_head)
         seed = recipe.seed + 1_000_000 * (number + 1)
-        source = clip_source(recipe, folder, phase.tracks, seed=seed, phase=number)
+        source = clip_source(now, folder, phase.tracks, seed=seed, phase=number)
         stage = TeacherStage(trainee, source, validation, phase.loss, seed=recipe.seed + number, view=view)
-        stage = _counted(stage, "teacher", recipe, recipe.batch, validation)
+        stage = _counted(stage, "teacher", now, now.batch, validation)
         run = train(stage, phase.train, folder / f"teacher_phase{number + 1}", say=say)
         run.use_average()
     save_average(run, folder, "teacher", recipe.lora)

@@ -116,15 +116,18 @@ def stage_flops(
     rollouts: SelfForcingConfig,
     *,
     batch: int,
+    size: Size | None = None,
 ) -> dict[str, float]:
     """Model operations of an update of each player of a stage, "module" and "opponent", of a whole batch.
 
-    ``rollouts`` is Self-Forcing's. What ``Stage.flops`` answers is the entry of the player whose turn a step is.
+    ``rollouts`` is Self-Forcing's. ``size``: (height, width) of the video; the model's own when None. What
+    ``Stage.flops`` answers is the entry of the player whose turn a step is.
     """
     if stage == "self-forcing":
-        both = self_forcing_flops(config, latent_frames, rollouts)
+        both = self_forcing_flops(config, latent_frames, rollouts, size=size)
         return {"module": both.student.times(batch).model, "opponent": both.critic.times(batch).model}
-    one = teacher_flops(config, latent_frames) if stage == "teacher" else causal_flops(config, latent_frames)
+    count = teacher_flops if stage == "teacher" else causal_flops
+    one = count(config, latent_frames, size=size)
     return {"module": one.times(batch).model}
 
 

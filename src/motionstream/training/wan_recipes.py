@@ -14,7 +14,8 @@ from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
 from motionstream.training.loop import TrainConfig
 from motionstream.training.lora import LoraSettings
-from motionstream.training.recipes import Phase, Recipe, TinyRecipe, tiny_debug
+from motionstream.training.nano_recipes import tiny_debug
+from motionstream.training.recipes import Phase, Recipe, TinyRecipe
 from motionstream.training.self_forcing import SelfForcingConfig
 from motionstream.training.teacher import TeacherConfig
 from motionstream.training.tiny_autoencoder import paper_recipe
