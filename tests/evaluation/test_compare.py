@@ -54,10 +54,11 @@ def test_a_model_that_was_not_distilled_is_sampled_as_a_teacher():
 def test_the_command_compares_and_refuses(tmp_path, capsys):
     output = tmp_path / "compare.json"
     options = ["--model", "debug", "--untrained", "--clips", "1", "--steps", "1", "--steps", "2", "-o", str(output)]
+    options += ["--frames", "21"]
     assert main(["evaluate", "compare", *options]) == 0
     result = json.loads(output.read_text())
     assert json.loads(capsys.readouterr().out.strip().splitlines()[-1]) == result
-    assert list(result["ways"]) == ["debug 1 step", "debug 2 steps"]
+    assert list(result["ways"]) == ["debug 1 step", "debug 2 steps"] and result["settings"]["frames"] == 21
     assert set(result["references"]) == {CEILING, FROZEN, WARP, MIXTURE}
     pairs = [(pair["of"], pair["minus"]) for pair in result["comparisons"]]
     first, second = result["ways"]
@@ -67,6 +68,7 @@ def test_the_command_compares_and_refuses(tmp_path, capsys):
         ({"steps": (9,)}, "steps = 9"),
         ({"guidance": ("strong",)}, "'strong'"),
         ({"clips": 0}, "clips = 0"),
+        ({"frames": 22}, "frames = 22"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate_compare(["debug"], untrained=True, **wrong)

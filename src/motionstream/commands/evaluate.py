@@ -18,6 +18,7 @@ BELONGS = {
     "held": ("drift",),
     "mixture": ("drift",),
     "steps": ("compare",),
+    "frames": ("compare",),
     "guidance": ("compare",),
     "output": ("rendered", "drift", "compare", "release", "pan", "captions"),
     "figure": ("drift",),
@@ -79,6 +80,8 @@ Examples:
     """Denoising steps of a chunk, each a row (compare); the model's own without it."""
     guidance: tyro.conf.UseAppendAction[tuple[Literal["plain", "text", "motion", "joint"], ...]] = ()
     """Sample as the teacher, whole clips in many steps, under this guidance, each a row (compare)."""
+    frames: int = 45
+    """Of a clip (compare); for models that were trained on shorter ones."""
     seed: int = 0
     """Which clips, and which noise."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.json")] = None
@@ -160,6 +163,7 @@ Examples:
             clips=self.clips or 16,
             seed=self.seed,
             speed=self.speed or 6.0,
+            frames=self.frames,
             output=self.output,
             untrained=self.untrained,
         )

@@ -70,6 +70,7 @@ def evaluate_compare(
     clips: int = 16,
     seed: int = 0,
     speed: float = 6.0,
+    frames: int = FRAMES,
     output: Path | None = None,
     untrained: bool = False,
 ) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def evaluate_compare(
     Args:
         models: presets or folders. steps: of the streaming student; its own number without it.
         guidance: of ``GUIDANCE``; every model is then sampled as a teacher, once for each kind.
-        clips, seed, speed: as of ``evaluate rendered``. output: a .json file. untrained: accept random weights.
+        clips, seed, speed: as of ``evaluate rendered``. frames: of a clip, 1 + 4k. output: a .json file. untrained: accept random weights.
 
     Raises ValueError for what does not go together, a model that cannot be loaded, an output that cannot be written.
     """
@@ -90,6 +91,8 @@ def evaluate_compare(
     for kind in guidance:
         if kind not in GUIDANCE:
             raise ValueError(f"guidance {kind!r}; there are {', '.join(GUIDANCE)}")
+    if frames < 5 or frames % 4 != 1:
+        raise ValueError(f"frames = {frames}: clips have 1 + 4k frames, at least 5; give 21 or 45")
     if clips < 1 or not models:
         raise ValueError(f"clips = {clips}, models = {list(models)}: give at least one of each")
     if output is not None:
@@ -103,7 +106,7 @@ def evaluate_compare(
         rows = {label: Way(name=label) for label, _ in own}
         errors = Console(stderr=True)
         for index in progress(range(clips), str(name), console=errors, disable=not sys.stderr.isatty()):
-            clip = make_clip(pipeline.config, index, seed, speed)
+            clip = make_clip(pipeline.config, index, seed, speed, frames=frames)
             for label, make in own:
                 rows[label].measure(make, clip)
             for label, make in () if known else _references(pipeline):
@@ -112,7 +115,7 @@ def evaluate_compare(
         ways += rows.values()
     result = {
         "script": "motionstream evaluate compare",
-        "settings": {"clips": clips, "seed": seed, "speed": speed, "frames": FRAMES},
+        "settings": {"clips": clips, "seed": seed, "speed": speed, "frames": frames},
         "ways": {way.name: way.to_dict() for way in ways},
         "references": {name: row.to_dict() for name, row in references.items()},
         "comparisons": [

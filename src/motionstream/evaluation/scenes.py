@@ -53,7 +53,7 @@ EFFECTS = ("dark", "fog", "snow", "tint")
 """What a caption may say and no track can."""
 
 
-def scene_config(config: ModelConfig, speed: float, effect: str | None = None) -> SceneConfig:
+def scene_config(config: ModelConfig, speed: float, effect: str | None = None, frames: int = FRAMES) -> SceneConfig:
     """Scenes at the model's size: one to three sprites before a still camera, held-out photographs as they are.
 
     ``speed``: a sprite's mean travel in pixels per 12 frames; each draws 0 to 2 times as much. ``effect``: one of
@@ -64,7 +64,7 @@ def scene_config(config: ModelConfig, speed: float, effect: str | None = None) -
     plain = SceneConfig(
         height=config.size[0],
         width=config.size[1],
-        frames=FRAMES,
+        frames=frames,
         fps=config.fps,
         sprites=(1, 3),
         sprite_radius=(max(5.0, 9 * scale), max(10.0, 24 * scale)),
@@ -81,13 +81,19 @@ def scene_config(config: ModelConfig, speed: float, effect: str | None = None) -
 
 @torch.no_grad()
 def make_clip(
-    config: ModelConfig, index: int, seed: int = 0, speed: float = 6.0, effect: str | None = None
+    config: ModelConfig,
+    index: int,
+    seed: int = 0,
+    speed: float = 6.0,
+    effect: str | None = None,
+    *,
+    frames: int = FRAMES,
 ) -> EvaluationClip:
     """Clip number ``index`` of the evaluation ``seed``; the same arguments give the same clip. With an ``effect``, as
     of ``scene_config``, it differs in that, and in its caption, alone."""
     if not 0 <= seed < 1000 or not 0 <= index < 100_000:
         raise ValueError(f"seed {seed}, clip {index}: evaluation seeds are 0..999, clips 0..99999")
-    settings = scene_config(config, speed, effect)
+    settings = scene_config(config, speed, effect, frames)
     number = FIRST_SEED + seed * 100_000 + index
     scene = draw_scene(settings, 1, number, TextureBank(HELD_OUT))
     clips = render_scene(scene, settings)
