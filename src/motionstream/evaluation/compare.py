@@ -79,7 +79,8 @@ def evaluate_compare(
     Args:
         models: presets or folders. steps: of the streaming student; its own number without it.
         guidance: of ``GUIDANCE``; every model is then sampled as a teacher, once for each kind.
-        clips, seed, speed: as of ``evaluate rendered``. frames: of a clip, 1 + 4k. output: a .json file. untrained: accept random weights.
+        clips, seed, speed: as of ``evaluate rendered``. frames: of a clip, 1 + 4k.
+        output: a .json file. untrained: accept random weights.
 
     Raises ValueError for what does not go together, a model that cannot be loaded, an output that cannot be written.
     """
