@@ -40,6 +40,16 @@ def address() -> Iterator[str]:
         thread.join()
 
 
+def test_a_refused_gesture_is_told_and_the_stream_goes_on(address: str) -> None:
+    with Client(address, TOKEN) as client:
+        client.start("stripes")
+        client.drag(300, 16, radius=0)
+        with pytest.raises(ServerError, match="outside the picture"):
+            for _ in client.chunks(seconds=5):
+                pass
+        assert len(next(client.chunks()).frames)
+
+
 @pytest.mark.parametrize("codec", ["h264", "jpeg"])
 def test_a_drag_is_in_the_frames_that_come(address: str, codec) -> None:
     with Client(address, TOKEN, codec) as client:

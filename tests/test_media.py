@@ -2,11 +2,12 @@ import os
 import re
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from motionstream import media
 from motionstream.media import (
@@ -145,6 +146,37 @@ def test_transparency_is_laid_on_white(tmp_path):
     palette.putpixel((1, 0), 1)
     palette.save(tmp_path / "b.gif", transparency=1)
     assert read_picture(tmp_path / "b.gif").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_a_pillow_picture_is_what_its_file_is(tmp_path):
+    from motionstream.scene import read_rgb
+
+    rgba = np.dstack([gradient(24, 32), np.full((24, 32), 100, np.uint8)])
+    Image.fromarray(rgba).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((2, 2), 30_000, np.uint16)).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(gradient(24, 32)).save(tmp_path / "lying.png", exif=exif)
+    for name in ("clear.png", "deep.png", "lying.png"):
+        assert np.array_equal(read_rgb(Image.open(tmp_path / name)), read_rgb(tmp_path / name))
+
+
+def test_colours_of_another_profile_become_srgb(tmp_path):
+    """The rocket is stored in Adobe RGB, in which the same numbers are stronger colours."""
+    rocket = Path(__file__).parents[1] / "examples" / "rocket.jpg"
+    image = Image.open(rocket)
+    assert "Adobe RGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"])))
+    stored = np.asarray(image).astype(int)
+    difference = read_picture(rocket).astype(int) - stored
+    assert 2 < np.abs(difference).mean() < 10
+    grey = np.ptp(stored, axis=-1) < 2  # what has no colour has none in either
+    assert grey.any() and np.abs(np.ptp(read_picture(rocket)[grey].astype(int), axis=-1)).max() <= 4
+
+    upright = gradient(24, 32)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for name, profile in (("srgb.png", srgb), ("broken.png", b"no profile")):
+        Image.fromarray(upright).save(tmp_path / name, icc_profile=profile)
+        assert np.array_equal(read_picture(tmp_path / name), upright)
 
 
 def test_grey_of_eight_and_sixteen_bits(tmp_path):

@@ -121,6 +121,7 @@ def test_live_drag_that_begins_late(pipeline):
     [
         (lambda p: Tracks.empty(9, (64, 64)), "64x64"),
         (lambda p: Tracks.empty(10, p.config.size), "10 frames"),
+        (lambda p: Tracks.empty(9, p.config.size, 12), "12 frames a second, the stream has 24: use tracks.resample"),
     ],
 )
 def test_tracks_that_do_not_fit_are_refused(pipeline, bad, message):

@@ -276,12 +276,13 @@ class Client:
             if isinstance(message, dict):
                 if message["type"] == kind:
                     return message
-                _raise_if_over(message, whatever=True)
+                _raise_if_over(message)
 
     def chunks(self, seconds: float | None = None, patience: float = 30.0) -> Iterator[Chunk]:
         """Chunks as they come, ``seconds`` of the video or until the stream ends; other messages are passed over.
 
-        Raises ServerError where the stream fails, TimeoutError where nothing comes for ``patience`` seconds.
+        Raises ServerError where the stream fails or a command was refused, after which it may be called again; and
+        TimeoutError where nothing comes for ``patience`` seconds.
         """
         begin: int | None = None
         while True:
@@ -317,11 +318,10 @@ class Client:
         return np.stack([to_rgb(frame, self._reformatter) for frame in frames])
 
 
-def _raise_if_over(message: dict[str, Any], *, whatever: bool = False) -> None:
-    """``whatever``: also where only a command was refused, and the stream goes on."""
-    if message["type"] == "failed" and (message["fatal"] or whatever):
+def _raise_if_over(message: dict[str, Any]) -> None:
+    if message["type"] == "failed":
         raise ServerError(message["message"])
-    if message["type"] == "ended" and whatever:
+    if message["type"] == "ended":
         raise ServerError(f"the stream has ended: {message['reason']}")
 
 

@@ -5,6 +5,7 @@ Axes: pictures are uint8 `H W 3`, videos uint8 `T H W 3`, both RGB; `size` is (h
 """
 
 import colorsys
+import io
 import os
 import re
 import secrets
@@ -21,7 +22,7 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
 
 from motionstream.yuv import mark_bt709, to_rgb, to_yuv
 
@@ -108,7 +109,7 @@ def _by(size: tuple[int, ...]) -> str:
 def read_picture(path: str | Path) -> np.ndarray:
     """Read a JPEG, PNG, WebP, BMP, TIFF or GIF (first frame) as uint8 (H, W, 3) RGB.
 
-    The EXIF rotation is applied, transparency is laid on white, 16-bit grey becomes 8-bit. Raises ValueError,
+    As of ``rgb_of``: upright, in sRGB, transparency laid on white. Raises ValueError,
     naming the path and the remedy, for a missing file, one that is no picture, is damaged, or has more than
     MAX_PIXELS pixels (which its header tells: nothing is decoded).
     """
@@ -127,7 +128,7 @@ def read_picture(path: str | Path) -> np.ndarray:
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(path, f"{image.width}x{image.height} pixels")
         try:
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return rgb_of(image)
         except Exception as error:  # as above
             raise ValueError(f"cannot read {path}: the picture is damaged ({error}); save it anew") from error
 
@@ -136,15 +137,44 @@ def _too_large(path: str | Path, pixels: str) -> ValueError:
     return ValueError(f"cannot read {path}: {pixels}, more than {MAX_PIXELS:,}; scale it down first")
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def has_transparency(path: str | Path) -> bool:
+    """Whether a picture that ``read_picture`` reads has transparent pixels."""
+    with Image.open(path, formats=PICTURE_FORMATS) as image:
+        return image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
+
+
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """A Pillow picture as uint8 (H, W, 3): the EXIF rotation is applied, an embedded colour profile is converted to
+    sRGB, transparency is laid on white, 16-bit grey becomes 8-bit."""
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
         grey = np.clip(np.asarray(image) / 257 + 0.5, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
+    image = _in_srgb(image)
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.array(image.convert("RGB"))
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """What phones and cameras store in wider colours; a profile that cannot be read is as none."""
+    stored = image.info.get("icc_profile")
+    if not stored:
+        return image
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(stored))
+        if "srgb" in ImageCms.getProfileDescription(profile).lower():
+            return image
+        kind = "RGBA" if image.has_transparency_data else "RGB"
+        if image.mode in ("P", "PA", "LA", "1"):
+            image = image.convert(kind)
+        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=kind)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image
+    assert converted is not None  # only in place is nothing returned
+    return converted
 
 
 def write_picture(path: str | Path, picture: np.ndarray) -> None:

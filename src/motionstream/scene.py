@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from motionstream.components import Components
 from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.config import ModelConfig
-from motionstream.media import fit, read_picture
+from motionstream.media import fit, read_picture, rgb_of
 from motionstream.model.motion_model import Conditions, ImageInput, MotionInput, MotionModel
 from motionstream.tracks import Tracks
 
@@ -95,6 +96,11 @@ class Scene:
                 f"the tracks are for a {tracks.size[1]}x{tracks.size[0]} picture, the stream is "
                 f"{self.size[1]}x{self.size[0]}: use tracks.resize({self.size})"
             )
+        if not math.isclose(tracks.fps, self.fps, rel_tol=1e-6):
+            raise ValueError(
+                f"the tracks have {tracks.fps:g} frames a second, the stream has {self.fps:g}: use "
+                f"tracks.resample({self.fps:g}), or make them at that rate"
+            )
         tracks = tracks.clipped()
         if config.carry is not None and tracks.count > config.carry.max_tracks:
             tracks = thinned(tracks, config.carry.max_tracks)
@@ -132,7 +138,7 @@ def read_rgb(image: Picture) -> np.ndarray:
     """Any picture as uint8 (H, W, 3)."""
     if isinstance(image, str | Path):
         return read_picture(image)
-    return np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+    return rgb_of(image) if isinstance(image, Image.Image) else image
 
 
 def _to_tensor(picture: np.ndarray, device: torch.device) -> Tensor:

@@ -29,6 +29,18 @@ def test_an_edit_has_the_photographs_size_and_leaves_its_margins(folder, capsys)
     assert video.shape == (36, 32, 32, 3) and fps == 24
 
 
+def test_tracks_give_the_length_and_transparency_is_said(folder, capsys):
+    from motionstream.tracks import drag_tracks
+
+    drag_tracks((8, 16), (20, 16), 30, (32, 32)).save("t.npz")
+    photo = Image.open("photo.png").convert("RGBA")
+    photo.putpixel((50, 20), (0, 0, 0, 0))
+    photo.save("photo.png")
+    assert edit("--tracks", "t.npz") == 0
+    said = capsys.readouterr().out
+    assert "after 30 frames" in said and "photo.png: what is transparent is laid on white" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

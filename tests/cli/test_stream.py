@@ -55,6 +55,11 @@ def test_a_drag_becomes_a_video(folder, capsys):
 def test_the_name_comes_from_the_photograph_and_the_length_is_three_seconds(folder):
     assert stream() == 0
     assert len(read_video(folder / "photo.mp4")[0]) == 72
+    (folder / "photo.mp4").write_bytes(b"somebody's own")
+    for name in ("photo-2.mp4", "photo-3.mp4"):  # nobody has named it, so nothing is written over
+        assert stream("--seconds", "0.5") == 0
+        assert len(read_video(folder / name)[0]) == 12
+    assert (folder / "photo.mp4").read_bytes() == b"somebody's own"
 
 
 def test_drags_and_pins_are_merged_with_ids_of_their_own(folder):
@@ -190,6 +195,10 @@ def test_a_preview_shows_the_tracks(folder):
         (["--preview", "sheet.txt"], ["sheet.txt", ".png"]),
         (["--preview", "photo.png"], ["photo.png", "another name"]),
         (["--save-tracks", "tracks.txt"], ["tracks.txt", ".npz"]),
+        (["--select"], ["--select has no effect without --drag"]),
+        (["--depth", "photo.png"], ["--depth has no effect without --pan"]),
+        (["--camera-ease", "linear"], ["--camera-ease linear has no effect"]),
+        (["--drag", "0.3,0.5:60,0.5"], ["fractions"]),
         (["--fast"], ["--fast", "motionstream stream --help"]),
     ],
 )
@@ -231,7 +240,6 @@ def test_a_damaged_model_is_the_users_mistake(folder, capsys):
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (KeyboardInterrupt(), 130, "stopped"),
         (RuntimeError("lost\nmy way"), 1, "RuntimeError: lost my way; run it again with MOTIONSTREAM_DEBUG=1"),
         (MemoryError("out of memory at step 3"), 1, "motionstream: out of memory at step 3"),
         (FloatingPointError("the loss is nan"), 1, "motionstream: the loss is nan"),
@@ -252,6 +260,37 @@ def test_a_run_that_breaks_off_leaves_nothing(folder, capsys, monkeypatch, error
     assert stream("--seconds", "5", "-o", "out.mp4", "--preview", "sheet.png") == code
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["out.mp4", "photo.png"]
+    assert (folder / "out.mp4").read_bytes() == b"older"
+
+
+def test_what_was_made_before_it_was_stopped_is_kept(folder, capsys, monkeypatch):
+    from motionstream.stream import Stream
+
+    step = Stream.step
+
+    def stopped(self, tracks):
+        if self.chunk == 2:
+            raise KeyboardInterrupt
+        return step(self, tracks)
+
+    monkeypatch.setattr(Stream, "step", stopped)
+    assert stream("--seconds", "5", "-o", "out.mp4", "--preview", "sheet.png") == 130
+    said = capsys.readouterr()
+    assert "out.mp4: stopped after 21 of 120 frames, which are kept" in said.out and "stopped" in said.err
+    assert len(read_video(folder / "out.mp4")[0]) == 21
+    assert sorted(path.name for path in folder.iterdir()) == ["out.mp4", "photo.png"]
+
+
+def test_what_was_stopped_before_its_first_frame_leaves_nothing(folder, capsys, monkeypatch):
+    from motionstream.stream import Stream
+
+    def stopped(self, tracks):
+        raise KeyboardInterrupt
+
+    (folder / "out.mp4").write_bytes(b"older")
+    monkeypatch.setattr(Stream, "step", stopped)
+    assert stream("-o", "out.mp4") == 130
     assert sorted(path.name for path in folder.iterdir()) == ["out.mp4", "photo.png"]
     assert (folder / "out.mp4").read_bytes() == b"older"
 

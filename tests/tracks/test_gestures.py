@@ -512,8 +512,9 @@ def test_pins_and_drags_go_together():
         ("0.25,0.5:-0.5,0.5", ((31.5, 47.5), (-64.5, 47.5))),
         ("0,0:1,1", ((-0.5, -0.5), (127.5, 95.5))),  # all at most 1: fractions
         ("1,1:0,0", ((127, 95), (-0.5, -0.5))),
-        ("0.5,0.5:0.5,2", ((0.5, 0.5), (0.5, 2))),  # not all: pixels
-        ("0.5,0.5:-90,0.5", ((0.5, 0.5), (-90, 0.5))),
+        ("0.25,0.5:1.25,0.5", ((31.5, 47.5), (159.5, 47.5))),  # its start is one, so its end is
+        ("1,0:0.5,-2", ((1, 0), (0.5, -2))),  # not written as fractions: pixels
+        ("5.5,0.5:0.5,0.5", ((5.5, 0.5), (0.5, 0.5))),
     ],
 )
 def test_drags_as_text(text: str, expected: tuple):
@@ -532,6 +533,12 @@ def test_pins_and_points_as_text():
 )
 def test_malformed_drags_name_the_text(text: str):
     with pytest.raises(ValueError, match=f"^{text!r}.*(write x0?,y0?|finite)"):
+        parse_drag(text, SIZE)
+
+
+@pytest.mark.parametrize("text", ["0.3,0.5:60,0.5", "0.3,0.5:0.5,-64"])
+def test_fractions_and_pixels_are_not_mixed(text: str):
+    with pytest.raises(ValueError, match=f"^{text!r}: the start is in fractions of the picture and 6"):
         parse_drag(text, SIZE)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 
 from motionstream.commands.camera_options import CameraOptions
-from motionstream.commands.common import check_paths, check_positive, parse_size
+from motionstream.commands.common import check_paths, check_positive, free_name, parse_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ begins with a minus is written with an equals sign."""
         from motionstream.tracks import MAX_FRAMES, Tracks
         from motionstream.tracks.camera import camera_tracks
 
-        output = self.output or Path(f"{self.image.stem}.npz")
+        output = self.output or free_name(f"{self.image.stem}.npz")
         check_positive("--seconds", self.seconds, "seconds")
         check_positive("--fps", self.fps, "frames a second")
         if self.seconds * self.fps > MAX_FRAMES:

@@ -52,6 +52,11 @@ class CameraOptions:
             raise ValueError("--depth and --depth-model both say how far away things are; give one of them")
         if self.inverse_depth and self.depth is None:
             raise ValueError("--inverse-depth has no effect without --depth MAP")
+        told = {"--depth": self.depth is not None, "--depth-model": self.depth_model is not None}
+        told["--camera-ease linear"] = self.camera_ease == "linear"
+        without = [name for name, given in told.items() if given]
+        if way.rests and without:
+            raise ValueError(f"{without[0]} has no effect without --pan, --orbit, --dolly or --zoom")
         return None if way.rests else way
 
     def depth_of(self, picture: np.ndarray, fitting: Fit) -> np.ndarray:

@@ -27,6 +27,15 @@ def progress() -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True, redirect_stdout=False)
 
 
+def free_name(name: str) -> Path:
+    """A file in this folder for what nobody has named: ``name``, or with a number where there is one of that name, for
+    it may be somebody's own."""
+    path, number = Path(name), 2
+    while path.exists():
+        path, number = Path(f"{Path(name).stem}-{number}{path.suffix}"), number + 1
+    return path
+
+
 def check_positive(name: str, value: float | None, unit: str) -> None:
     """Refuse zero, negative, infinite and NaN values of an option; None is one not given."""
     if value is not None and not (math.isfinite(value) and value > 0):

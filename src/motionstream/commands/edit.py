@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from motionstream.commands.common import load_pipeline, parse_size, progress
+from motionstream.commands.common import free_name, load_pipeline, parse_size, progress
 from motionstream.commands.video import KeptFrames, VideoCommand
 
 
@@ -28,10 +28,12 @@ Examples:
   motionstream edit photo.jpg --drag 0.3,0.5:0.5,0.5 --select --transition there.mp4
   motionstream edit photo.jpg --dolly 0.3 --pin 10,10 --seconds 2"""
 
+    DEFAULT_SECONDS: ClassVar[float] = 1.5
+
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="EDITED.png")] = None
     """The edited photograph; without it the photograph's name with -edited.png, in this folder."""
-    seconds: Annotated[float | None, tyro.conf.arg(metavar="S")] = 1.5
-    """How long the drag takes, the hold at its end included (--reach)."""
+    seconds: Annotated[float | None, tyro.conf.arg(metavar="S")] = None
+    """How long the drag takes, the hold at its end included (--reach); without it that of the tracks, or 1.5."""
     transition: Annotated[Path | None, tyro.conf.arg(metavar="OUT.mp4")] = None
     """Also write the video that leads there, at the model's size."""
 
@@ -42,17 +44,20 @@ Examples:
             VIDEO_SUFFIXES,
             check_output,
             fit,
+            has_transparency,
             read_picture,
             write_picture,
             write_video,
         )
         from motionstream.model.backends import use_backend
 
-        output = self.output or Path(f"{self.image.stem}-edited.png")
+        output = self.output or free_name(f"{self.image.stem}-edited.png")
         self.check(output, PICTURE_SUFFIXES, self.transition)
         if self.transition is not None:
             check_output(self.transition, VIDEO_SUFFIXES)
         photograph = read_picture(self.image)
+        if has_transparency(self.image):
+            print(f"{self.image}: what is transparent is laid on white, also in the edited picture")
         given = self.given()
         pipeline = load_pipeline(self.model, untrained=self.untrained, causal=self.causal, options=self)
         config, wanted = pipeline.config, parse_size(self.size)

@@ -126,7 +126,7 @@ Examples:
             option, allowed = field.name.replace("_", "-"), BELONGS.get(field.name)
             if allowed is not None and self.name not in allowed and getattr(self, field.name) != field.default:
                 raise ValueError(f"evaluate {self.name} takes no --{option}; it is an option of {', '.join(allowed)}")
-        if len(self.model) > 1 and self.name in ("rendered", "captions", "gallery"):
+        if len(self.model) > 1 and self.name in ("rendered", "captions", "pan", "gallery"):
             raise ValueError(f"evaluate {self.name} takes one --model; drift, compare and release take several")
 
     def _rendered(self) -> None:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from motionstream.commands.common import PlacementOptions, check_paths, check_positive, load_pipeline, progress
+from motionstream.commands.common import (
+    PlacementOptions,
+    check_paths,
+    check_positive,
+    free_name,
+    load_pipeline,
+    progress,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +66,7 @@ model of another rate: motionstream stream IMAGE --session FILE."""
 
     def run(self) -> None:
         """Check everything, then generate and write."""
-        output = self.output or Path(f"{self.session.stem}.mp4")
+        output = self.output or free_name(f"{self.session.stem}.mp4")
         self._check(output)
         from motionstream.session.fingerprint import fingerprint
         from motionstream.session.recording import Recording
@@ -131,5 +138,5 @@ def _write(path: Path, frames: Iterator[np.ndarray], size: tuple[int, int], fps:
         case _:
             if count * size[0] * size[1] > MAX_VIDEO_PIXELS:
                 raise ValueError(f"{count} frames of {size[1]}x{size[0]} are too many for one .npz; give --until")
-            with atomic_path(path) as temporary:
-                np.savez_compressed(temporary, frames=np.stack(list(frames)), fps=np.float64(fps))
+            with atomic_path(path) as temporary, temporary.open("wb") as file:  # of a name numpy would add .npz
+                np.savez_compressed(file, frames=np.stack(list(frames)), fps=np.float64(fps))

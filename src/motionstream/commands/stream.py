@@ -35,8 +35,9 @@ Examples:
   motionstream stream first_frame.png --tracks tracks.npz --causal c3s1w2 --seed 7
   motionstream stream photo.jpg --session session.jsonl
 
-A drag or pin whose numbers are all at most 1 is in fractions of the fitted picture, which is the frame of the
-video; otherwise its numbers are that frame's pixels."""
+A drag or pin whose numbers are all at most 1, or whose start is, as in 0.3,0.5:1.2,0.5, is in fractions of the fitted
+picture, which is the frame of the video; otherwise its numbers are pixels of the picture as the model sees it (--size;
+128x128 for nano), however large the video is (--scale)."""
 
     session: Annotated[Path | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
     """Do on this photograph what was done in a recorded session: gestures, prompts, numbers of steps. For the frames of

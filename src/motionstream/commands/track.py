@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
-from motionstream.commands.common import check_paths, progress
+from motionstream.commands.common import check_paths, free_name, progress
 
 if TYPE_CHECKING:
     from motionstream.tracks.tracker import Tracker
@@ -55,7 +55,7 @@ Examples:
         if not self._joint and (self.cotracker or self.device):
             given = "--cotracker" if self.cotracker else "--device"
             raise ValueError(f"{given} has no effect with --tracker {self.tracker}; add --tracker cotracker")
-        output = self.output or Path(f"{self.video.stem}.npz")
+        output = self.output or free_name(f"{self.video.stem}.npz")
         check_paths([self.video], [output])
         from motionstream.media import check_output, read_video
         from motionstream.tracks import Tracks, grid_points

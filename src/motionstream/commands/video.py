@@ -17,6 +17,7 @@ from motionstream.commands.common import (
     PlacementOptions,
     check_paths,
     check_positive,
+    free_name,
     load_pipeline,
     parse_size,
     progress,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from motionstream.tracks import Tracks
     from motionstream.tracks.masks import Draw
 
-DEFAULT_SECONDS = 3.0
 KEPT_FRAMES = 240
 """How many frames are kept for the preview and the check of the corners, however long the video is."""
 
@@ -41,11 +41,13 @@ class VideoCommand(CameraOptions, PlacementOptions):
     """The options of both verbs; each of them says how frames are made."""
 
     NEEDS: ClassVar[tuple[str, ...] | None] = None
+    DEFAULT_SECONDS: ClassVar[float] = 3.0
 
     image: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGE")]
     """Any photograph; it is scaled and cropped to the model's size."""
     drag: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="X0,Y0:X1,Y1")] = ()
-    """Drag what is at X0,Y0 to X1,Y1 (which may lie outside the picture)."""
+    """Drag what is at X0,Y0 to X1,Y1 (which may lie outside the picture): in fractions of the fitted picture, or in
+    pixels of --size."""
     select: bool = False
     """Drags take hold of the whole object under their start, as GrabCut finds it, instead of a disc."""
     pin: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="X,Y")] = ()
@@ -64,7 +66,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
     seed: int = 0
     """The same seed gives the same frames."""
     radius: Annotated[float, tyro.conf.arg(metavar="PX")] = 16.0
-    """How far from its start a drag or pin takes hold."""
+    """How far from its start a drag or pin takes hold; of --size, as all pixels here."""
     spacing: Annotated[float, tyro.conf.arg(metavar="PX")] = 8.0
     """Distance between the points of a drag's or pin's grid."""
     reach: float = 0.75
@@ -78,7 +80,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
     backend: str = "auto"
     """Attention backend, see motionstream doctor; auto takes the fastest that runs."""
     size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
-    """Size of the video; without it the one of the model's sizes whose shape is nearest to the photograph's."""
+    """Size at which the model works; without it the one of its sizes whose shape is nearest to the photograph's."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="OUT.mp4")] = None
     """The video; without it the photograph's name with .mp4, in this folder."""
     preview: Annotated[Path | None, tyro.conf.arg(metavar="SHEET.png")] = None
@@ -104,7 +106,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         """Check everything, then generate and write."""
         from motionstream.media import VIDEO_SUFFIXES, VideoWriter, fit, read_picture
 
-        output = self.output or Path(f"{self.image.stem}.mp4")
+        output = self.output or free_name(f"{self.image.stem}.mp4")
         self.check(output, VIDEO_SUFFIXES)
         from motionstream.model.backends import use_backend
 
@@ -119,18 +121,26 @@ class VideoCommand(CameraOptions, PlacementOptions):
         tracks = self.all_tracks(config.fps, given, fitting, picture, fitted, pipeline.model.draw)
         print(f"{self.image}: {fitting.describe()}{f', shown {scale} times as large' if scale > 1 else ''}")
         _say_untrained(pipeline)
-        kept, clock = KeptFrames(KEPT_FRAMES), 0.0
+        kept, clock, stopped = KeptFrames(KEPT_FRAMES), 0.0, False
         frame_size = (scale * size[0], scale * size[1])
         with use_backend(self.backend), VideoWriter(output, frame_size, config.fps) as writer, progress() as bars:
             bar = bars.add_task(str(config.name), total=tracks.length)
             started = time.perf_counter()
-            for frames in self.make(
-                pipeline, picture, tracks, lambda done, of: bars.update(bar, completed=done, total=of)
-            ):
-                clock += time.perf_counter() - started  # generation alone, without the file
-                writer.write(frames)
-                kept.add(frames)
-                started = time.perf_counter()
+            try:
+                for frames in self.make(
+                    pipeline, picture, tracks, lambda done, of: bars.update(bar, completed=done, total=of)
+                ):
+                    clock += time.perf_counter() - started  # generation alone, without the file
+                    writer.write(frames)
+                    kept.add(frames)
+                    started = time.perf_counter()
+            except KeyboardInterrupt:
+                if kept.count == 0:
+                    raise
+                stopped = True  # what there is may be an hour's work
+        if stopped:
+            print(f"{output}: stopped after {kept.count} of {tracks.length} frames, which are kept")
+            raise KeyboardInterrupt
         self.write_extras(kept, tracks)
         seconds, rate = tracks.length / config.fps, tracks.length / clock
         print(f"{output}: {tracks.length} frames, {seconds:.2f} s, made at {rate:.1f} fps")
@@ -146,6 +156,8 @@ class VideoCommand(CameraOptions, PlacementOptions):
         self.way()
         if self.align and self.transfer is None:
             raise ValueError("--align has no effect without --transfer VIDEO")
+        if self.select and not self.drag:
+            raise ValueError("--select has no effect without --drag")
         inputs = [self.image, self.tracks, self.depth, self.transfer]
         check_paths(inputs, [output, self.preview, self.save_tracks, *others])
         check_output(output, suffixes)
@@ -195,7 +207,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
 
         if self.seconds is None and tracked is not None:
             return tracked
-        seconds = DEFAULT_SECONDS if self.seconds is None else self.seconds
+        seconds = self.DEFAULT_SECONDS if self.seconds is None else self.seconds
         if seconds * fps > MAX_FRAMES:
             raise ValueError(f"--seconds is {seconds:g}; at most {MAX_FRAMES / fps:g} at {fps:g} fps")
         frames = max(1, round(seconds * fps))
@@ -286,10 +298,11 @@ def adapt_tracks(tracks: Tracks, fitting: Fit, fps: float) -> Tracks:
 def transferred(video: Path, pairs: Sequence[str], frames: int, size: tuple[int, int], fps: float) -> Tracks:
     """Tracks of ``frames`` frames by the motion of a video file; says what was followed."""
     from motionstream.media import read_video
-    from motionstream.tracks.transfer import parse_pair, transfer_tracks
+    from motionstream.tracks.transfer import LARGEST, parse_pair, transfer_tracks
 
     places = [parse_pair(text) for text in pairs]
-    source, rate = read_video(video, fps=fps, limit=frames)
+    # no larger than it is looked at, unless its own pixels are spoken of
+    source, rate = read_video(video, fps=fps, limit=frames, side=None if places else LARGEST)
     if len(source) < frames:
         print(f"{video} ends after {len(source)} of {frames} frames; points then hold")
     tracks = transfer_tracks(source, rate, source.shape[1:3], size, frames, fps, pairs=places)

@@ -18,6 +18,7 @@ from motionstream.tracks.tracks import MAX_POINTS, Tracks, check_counts, check_f
 
 Point = tuple[float, float]
 
+_FARTHEST_FRACTION = 3.0  # of the picture; a drag may end outside of it
 _FARTHEST = 1e6  # pixels; a pointer may leave the picture, but a number beyond this is a broken message
 
 
@@ -281,7 +282,9 @@ def parse_drag(text: str, size: tuple[int, int]) -> tuple[Point, Point]:
     """Start and end in pixels of a drag written "x0,y0:x1,y1".
 
     Four numbers that are all at most 1 in absolute value are fractions of the picture (0 its left or top
-    edge, 1 the other); otherwise all four are pixels. The start lies in the picture, the end anywhere.
+    edge, 1 the other), and so are those whose start is written with a point and lies in 0..1; otherwise all four
+    are pixels. The start lies in the picture, the end anywhere. Raises ValueError also where a start in fractions
+    has an end too far away for one.
     """
     parts = text.split(":")
     if len(parts) != 2:
@@ -296,12 +299,20 @@ def parse_pin(text: str, size: tuple[int, int]) -> Point:
     return point
 
 
+def _in_fractions(parts: list[str], points: list[Point]) -> bool:
+    largest = max(abs(value) for point in points for value in point)
+    begins = "." in parts[0] and all(0 <= value <= 1 for value in points[0])
+    if begins and largest > _FARTHEST_FRACTION:
+        raise ValueError(f"the start is in fractions of the picture and {largest:g} is not; write all in one of them")
+    return begins or largest <= 1
+
+
 def _parse_points(text: str, parts: list[str], size: tuple[int, int]) -> list[Point]:
     """Points in pixels, of which the first lies in the picture; errors name the whole text."""
     height, width = size
     try:
         points = [parse_point(part) for part in parts]
-        if all(abs(value) <= 1 for point in points for value in point):
+        if _in_fractions(parts, points):
             points = [(x * width - 0.5, y * height - 0.5) for x, y in points]
             # 1 is the far edge, which is just outside, yet a fair place to start: the last pixel is meant.
             x, y = points[0]

@@ -95,7 +95,7 @@ class Tracks:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an .npz file with the keys positions, visible, size, fps and ids, whole or not at all."""
         path = Path(path)
-        if path.suffix != ".npz":
+        if path.suffix.lower() != ".npz":
             raise ValueError(f"{path} does not end in .npz; tracks are saved as .npz files")
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
