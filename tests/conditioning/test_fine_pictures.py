@@ -91,6 +91,20 @@ def test_what_is_behind_a_thing_is_as_fine_as_the_picture():
     torch.testing.assert_close(F.avg_pool2d(told.fine_healed[0], SCALE), told.healed[0], atol=0.05, rtol=0)
 
 
+def test_no_seam_is_seen_between_a_pin_and_what_rests_beside_it():
+    """Left of the middle a pin holds what is there; on the right a drag is nearer, and all is left as it is."""
+    start = torch.tensor([[[4.0, 16.0], [27.0, 16.0]]])
+    positions = start[:, None] + torch.tensor([[[[0.0, 0.0], [0.0, -9.0]]]])
+    made = carry(positions, torch.ones(1, 1, 2, dtype=torch.bool), source(picture(), start, 1))
+    held = (made.fine.relations.near.track == 0).unflatten(2, (H // 2, W // 2))[:, :, :, :, None]
+    held = held.repeat_interleave(2, 2).expand(-1, -1, -1, -1, 2).flatten(3).float()
+    assert 0.3 < held.mean() < 0.7
+    weights = torch.stack([held, 0 * held, 1 - held, 0 * held], dim=1)
+    still = F.avg_pool2d(picture(), SCALE)[:, :, None]
+    fine = replace(made.fine, mixture=Mixture(still, weights, still)).picture(0, 1)
+    torch.testing.assert_close(fine[:, :, 0], picture())
+
+
 @pytest.fixture(scope="module")
 def pipeline() -> MotionStreamPipeline:
     made = MotionStreamPipeline.from_pretrained("debug", untrained=True)

@@ -241,3 +241,15 @@ def test_whatever_is_grasped_goes_along_where_there_is_something_to_be_seen(seen
     mask = mask_of(picture, start, NONE)
     assert all(mask[int(y), int(x)] == 1 for x, y in start[1:]) and overlap(mask, square(0)) > 0.75
     assert (mask[8, 40] == mask[8 - 5, 40] == 1) if seen else not mask[:14, 44:].any()
+
+
+def test_no_flat_ground_goes_along_with_the_tip_of_a_thing():
+    """A mast in the sky, whose tip is of another colour: what is cut out around the others leaves it out."""
+    sky = -0.6 + 0.002 * torch.arange(SIZE).float()[:, None].expand(3, SIZE, SIZE).clone()
+    sky[0, 40:90, 46:51] = 0.9
+    sky[2, 20:40, 46:51] = 0.9
+    start = np.array([(48.0, 28.0), *((48.0, y) for y in (50, 58, 66, 74, 82))], np.float32)
+    mask = mask_of(sky, start, NONE)
+    assert mask[45:85, 46:51].min() == 1, "the mast"
+    assert mask[24:33, 46:51].min() == 1, "its tip, where it was grasped"
+    assert not mask[22:34, :44].any() and not mask[22:34, 53:].any(), "and no sky beside it"

@@ -27,6 +27,9 @@ from torch.nn import functional as F
 
 from motionstream.conditioning.relations import CarrySource, Chosen, Relations, grid_places, relate, thing_of, turned_by
 
+RESTS = 1e-3
+"""Pixels, and parts of a turn or of a size, up to which what a track has done is rounding."""
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -103,7 +106,7 @@ class FineCarry:
         near = self._moved(self.relations.near, first, stop)
         if self.mixture is None:
             return near
-        weights = enlarge(self.mixture.weights[:, :, first:stop], self.scale)
+        weights = enlarge(self._settled(first, stop), self.scale)
         fill = enlarge(self.mixture.fill[:, :, first:stop], self.scale)
         if self._behind is not None:
             fill += left_in_place(self._behind, self.source.static[:, first:stop])
@@ -111,6 +114,22 @@ class FineCarry:
         picture.addcmul_(weights[:, :1], near)
         picture.addcmul_(weights[:, 1:2], self._moved(self.relations.far, first, stop))
         return picture.addcmul_(weights[:, 2:3], self.static(first, stop))
+
+    def _settled(self, first: int, stop: int) -> Tensor:
+        """The mixture's weights, what is moved by nothing counted as static. Weights are enlarged smoothly and chosen
+        tracks are not: beside a pin that holds what is here lies what another track would bring, for nothing."""
+        assert self.mixture is not None
+        near, far, static, fill = self.mixture.weights[:, :, first:stop].unbind(dim=1)
+        parts = []
+        for weight, chosen in ((near, self.relations.near), (far, self.relations.far)):
+            upright = chosen.turned - chosen.turned.new_tensor((1.0, 0.0))
+            rests = torch.cat([chosen.move, upright], dim=-1).abs().amax(dim=-1) < RESTS
+            rests = (rests & (chosen.picture == self.source.static[:, :, None]))[:, first:stop]
+            rests = rests.unflatten(2, (weight.shape[2] // self.grid, -1))
+            still = weight * rests.repeat_interleave(self.grid, 2).repeat_interleave(self.grid, 3)
+            static = static + still
+            parts.append(weight - still)
+        return torch.stack([*parts, static, fill], dim=1)
 
     @cached_property
     def _behind(self) -> Tensor | None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,23 +38,52 @@ FLAT = 6.0
 """Standard deviation, in levels of 255, up to which a patch is flat: nobody sees whether a piece of sky goes along, but
 its border is seen."""
 
+AROUND, PLAIN, ALIKE = 3.0, 0.3, 12
+"""Pixels beyond those within which flat ground is looked for, how much of them it must be, and levels by which what is
+in its colours may differ."""
+
 
 def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray, draw: Draw | None = None) -> Tensor:
     """The thing in a picture (3, H, W) in [−1, 1] that tracks which began at ``on`` (N, 2) are on, and others, at
     ``off`` (M, 2), are not: float (H, W), 0 or 1. ``draw`` has a say in it. What is right under tracks that are beside
-    it goes along, where there is something to be seen."""
+    it goes along, where there is something to be seen, without the flat ground around that."""
     pixels = (
         ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     )
     mask = cut_out(np.ascontiguousarray(pixels), on, off, draw)
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
     beside = ~grown(mask, 1)
+    plain = _plain(pixels) & beside
     for x, y in on[~_inside(torch.from_numpy(mask), on)]:
-        under = np.hypot(columns - x, rows - y) <= GRASP
+        distance = np.hypot(columns - x, rows - y)
+        under = distance <= GRASP
         patch = pixels[under & beside]
         if len(patch) and patch.std(axis=0).max() > FLAT:
-            mask |= under
+            around = ~under & (distance <= GRASP + AROUND)
+            mask |= under & ~_ground(pixels, under, around, plain)
     return torch.from_numpy(mask).float().to(picture.device)
+
+
+def _plain(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels of uint8 (H, W, 3) have nothing but flat ground around them."""
+    values = pixels.astype(np.float32)
+    mean, squared = (cv2.blur(part, (5, 5)) for part in (values, values**2))
+    return np.asarray(np.sqrt((squared - mean**2).clip(min=0)).max(axis=-1) <= FLAT)
+
+
+def _ground(pixels: np.ndarray, patch: np.ndarray, around: np.ndarray, plain: np.ndarray) -> np.ndarray:
+    """What of a patch (H, W) is of the ground ``around`` it, where enough of that is ``plain``: in its colours, and
+    from the patch's rim inwards."""
+    ground = np.zeros_like(patch)
+    if plain[around].mean() > PLAIN:
+        colours = pixels[around & plain].astype(int)
+        # the thing's own even parts may be around, too, but are fewer
+        colours = colours[np.abs(colours - np.median(colours, axis=0)).max(axis=-1) <= 3 * ALIKE]
+        apart = np.abs(pixels[patch][:, None].astype(int) - colours).max(axis=-1)
+        ground[patch] = (apart <= ALIKE).any(axis=1)
+    _, pieces = cv2.connectedComponents(ground.astype(np.uint8))
+    rim = patch & grown(~patch, 1)
+    return np.asarray(ground & np.isin(pieces, np.unique(pieces[rim & ground])))
 
 
 class Things:
