@@ -106,3 +106,20 @@ def test_one_too_many_waits_in_line_and_is_told_its_place(visitor, server: str, 
         assert visitor.page.inner_text("#state") == "Streaming"
         for client in clients[1:]:
             client.stop()
+
+
+def test_who_waits_in_line_drags_once_the_stream_begins(visitor, server: str, until) -> None:
+    with contextlib.ExitStack() as others:
+        clients = [others.enter_context(Client(server)) for _ in range(4)]
+        for client in clients:
+            client.start("coffee")
+            client.send("pause")
+        visitor.stroke((84, 90), (74, 94), let_go=False)  # which asks for a stream
+        visitor.wait_for_state("Waiting")
+        visitor.page.mouse.move(*visitor.place(70, 96), steps=4)
+        for client in clients:
+            client.stop()
+        visitor.wait_for_frame(1)
+        until(lambda: visitor.has_dot("press", 70, 96), "what was taken hold of in line is in the stream")
+        visitor.page.mouse.up()
+        until(lambda: len(visitor.dots("press")) == 0, "and is let go")

@@ -292,4 +292,5 @@ def test_a_full_disk_ends_the_recording_and_not_the_stream(
     other = engine.open(picture())
     run(engine, clock, 0.6)
     seen = events(other)
-    assert isinstance(seen[0], Failed) and "not recorded" in seen[0].message and len(frames(seen)) >= 1
+    assert isinstance(seen[0], Started) and seen[0].recording is None
+    assert isinstance(seen[1], Failed) and "not recorded" in seen[1].message and len(frames(seen)) >= 1

@@ -8,6 +8,7 @@ import pytest
 from motionstream.server.protocol import (
     MAX_MESSAGE,
     MAX_SAMPLES,
+    NoStream,
     Received,
     Rejoin,
     Start,
@@ -80,6 +81,13 @@ def test_samples_keep_the_time_between_them() -> None:
 def test_what_is_wrong_is_named(content: object, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         read(content)
+
+
+def test_who_asks_wrongly_for_a_stream_gets_none() -> None:
+    for kind in ("start", "rejoin"):
+        with pytest.raises(NoStream, match="protocol is 1") as refused:
+            read({"type": kind, "protocol": 1, "picture": "cat", "session": "s"})
+        assert refused.value.command == kind
 
 
 def test_the_clock_takes_the_fastest_way_as_the_difference() -> None:

@@ -191,8 +191,6 @@ def test_a_full_engine_has_a_queue(client: TestClient) -> None:
         ('{"type": "explode"}', "'explode'"),
         ('{"type": "pause"}', "no stream runs here"),
         ('{"type": "move", "gesture": 1, "samples": [[1, 2, 3]]}', "no stream runs here"),
-        (json.dumps({"type": "start", "protocol": VERSION, "picture": "../etc/passwd"}), "there is no picture"),
-        ('{"type": "start", "protocol": 99, "picture": "checkers"}', "protocol is 99"),
         ('{"type": "prompt", "prompt": "' + "x" * 40_000 + '"}', "message of 40032 characters; at most 32768"),
         (bytes(range(256)) * 8, "2048 bytes that do not begin with MS"),
         (b"", "0 bytes that do not begin with MS"),
@@ -215,6 +213,28 @@ def test_wrong_messages_are_answered_in_words(client: TestClient, message: str |
         if "ended" not in word:  # and the stream lives on
             socket.send_json({"type": "press", "gesture": 1, "x": 5, "y": 5})
             assert next_control(socket, "accepted")["gesture"] == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "word"),
+    [
+        ({"type": "start", "protocol": VERSION, "picture": "../etc/passwd"}, "there is no picture"),
+        ({"type": "start", "protocol": VERSION, "recording": "0" * 16}, "there is no session"),
+        ({"type": "start", "protocol": 99, "picture": "checkers"}, "protocol is 99"),
+        ({"type": "start", "protocol": VERSION, "picture": "checkers", "codecs": ["av1"]}, "codecs are av1"),
+        ({"type": "rejoin", "protocol": VERSION}, "lacks 'session'"),
+    ],
+)
+def test_a_start_that_is_refused_leaves_no_stream(client: TestClient, message: dict, word: str) -> None:
+    with client.websocket_connect("/ws") as socket:
+        start(socket)
+        next_control(socket, "started")
+        socket.send_json(message)
+        failed = next_control(socket, "failed")
+        assert word in failed["message"] and failed["command"] == message["type"] and failed["fatal"]
+        assert open_sessions(client, 0), "the one before has ended"
+        start(socket)
+        next_control(socket, "started")
 
 
 def test_out_of_order_and_off_the_picture_does_no_harm(client: TestClient) -> None:

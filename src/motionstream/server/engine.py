@@ -211,14 +211,16 @@ class Engine(Host):
             stream = self.pipeline.stream(opening.picture, opening.prompt, seed, steps=opening.steps, scale=scale)
             depth = None if opening.depth is None else fit_depth(opening.depth, stream.fit)
             take = Take(stream, depth=depth)
-        stream, log = take.stream, None
+        stream, log, trouble = take.stream, None, ""
         if self.library is not None:
             try:
                 log = self.library.begin(Header.of(stream, seed, self._weights, take.depth))
             except OSError as error:
-                session.put(Failed(f"this session is not recorded: {error.strerror}"))
+                trouble = f"this session is not recorded: {error.strerror}"
         name = None if log is None else log.name
         session.put(Started(stream.size, stream.fps, seed, stream.steps, name, take.depth is not None))
+        if trouble:
+            session.put(Failed(trouble))  # of the stream that has started: it goes on
         return Player(session, take, self.limits, self.clock, replay=replay, log=log)
 
     def _play(self, session: Session) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -84,6 +85,23 @@ class Visible:
     visible: Annotated[bool, Flag()]
 
 
+class NoStream(ValueError):
+    """The viewer asked for a stream by ``command``, start or rejoin, and gets none."""
+
+    def __init__(self, message: str, command: str) -> None:
+        super().__init__(message)
+        self.command = command
+
+
+@contextmanager
+def asked_for_a_stream(command: str) -> Iterator[None]:
+    """What is wrong within, a ValueError, means that there will be no stream: it becomes `NoStream`."""
+    try:
+        yield
+    except ValueError as error:
+        raise NoStream(str(error), command) from error
+
+
 class ViewerClock:
     """Puts a viewer's own times on the server's clock.
 
@@ -111,7 +129,8 @@ class ViewerClock:
 def parse(text: str, now: float, clock: ViewerClock) -> Start | Rejoin | Received | Visible | list[Command]:
     """One message of the viewer: about the connection, or commands with their times on the server's clock.
 
-    ``now``: when it arrived. Raises ValueError, naming the field and the value, for anything not in the protocol.
+    ``now``: when it arrived. Raises ValueError, naming the field and the value, for anything not in the protocol;
+    `NoStream` where it asks for a stream.
     """
     if len(text) > MAX_MESSAGE:
         raise ValueError(f"message of {len(text)} characters; at most {MAX_MESSAGE} are taken")
@@ -125,12 +144,11 @@ def parse(text: str, now: float, clock: ViewerClock) -> Start | Rejoin | Receive
     if sent is not None:
         clock.arrived(sent, now)
     match content.get("type"):
-        case "start":
-            _check_version(content)
-            return Start(**read_fields(Start, content, besides=("type", "t", "protocol")))
-        case "rejoin":
-            _check_version(content)
-            return Rejoin(**read_fields(Rejoin, content, besides=("type", "t", "protocol")))
+        case "start" | "rejoin" as command:
+            with asked_for_a_stream(command):
+                _check_version(content)
+                kind = Start if command == "start" else Rejoin
+                return kind(**read_fields(kind, content, besides=("type", "t", "protocol")))
         case "received":
             return Received(**read_fields(Received, content, besides=("type", "t")))
         case "visible":

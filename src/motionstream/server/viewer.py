@@ -17,11 +17,13 @@ from motionstream.server.metrics import Metrics
 from motionstream.server.outbox import Outbox
 from motionstream.server.pictures import Pictures
 from motionstream.server.protocol import (
+    NoStream,
     Received,
     Rejoin,
     Start,
     ViewerClock,
     Visible,
+    asked_for_a_stream,
     choose_codec,
     control_message,
     hello,
@@ -108,7 +110,11 @@ class Connection(ABC):
                     else:
                         await self.obey(message)
             except ValueError as error:
-                self.outbox.say(control_message(Failed(str(error))))
+                self.outbox.say(control_message(self.refusal(error)))
+
+    def refusal(self, error: ValueError) -> Failed:
+        """What to answer where a message was not understood or cannot be obeyed."""
+        return Failed(str(error))
 
     def abilities(self) -> tuple[str, ...]:
         """What the server can beyond the commands, see `hello`."""
@@ -169,14 +175,23 @@ class Viewer(Connection):
                 if message.delay is not None:
                     self.metrics.delayed(message.delay)
             case Start():
-                await self._start(message)
+                with asked_for_a_stream("start"):
+                    await self._start(message)
             case Rejoin():
-                self._rejoin(message)
+                with asked_for_a_stream("rejoin"):
+                    self._rejoin(message)
             case _:
                 for command in message:
                     if isinstance(command, Follow) and command.video is not None:
                         command = replace(command, source=self.videos.get(command.video))
                     self._steered(command.name).submit(command)
+
+    def refusal(self, error: ValueError) -> Failed:
+        """As `Connection`. Who gets no stream has none: the one before was to end in any case."""
+        if not isinstance(error, NoStream):
+            return super().refusal(error)
+        self._end()
+        return Failed(str(error), error.command, fatal=True)
 
     def look(self, time: float, jpeg: bytes) -> None:
         """As `Connection`."""
@@ -195,10 +210,7 @@ class Viewer(Connection):
         begin = await asyncio.to_thread(self._opening, start)
         self._end()
         self.outbox.codec = codec
-        try:
-            self.channel = self.channels.open(begin, self.outbox)
-        except EngineBusy as error:
-            self.outbox.say(control_message(Failed(str(error), "start", fatal=True)))
+        self.channel = self.channels.open(begin, self.outbox)
 
     def _opening(self, start: Start) -> Callable[[Callable[[], None]], Session]:
         """Read what a stream is to begin with. ValueError where there is no such picture, recording or chunk."""
@@ -223,10 +235,7 @@ class Viewer(Connection):
         if self.channel is not None and self.channel.secret != rejoin.session:
             self._end()
         self.outbox.codec = codec
-        try:
-            self.channel = self.channels.rejoin(rejoin.session, self.outbox)
-        except ValueError as error:
-            self.outbox.say(control_message(Failed(str(error), "rejoin", fatal=True)))
+        self.channel = self.channels.rejoin(rejoin.session, self.outbox)
 
     def _end(self) -> None:
         """This viewer wants no more of its stream. (One that was taken over goes on.)"""

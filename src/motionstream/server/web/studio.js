@@ -29,6 +29,7 @@ export class Studio extends EventTarget {
   #branching = ""; // what begins goes on from a recording: what is said of that, "" where it does not
   #explained = false; // why there is no connection
   #adopting = false; // the next chunk shows gestures that this page does not know
+  #inLine = false; // waits for a free stream, which knows nothing of gestures made before it starts
 
   /**
    * @param {import("./connection.js").Connection} connection @param {import("./gestures.js").Gestures} gestures
@@ -43,7 +44,7 @@ export class Studio extends EventTarget {
       connection.addEventListener(type, (event) => act(/** @type {CustomEvent} */ (event).detail));
     on("hello", (hello) => this.#greeted(hello));
     on("closed", () => this.#closed());
-    on("queued", ({ place, of }) => this.#wait(`You are number ${place} of ${of} in line. The stream begins by itself.`));
+    on("queued", ({ place, of }) => this.#queued(place, of));
     on("replaying", ({ done, of }) => this.#wait(`${this.#branching || "Coming back to the stream"}: ${done} of ${of} chunks`));
     on("started", (started) => this.#started(started));
     on("continued", (continued) => this.#continued(continued));
@@ -190,6 +191,13 @@ export class Studio extends EventTarget {
     else this.#become("offline");
   }
 
+  /** @param {number} place @param {number} of */
+  #queued(place, of) {
+    this.#inLine = true;
+    this.gestures.streaming = false;
+    this.#wait(`You are number ${place} of ${of} in line. The stream begins by itself.`);
+  }
+
   /** @param {Started} started */
   #started(started) {
     if (this.live && !this.#starting && started.session && started.session === this.stream.session) {
@@ -197,12 +205,16 @@ export class Studio extends EventTarget {
       this.gestures.streaming = false;
     }
     this.#starting = false;
+    const waited = this.#inLine;
+    this.#inLine = false;
     this.stream = started;
     if (started.session) sessionStorage.setItem("stream", JSON.stringify({ session: started.session, picture: this.picture }));
     if (this.#branching) return this.#wait(this.#branching);
     if (this.#adopting || this.watching) {
       this.gestures.streaming = !this.watching;
       this.#tell("begin", started.frame ?? 0);
+    } else if (waited) {
+      this.gestures.began();
     }
     if (this.adaptive && !this.watching) this.connection.send("refresh", { adaptive: true });
     this.#become(started.paused ? "paused" : "running");
@@ -237,16 +249,16 @@ export class Studio extends EventTarget {
     complain(failed.message);
     this.#tell("refused", failed);
     if (failed.gesture !== null && failed.command !== "erase") this.gestures.refused(failed.gesture);
-    const unbegun = this.#starting && failed.gesture === null;
+    if (!failed.fatal) return; // a command was refused, perhaps while it waits in line: what was asked for still comes
     this.#starting = false;
-    if (this.live && (failed.fatal || unbegun)) this.#over();
+    if (this.live) this.#over();
   }
 
   /** @param {State} [state] */
   #over(state = "idle") {
     sessionStorage.removeItem("stream");
     this.#branching = "";
-    this.#adopting = false;
+    this.#adopting = this.#inLine = false;
     this.#become(state);
     this.gestures.ended();
     this.#tell("over");
