@@ -132,7 +132,7 @@ def test_a_model_is_asked_once_for_each_picture(wide_png: bytes) -> None:
                 for name in (names[0], names[0], names[1]):
                     socket.send_json({"type": "start", "protocol": VERSION, "picture": name})
                     assert until(socket, "started")["depth"] is True
-    assert asked == [(32, 32, 3)] * 2
+    assert asked == [(64, 64, 3)] * 2, "of the picture as it is kept, finer than the model sees it"
 
 
 def test_maps_of_other_pictures_and_unknown_ones_are_refused(

@@ -1,8 +1,10 @@
 """Pictures over HTTP: the gallery, uploads, and what is refused."""
 
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +12,15 @@ import simplejpeg
 from fastapi.testclient import TestClient
 
 from motionstream.data import photographs as data_photographs
+from motionstream.pipeline import MotionStreamPipeline
+from motionstream.presets import preset
 from motionstream.server import pictures
-from motionstream.server.pictures import photographs
+from motionstream.server.app import create_app
+from motionstream.server.engine import Engine
+from motionstream.server.pictures import kept_scale, photographs
 from motionstream.server.protocol import VERSION
+from motionstream.server.session import Limits
+from motionstream.session.library import Library
 
 Png = Callable[[np.ndarray], bytes]
 
@@ -24,11 +32,35 @@ def test_an_uploaded_picture_is_fitted_and_can_be_streamed(client: TestClient, p
     name = answer["name"]
     assert answer["fitted"] == "80x40 photograph scaled to 64x32 and cropped to the middle 32x32"
     shown = simplejpeg.decode_jpeg(client.get(f"/api/pictures/{name}").content)
-    assert shown.shape == (32, 32, 3) and shown[..., 0].min() > 200, "the middle, and only the middle"
+    assert shown.shape == (64, 64, 3) and shown[..., 0].min() > 200, "the middle, and only the middle"
     with client.websocket_connect("/ws") as socket:
         assert socket.receive_json()["type"] == "hello"
         socket.send_json({"type": "start", "protocol": VERSION, "picture": name})
         assert socket.receive_json()["type"] == "started"
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale"), [(20, 64, 1), (32, 32, 1), (33, 80, 2), (96, 128, 3), (999, 999, 4)]
+)
+def test_a_picture_is_kept_as_finely_as_frames_can_show_it(height: int, width: int, scale: int) -> None:
+    picture, config = np.zeros((height, width, 3), np.uint8), preset("debug")
+    assert kept_scale(picture, config) == scale
+    assert kept_scale(picture, replace(preset("nano-ids"), size=config.size)) == 1, "which carries no content"
+
+
+def test_larger_frames_begin_with_the_picture_in_full(png: Png) -> None:
+    fine = np.random.default_rng(2).integers(0, 256, (64, 64, 3), np.uint8)
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    with Library() as library, Engine(lambda: pipeline, Limits(scale=2), library) as engine:
+        while engine.status == "loading":
+            time.sleep(0.01)
+        with TestClient(create_app(engine), headers={"host": "127.0.0.1:8000"}) as client:
+            name = client.post("/api/pictures", content=png(fine)).json()["name"]
+            with client.websocket_connect("/ws") as socket:
+                socket.send_json({"type": "start", "protocol": VERSION, "picture": name})
+                assert socket.receive_json()["type"] == "hello"
+                started = socket.receive_json()
+        assert np.array_equal(library.recording(started["recording"]).header.picture, fine)
 
 
 def huge_png(side: int) -> bytes:

@@ -38,7 +38,7 @@ def create_app(
     session waits for its viewer to come back.
     """
     app = FastAPI(title="MotionStream", docs_url=None, redoc_url=None, openapi_url=None)
-    pictures = Pictures(gallery, lambda: host.model.config.size)
+    pictures = Pictures(gallery, lambda: host.model.config)
     app.add_middleware(Guard, access=access or Access())
     _add_pages(app, host)
     add_pictures(app, host, pictures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
 import secrets
 import tempfile
 import threading
@@ -16,11 +17,13 @@ import numpy as np
 import simplejpeg
 from fastapi import FastAPI, HTTPException, Request, Response
 
+from motionstream.config import ModelConfig
 from motionstream.media import Fit, fit, read_picture
+from motionstream.scene import MOST_SCALE
 from motionstream.server.host import EngineBusy, Host
 
 MAX_UPLOAD = 20 * 2**20  # bytes of one picture file
-MAX_UPLOADS = 64  # pictures kept, the oldest go first; each is as small as the model's frames
+MAX_UPLOADS = 64  # pictures kept, the oldest go first; each is a few times as large as the model's frames at most
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,12 @@ def photographs() -> list[Example]:
 
 
 class Pictures:
-    """The gallery's and the uploaded pictures, fitted to the model's size: uint8 (H, W, 3) by name."""
+    """The gallery's and the uploaded pictures, cropped to the model's shape: uint8 (sH, sW, 3) by name. They are s
+    times as large as the model sees them where it can show that, and they are that fine (see `kept_scale`)."""
 
-    def __init__(self, gallery: Sequence[Example], size: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, gallery: Sequence[Example], config: Callable[[], ModelConfig]) -> None:
         self.gallery = {example.name: example for example in gallery}
-        self._size = size
+        self._config = config
         self._kept: OrderedDict[str, tuple[np.ndarray, Fit]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -68,7 +72,7 @@ class Pictures:
         return self._find(name)[0]
 
     def fitting(self, name: str) -> Fit:
-        """How it was scaled and cropped. Raises as `get`."""
+        """How it is scaled and cropped for the model. Raises as `get`."""
         return self._find(name)[1]
 
     def _find(self, name: str) -> tuple[np.ndarray, Fit]:
@@ -89,10 +93,21 @@ class Pictures:
             return name, self._keep(name, read_picture(path))
 
     def _keep(self, name: str, picture: np.ndarray) -> str:
-        self._kept[name] = fit(picture, self._size())
+        config = self._config()
+        scale, fitting = kept_scale(picture, config), Fit(picture.shape[:2], config.size)
+        kept, _ = fit(picture, (scale * config.size[0], scale * config.size[1]))
+        self._kept[name] = kept, fitting
         while len(self._kept) > MAX_UPLOADS:
             self._kept.popitem(last=False)
-        return self._kept[name][1].describe()
+        return fitting.describe()
+
+
+def kept_scale(picture: np.ndarray, config: ModelConfig) -> int:
+    """How many times the model's size a picture is kept at: no detail is lost that frames could show."""
+    if config.carry is None:
+        return 1
+    finer = math.ceil(min(picture.shape[0] / config.size[0], picture.shape[1] / config.size[1]))
+    return min(max(finer, 1), MOST_SCALE)
 
 
 def add_pictures(app: FastAPI, host: Host, pictures: Pictures) -> None:
