@@ -116,6 +116,14 @@ def test_the_address_with_the_token_lets_a_browser_in_for_good() -> None:
     assert elsewhere.get("/", headers={"cookie": cookie.partition(";")[0]}).status_code == 401
 
 
+def test_cookies_of_other_programs_lock_nobody_out() -> None:
+    access = Access(token=TOKEN)
+    for other in ('theme={"dark": true}', "a b=c", "größe=3", "=nothing", "nothing"):
+        client = guarded(access)
+        for cookie in (f"{other}; {access.cookie}={TOKEN}", f"{access.cookie}={TOKEN}; {other}"):
+            assert client.get("/", headers={"cookie": cookie.encode()}).status_code == 200, cookie
+
+
 def test_the_redirect_does_not_lead_to_another_host() -> None:
     answer = guarded(Access(token=TOKEN)).get(f"http://127.0.0.1:8000//evil.example/?token={TOKEN}")
     assert answer.headers["location"] == "/evil.example/"

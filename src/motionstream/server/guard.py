@@ -8,10 +8,10 @@ import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -139,7 +139,8 @@ class Guard:
     def _shown(self, headers: Headers) -> bool:
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         return (kind.lower() == "bearer" and self._is_token(bearer)) or self._is_token(
-            _cookie(headers, self.access.cookie)
+            # As browsers write them: Python's own SimpleCookie stops at what other programs of this host may have set.
+            cookie_parser(headers.get("cookie", "")).get(self.access.cookie, "")
         )
 
     def _is_token(self, given: str) -> bool:
@@ -167,14 +168,6 @@ def _is_open(path: str) -> bool:
 def _name(host: str) -> str:
     """``[::1]:8000`` → ``::1``, ``localhost:8000`` → ``localhost``."""
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-
-
-def _cookie(headers: Headers, name: str) -> str:
-    try:
-        cookies = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return ""
-    return cookies[name].value if name in cookies else ""
 
 
 def _refused(scope: Scope, status: int, message: str) -> Response:
