@@ -23,6 +23,21 @@ def test_going_on_from_the_past_shows_other_frames(visitor, until) -> None:
     assert visitor.page.locator(".toast").count() == 0
 
 
+def test_a_hand_that_scrubs_is_not_waited_for_at_every_frame(visitor) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_frame(45)
+    visitor.look_at(9)
+    visitor.page.evaluate(
+        "() => { window.decoded = 0; const decode = VideoDecoder.prototype.decode;"
+        " VideoDecoder.prototype.decode = function (chunk) { window.decoded++; return decode.call(this, chunk); };"
+        " const line = document.getElementById('timeline');"
+        " for (let frame = 10; frame <= 40; frame++) {"
+        "   line.value = frame; line.dispatchEvent(new Event('input')); } }"
+    )
+    visitor.look_at(12)
+    assert visitor.page.evaluate("window.decoded") <= 3 * 57, "the first and the last few, of thirty"
+
+
 def test_the_session_is_exported(visitor, tmp_path: Path) -> None:
     visitor.stroke((42, 49), (50, 49))
     visitor.wait_for_frame(21)

@@ -7,7 +7,7 @@ import simplejpeg
 from skimage.data import chelsea
 
 from motionstream import wire
-from motionstream.server.media import KEYFRAME_SECONDS, H264Encoder, JpegEncoder, codec_string, make_encoder
+from motionstream.server.media import H264Encoder, JpegEncoder, codec_string, make_encoder
 
 SIZE = (96, 128)
 
@@ -70,9 +70,15 @@ def test_the_codec_is_named_as_webcodecs_wants_it() -> None:
 
 
 def test_keyframes_come_by_themselves_now_and_then() -> None:
-    encoder = H264Encoder((32, 32), 12.0)
-    frames = np.zeros((KEYFRAME_SECONDS * 12 + 1, 32, 32, 3), np.uint8)
-    assert encoder.encode(frames, keyframe=False).keyframes == (0, KEYFRAME_SECONDS * 12)
+    encoder, frames, first = H264Encoder((32, 32), 12.0), np.zeros((12, 32, 32, 3), np.uint8), 0
+    begun = []
+    for number in range(40):
+        count = 9 if number == 0 else 12
+        keyframes = encoder.encode(frames[:count], keyframe=number == 15).keyframes
+        assert keyframes in ((), (0,)), "chunks begin with them"
+        begun += [first] * len(keyframes)
+        first += count
+    assert begun == [0, 129, 177, 297, 417], "after KEYFRAME_SECONDS, and so long after one that was asked for"
 
 
 def test_jpeg_shows_the_frames_each_by_itself() -> None:

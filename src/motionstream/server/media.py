@@ -19,7 +19,8 @@ CODECS = ("h264", "jpeg")  # what is spoken, best first
 
 JPEG_QUALITY = 92
 CRF = 16  # looks lossless; a 128x128 stream takes about 0.2 Mbit/s, a 832x480 one 4
-KEYFRAME_SECONDS = 10  # between keyframes that nobody asked for
+KEYFRAME_SECONDS = 10  # between keyframes that nobody asked for, or up to a chunk more
+NEVER = 2**30  # frames: x264's own word for keyframes that are forced or do not come
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,8 @@ class JpegEncoder:
 class H264Encoder:
     """x264 without delay: every frame comes out as one access unit (Annex B) as soon as it is put in.
 
-    Baseline (no B-frames), parameter sets before each keyframe, so that a viewer can join at any of them.
+    Baseline (no B-frames), parameter sets before each keyframe, so that a viewer can join at any of them. Keyframes
+    begin chunks, never stand within: chunks are what viewers drop, keep and look at again.
     """
 
     def __init__(self, size: tuple[int, int], fps: float) -> None:
@@ -77,17 +79,22 @@ class H264Encoder:
             "tune": "zerolatency",
             "profile": "baseline",
             "crf": str(CRF),
-            "g": str(round(KEYFRAME_SECONDS * fps)),
+            "g": str(NEVER),
             "forced-idr": "1",
             "x264-params": "scenecut=0",
         }
         self._reformatter = VideoReformatter()
         self._frames = 0
+        self._between = round(KEYFRAME_SECONDS * fps)
+        self._due = 0  # the frame from which on a chunk begins with a keyframe in any case
         self._codec = ""
 
     def encode(self, frames: np.ndarray, *, keyframe: bool) -> Encoded:
         """As `Encoder`."""
         packets = []
+        keyframe = keyframe or self._frames >= self._due
+        if keyframe:
+            self._due = self._frames + self._between
         for number, picture in enumerate(frames):
             frame = to_yuv(picture, self._reformatter)
             frame.pts, self._frames = self._frames, self._frames + 1

@@ -44,7 +44,7 @@ export class Player {
 
   /** Index of the oldest frame that can be looked at again. */
   get oldest() {
-    return this.#kept.length ? this.#kept[0].first : 0;
+    return this.#kept.find(({ kind, keyframes }) => kind === JPEG || keyframes?.includes(0))?.first ?? 0;
   }
 
   /** The chunk that a frame belongs to, of those kept. @param {number} index */

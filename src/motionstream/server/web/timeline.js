@@ -7,6 +7,7 @@ import { field, find } from "./page.js";
 export class Timeline {
   #fps = 24;
   #looking = 0; // counts looks: only the latest is shown
+  /** @type {Promise<unknown>} the look that is being decoded */ #recalling = Promise.resolve();
 
   /**
    * @param {import("./studio.js").Studio} studio @param {import("./player.js").Player} player
@@ -41,7 +42,11 @@ export class Timeline {
   async look(index) {
     this.studio.pause();
     const turn = ++this.#looking;
-    const frame = await this.player.recall(index);
+    await this.#recalling;
+    if (turn !== this.#looking) return; // a hand that scrubs asks for many: they are not all decoded
+    const recalled = this.player.recall(index);
+    this.#recalling = recalled.catch(() => null);
+    const frame = await recalled;
     if (!frame) return;
     if (turn !== this.#looking || this.studio.state === "running") return frame.picture.close();
     this.stage.show(frame.picture, frame.dots);
