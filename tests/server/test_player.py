@@ -1,6 +1,7 @@
 """Sessions that record themselves, and streams that go on from a recording: by hand, on a clock of the test's own."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -278,15 +279,19 @@ def test_a_full_disk_ends_the_recording_and_not_the_stream(
     run(engine, clock, 0.6)
     assert len(frames(events(session))) == 2
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("motionstream.session.recording.Recorder.append", full)
+    log = engine._players[session]._log
+    assert log is not None
+    with open("/dev/full", "wb") as disk:
+        os.dup2(disk.fileno(), log._recorder._file.fileno())
     run(engine, clock, 1.1)
     seen = events(session)
     failed = [event for event in seen if isinstance(event, Failed)]
     assert len(failed) == 1 and "the recording ends here" in failed[0].message and not failed[0].fatal
     assert len(frames(seen)) >= 2
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
     assert engine.library is not None
     monkeypatch.setattr(engine.library, "begin", full)
     other = engine.open(picture())

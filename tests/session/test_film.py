@@ -1,5 +1,6 @@
 """Films: every chunk can be read as soon as it is written, and an MP4 is the film itself."""
 
+import os
 from pathlib import Path
 
 import av
@@ -71,6 +72,16 @@ def test_what_a_crash_leaves_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.h264").write_bytes(whole[:-3])
     frames = np.stack(list(frames_of(tmp_path / "a.h264")))
     assert len(frames) >= 23 and close(frames[:23], np.concatenate([chunk(12, 0), chunk(12, 12)])[:23])
+
+
+def test_a_full_disk_is_said_once(tmp_path: Path) -> None:
+    film = Film(tmp_path / "a.h264", (48, 64), 24)
+    with open("/dev/full", "wb") as disk:
+        os.dup2(disk.fileno(), film._file.fileno())
+    with pytest.raises(OSError, match="No space left"):
+        film.append(chunk(12, 0))
+    film.close()
+    assert film._file.closed
 
 
 def test_a_film_never_grows_beyond_its_limit(tmp_path: Path) -> None:

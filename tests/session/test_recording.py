@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -123,6 +124,18 @@ def test_its_tracks_are_those_of_a_director(recorded: Path) -> None:
     np.testing.assert_array_equal(tracks.positions, expected.positions)
     with pytest.raises(ValueError, match="no chunks yet"):
         Recording(header()).tracks()
+
+
+def test_a_full_disk_is_said_once(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "a.jsonl", header())
+    recorder.append(ENTRIES[0])
+    with open("/dev/full", "wb") as disk:
+        os.dup2(disk.fileno(), recorder._file.fileno())
+    with pytest.raises(OSError, match="No space left"):
+        recorder.append(ENTRIES[1])
+    recorder.close()
+    assert recorder._file.closed
+    assert same(Recording.read(tmp_path / "a.jsonl"), Recording(header(), ENTRIES[:1]))
 
 
 def test_a_recorder_never_grows_beyond_its_limit(tmp_path: Path) -> None:

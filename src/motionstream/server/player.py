@@ -79,8 +79,8 @@ class Player:
 
     def _end_log(self) -> None:
         if self._log is not None:
-            self._log.close()
-            self._log = None
+            log, self._log = self._log, None
+            log.close()
 
     @property
     def still(self) -> bool:

@@ -6,6 +6,7 @@ read, to the last whole chunk, while the session runs and after a crash.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -69,7 +70,9 @@ class Film:
         self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        """Whole chunks are in the file by now; the rest of one that a full disk refused is given up."""
+        with contextlib.suppress(OSError):  # it is flushed once more; the file is closed all the same
+            self._file.close()
 
 
 def frames_of(film: Path) -> Iterator[np.ndarray]:

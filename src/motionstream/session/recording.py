@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import fcntl
 import io
 import json
@@ -179,7 +180,9 @@ class Recorder:
         self._write(entry_line(entry))
 
     def close(self) -> None:
-        self._file.close()
+        """Whole chunks are in the file by now; the rest of one that a full disk refused is given up."""
+        with contextlib.suppress(OSError):  # it is flushed once more; the file is closed all the same
+            self._file.close()
 
     def _write(self, line: bytes) -> None:
         if self._size + len(line) > self.most:
