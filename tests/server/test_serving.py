@@ -47,6 +47,8 @@ def test_the_address_holds_the_token() -> None:
     assert page_address(Access(), 8000) == "http://127.0.0.1:8000/"
     assert page_address(Access("::1"), 8000) == "http://[::1]:8000/"
     assert page_address(Access("localhost", TOKEN), 80) == f"http://localhost:80/?token={TOKEN}"
+    special = page_address(Access(token="a+b&c#d/e %f?=1234"), 80)
+    assert special == "http://127.0.0.1:80/?token=a%2Bb%26c%23d%2Fe%20%25f%3F%3D1234", "as it is read back"
     assert page_address(Access("0.0.0.0", TOKEN), 80) == f"http://{socket.gethostname()}:80/?token={TOKEN}"
 
 

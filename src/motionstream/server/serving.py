@@ -10,6 +10,7 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 
@@ -93,7 +94,7 @@ def page_address(access: Access, port: int) -> str:
     """What to open in the browser, the token included. A server that listens everywhere is named by this machine."""
     name = socket.gethostname() if access.host in ("0.0.0.0", "::") else access.host
     address = f"http://{f'[{name}]' if ':' in name else name}:{port}/"
-    return address if access.token is None else f"{address}?token={access.token}"
+    return address if access.token is None else f"{address}?token={quote(access.token, safe='')}"
 
 
 def listen(host: str, port: int) -> socket.socket:
