@@ -11,6 +11,7 @@ from motionstream.server.engine import Engine
 from motionstream.server.session import Accepted, Chunk, Failed, Limits, Selected, Started
 from motionstream.session.commands import Erase, Move, Pin, Prompt, Release, Select, Steps
 from motionstream.tracks import Tracks
+from motionstream.tracks.masks import Draw
 
 from .conftest import Clock, chunks, events, picture, press, run
 
@@ -162,8 +163,9 @@ def test_steps_change_the_next_chunk(engine: Engine, clock: Clock) -> None:
 def test_frames_go_on_while_an_object_is_looked_for(engine: Engine, clock: Clock, monkeypatch) -> None:
     found, woken = threading.Event(), threading.Event()
 
-    def look(command: Select, seen: np.ndarray) -> Select:
+    def look(command: Select, seen: np.ndarray, draw: Draw | None) -> Select:
         assert found.wait(60)
+        assert draw == engine.pipeline.model.draw, "what the model draws has a say, as in a replay"
         return replace(command, outline=((2.0, 2.0), (20.0, 2.0), (20.0, 20.0), (2.0, 20.0)))
 
     monkeypatch.setattr("motionstream.server.player.find", look)

@@ -158,7 +158,7 @@ class Player:
                 self._apply_resting(command.gesture)
             case Select():
                 # In a thread of its own: in the fifth of a second that it takes the stream would stand still.
-                looking = self._finder.submit(find, command, self.take.seen())
+                looking = self._finder.submit(find, command, self.take.seen(), self.take.stream.model.draw)
                 self._finding.append(looking)
                 looking.add_done_callback(lambda _: self.session.wake())
                 return False
