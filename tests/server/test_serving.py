@@ -4,11 +4,14 @@ import socket
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from motionstream.pipeline import MotionStreamPipeline
+from motionstream.server.channel import MAX_WATCHERS
 from motionstream.server.engine import Engine
 from motionstream.server.guard import Access
 from motionstream.server.serving import listen, page_address, serve
+from motionstream.server.session import Limits
 from motionstream.session.library import Library
 
 TOKEN = "a-token-of-the-test"
@@ -50,6 +53,16 @@ def test_the_address_holds_the_token() -> None:
     special = page_address(Access(token="a+b&c#d/e %f?=1234"), 80)
     assert special == "http://127.0.0.1:80/?token=a%2Bb%26c%23d%2Fe%20%25f%3F%3D1234", "as it is read back"
     assert page_address(Access("0.0.0.0", TOKEN), 80) == f"http://{socket.gethostname()}:80/?token={TOKEN}"
+
+
+def test_there_is_room_for_all_whom_the_limits_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int | None] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: given.append(self.config.limit_concurrency))
+    limits = Limits(sessions=3, queue=5)
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    serve(lambda library: Engine(lambda: pipeline, limits, library), Access(), 0, forget=True)
+    [most] = given
+    assert most is not None and most >= 3 + 3 * MAX_WATCHERS + 5 + 32, "streams, watchers, the queue, and requests"
 
 
 def test_a_depth_model_that_is_none_is_told_before_anything_is_loaded(tmp_path: Path) -> None:

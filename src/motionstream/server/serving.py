@@ -15,13 +15,15 @@ from urllib.parse import quote
 import uvicorn
 
 from motionstream.server.app import create_app
+from motionstream.server.channel import MAX_WATCHERS
 from motionstream.server.guard import Access
 from motionstream.server.host import Host
 from motionstream.server.pictures import Example, photographs
+from motionstream.server.session import Limits
 from motionstream.session.library import Library, default_folder
 from motionstream.tracks.depth import DepthModel
 
-MAX_CONNECTIONS = 64
+MORE_CONNECTIONS = 64  # than those who stream, watch and wait: pages that only look, requests for pictures
 MAX_FRAME = 2**20  # bytes of one WebSocket message; beyond it the connection is closed, below it a sentence is said
 LOAD_PATIENCE = 20.0  # seconds that `serve` waits to tell at once that a model cannot be loaded
 UNSENT = 64 * 1024  # bytes that the kernel may hold of a connection before the network takes them
@@ -66,13 +68,18 @@ def serve(
             log_level="warning",
             ws_max_size=MAX_FRAME,
             ws_per_message_deflate=False,
-            limit_concurrency=MAX_CONNECTIONS,
+            limit_concurrency=most_connections(host.limits),
             timeout_graceful_shutdown=2,
         )
         print(f"MotionStream is at {address} (Ctrl+C stops it)", flush=True)
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def most_connections(limits: Limits) -> int:
+    """At once. Beyond them every request is refused, so all whom the limits let in have one."""
+    return limits.sessions * (1 + MAX_WATCHERS) + limits.queue + MORE_CONNECTIONS
 
 
 def open_library(folder: Path | None, forget: bool) -> Library:
