@@ -107,6 +107,15 @@ def test_chunks_end_after_so_much_video_or_with_the_stream(address: str) -> None
         assert len(list(client.chunks())) <= 3
 
 
+def test_one_stream_begins_right_after_another(address: str) -> None:
+    with Client(address, TOKEN, "jpeg") as client:
+        for seed in range(3):
+            assert client.start("stripes", seed=seed)["seed"] == seed
+            client.send("erase", gesture=77)
+            client.stop()
+            time.sleep(0.5)  # that it was refused, and that the stream has ended, is on its way by now
+
+
 def test_an_uploaded_picture_begins_a_stream(address: str, tmp_path) -> None:
     with Client(address, TOKEN, "jpeg") as client:
         picture = np.zeros((40, 40, 3), np.uint8)

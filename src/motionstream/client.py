@@ -191,7 +191,18 @@ class Client:
         fields = {"picture": picture, "prompt": prompt, "seed": seed, "codecs": [self.codec]}
         chosen = {name: value for name, value in (("steps", steps), ("depth", depth)) if value is not None}
         self.send("start", protocol=wire.VERSION, **fields, **chosen)
-        return self.wait_for("started", patience)
+        return self._wait_for_start(patience)
+
+    def _wait_for_start(self, patience: float) -> dict[str, Any]:
+        """The next ``started``. What is still said of the stream before, refusals and its end, is passed over."""
+        until = time.monotonic() + patience
+        while True:
+            message = self.receive(max(0.0, until - time.monotonic()))
+            if isinstance(message, dict):
+                if message["type"] == "started":
+                    return message
+                if message["type"] == "failed" and message["fatal"]:
+                    raise ServerError(message["message"])
 
     def rejoin(self, session: str, patience: float = 30.0) -> dict[str, Any]:
         """Go on with a session whose connection was lost, by ``started["session"]``."""
