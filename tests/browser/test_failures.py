@@ -2,7 +2,7 @@
 
 import json
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -57,6 +57,58 @@ def test_a_view_that_is_left_is_looked_at_anew_where_that_is_wanted(visitor, tol
     visitor.page.click("#adaptive")
     accepted = until(lambda: messages(visitor, told, "accepted")[1:], "and no more, when that is not")
     assert accepted[0]["command"] == "refresh"
+
+
+CUT = """
+    window.sockets = [];
+    window.WebSocket = class extends WebSocket {
+        constructor(address) {
+            super(window.cut ? address.replace("/ws", "/nowhere") : address);
+            window.sockets.push(this);
+        }
+    };
+"""
+
+
+@pytest.fixture
+def cut(visitor) -> Iterator[Callable[[], None]]:
+    """Cuts the page's connection, from its next load on; it is not had again while ``window.cut`` is true."""
+    visitor.page.add_init_script(CUT)
+
+    def cut() -> None:
+        visitor.page.evaluate("() => { window.cut = true; window.sockets.at(-1).close(); }")
+        visitor.wait_for_state("Not connected")
+
+    yield cut
+    visitor.problems.clear()  # the browser notes every connection that cannot be had
+
+
+def gestures(visitor, told: list[Any]) -> list[str]:
+    """The kinds of those in the last chunk that has come."""
+    visitor.page.wait_for_timeout(100)
+    chunks = [message for message in told if isinstance(message, bytes)]
+    return [kind for _, kind, _ in wire.unpack(chunks[-1]).header["groups"]] if chunks else []
+
+
+def test_what_is_done_while_the_connection_is_lost_reaches_the_stream(visitor, cut, told, until) -> None:
+    visitor.tool("pin")
+    visitor.click(20, 20)
+    visitor.tool("press")
+    visitor.stroke((90, 90), (96, 90), let_go=False)
+    until(lambda: gestures(visitor, told) == ["pin", "press"], "a pin and a drag are in the stream")
+    cut()
+    visitor.page.mouse.up()
+    visitor.tool("erase")
+    visitor.click(20, 20)
+    visitor.tool("pin")
+    visitor.click(40, 90)
+    visitor.click(100, 30)
+    told.clear()
+    visitor.page.evaluate("window.cut = false")
+    visitor.wait_for_state("Streaming")
+    until(lambda: gestures(visitor, told) == ["pin", "pin"], "the drag is let go, the pin erased, and two are new")
+    assert [visitor.has_dot("pin", *place) for place in ((20, 20), (40, 90), (100, 30))] == [False, True, True]
+    assert visitor.page.locator(".toast").count() == 0
 
 
 def test_a_page_outlives_its_server(serve: Callable, see: Callable) -> None:

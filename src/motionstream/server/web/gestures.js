@@ -7,8 +7,9 @@ import { dotsOf } from "./connection.js";
 
 /** @typedef {[number, number]} Point x, y in picture pixels; (0, 0) is the centre of the top-left one */
 /** @typedef {{gesture: number, kind: "press" | "pin" | "path", x: number, y: number, fields: Record<string, any>,
- *             points: Point[], done: boolean}} Gesture
- *  `fields` go with it to the server; `x`, `y`: where its anchor is; `done`: the server has no use for it any more */
+ *             points: Point[], known: boolean, done: boolean}} Gesture
+ *  `fields` go with it to the server; `x`, `y`: where its anchor is; `known`: the server has said that it has it; `done`:
+ *  the server has no use for it any more */
 /** @typedef {{what: "add" | "erase", gesture: Gesture}} Step */
 
 export class Gestures extends EventTarget {
@@ -18,6 +19,7 @@ export class Gestures extends EventTarget {
   /** @type {Step[]} */ #future = [];
   /** @type {Set<number>} */ #erased = new Set();
   /** @type {Set<number>} that the server has shown */ #seen = new Set();
+  /** @type {Map<number, "release" | "erase">} over here, and the server has not said so */ #ending = new Map();
   #next = (Date.now() >> 7) & 0x3fffffff; // also after a reload, none is used twice in a stream
 
   /** @param {(type: string, fields: object, at?: number) => void} send */
@@ -41,7 +43,7 @@ export class Gestures extends EventTarget {
    */
   add(kind, points, fields, at) {
     const [[x, y]] = points;
-    /** @type {Gesture} */ const gesture = { gesture: 0, kind, x, y, fields, points, done: false };
+    /** @type {Gesture} */ const gesture = { gesture: 0, kind, x, y, fields, points, known: false, done: false };
     this.#past.push({ what: "add", gesture });
     this.#future = [];
     this.#insert(gesture, at);
@@ -57,7 +59,7 @@ export class Gestures extends EventTarget {
 
   /** Let a drag go. @param {Gesture} gesture @param {number} at */
   release(gesture, at) {
-    if (this.streaming) this.send("release", { gesture: gesture.gesture }, at);
+    this.#end("release", gesture, at);
     this.#forget(gesture);
     this.#changed();
   }
@@ -91,17 +93,32 @@ export class Gestures extends EventTarget {
   began() {
     this.streaming = true;
     this.#seen.clear();
+    this.#ending.clear();
     for (const gesture of this.list) {
-      gesture.done = false;
+      gesture.known = gesture.done = false;
       this.#tell(gesture);
     }
+  }
+
+  /** The stream can be steered again, after a lost connection perhaps: it is told what it has not heard. */
+  rejoined() {
+    this.streaming = true;
+    for (const [gesture, what] of this.#ending) this.send(what, { gesture });
+    for (const gesture of this.list.filter(({ known }) => !known)) this.#tell(gesture);
+  }
+
+  /** The server has heard of a gesture. @param {string} command @param {number} number */
+  answered(command, number) {
+    if (this.#ending.get(number) === command) this.#ending.delete(number);
+    for (const gesture of this.list) gesture.known ||= gesture.gesture === number;
   }
 
   /** The stream is over. Drags end with it. */
   ended() {
     this.streaming = false;
     for (const gesture of this.list.filter(({ kind }) => kind === "press")) this.#forget(gesture);
-    for (const gesture of this.list) gesture.done = false;
+    for (const gesture of this.list) gesture.known = gesture.done = false;
+    this.#ending.clear();
     this.#changed();
   }
 
@@ -114,6 +131,8 @@ export class Gestures extends EventTarget {
     for (const gesture of this.list.filter((each) => !numbers.has(each.gesture))) this.#forget(gesture);
     [this.#past, this.#future] = [[], []];
     this.#erased.clear();
+    this.#ending.clear();
+    for (const gesture of this.list) gesture.known = true;
     this.streaming = true;
     this.#changed();
   }
@@ -123,10 +142,11 @@ export class Gestures extends EventTarget {
     const dots = dotsOf(chunk, chunk.frames - 1);
     for (const [number, kind] of chunk.groups) {
       const own = dots.filter(({ gesture }) => gesture === number);
-      if (number < 0 || !own.length || this.list.some(({ gesture }) => gesture === number)) continue;
+      if (number < 0 || !own.length || this.#erased.has(number) || this.#ending.has(number)) continue;
+      if (this.list.some(({ gesture }) => gesture === number)) continue;
       const [x, y] = [own.reduce((sum, dot) => sum + dot.x, 0) / own.length, own.reduce((sum, dot) => sum + dot.y, 0) / own.length];
       const fields = { radius: 0, spacing: 1 };
-      this.list.push({ gesture: number, kind: /** @type {Gesture["kind"]} */ (kind), x, y, fields, points: [[x, y]], done: false });
+      this.list.push({ gesture: number, kind: /** @type {Gesture["kind"]} */ (kind), x, y, fields, points: [[x, y]], known: true, done: false });
       this.#seen.add(number);
     }
     this.#changed();
@@ -166,7 +186,7 @@ export class Gestures extends EventTarget {
   /** @param {Gesture} gesture @param {number} [at] */
   #insert(gesture, at) {
     gesture.gesture = this.#next++; // a number is never used twice
-    gesture.done = false;
+    gesture.known = gesture.done = false;
     this.list.push(gesture);
     if (this.streaming) this.#tell(gesture, at);
     this.#changed();
@@ -176,8 +196,17 @@ export class Gestures extends EventTarget {
   #remove(gesture) {
     this.list = this.list.filter((each) => each !== gesture);
     this.#erased.add(gesture.gesture);
-    if (this.streaming && !gesture.done) this.send("erase", { gesture: gesture.gesture });
+    if (!gesture.done) this.#end("erase", gesture);
     this.#changed();
+  }
+
+  /**
+   * Have it end in the stream, too: now, or when that can be reached again.
+   * @param {"release" | "erase"} what @param {Gesture} gesture @param {number} [at]
+   */
+  #end(what, { gesture, known }, at) {
+    if (known || this.streaming) this.#ending.set(gesture, what);
+    if (this.streaming) this.send(what, { gesture }, at);
   }
 
   /** Nothing can bring it back. @param {Gesture} gesture */

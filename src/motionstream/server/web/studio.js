@@ -50,7 +50,7 @@ export class Studio extends EventTarget {
     on("continued", (continued) => this.#continued(continued));
     on("chunk", (chunk) => this.#came(chunk));
     on("selected", (selected) => this.#tell("selected", selected));
-    on("accepted", (accepted) => this.#tell("accepted", accepted));
+    on("accepted", (accepted) => this.#accepted(accepted));
     on("failed", (failed) => this.#failed(failed));
     on("ended", () => !this.#starting && this.live && this.#over());
   }
@@ -171,6 +171,7 @@ export class Studio extends EventTarget {
   /** @param {string} session its secret */
   #rejoin(session) {
     this.#adopting = true;
+    this.gestures.streaming = false;
     this.#ask("rejoin", { session });
     this.#wait("Coming back to the stream");
   }
@@ -184,6 +185,7 @@ export class Studio extends EventTarget {
 
   #closed() {
     this.#starting = false;
+    this.gestures.streaming = false; // what is done from now on is told when the stream is there again
     if (!this.#explained) this.words = "Not connected. Trying again…";
     this.#explained = false;
     // A stream whose secret is known is taken up again; until then everything stays as it is.
@@ -211,7 +213,7 @@ export class Studio extends EventTarget {
     if (started.session) sessionStorage.setItem("stream", JSON.stringify({ session: started.session, picture: this.picture }));
     if (this.#branching) return this.#wait(this.#branching);
     if (this.#adopting || this.watching) {
-      this.gestures.streaming = !this.watching;
+      if (!this.watching) this.gestures.rejoined();
       this.#tell("begin", started.frame ?? 0);
     } else if (waited) {
       this.gestures.began();
@@ -239,6 +241,12 @@ export class Studio extends EventTarget {
     this.#tell("chunk", chunk);
   }
 
+  /** @param {{command: string, gesture: number | null, frame: number}} accepted */
+  #accepted(accepted) {
+    if (accepted.gesture !== null) this.gestures.answered(accepted.command, accepted.gesture);
+    this.#tell("accepted", accepted);
+  }
+
   /** @param {{message: string, gesture: number | null, command: string | null, fatal: boolean}} failed */
   #failed(failed) {
     if (this.state === "offline") { // while the model loads, or is broken
@@ -248,7 +256,8 @@ export class Studio extends EventTarget {
     }
     complain(failed.message);
     this.#tell("refused", failed);
-    if (failed.gesture !== null && failed.command !== "erase") this.gestures.refused(failed.gesture);
+    if (failed.command === "erase" && failed.gesture !== null) this.gestures.answered("erase", failed.gesture);
+    else if (failed.gesture !== null) this.gestures.refused(failed.gesture);
     if (!failed.fatal) return; // a command was refused, perhaps while it waits in line: what was asked for still comes
     this.#starting = false;
     if (this.live) this.#over();
