@@ -83,6 +83,18 @@ def cut(visitor) -> Iterator[Callable[[], None]]:
     visitor.problems.clear()  # the browser notes every connection that cannot be had
 
 
+def test_a_page_with_an_old_token_says_so_and_tries_no_more(visitor, cut, told, until) -> None:
+    detail = "a token is needed; open the whole address that motionstream printed"
+    visitor.page.route("**/api/gallery", lambda route: route.fulfill(status=401, json={"detail": detail}))
+    cut()
+    until(
+        lambda: "A token is needed; open the" in visitor.page.inner_text("#notice"), "the server's own words are told"
+    )
+    tried = visitor.page.evaluate("window.sockets.length")
+    visitor.page.wait_for_timeout(3000)
+    assert visitor.page.evaluate("window.sockets.length") <= tried + 1
+
+
 def gestures(visitor, told: list[Any]) -> list[str]:
     """The kinds of those in the last chunk that has come."""
     visitor.page.wait_for_timeout(100)

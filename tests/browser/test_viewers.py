@@ -23,6 +23,17 @@ def test_a_reload_in_mid_stream_changes_nothing(visitor, until) -> None:
     assert len(visitor.dots("pin")) == 0, "and obeys the page that was loaded since"
 
 
+def test_a_page_that_is_taken_over_says_so(visitor, server: str) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_frame(1)
+    session = visitor.page.evaluate("JSON.parse(sessionStorage.getItem('stream')).session")
+    with Client(server) as client:
+        client.rejoin(session)
+        visitor.wait_for_state("Ready")
+        assert visitor.message() == "The stream has ended: taken over by another page."
+        client.stop()
+
+
 def test_others_watch_by_a_link_and_cannot_steer(visitor, visit: Callable, until) -> None:
     visitor.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     visitor.key("Enter")

@@ -58,6 +58,7 @@ export function dotsOf({ owners, positions }, frame) {
 export class Connection extends EventTarget {
   /** @type {WebSocket | null} */ #socket = null;
   #wait = 500; // milliseconds before trying again
+  #tries = true;
 
   /** @param {() => string} path of the WebSocket */
   constructor(path) {
@@ -74,10 +75,15 @@ export class Connection extends EventTarget {
     socket.onclose = () => {
       this.#socket = null;
       this.#tell("closed", null);
-      setTimeout(() => this.connect(), this.#wait);
+      setTimeout(() => this.#tries && this.connect(), this.#wait);
       this.#wait = Math.min(this.#wait * 2, 8000);
     };
     this.#socket = socket;
+  }
+
+  /** Try no more to come back. */
+  giveUp() {
+    this.#tries = false;
   }
 
   get open() {

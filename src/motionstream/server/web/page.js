@@ -30,15 +30,18 @@ export function relabel(id, name, label) {
 
 const STAYS = 9000; // milliseconds
 
-/** Tell the visitor what went wrong, in a sentence. @param {string} text */
+/** What the server says, as a sentence. @param {string} text */
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+
+/** Tell the visitor what went wrong. @param {string} text */
 export function complain(text) {
-  const sentence = text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+  const message = sentence(text);
   const toasts = find("toasts");
-  for (const old of toasts.children) if (old.textContent === sentence) old.remove();
+  for (const old of toasts.children) if (old.textContent === message) old.remove();
   const toast = document.createElement("div");
   toast.className = "toast";
   const words = document.createElement("p");
-  words.textContent = sentence;
+  words.textContent = message;
   const close = document.createElement("button");
   Object.assign(close, { type: "button", className: "icon", onclick: () => toast.remove() });
   close.setAttribute("aria-label", "Dismiss");

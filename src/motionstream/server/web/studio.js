@@ -1,7 +1,7 @@
 // What goes on between page and server: which stream runs, and what may be done with it.
 
 import { VERSION, seconds } from "./connection.js";
-import { complain } from "./page.js";
+import { complain, sentence } from "./page.js";
 
 /** @typedef {"offline" | "idle" | "waiting" | "running" | "paused"} State */
 /** @typedef {{model: string, size: [number, number], fps: number, trained: boolean, capabilities: string[], codecs: string[],
@@ -28,6 +28,7 @@ export class Studio extends EventTarget {
   #starting = false; // asked for a stream that has not begun: what still comes belongs to the one before
   #branching = ""; // what begins goes on from a recording: what is said of that, "" where it does not
   #explained = false; // why there is no connection
+  #greeting = false; // has the server said hello on this connection?
   #adopting = false; // the next chunk shows gestures that this page does not know
   #inLine = false; // waits for a free stream, which knows nothing of gestures made before it starts
 
@@ -52,7 +53,7 @@ export class Studio extends EventTarget {
     on("selected", (selected) => this.#tell("selected", selected));
     on("accepted", (accepted) => this.#accepted(accepted));
     on("failed", (failed) => this.#failed(failed));
-    on("ended", () => !this.#starting && this.live && this.#over());
+    on("ended", ({ reason }) => this.#ended(reason));
   }
 
   /** Is there a stream, playing or paused, or on its way? */
@@ -155,6 +156,7 @@ export class Studio extends EventTarget {
 
   /** @param {any} hello */
   #greeted(hello) {
+    this.#greeting = true;
     if (hello.protocol !== VERSION) return complain("The server was updated; reload the page");
     this.hello = { capabilities: [], ...hello };
     if (document.hidden) this.see();
@@ -187,7 +189,8 @@ export class Studio extends EventTarget {
     this.#starting = false;
     this.gestures.streaming = false; // what is done from now on is told when the stream is there again
     if (!this.#explained) this.words = "Not connected. Trying again…";
-    this.#explained = false;
+    if (!this.#greeting && !this.#explained && !this.watching) this.#askWhy();
+    this.#explained = this.#greeting = false;
     // A stream whose secret is known is taken up again; until then everything stays as it is.
     if (this.live && !sessionStorage.getItem("stream")) this.#over("offline");
     else this.#become("offline");
@@ -198,6 +201,19 @@ export class Studio extends EventTarget {
     this.#inLine = true;
     this.gestures.streaming = false;
     this.#wait(`You are number ${place} of ${of} in line. The stream begins by itself.`);
+  }
+
+  /** A browser does not say why a WebSocket was refused, but a request says whether the page may come in at all. */
+  async #askWhy() {
+    try {
+      const answer = await fetch("/api/gallery");
+      if (answer.status !== 401 && answer.status !== 403) return;
+      this.words = sentence((await answer.json()).detail);
+    } catch {
+      return; // there is no server: it may come back
+    }
+    this.connection.giveUp();
+    this.#tell("state");
   }
 
   /** @param {Started} started */
@@ -261,6 +277,13 @@ export class Studio extends EventTarget {
     if (!failed.fatal) return; // a command was refused, perhaps while it waits in line: what was asked for still comes
     this.#starting = false;
     if (this.live) this.#over();
+  }
+
+  /** @param {string} reason */
+  #ended(reason) {
+    if (this.#starting || !this.live) return; // it is the stream before
+    if (reason !== "stopped") complain(`The stream has ended: ${reason}`);
+    this.#over();
   }
 
   /** @param {State} [state] */
