@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from motionstream import wire
 from motionstream.client import Client
 
 
@@ -50,6 +51,28 @@ def test_others_watch_by_a_link_and_cannot_steer(visitor, visit: Callable, until
     difference = np.abs(watcher.picture().astype(int) - visitor.picture())
     assert difference.mean() < 30, "both show the same stream, a moment apart"
     watcher.snap("watch")
+
+
+def test_who_watches_without_a_decoder_gets_pictures_and_keys_steer_nothing(
+    visit: Callable, server: str, until
+) -> None:
+    with Client(server) as client:
+        share = client.start("coffee")["share"]
+        watcher = visit(f"/watch/{share}")
+        watcher.wait_for_state("Watching")
+        kinds: list[int] = []
+        watcher.page.on("websocket", lambda socket: socket.on("framereceived", lambda data: kinds.append(data[3])))
+        watcher.page.evaluate("() => { VideoDecoder.prototype.decode = () => { throw new DOMException('broken'); }; }")
+        watcher.wait_for_frame(watcher.frame + 24)  # after it has come back
+        assert wire.JPEG in kinds and wire.H264 not in kinds
+        for key in ("r", "Enter", "ArrowRight", "PageUp", "f", "b", "n"):
+            watcher.key(key)
+        watcher.wait_for_frame(watcher.frame + 24)
+        assert watcher.page.inner_text("#state") == "Watching"
+        assert watcher.page.locator(".toast").count() == 0
+        watcher.key("?")
+        assert watcher.page.locator("#keys section div").count() == 4, "what the others do is not offered"
+        client.stop()
 
 
 def test_a_paused_stream_is_seen_again_after_a_reload(visitor, until) -> None:

@@ -81,6 +81,11 @@ export class Connection extends EventTarget {
     this.#socket = socket;
   }
 
+  /** Close, and come back. */
+  renew() {
+    this.#socket?.close();
+  }
+
   /** Try no more to come back. */
   giveUp() {
     this.#tries = false;

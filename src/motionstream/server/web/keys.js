@@ -2,8 +2,9 @@
 
 import { find } from "./page.js";
 
-/** @typedef {{keys: string[], label: string, group: string, act?: (key: string) => void, needs?: string}} Shortcut
- *  `keys` as in KeyboardEvent.key, in lower case, "ctrl+" before them for Ctrl or Cmd; without `act` only listed */
+/** @typedef {{keys: string[], label: string, group: string, act?: (key: string) => void, needs?: string, looks?: boolean}} Shortcut
+ *  `keys` as in KeyboardEvent.key, in lower case, "ctrl+" before them for Ctrl or Cmd; without `act` only listed; `looks`:
+ *  changes nothing of the stream, so that who only watches has it, too */
 
 const NAMES = /** @type {Record<string, string>} */ ({ " ": "Space", enter: "Enter", escape: "Esc", pageup: "PgUp", pagedown: "PgDn", arrowleft: "←", arrowright: "→", "ctrl+z": "Ctrl Z", "ctrl+y": "Ctrl Y", "shift+ctrl+z": "Ctrl Shift Z" });
 

@@ -144,17 +144,17 @@ const deselect = () => {
 };
 
 /** @type {import("./keys.js").Shortcut[]} */
-const shortcuts = [
+const allShortcuts = [
   { keys: ["enter"], label: "Start or end", group: "Stream", act: () => studio.toggleStart() },
-  { keys: [" "], label: "Pause or go on", group: "Stream", act: () => studio.togglePause() },
-  { keys: [",", "."], label: "A frame back or on", group: "Stream", act: (key) => timeline.step(key === "." ? 1 : -1) },
+  { keys: [" "], label: "Pause or go on", looks: true, group: "Stream", act: () => studio.togglePause() },
+  { keys: [",", "."], label: "A frame back or on", looks: true, group: "Stream", act: (key) => timeline.step(key === "." ? 1 : -1) },
   { keys: ["b"], label: "Go on from the frame looked at", group: "Stream", act: () => timeline.branch() },
   { keys: ["n"], label: "Anew from this frame", group: "Stream", act: () => studio.change("restart", {}), needs: "restart" },
   { keys: ["←", "→", "↑", "↓"], label: "Pan; with Shift orbit", group: "Camera", needs: "camera" },
   { keys: ["pageup", "pagedown"], label: "Nearer or farther", group: "Camera", needs: "camera" },
   { keys: ["+", "-"], label: "Zoom", group: "Camera", needs: "camera" },
   { keys: ["r"], label: "Back to the picture", group: "Stream", act: reset },
-  { keys: ["f"], label: "Follow the video or webcam, or let go", group: "Stream", act: () => share || follow.toggle(), needs: "follow" },
+  { keys: ["f"], label: "Follow the video or webcam, or let go", group: "Stream", act: () => follow.toggle(), needs: "follow" },
   { keys: ["d"], label: "Drag", group: "Tools", act: use("press") },
   { keys: ["p"], label: "Pin", group: "Tools", act: use("pin") },
   { keys: ["l"], label: "Draw a path", group: "Tools", act: use("path"), needs: "path" },
@@ -165,9 +165,10 @@ const shortcuts = [
   { keys: ["h"], label: "Hold what is let go", group: "Tools", act: () => settings.set({ hold: !settings.hold }) },
   { keys: ["ctrl+z"], label: "Undo", group: "Page", act: () => gestures.undo() },
   { keys: ["shift+ctrl+z", "ctrl+y"], label: "Redo", group: "Page", act: () => gestures.redo() },
-  { keys: ["v"], label: "Show or hide the points", group: "Page", act: () => settings.set({ points: !settings.points }) },
-  { keys: ["?"], label: "This help", group: "Page", act: () => help.showModal() },
+  { keys: ["v"], label: "Show or hide the points", looks: true, group: "Page", act: () => settings.set({ points: !settings.points }) },
+  { keys: ["?"], label: "This help", looks: true, group: "Page", act: () => help.showModal() },
 ];
+const shortcuts = allShortcuts.filter(({ looks }) => looks || !share);
 
 if (share) {
   document.body.classList.add("watching");
@@ -178,7 +179,7 @@ if (share) {
 setUpPanel(settings, studio);
 setUpKeys(shortcuts, can);
 setUpExports(studio, stage);
-new Camera(studio);
+if (!share) new Camera(studio);
 new Depth(studio);
 const follow = new Follow(studio, stage);
 stage.select = (fields) => studio.change("select", fields);

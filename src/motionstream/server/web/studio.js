@@ -141,7 +141,8 @@ export class Studio extends EventTarget {
   fallBack() {
     if (this.codecs.length === 1) return complain("The frames cannot be shown in this browser; try another");
     this.codecs = ["jpeg"];
-    if (this.live && this.stream.session) this.#rejoin(this.stream.session);
+    if (this.watching) this.connection.renew(); // whose address says what is decoded here
+    else if (this.live && this.stream.session) this.#rejoin(this.stream.session);
   }
 
   /** A frame is on the screen that shows what was done at `sent`. @param {number} index @param {number} sent */
