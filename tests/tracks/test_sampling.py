@@ -63,6 +63,23 @@ def test_masking_hides_everything_for_a_while():
     assert shown[:, 0].all() and ((~shown).sum(1) >= 4).all()
 
 
+def test_behind_a_masked_chunk_tracks_begin_anew():
+    """Every chunk is an event before which other tracks were told of, and what is first told of behind a mask begins
+    there."""
+    moved = 0
+    for seed in range(20):
+        mix = TrackMix(dense=0.3, random=0, drags=0.7, late_birth=0.8, release=0.3, mask_probability=1.0)
+        tracks = draw(mix, seed, batch=2)
+        told = tracks.positions.isfinite().all(-1)
+        by_chunk = torch.stack([part.any(1) for part in told.tensor_split(CHUNKS[1:], dim=1)], dim=1)
+        assert (tracks.events[:, 1:] | (by_chunk[:, 1:] == by_chunk[:, :-1]).all(-1)).all()
+        for b, m in told.any(1).nonzero().tolist():
+            birth, first = int(tracks.birth[b, m]), int(told[b, :, m].int().argmax())
+            assert by_chunk[b, birth, m] and not by_chunk[b, :birth, m].any()
+            moved += torch.equal(tracks.start[b, m], tracks.positions[b, first, m]) and birth > 0
+    assert moved > 5
+
+
 def test_no_tracks_at_all_and_ids():
     tracks = draw(TrackMix(dense=0, random=0, drags=0))
     assert not tracks.visible.any() and tracks.events[:, 0].all() and not tracks.events[:, 1:].any()

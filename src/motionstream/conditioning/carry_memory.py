@@ -85,7 +85,7 @@ class CarryMemory:
         if self._before is not None and (begun() or set(ids) != set(self._before.ids.tolist())):
             self._go_on(self._before, ids)
         rows = begun()
-        self._begin(tracks, rows, (_beginning(tracks) if begun_at is None else begun_at)[rows])
+        self._begin(tracks, rows, (beginning(tracks) if begun_at is None else begun_at)[rows])
         self._before = tracks
         nowhere = Birth(self._static, np.zeros(2, np.float32), np.zeros(2, np.float32))
         births = [self._births.get(track, nowhere) for track in ids]
@@ -266,7 +266,7 @@ class CarryMemory:
         return torch.cat([self._seen[key] for key in used], dim=1)
 
 
-def _beginning(tracks: Tracks) -> np.ndarray:
+def beginning(tracks: Tracks) -> np.ndarray:
     """Where tracks begin (N, 2): in the first frame, though they may not be seen there yet, as one that comes into the
     picture is not, since those around it have gone that way; else where they are seen first."""
     first = tracks.visible.argmax(axis=0)

@@ -56,7 +56,8 @@ class TrackMix:
 class SampledTracks:
     """Conditioning tracks (B, T, M, …). ``birth`` (B, M): the chunk in which each begins, its content being taken from
     ``start`` (B, M, 2) in the frame before that chunk (in frame 0 for chunk 0). ``events`` (B, chunks): whether any
-    track begins at that chunk or ended in the one before, that is, whether the static picture is taken anew. Positions
+    track begins at that chunk, anew behind a mask, too, or ended in the one before, that is, whether the static picture
+    is taken anew. Positions
     are NaN where a track is unspecified (not begun, released, masked, an unused row), numbers where it is hidden."""
 
     positions: Tensor
@@ -216,11 +217,29 @@ def _assemble(
         if after_release:
             events[after_release[0]] = True
     events[0] = True
+    if mix.hasty is not None:  # before masking, or what is held could be a place that was masked
+        out_positions, out_visible = make_hasty(out_positions, out_visible, mix.hasty, generator)
     if _chance(mix.mask_probability, generator):
         first = integer(1, max(1, frames - 4), generator)
         length = integer(4, max(4, frames // 2), generator)
         out_visible[first : first + length] = False
         out_positions[first : first + length] = torch.nan
-    if mix.hasty is not None:
-        out_positions, out_visible = make_hasty(out_positions, out_visible, mix.hasty, generator)
-    return out_positions, out_visible, birth, start, events
+        birth, start = _begun_behind_mask(out_positions, birth, start, chunks)
+    return out_positions, out_visible, birth, start, events | _changes(out_positions, chunks)
+
+
+def _begun_behind_mask(positions: Tensor, birth: Tensor, start: Tensor, chunks: list[int]) -> tuple[Tensor, Tensor]:
+    """``birth`` and ``start`` once positions (T, M, 2) are masked: a track whose first chunk is masked throughout
+    begins with the one in which it is told of, at its first position there, as in a stream."""
+    told = positions.isfinite().all(dim=-1)
+    first = told.int().argmax(dim=0)
+    chunk = torch.bucketize(first, torch.tensor(chunks, device=first.device), right=True) - 1
+    later = told.any(dim=0) & (chunk > birth)
+    here = positions[first, torch.arange(len(first), device=first.device)]
+    return torch.where(later, chunk, birth), torch.where(later[:, None], here, start)
+
+
+def _changes(positions: Tensor, chunks: list[int]) -> Tensor:
+    """At which chunks (chunks,) other tracks are told of than in the one before, (T, M, 2), as a stream is told."""
+    told = torch.stack([part.isfinite().all(dim=-1).any(dim=0) for part in positions.tensor_split(chunks[1:])])
+    return torch.cat([torch.zeros_like(told[:1, 0]), (told[1:] != told[:-1]).any(dim=1)])

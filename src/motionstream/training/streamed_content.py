@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.conditioning.carry_memory import CarryMemory
+from motionstream.conditioning.carry_memory import CarryMemory, beginning
 from motionstream.model.motion_model import CarriedLatents, MotionInput, MotionModel
 from motionstream.tracks import Tracks
 
@@ -16,7 +16,8 @@ class StreamedContent:
     """Of one clip, whose tracks are known beforehand.
 
     ``picture``: (3, H, W) in [−1, 1], the given one. ``positions`` (T, N, 2), NaN where there is no track, ``visible``
-    (T, N), and ``start`` (N, 2) where each began in the frame before its first chunk.
+    (T, N), and ``start`` (N, 2) where each began in the frame before its first chunk. One that is back behind a mask
+    begins anew where it is then, as in a stream.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class StreamedContent:
     ) -> None:
         self.model, self.autoencoder = model, autoencoder
         self.positions, self.visible, self.start = positions, visible, start
+        self._first = positions.isfinite().all(dim=-1).int().argmax(dim=0).cpu().numpy()
         self.size = picture.shape[1], picture.shape[2]
         see = None if model.pixel_mixer is None else model.pixel_mixer.see
         self._memory = CarryMemory(picture[None], see, draw=model.draw)
@@ -43,8 +45,10 @@ class StreamedContent:
         rows = positions.isfinite().all(dim=-1).any(dim=0).nonzero()[:, 0]
         positions, visible = positions[:, rows], visible[:, rows]
         tracks = Tracks(positions.cpu().numpy(), visible.cpu().numpy(), self.size, ids=np.asarray(rows.cpu()))
+        born = self._first[tracks.ids, None] >= frames.start
+        begun_at = np.where(born, self.start[rows].cpu().numpy(), beginning(tracks))
         with torch.no_grad():
-            source = self._memory.source(tracks, device, self.start[rows].cpu().numpy())
+            source = self._memory.source(tracks, device, begun_at)
         ids = torch.zeros(1, len(rows), dtype=torch.long, device=device)  # of the track head, which is not asked
         return MotionInput(positions[None], visible[None], ids, size=self.size, first=last is None, source=source)
 
