@@ -72,6 +72,8 @@ def pair(result: Result, of: str, minus: str) -> Result:
 def drift_pair(result: Result, of: str, minus: str) -> tuple[Values, Values]:
     """Differences of PSNR and of end-point error over the last seconds."""
     found = pair(result["last_seconds"], of, minus)
+    if found["epe_difference"] is None:
+        raise LookupError("no scene in which a point has moved")
     return found["psnr_difference"], found["epe_difference"]
 
 

@@ -147,18 +147,16 @@ def test_bad_settings_are_refused(tmp_path, capsys):
     assert "one --model" in capsys.readouterr().err
 
 
-def test_scenes_without_motion_are_passed_over(monkeypatch):
-    made = drift.make_clip
-
-    def sometimes_still(config, index, seed, speed):
-        clip = made(config, index, seed, speed)
-        return clip if index != 1 else replace(clip, followed=clip.followed.select([]), counted=clip.counted[:, :0])
-
-    monkeypatch.setattr(drift, "make_clip", sometimes_still)
-    pipeline = type("Pipeline", (), {"config": preset("debug")})
-    captions = [made(preset("debug"), index, 0, 20.0) for index in range(5)]
-    expected = [clip.caption for k, clip in enumerate(captions) if k != 1 and clip.followed.count][:2]
-    assert [clip.caption for clip in drift.scenes(pipeline, 2, 0, 20.0)] == expected
+def test_a_clip_in_which_nothing_counts_has_no_value_and_is_no_observation():
+    nan = np.nan
+    first = line("a", "c3s1w1", [[20] * 5, [30] * 5], [[4] * 5, [nan] * 5])
+    second = line("b", "c3s1w1", [[21] * 5, [31] * 5], [[3] * 5, [nan] * 5])
+    assert first.to_dict()["last_seconds_by_clip"]["epe"] == [4, None]
+    [pair] = comparisons([first, second])
+    assert pair["epe_difference"] == {"value": -1, "low": -1, "high": -1}
+    [pair] = comparisons([replace(one, psnr=one.psnr[1:], epe=one.epe[1:]) for one in (first, second)])
+    assert pair["epe_difference"] is None and pair["psnr_difference"]["value"] == 1
+    json.dumps([first.to_dict(), pair], allow_nan=False)
 
 
 def test_what_a_line_loses_on_its_way():

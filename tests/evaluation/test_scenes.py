@@ -1,5 +1,7 @@
 """Evaluation clips: held out, repeatable, conditioned and measured as their docstrings say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,25 @@ def test_conditions_begin_in_the_first_frame(clips):
             assert tracks.visible[0].all() and tracks.length == scenes.FRAMES
         assert clip.drags.count >= 1 and clip.dense.count > clip.drags.count
         assert clip.dense.count <= scenes.DENSE_POINTS and clip.followed.count <= scenes.FOLLOWED_POINTS
+
+
+def test_scenes_without_motion_are_passed_over(monkeypatch):
+    made = scenes.make_clip
+
+    def sometimes_still(config, index, seed, speed):
+        clip = made(config, index, seed, speed)
+        if index == 1:
+            return replace(clip, followed=clip.followed.select([]), counted=clip.counted[:, :0])
+        if index == 2:  # a turn is over before anything has moved
+            return replace(clip, counted=clip.counted & (np.arange(len(clip.counted)) >= 36)[:, None])
+        return clip
+
+    monkeypatch.setattr(scenes, "make_clip", sometimes_still)
+    captions = [made(debug(), index, 0, 20.0) for index in range(5)]
+    assert captions[2].counted[36:].any()
+    for end, without in ((36, (1, 2)), (45, (1,))):
+        expected = [clip.caption for k, clip in enumerate(captions) if k not in without and clip.followed.count][:2]
+        assert [clip.caption for clip in scenes.scenes(debug(), 2, 0, 20.0, slice(end))] == expected
 
 
 def test_followed_points_move(clips):

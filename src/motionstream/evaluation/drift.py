@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from motionstream.config import CausalConfig
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.report import drift_figure, finish, table
-from motionstream.evaluation.scenes import FRAMES, EvaluationClip, make_clip
+from motionstream.evaluation.scenes import FRAMES, EvaluationClip, scenes
 from motionstream.media import atomic_path, check_output
 from motionstream.metrics import Interval, drift_curve, end_point_error, paired_bootstrap
 from motionstream.pipeline import MotionStreamPipeline
@@ -74,7 +74,8 @@ class Line:
         return f"{self.model} {self.causal}".strip()
 
     def to_dict(self) -> dict[str, Any]:
-        """Means over clips with their intervals, second by second, and every clip's mean over the last seconds."""
+        """Means over clips with their intervals, second by second, and every clip's mean over the last seconds; None
+        where nothing counts."""
         return {
             "model": self.model,
             "causal": self.causal,
@@ -82,8 +83,8 @@ class Line:
             "psnr": [value and value.to_dict() for value in by_second(self.psnr)],
             "epe": [value and value.to_dict() for value in by_second(self.epe)],
             "last_seconds_by_clip": {
-                "psnr": [round(value, 4) for value in last(self.psnr)],
-                "epe": [round(value, 4) for value in last(self.epe)],
+                "psnr": [_or_none(value) for value in last(self.psnr)],
+                "epe": [_or_none(value) for value in last(self.epe)],
             },
             "decline": decline(self),
             "latency": round(float(np.median(self.latency)), 4) if self.latency else None,
@@ -132,7 +133,8 @@ def evaluate_drift(
     reference = Line("the autoencoder alone", "", ())
     with Progress(console=Console(stderr=True)) as bar:
         for line, pipeline in _lines(models, causal, untrained=untrained, mixture=mixture):
-            for clip in bar.track(scenes(pipeline, clips, seed, speed), clips, description=line.name):
+            found = scenes(pipeline.config, clips, seed, speed, slice(_farthest(_later(pipeline)) + 1))
+            for clip in bar.track(found, clips, description=line.name):
                 measure(line, pipeline, clip, seconds, seed, held=held)
                 if not lines:
                     measure_coded(reference, pipeline, clip, seconds)
@@ -170,17 +172,6 @@ def _lines(
             for parameter in pipeline.model.transformer.proj_out.parameters():
                 parameter.zero_()
         yield Line(f"carried mixture of {models[0]}", causal[0], pipeline.stages), pipeline
-
-
-def scenes(pipeline: MotionStreamPipeline, count: int, seed: int, speed: float) -> Iterator[EvaluationClip]:
-    """The first ``count`` held-out scenes in which there is something to follow; the same for every model of a size."""
-    index = 0
-    while count:
-        clip = make_clip(pipeline.config, index, seed, speed)
-        index += 1
-        if clip.followed.count:
-            count -= 1
-            yield clip
 
 
 def measure(
@@ -230,16 +221,24 @@ def schedule(frames: np.ndarray, first: int, chunk: int) -> Schedule:
     length = CHUNKS_A_TURN * chunk
     turn, since = np.divmod(frames + chunk - first, length)
     begun = np.where(turn == 0, chunk - first, chunk)
-    farthest = min(length - chunk, FRAMES) - 1
+    farthest = _farthest(chunk)
     way = (since - begun).clip(0, farthest)
     shown = np.where(turn % 2 == 0, way, farthest - way)
     return Schedule(turn, shown, since >= begun)
 
 
+def _farthest(chunk: int) -> int:
+    """The last frame of a clip that a turn shows."""
+    return min((CHUNKS_A_TURN - 1) * chunk, FRAMES) - 1
+
+
+def _later(pipeline: MotionStreamPipeline) -> int:
+    """Frames of a turn's chunks, but the stream's first."""
+    return TURN_LATENTS * pipeline.config.temporal_compression
+
+
 def _schedule(pipeline: MotionStreamPipeline, frames: np.ndarray) -> Schedule:
-    return schedule(
-        frames, pipeline.config.frames_of(TURN_LATENTS), TURN_LATENTS * pipeline.config.temporal_compression
-    )
+    return schedule(frames, pipeline.config.frames_of(TURN_LATENTS), _later(pipeline))
 
 
 def _check_turns(pattern: str) -> None:
@@ -327,22 +326,28 @@ def _known_mean(row: np.ndarray) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
+def _or_none(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def _paired(pairs: Iterable[tuple[float, float]], compare: str = "difference") -> dict[str, float] | None:
+    """Of the clips in which both sides have a value; None without one."""
+    known = [pair for pair in pairs if np.isfinite(pair).all()]
+    return paired_bootstrap(*zip(*known, strict=True), compare=compare).to_dict() if known else None
+
+
 def decline(line: Line) -> dict[str, dict[str, float] | None]:
     """The last seconds minus as many first ones, in dB, and their ratio in errors; paired, None without a value."""
     sides = {
         key: [(late, _known_mean(row[:LAST_SECONDS])) for late, row in zip(last(rows), rows, strict=True)]
         for key, rows in (("psnr", line.psnr), ("epe", line.epe))
     }
-    found: dict[str, dict[str, float] | None] = {}
-    for key, pairs in sides.items():
-        known = [pair for pair in pairs if np.isfinite(pair).all()]
-        compare = "difference" if key == "psnr" else "ratio"
-        found[key] = paired_bootstrap(*zip(*known, strict=True), compare=compare).to_dict() if known else None
-    return found
+    return {key: _paired(pairs, "difference" if key == "psnr" else "ratio") for key, pairs in sides.items()}
 
 
 def comparisons(lines: list[Line]) -> list[dict[str, Any]]:
-    """Over the last seconds: every line minus the first of the same pattern, and minus the first of the same model."""
+    """Over the last seconds: every line minus the first of the same pattern, and minus the first of the same model;
+    None where no clip has a value of both."""
     found = []
     for line in lines:
         same_pattern = next(other for other in lines if other.causal == line.causal)
@@ -353,8 +358,8 @@ def comparisons(lines: list[Line]) -> list[dict[str, Any]]:
                     {
                         "of": line.name,
                         "minus": other.name,
-                        "psnr_difference": paired_bootstrap(last(line.psnr), last(other.psnr)).to_dict(),
-                        "epe_difference": paired_bootstrap(last(line.epe), last(other.epe)).to_dict(),
+                        "psnr_difference": _paired(zip(last(line.psnr), last(other.psnr), strict=True)),
+                        "epe_difference": _paired(zip(last(line.epe), last(other.epe), strict=True)),
                     }
                 )
     return found
@@ -362,7 +367,11 @@ def comparisons(lines: list[Line]) -> list[dict[str, Any]]:
 
 def _show(result: dict[str, Any]) -> None:
     console = Console()
-    lines, interval = [*result["lines"], result["reference"]], lambda values: str(Interval(**values))
+    lines = [*result["lines"], result["reference"]]
+
+    def interval(values: dict[str, float] | None) -> str:
+        return "-" if values is None else str(Interval(**values))
+
     seconds = range(len(lines[0]["psnr"]))
     shown = sorted({round(k) for k in np.linspace(0, len(seconds) - 1, min(6, len(seconds)))})
     for key, title in (("psnr", "PSNR in dB of what is still"), ("epe", "EPE in pixels of what is dragged")):
@@ -375,7 +384,7 @@ def _show(result: dict[str, Any]) -> None:
     rows = {}
     for line in lines:
         change, speed = line["decline"], (line["latency"], line["fps"])
-        cells = ["-" if change[key] is None else interval(change[key]) for key in ("psnr", "epe")]
+        cells = [interval(change[key]) for key in ("psnr", "epe")]
         cells += ["-" if value is None else f"{value:.2f}" for value in speed]
         rows[f"{line['model']} {line['causal']}".strip()] = cells
     columns = ["PSNR (dB)", "EPE (ratio)", "latency (s)", "fps"]

@@ -27,9 +27,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from motionstream.environment import environment
-from motionstream.evaluation.drift import scenes
 from motionstream.evaluation.report import finish, table
-from motionstream.evaluation.scenes import EvaluationClip
+from motionstream.evaluation.scenes import EvaluationClip, scenes
 from motionstream.media import check_output
 from motionstream.metrics import Interval, end_point_error, paired_bootstrap, psnr
 from motionstream.pipeline import MotionStreamPipeline
@@ -99,7 +98,8 @@ def evaluate_release(
         for name in dict.fromkeys(models):
             pipeline = MotionStreamPipeline.from_pretrained(name, untrained=untrained)
             own = [Arm(f"{name} {arm}") for arm in ARMS]
-            for clip in bar.track(scenes(pipeline, clips, seed, speed), clips, description=str(name)):
+            found = scenes(pipeline.config, clips, seed, speed, slice(RELEASE - 1, RELEASE))
+            for clip in bar.track(found, clips, description=str(name)):
                 for arm, kind in zip(own, ARMS, strict=True):
                     arm.add(stream(pipeline, clip, seed, kind), clip)
             arms += own

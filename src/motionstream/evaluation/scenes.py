@@ -6,6 +6,7 @@ are. Pixels are (x, y) with (0, 0) the centre of the top-left one. Axes: T frame
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,6 +117,18 @@ def make_clip(
         pinned=tracks.select(drags[layer[drags] == 0]),
         regions={name: masks[name] for name in REGIONS},
     )
+
+
+def scenes(config: ModelConfig, count: int, seed: int, speed: float, shown: slice) -> Iterator[EvaluationClip]:
+    """The first ``count`` scenes in which there is something to follow in the frames that are ``shown``; the same for
+    every model of a size."""
+    index = 0
+    while count:
+        clip = make_clip(config, index, seed, speed)
+        index += 1
+        if clip.counted[shown].any():
+            count -= 1
+            yield clip
 
 
 def drag_points(
