@@ -72,10 +72,20 @@ def test_float32_is_all_that_changes_for_slow_processors(name):
     assert after == [replace(config, bf16=False) for config in before] and len(before) >= 4
 
 
-def test_the_stages_of_nano_share_its_minutes():
-    recipe = replace(recipe_named("nano", 60.0), forcing=None)  # trained only where it is asked for
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_stages_of_a_recipe_share_its_minutes(name):
+    recipe = replace(recipe_named(name, 60.0), forcing=None)  # trained only where it is asked for
     minutes = [config.minutes for config in train_configs(recipe)]
     assert sum(minutes) == pytest.approx(60) and min(minutes) > 2
+    whole = train_configs(recipe_named(name))
+    assert len(whole) >= len(minutes) and all(config.minutes is None for config in whole)
+
+
+def test_the_teacher_of_the_papers_conditioning_has_all_minutes_where_it_is_trained_alone():
+    alone, first = recipe_named("nano-ids", 60.0, "teacher"), recipe_named("nano", 60.0, "teacher")
+    assert [phase.train.minutes for phase in alone.teacher] == pytest.approx([39, 21])
+    assert first == recipe_named("nano", 60.0)
+    assert sum(phase.train.minutes for phase in recipe_named("nano-ids", 60.0).teacher) == pytest.approx(36)
 
 
 def test_recipes_have_the_tiny_decoders_they_can_train():

@@ -53,7 +53,8 @@ Examples:
     folder: Path = Path("work/nano")
     """Where checkpoints, logs and weights are."""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="M")] = None
-    """Budget of all stages together, shared out among them; without it every stage takes all its steps."""
+    """Budget of all stages together, shared out among them; a stage called by itself has its share (the teacher of
+    nano-ids all), teacher-forcing one on top. Without it every stage takes all its steps."""
     shards: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")] = ()
     """Folders that `motionstream prepare` has written: one, or one for each phase of the teacher, the last of which
     serves distillation, too. Without it clips are rendered, where the recipe knows how."""
@@ -146,7 +147,7 @@ Examples:
         from motionstream.training.recipes import in_parts, with_data
 
         recipe = with_data(
-            recipe_named(self.recipe, self.minutes),
+            recipe_named(self.recipe, self.minutes, self.stage),
             self.shards,
             self.held_out,
             self.base,

@@ -10,7 +10,15 @@ from motionstream.presets import nano as preset_nano
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
 from motionstream.training.loop import TrainConfig
-from motionstream.training.recipes import AutoencoderRecipe, MixerRecipe, Phase, Recipe, Rendered, TinyRecipe
+from motionstream.training.recipes import (
+    AutoencoderRecipe,
+    MixerRecipe,
+    Phase,
+    Recipe,
+    Rendered,
+    TinyRecipe,
+    part,
+)
 from motionstream.training.self_forcing import SelfForcingConfig
 from motionstream.training.teacher import TeacherConfig
 from motionstream.training.tiny_autoencoder import TinyTraining
@@ -18,28 +26,28 @@ from motionstream.training.tiny_autoencoder import TinyTraining
 
 def nano(minutes: float | None = None) -> Recipe:
     """The embedded model. ``minutes`` is the budget of all stages together (None: full length, many CPU hours)."""
-
-    def part(share: float) -> float | None:
-        return None if minutes is None else minutes * share
-
     loss = TeacherConfig(shift=3.0)
     tiny = TinyTraining(
         batch=4, adversarial_start=4000, adversarial_ramp=1000, discriminator_channels=32, replay=2, workers=1
     )
-    prior = TrainConfig(steps=1000, lr=1e-3, minutes=part(0.04), warmup=10, bf16=True)
-    first = TrainConfig(steps=60_000, lr=1e-3, minutes=part(0.16), bf16=True)
-    second = TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.04), warmup=10, bf16=True)
+    prior = TrainConfig(steps=1000, lr=1e-3, minutes=part(minutes, 0.04), warmup=10, bf16=True)
+    first = TrainConfig(steps=60_000, lr=1e-3, minutes=part(minutes, 0.16), bf16=True)
+    second = TrainConfig(steps=10_000, lr=3e-4, minutes=part(minutes, 0.04), warmup=10, bf16=True)
     return Recipe(
         model=preset("nano"),
         data=Rendered(rich_scene(SceneConfig(frames=57)), turns=0.7),
         autoencoder=AutoencoderRecipe(
-            train=TrainConfig(steps=4000, lr=1e-3, minutes=part(0.08), validate_every=200),
-            decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(0.05), bf16=True),
+            train=TrainConfig(steps=4000, lr=1e-3, minutes=part(minutes, 0.08), validate_every=200),
+            decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(minutes, 0.05), bf16=True),
         ),
         mixer=MixerRecipe(
-            TrainConfig(steps=20_000, lr=2e-3, minutes=part(0.1), bf16=True, ema=0.99, betas=(0.9, 0.99)),
-            look=TrainConfig(steps=40_000, lr=2e-3, minutes=part(0.05), bf16=True, ema=0.99, betas=(0.9, 0.99)),
-            outline=TrainConfig(steps=20_000, lr=1.5e-3, minutes=part(0.1), bf16=True, ema=0.998, betas=(0.9, 0.999)),
+            TrainConfig(steps=20_000, lr=2e-3, minutes=part(minutes, 0.1), bf16=True, ema=0.99, betas=(0.9, 0.99)),
+            look=TrainConfig(
+                steps=40_000, lr=2e-3, minutes=part(minutes, 0.05), bf16=True, ema=0.99, betas=(0.9, 0.99)
+            ),
+            outline=TrainConfig(
+                steps=20_000, lr=1.5e-3, minutes=part(minutes, 0.1), bf16=True, ema=0.998, betas=(0.9, 0.999)
+            ),
         ),
         # what the prior says is the transformer's unit: first things first
         teacher=(
@@ -47,8 +55,8 @@ def nano(minutes: float | None = None) -> Recipe:
             Phase(first, loss, TrackMix()),
             Phase(second, loss, TrackMix(mask_probability=0.2), track_head=False),
         ),
-        forcing=Phase(TrainConfig(steps=10_000, lr=3e-4, minutes=part(0.16), bf16=True), loss, TrackMix()),
-        causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(0.12), bf16=True),
+        forcing=Phase(TrainConfig(steps=10_000, lr=3e-4, minutes=part(minutes, 0.16), bf16=True), loss, TrackMix()),
+        causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(minutes, 0.12), bf16=True),
         self_forcing=TrainConfig(
             steps=3600,
             lr=3e-4,
@@ -56,13 +64,15 @@ def nano(minutes: float | None = None) -> Recipe:
             betas=(0.9, 0.999),
             ema=0.98,
             final_lr=0.03,
-            minutes=part(0.21),
+            minutes=part(minutes, 0.21),
             validate_every=300,
             bf16=True,
         ),
         self_forcing_batch=2,
         tiny=TinyRecipe(
-            train=TrainConfig(steps=tiny.loop_steps(6000), lr=1e-3, minutes=part(0.05), validate_every=500, bf16=True),
+            train=TrainConfig(
+                steps=tiny.loop_steps(6000), lr=1e-3, minutes=part(minutes, 0.05), validate_every=500, bf16=True
+            ),
             loss=tiny,
             frames=13,
             side=64,
@@ -80,16 +90,24 @@ def nano(minutes: float | None = None) -> Recipe:
     )
 
 
+IDS_TEACHER = 0.6
+"""Share of the teacher of ``nano_ids`` in the minutes of all stages together."""
+
+
 def nano_ids(minutes: float | None = None) -> Recipe:
     """``nano`` with the paper's random ids and no carried content: what a transformer of this size has to learn by
     itself, first on small, short clips, in which ten times as many are seen and much moves, then on ``nano``'s.
-    ``minutes`` is the teacher's; its autoencoder is the embedded model's."""
-    whole = nano()
+    ``minutes`` is the budget of all stages together; its autoencoder is the embedded model's."""
+    whole = nano(minutes)
+    assert whole.tiny is not None
     assert isinstance(whole.data, Rendered)
 
     def train(steps: int, lr: float, share: float, validate_every: int) -> TrainConfig:
-        budget = None if minutes is None else minutes * share
+        budget = part(minutes, IDS_TEACHER * share)
         return TrainConfig(steps=steps, lr=lr, minutes=budget, validate_every=validate_every, bf16=True)
+
+    def of_the_rest(config: TrainConfig, share: float) -> TrainConfig:
+        return replace(config, minutes=part(minutes, (1 - IDS_TEACHER) * share))
 
     loss = TeacherConfig(shift=6.0, motion_dropout=0.05)
     small = SceneConfig(
@@ -122,13 +140,17 @@ def nano_ids(minutes: float | None = None) -> Recipe:
             ),
             Phase(train(40_000, 6e-4, 0.35, 200), loss, TrackMix(dense=0.3, random=0.2, drags=0.45)),
         ),
+        causal=of_the_rest(whole.causal, 0.35),
+        self_forcing=of_the_rest(whole.self_forcing, 0.5),
+        tiny=replace(whole.tiny, train=of_the_rest(whole.tiny.train, 0.15)),
         rollouts=SelfForcingConfig(sinks=(0, 1), windows=(1,), guided=False),
     )
 
 
 def nano_debug(minutes: float | None = None) -> Recipe:
     """``runs/nano-debug.sh``: a small relative of ``nano`` on prepared clips, a few steps of everything."""
-    few = TrainConfig(steps=8, lr=1e-3, warmup=2, log_every=2, checkpoint_every=4, validate_every=8, minutes=minutes)
+    fifth = part(minutes, 0.2)  # of the five runs
+    few = TrainConfig(steps=8, lr=1e-3, warmup=2, log_every=2, checkpoint_every=4, validate_every=8, minutes=fifth)
     loss = TeacherConfig(shift=3.0)
     return Recipe(
         model=replace(preset_nano(width=64, layers=2), name="nano-debug", carry=CarryConfig()),
@@ -149,7 +171,8 @@ def nano_debug(minutes: float | None = None) -> Recipe:
 
 def debug(minutes: float | None = None) -> Recipe:
     """Everything once, at a size that means nothing: for tests."""
-    short = TrainConfig(steps=2, log_every=1, checkpoint_every=1, validate_every=2, minutes=minutes)
+    tenth = part(minutes, 0.1)  # of the ten runs
+    short = TrainConfig(steps=2, log_every=1, checkpoint_every=1, validate_every=2, minutes=tenth)
     scene = SceneConfig(
         height=32,
         width=32,

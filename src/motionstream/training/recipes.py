@@ -222,6 +222,11 @@ class Recipe:
         return self.tiny
 
 
+def part(minutes: float | None, share: float) -> float | None:
+    """A run's share of the budget of all stages together; None where there is none."""
+    return None if minutes is None else minutes * share
+
+
 def with_data(
     recipe: Recipe,
     shards: tuple[Path, ...] = (),

@@ -15,7 +15,7 @@ from motionstream.tracks.sampling import TrackMix
 from motionstream.training.loop import TrainConfig
 from motionstream.training.lora import LoraSettings
 from motionstream.training.nano_recipes import tiny_debug
-from motionstream.training.recipes import Phase, Recipe, TinyRecipe
+from motionstream.training.recipes import Phase, Recipe, TinyRecipe, part
 from motionstream.training.self_forcing import SelfForcingConfig
 from motionstream.training.teacher import TeacherConfig
 from motionstream.training.tiny_autoencoder import paper_recipe
@@ -70,6 +70,7 @@ def paper_self_forcing(minutes: float | None = None, *, updates: int = 400, accu
 
 
 def _wan(name: str, second_steps: int, minutes: float | None) -> Recipe:
+    """``minutes`` is the budget of all stages together; teacher forcing, which is optional, has its own on top."""
     model = preset(name)
     tracks = _tracks(model.size[0])
     loss = TeacherConfig(shift=6.0, image_dropout=0.1)
@@ -78,13 +79,18 @@ def _wan(name: str, second_steps: int, minutes: float | None) -> Recipe:
         model=model,
         data=None,
         teacher=(
-            Phase(_loop(4800, 1e-5, minutes), loss, tracks),
-            Phase(_loop(second_steps, 1e-6, minutes), loss, replace(tracks, mask_probability=0.2), track_head=False),
+            Phase(_loop(4800, 1e-5, part(minutes, 0.4)), loss, tracks),
+            Phase(
+                _loop(second_steps, 1e-6, part(minutes, 0.1)),
+                loss,
+                replace(tracks, mask_probability=0.2),
+                track_head=False,
+            ),
         ),
-        forcing=Phase(_loop(2000, 5e-6, minutes), loss, tracks),
-        causal=_loop(2000, 2e-6, minutes),
-        self_forcing=paper_self_forcing(minutes),
-        tiny=TinyRecipe(replace(tiny, minutes=minutes), tiny_loss),
+        forcing=Phase(_loop(2000, 5e-6, part(minutes, 0.1)), loss, tracks),
+        causal=_loop(2000, 2e-6, part(minutes, 0.1)),
+        self_forcing=paper_self_forcing(part(minutes, 0.3)),
+        tiny=TinyRecipe(replace(tiny, minutes=part(minutes, 0.1)), tiny_loss),
         tracks=replace(tracks, mask_probability=0.2),
         batch=128,
         self_forcing_batch=64,
@@ -105,18 +111,20 @@ def wan22(minutes: float | None = None) -> Recipe:
     return replace(recipe, model=replace(recipe.model, tiny_decoder=TINY_WAN22_LARGE))
 
 
-def affordable(recipe: Recipe, minutes: float | None = None) -> Recipe:
-    """The same for one to eight GPUs: LoRA and the track slice, smaller batches, fewer steps. The numbers are ours.
+def affordable(recipe: Recipe) -> Recipe:
+    """The same for one to eight GPUs: LoRA and the track slice, smaller batches, fewer steps, in the same minutes. The
+    numbers are ours.
 
     A public causal student may be what the student begins with (``--student``): it has learned to stream already, and
     the causal stage has only to teach it tracks.
     """
     phases = tuple(
-        replace(phase, train=_loop(steps, 1e-4, minutes, accumulate=8))
+        replace(phase, train=_loop(steps, 1e-4, phase.train.minutes, accumulate=8))
         for phase, steps in zip(recipe.teacher, (2000, 400), strict=True)
     )
-    causal = _loop(1000, 5e-5, minutes, accumulate=8)
-    distillation = replace(paper_self_forcing(minutes, updates=300, accumulate=8), lr=2e-5, opponent_lr=1e-5)
+    causal = _loop(1000, 5e-5, recipe.causal.minutes, accumulate=8)
+    distillation = paper_self_forcing(recipe.self_forcing.minutes, updates=300, accumulate=8)
+    distillation = replace(distillation, lr=2e-5, opponent_lr=1e-5)
     assert recipe.tiny is not None
     tiny = replace(recipe.tiny.loss, batch=8, adversarial_start=10_000, adversarial_ramp=5000, workers=8)
     return replace(
@@ -136,7 +144,8 @@ def affordable(recipe: Recipe, minutes: float | None = None) -> Recipe:
 
 def debug_wan(name: str, minutes: float | None = None) -> Recipe:
     """Everything of a Wan recipe once, on its debug twin: for tests."""
-    short = TrainConfig(steps=2, log_every=1, checkpoint_every=1, validate_every=2, warmup=1, minutes=minutes)
+    fifth = part(minutes, 0.2)  # of the five runs
+    short = TrainConfig(steps=2, log_every=1, checkpoint_every=1, validate_every=2, warmup=1, minutes=fifth)
     tracks = TrackMix(max_tracks=20, radius=(4.0, 30.0))
     loss = TeacherConfig(image_dropout=0.5, weighting="bell")
     return Recipe(
