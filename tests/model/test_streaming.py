@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from motionstream.config import CausalConfig
+from motionstream.model import attention as contexts
 from motionstream.model.attention import BlockCausal, Cached, attention, plain_attention
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.rope import apply_rope, axis_dims, rope_table
@@ -145,3 +146,20 @@ def test_attention_backends_agree():
     expected = plain_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
     torch.testing.assert_close(attention(q, k, v), expected)
     torch.testing.assert_close(attention(q.requires_grad_(), k, v), expected)
+
+
+@torch.no_grad()
+def test_mixed_precision_attends_in_one_precision(transformer, monkeypatch):
+    """Weights, and so the cache, are float32; backends for half precision take no mixture."""
+    seen = []
+
+    def spy(query, key, value):
+        seen.append((query.dtype, key.dtype, value.dtype))
+        return attention(query, key, value)
+
+    monkeypatch.setattr(contexts, "attention", spy)
+    causal = CausalConfig.parse("c1s1w1")
+    text = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        stream(transformer, causal, chunks(causal, 3, 1), chunks(causal, 3, 2), 0.7, text)
+    assert len(seen) == 3 * 2 * 2 and set(seen) == {(torch.bfloat16,) * 3}

@@ -128,6 +128,7 @@ class Cached:
             self.cache.write(layer, key, value)
         rope = rope_table(query.shape[-1], self.cache.current_positions, grid[1], grid[2], query.device)
         past_keys, past_values, _ = self.cache.read(layer)
-        keys = torch.cat([past_keys, apply_rope(key, rope)], dim=1)
-        values = torch.cat([past_values, value], dim=1)
+        # the cache holds the weights' precision; under autocast torch.cat would promote to it, and not the queries
+        keys = torch.cat([past_keys.to(key.dtype), apply_rope(key, rope)], dim=1)
+        values = torch.cat([past_values.to(value.dtype), value], dim=1)
         return attention(apply_rope(query, rope), keys, values)
