@@ -16,6 +16,7 @@ from torch import nn
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.component_config import LinearAutoencoderConfig
+from motionstream.conditioning.outliner import Outliner
 from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import CausalConfig
 from motionstream.data.procedural import render
@@ -24,16 +25,18 @@ from motionstream.model.attention import BlockCausal
 from motionstream.presets import preset
 from motionstream.sampler.rollout import Rollout
 from motionstream.training import distributed, nano_recipes, recipes, sources, stages
-from motionstream.training.autoencoder import DecoderStage
+from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage
 from motionstream.training.causal_init import CausalStage
 from motionstream.training.checkpoint import Checkpoints
 from motionstream.training.flow_matching import make_conditions
 from motionstream.training.looking import LookStage
 from motionstream.training.loop import Run, TrainConfig, train
 from motionstream.training.mixer import MixerStage
+from motionstream.training.outlining import OutlineStage
 from motionstream.training.rendered_clips import ClipPool
 from motionstream.training.self_forcing import SelfForcingConfig, SelfForcingStage
 from motionstream.training.teacher import TeacherStage
+from motionstream.training.teacher_forcing import TeacherForcingStage
 from motionstream.training.tiny_autoencoder import TinyDecoderStage, TinyTraining
 from motionstream.training.trajectories import TrajectoryStore, make_trajectories
 from motionstream.training.video_clips import rendered_clips
@@ -131,6 +134,15 @@ def make_stage(kind, data):
         return LookStage(
             mixer, RECIPE.data.scene, recipes.TrackMix(), stages.TRAIN, stages.HELD_OUT, batch=BATCH, seed=5, workers=0
         )
+    if kind == "outline":
+        torch.manual_seed(0)
+        pictures = {"batch": BATCH, "seed": 7, "workers": 0}  # with different numbers of grasps on two ranks
+        return OutlineStage(Outliner((8, 16)), RECIPE.data.scene, stages.TRAIN, stages.HELD_OUT, **pictures)
+    if kind == "decoder":
+        autoencoder = sources.load_autoencoder(RECIPE, folder).requires_grad_(True)
+        return GeneratedDecoderStage(autoencoder, store, batch=BATCH, seed=5)
+    if kind == "teacher-forcing":
+        return TeacherForcingStage(trainee, make_pool(folder), validation, seed=5)
     if kind == "teacher":
         return TeacherStage(trainee, make_pool(folder), validation, seed=5)
     if kind == "self-forcing":
@@ -186,9 +198,12 @@ WAYS = {
     "autoencoder": {"whole": {}},
     "mixer": {"whole": {}},
     "look": {"whole": {}},
+    "outline": {"whole": {}},
     "teacher": {"whole": {}, "sharded": SHARDED},
+    "teacher-forcing": {"whole": {}},
     "causal": {"whole": {}, "sharded": SHARDED},
     "self-forcing": {"whole": {}, "sharded": SHARDED, "sharded and offloaded": OFFLOADED},
+    "decoder": {"whole": {}},
     "tiny": {"whole": {}},
 }
 

@@ -55,13 +55,31 @@ def test_a_steps_pictures_depend_on_the_step_alone():
     jumped, straight = make_stage(), make_stage(workers=1)
     for step in range(3):
         straight._grasps(step)
-    for one, other in zip(vars(jumped._grasps(3)).values(), vars(straight._grasps(3)).values(), strict=True):
-        assert torch.equal(one, other)
+    one, other = jumped._grasps(3), straight._grasps(3)
+    for name in ("shown", "things", "share"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    assert one.pictures == other.pictures == 4
 
 
 def test_pictures_without_things_cost_nothing_and_teach_nothing():
     stage = make_stage()
-    stage._grasps = lambda step: Grasps(torch.zeros(0, 9, 32, 32), torch.zeros(0, 32, 32, dtype=torch.bool))
+    nothing = torch.zeros(0, 9, 32, 32), torch.zeros(0, 32, 32, dtype=torch.bool), torch.zeros(0)
+    stage._grasps = lambda step: Grasps(*nothing, pictures=4)
     loss, _ = stage.loss(0)
     loss.backward()
     assert loss.item() == 0
+
+
+def test_pictures_count_alike_however_many_grasps_are_in_them():
+    """A loss is the mean of its pictures', in whatever parts they are taken; one without a thing counts, too."""
+    stage = make_stage()
+    empty = Grasps(torch.zeros(0, 9, 32, 32), torch.zeros(0, 32, 32, dtype=torch.bool), torch.zeros(0), 1)
+    pictures = [make_stage(batch=1, seed=seed)._grasps(0) for seed in (2, 3, 5, 6)]
+    assert len({len(picture.things) for picture in pictures}) > 1
+
+    def loss(grasps):
+        stage._grasps = lambda step: grasps
+        return stage.loss(0)[0].item()
+
+    together = loss(Grasps.join([*pictures, empty]))
+    assert together == pytest.approx(sum(map(loss, pictures)) / 5, rel=1e-4)

@@ -43,18 +43,29 @@ CROSS_ENTROPY = 2.0
 
 @dataclass(frozen=True)
 class Grasps:
-    """What an outliner is ``shown`` (P, 9, H, W), and the ``things``, bool (P, H, W), that are grasped."""
+    """What an outliner is ``shown`` (P, 9, H, W), and the ``things``, bool (P, H, W), that are grasped. ``share`` (P,):
+    one over the number of grasps in the same picture; ``pictures``: how many, those without a thing included."""
 
     shown: Tensor
     things: Tensor
+    share: Tensor
+    pictures: int
 
     @classmethod
     def join(cls, parts: list[Grasps]) -> Grasps:
         """Batches joined into one."""
-        return cls(torch.cat([part.shown for part in parts]), torch.cat([part.things for part in parts]))
+        shown, things, share = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("shown", "things", "share")
+        )
+        return cls(shown, things, share, sum(part.pictures for part in parts))
 
     def to(self, device: torch.device) -> Grasps:
-        return Grasps(self.shown.to(device), self.things.to(device))
+        return Grasps(self.shown.to(device), self.things.to(device), self.share.to(device), self.pictures)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Of every grasp's value (P,): over the grasps of each picture, 0 where there are none, and then over the
+        pictures. A mean over grasps would count a picture by how many are in its part of the batch."""
+        return (self.share * values).sum() / self.pictures
 
 
 def pictures_to_grasp(scene: SceneConfig) -> SceneConfig:
@@ -73,8 +84,11 @@ def rendered_grasps(
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = torch.stack([columns, rows], dim=-1).float().view(1, 1, -1, 2).to(pictures.device)
     layers = covering(drawn.sprites, places.expand(batch, -1, -1, -1)).view(batch, height, width).cpu()
-    shown, things = [pictures.new_zeros(0, *show(pictures[0], places[0, 0, :0], places[0, 0, :0]).shape)], []
+    things: list[Tensor] = []
+    shown = [pictures.new_zeros(0, *show(pictures[0], places[0, 0, :0], places[0, 0, :0]).shape)]
+    counts: list[int] = []
     for picture, layer in zip(pictures, layers, strict=True):
+        before = len(things)
         for level in layer.unique().tolist():
             thing = layer == level
             if level == 0 or thing.sum() < LEAST * height * width / 128**2:
@@ -83,8 +97,10 @@ def rendered_grasps(
                 points = (x.float().to(picture.device) for x in (_grasped(thing, generator), _beside(thing, generator)))
                 shown.append(show(picture, *points)[None])
                 things.append(thing)
+        counts += [len(things) - before] * (len(things) - before)
     found = torch.stack(things) if things else torch.zeros(0, height, width, dtype=torch.bool)
-    return Grasps(torch.cat(shown), found.to(pictures.device))
+    share = 1 / torch.tensor(counts, dtype=torch.float32)
+    return Grasps(torch.cat(shown), found.to(pictures.device), share.to(pictures.device), batch)
 
 
 def _grasped(thing: Tensor, generator: torch.Generator) -> Tensor:
@@ -161,13 +177,14 @@ class OutlineStage:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         grasps = self._grasps(step).to(next(self.outliner.parameters()).device)
-        if len(grasps.things) == 0:  # nothing to take hold of in the whole batch
+        if len(grasps.things) == 0:  # nothing to take hold of in this part of the batch
             return 0 * self.outliner.net.inlet.weight.sum(), {}
         logits, things = self.outliner(grasps.shown), grasps.things.float()
         likely = logits.sigmoid()
         both = (likely * things).sum(dim=(1, 2))
         overlap = (both + 1) / ((likely + things).sum(dim=(1, 2)) - both + 1)
-        return CROSS_ENTROPY * F.binary_cross_entropy_with_logits(logits, things) + 1 - overlap.mean(), {}
+        entropy = F.binary_cross_entropy_with_logits(logits, things, reduction="none").mean(dim=(1, 2))
+        return grasps.mean(CROSS_ENTROPY * entropy + 1 - overlap), {}
 
     def _grasps(self, step: int) -> Grasps:
         return Grasps.join(of_step(self._loader, step, list(shard(self.batch))))
