@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from motionstream.cli import main
-from motionstream.evaluation.release import ARMS, RELEASE, Arm, compared, tracks_at
+from motionstream.evaluation.release import ARMS, RELEASE, Arm, compared, let_go, tracks_at
 from motionstream.evaluation.scenes import make_clip
 from motionstream.presets import nano
 
@@ -37,10 +37,25 @@ def test_what_rests_where_it_was_let_go_has_no_error_and_what_jumps_back_has(cli
     rests, back = Arm("rests"), Arm("back")
     rests.add(clip.video[shown], clip)
     back.add(clip.video[np.where(np.arange(len(shown)) < RELEASE, shown, 0)], clip)
-    assert rests.epe[0] < 1 and rests.jump == rests.unrest == back.unrest == [0]
-    assert back.epe[0] > 4 and back.jump[0] > 0.5
+    still, jumped = rests.measures(RELEASE), back.measures(RELEASE)
+    assert rests.epe[0] < 1 and still["jump"] == still["unrest"] == jumped["unrest"] == [0]
+    assert back.epe[0] > 4 and jumped["jump"][0] > 0.5
     difference = compared(back, rests)
     assert difference["jump"]["low"] > 0.5 and difference["still"]["value"] == pytest.approx(0, abs=3)
+
+
+def test_the_jump_is_where_an_arm_lets_go(clip):
+    """Of what jumps back with the chunk after the release, as the arm that is told so does."""
+    assert [let_go(nano(), arm) for arm in ARMS] == [39, 45, 39]
+    frames = np.arange(RELEASE + 48)
+    after, held = Arm("after", let_go(nano(), "after")), Arm("held")
+    after.add(clip.video[np.where(frames < 45, np.minimum(frames, RELEASE - 1), 0)], clip)
+    held.add(clip.video[np.minimum(frames, RELEASE - 1)], clip)
+    assert after.to_dict()["jump"]["value"] > 0.5 and after.to_dict()["unrest"]["value"] == 0
+    assert compared(after, held)["jump"]["value"] == after.to_dict()["jump"]["value"]
+    # and what is held is compared at that frame
+    held.changes[0][45 - RELEASE] = 3
+    assert compared(after, held)["jump"]["value"] == pytest.approx(after.to_dict()["jump"]["value"] - 3)
 
 
 def test_the_command(tmp_path, capsys):

@@ -10,12 +10,15 @@ for two seconds; pins stay. Each model is asked three times:
 
 What should happen is the same in all: everything rests. **EPE** is how far followed points are from where they were
 let go, mean in pixels over the two seconds; a point that the tracker has lost scores its distance from where it began.
-**Jump** is how much the picture changes from the last dragged frame to the next one in 8-bit levels, mean over its
-pixels, **unrest** the same between later frames, and **still** the PSNR in dB of what no sprite ever covered.
+**Jump** is how much the picture changes from the last frame in which the dragged points are given to the next one in
+8-bit levels, mean over its pixels, **unrest** the same between all other frames from the release on, and **still** the
+PSNR in dB of what no sprite ever covered. Differences of jump are of the same frame: where the arm has let go, **held**
+has not.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from motionstream.config import ModelConfig
 from motionstream.environment import environment
 from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import EvaluationClip, scenes
@@ -36,7 +40,7 @@ from motionstream.tracks import Tracks
 from motionstream.tracks.template import TemplateTracker
 
 RELEASE = 39
-"""The first frame without the drag: in the middle of nano's fourth chunk."""
+"""The first frame in which nothing is dragged any more: in the middle of nano's fourth chunk."""
 SECONDS = 2.0
 ARMS = ("masked", "after", "held")
 MEASURES = ("epe", "jump", "unrest", "still")
@@ -44,12 +48,13 @@ MEASURES = ("epe", "jump", "unrest", "still")
 
 @dataclass
 class Arm:
-    """The ``MEASURES`` of one model in one arm, clip by clip."""
+    """The ``MEASURES`` of one model in one arm, clip by clip. ``let_go``: its first frame without the drag, where it
+    lets go at all; ``changes``: how much each frame from ``RELEASE`` on differs from the one before."""
 
     name: str
+    let_go: int = RELEASE
     epe: list[float] = field(default_factory=list)
-    jump: list[float] = field(default_factory=list)
-    unrest: list[float] = field(default_factory=list)
+    changes: list[np.ndarray] = field(default_factory=list)
     still: list[float] = field(default_factory=list)
 
     def add(self, video: np.ndarray, clip: EvaluationClip) -> None:
@@ -63,16 +68,23 @@ class Arm:
         errors = end_point_error(found.positions, found.visible, asked, counted)
         change = np.abs(np.diff(video[RELEASE - 1 :].astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
         self.epe.append(float(errors.mean()) if len(errors) else np.nan)
-        self.jump.append(float(change[0]))
-        self.unrest.append(float(change[1:].mean()))
+        self.changes.append(change)
         background = np.asarray(clip.background.all(axis=0))
         later = video[RELEASE:]
         mask = np.repeat(background[None], len(later), axis=0)
         self.still.append(float(psnr(later, np.repeat(clip.video[:1], len(later), axis=0), mask)))
 
+    def measures(self, let_go: int) -> dict[str, list[float]]:
+        """By name, clip by clip; the jump is that to the frame ``let_go``."""
+        at = let_go - RELEASE
+        jump = [float(change[at]) for change in self.changes]
+        unrest = [float(np.delete(change, at).mean()) for change in self.changes]
+        return {"epe": self.epe, "jump": jump, "unrest": unrest, "still": self.still}
+
     def to_dict(self) -> dict[str, Any]:
         """Means with their 95 % intervals."""
-        return {"name": self.name} | {m: _difference(getattr(self, m), None) for m in MEASURES}
+        intervals = {name: _difference(values, None) for name, values in self.measures(self.let_go).items()}
+        return {"name": self.name, "let_go": self.let_go} | intervals
 
 
 def evaluate_release(
@@ -97,7 +109,7 @@ def evaluate_release(
     with Progress(console=Console(stderr=True)) as bar:
         for name in dict.fromkeys(models):
             pipeline = MotionStreamPipeline.from_pretrained(name, untrained=untrained)
-            own = [Arm(f"{name} {arm}") for arm in ARMS]
+            own = [Arm(f"{name} {arm}", let_go(pipeline.config, arm)) for arm in ARMS]
             found = scenes(pipeline.config, clips, seed, speed, slice(RELEASE - 1, RELEASE))
             for clip in bar.track(found, clips, description=str(name)):
                 for arm, kind in zip(own, ARMS, strict=True):
@@ -115,6 +127,12 @@ def evaluate_release(
     _show(result)
     finish(result, output)
     return result
+
+
+def let_go(config: ModelConfig, kind: str) -> int:
+    """The first frame without the drag in the arm ``kind``; of "held", which has none, that of "masked"."""
+    first, later = config.chunk_video_frames(0), config.chunk_video_frames(1)
+    return first + later * math.ceil((RELEASE - first) / later) if kind == "after" else RELEASE
 
 
 def stream(pipeline: MotionStreamPipeline, clip: EvaluationClip, seed: int, kind: str) -> np.ndarray:
@@ -139,8 +157,9 @@ def tracks_at(drags: Tracks, frames: np.ndarray, kind: str) -> Tracks:
 
 
 def compared(arm: Arm, other: Arm) -> dict[str, Any]:
-    """``arm`` minus ``other`` on the same clips, with 95 % intervals."""
-    differences = {m: _difference(getattr(arm, m), getattr(other, m)) for m in MEASURES}
+    """``arm`` minus ``other`` on the same clips, with 95 % intervals; jumps where ``arm`` lets go."""
+    own, others = arm.measures(arm.let_go), other.measures(arm.let_go)
+    differences = {name: _difference(own[name], others[name]) for name in MEASURES}
     return {"of": arm.name, "minus": other.name} | differences
 
 
