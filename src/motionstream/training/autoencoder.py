@@ -88,7 +88,10 @@ class GeneratedDecoderStage:
     """The residual decoder on what it will really meet: latents that the teacher made, between them and the true ones.
 
     The linear code decodes every 8×8 block by itself, so generated latents show seams and coloured blocks; the decoder
-    sees the neighbours and learns to mend them. The target is the linear decoding of the true latents.
+    sees the neighbours and learns to mend them. The target is the linear decoding of the true latents. The last
+    trajectories, a batch of them but no more than half, are held out for validation.
+
+    Raises ValueError where there is no more than one.
     """
 
     def __init__(self, autoencoder: LinearAutoencoder, store: TrajectoryStore, *, batch: int, seed: int) -> None:
@@ -96,11 +99,14 @@ class GeneratedDecoderStage:
         self.autoencoder, self.store, self.batch = autoencoder, store, batch
         self.seed = seed
         self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
-        self._held = store.draw(batch, torch.Generator().manual_seed(seed + 1))
+        if len(store) < 2:
+            raise ValueError(f"{len(store)} trajectory: one is held out, make at least 2 (trajectories of the recipe)")
+        self._count = len(store) - min(batch, len(store) // 2)
+        self._held = store.take(list(range(self._count, len(store))))
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         draws = SampleDraws(self.seed, step, shard(self.batch))
-        true, made = self._taken(self.store.take(draws.randint(len(self.store)).tolist()))
+        true, made = self._taken(self.store.take(draws.randint(self._count).tolist()))
         share = draws.rand(1, 1, 1, 1).to(true)
         video, decoded = self._linear(true), self.autoencoder.decode(true + share * (made - true))[0]
         return picture_loss(decoded, video), {"psnr": psnr(decoded.detach(), video)}

@@ -94,10 +94,6 @@ class TrajectoryStore:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[PreparedClips, Tensor, Tensor]:
-        """Random clips with their states (B, levels, C, F, h, w) and ends x0."""
-        return self.take(torch.randint(len(self), (batch,), generator=generator).tolist())
-
     def take(self, rows: list[int]) -> tuple[PreparedClips, Tensor, Tensor]:
         """These clips with their states (B, levels, C, F, h, w) and ends x0."""
         parts: list[dict[str, Tensor]] = []
