@@ -26,7 +26,7 @@ from motionstream.training.lora import LoraSettings
 from motionstream.training.named_recipes import recipe_named
 from motionstream.training.recipes import check_data, with_data
 from motionstream.training.shard_clips import ShardClips
-from motionstream.training.sources import begin, finished, weights_path
+from motionstream.training.sources import begin, finished, validation_clips, weights_path
 from motionstream.training.stages import TRAINERS
 
 pytest.importorskip("transformers")
@@ -95,6 +95,15 @@ def test_clips_are_those_of_the_shards_whatever_the_order_and_the_workers(made):
         expected = straight[step] if samples is None else straight[step].take([1])
         for name, value in expected.tensors().items():
             torch.testing.assert_close(got.tensors()[name], value, atol=0, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("made", ["debug"], indirect=True)
+def test_clips_that_are_trained_on_are_said_not_to_be_held_out(made, recwarn):
+    recipe, folder = made
+    validation_clips(replace(recipe, data=replace(recipe.data, held_out=folder / "set")), folder)
+    assert not [one for one in recwarn if "--held-out" in str(one.message)]
+    with pytest.warns(UserWarning, match=r"set, which are trained on, too: prepare others \(--held-out DIR\)"):
+        validation_clips(recipe, folder)
 
 
 @pytest.mark.parametrize("made", ["debug"], indirect=True)

@@ -59,7 +59,8 @@ Examples:
     """Folders that `motionstream prepare` has written: one, or one for each phase of the teacher, the last of which
     serves distillation, too. Without it clips are rendered, where the recipe knows how."""
     held_out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Prepared clips that are only looked at, for validation; without it some of the last of --shards."""
+    """Prepared clips that are only looked at, for validation; without it some of the last of --shards, which are
+    trained on, too."""
     base: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """A model whose autoencoder and encoders are used, by name or folder; the teacher begins with its weights, where
     it is a model of the same sizes. It is what the shards were prepared with."""

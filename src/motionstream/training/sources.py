@@ -230,11 +230,17 @@ def _rendered(recipe: Recipe) -> Rendered:
 def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False) -> PreparedClips:
     """The same held-out clips in every stage, so that their figures can be compared.
 
-    ``long``: of many times the length, where clips are rendered; prepared ones are as long as they are.
+    ``long``: of many times the length, where clips are rendered; prepared ones are as long as they are, and not held
+    out where the recipe names no folder for it, of which it warns.
     """
     autoencoder, count = load_autoencoder(recipe, folder), recipe.validation_clips
     if isinstance(recipe.data, Shards):
         held_out = recipe.data.held_out or recipe.data.folder(-1)
+        if recipe.data.held_out is None:
+            warnings.warn(
+                f"validation is on clips of {held_out}, which are trained on, too: prepare others (--held-out DIR)",
+                stacklevel=1,  # of this line, so that it is shown once and not for every stage
+            )
         mix = replace(recipe.tracks, mask_probability=0.0)
         frames = recipe.data.frames
         mixer = load_mixer(recipe, folder)
