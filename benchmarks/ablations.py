@@ -32,7 +32,7 @@ from motionstream.media import atomic_path
 from motionstream.metrics import paired_bootstrap
 from motionstream.model.flow import add_noise, hold_picture, keyed_noise, velocity_to_x0
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training.clips import PreparedClips
+from motionstream.training.clips import ClipSource, PreparedClips
 from motionstream.training.flow_matching import make_conditions
 from motionstream.training.loop import train
 from motionstream.training.named_recipes import recipe_named
@@ -85,7 +85,7 @@ def _pairs(recipe: Recipe) -> Recipe:
 _RICH = {"pull_probability": 0.35, "bend_probability": 0.35, "parallax_probability": 0.2}
 
 Part = tuple[float, Recipe]
-"""A share of the clips, and the recipe that they are of."""
+"""A share of the clips, and the recipe that they are of. Parts of a variant differ in their clips alone."""
 VARIANTS: dict[str, tuple[str, Callable[[Recipe], list[Part]]]] = {
     "base": ("as the recipe is", lambda r: [(1, r)]),
     "velocity": ("predicts the plain velocity, not around the picture", lambda r: [(1, _model(r, still_std=None))]),
@@ -128,29 +128,47 @@ def _muon(recipe: Recipe) -> Any:
     return replace(recipe.teacher[0].train, optimiser="muon")
 
 
+class InTurn:
+    """Clips of one source after the other: each from its step on, in rising order."""
+
+    def __init__(self, sources: list[tuple[int, ClipSource]]) -> None:
+        self.sources, self.batch = sources, sources[0][1].batch
+
+    def at(self, step: int, samples: range | None = None) -> PreparedClips:
+        """See ``ClipSource``."""
+        return [source for first, source in self.sources if first <= step][-1].at(step, samples)
+
+
+def in_turn(parts: list[Part], folder: Path, steps: int) -> InTurn:
+    """The clips of all parts, shared out over the steps."""
+    sources, share = list[tuple[int, ClipSource]](), 0.0
+    for number, (own, recipe) in enumerate(parts):
+        seed = recipe.seed + 1_000_000 * (number + 1)
+        sources.append((round(share * steps), clip_source(recipe, folder, recipe.teacher[0].tracks, seed=seed)))
+        share += own
+    return InTurn(sources)
+
+
 def train_variant(
     parts: list[Part], held_out: PreparedClips, folder: Path, work: Path, clips: int
 ) -> tuple[Trainee, list[dict[str, Any]]]:
-    """Train one variant from nothing; the trainee with its averaged weights, and what was seen on the way."""
-    first = parts[0][1]
-    torch.manual_seed(first.seed)
-    trainee, curve, seen = begin(first, folder, None), list[dict[str, Any]](), 0
-    for number, (share, recipe) in enumerate(parts):
-        steps, phase = max(1, round(share * clips / recipe.batch)), recipe.teacher[0]
-        source = clip_source(recipe, folder, phase.tracks, seed=recipe.seed + 1_000_000 * (number + 1))
-        view = clip_view(recipe, folder, held_out)
-        stage = TeacherStage(trainee, source, held_out, phase.loss, seed=recipe.seed + number, view=view)
-        often = max(1, round(steps / (LOOKS * share)))
-        settings = replace(phase.train, steps=steps, minutes=None, validate_every=often, checkpoint_every=often)
-        run = train(stage, settings, work / f"part{number + 1}")
-        lines = map(json.loads, (work / f"part{number + 1}" / "log.jsonl").read_text().splitlines())
-        curve += [
-            {"clips": seen + line["step"] * recipe.batch, **{k: line[k] for k in line if k not in ("kind", "step")}}
-            for line in lines
-            if line["kind"] == "validate"
-        ]
-        seen += steps * recipe.batch
-        run.use_average()
+    """Train one variant from nothing, in one run whatever its parts: a run for each would warm up and slow down anew.
+    The trainee with its averaged weights, and what was seen on the way."""
+    recipe = parts[0][1]
+    torch.manual_seed(recipe.seed)
+    trainee, phase, steps = begin(recipe, folder, None), recipe.teacher[0], max(1, round(clips / recipe.batch))
+    view = clip_view(recipe, folder, held_out)
+    stage = TeacherStage(trainee, in_turn(parts, folder, steps), held_out, phase.loss, seed=recipe.seed, view=view)
+    often = max(1, round(steps / LOOKS))
+    settings = replace(phase.train, steps=steps, minutes=None, validate_every=often, checkpoint_every=often)
+    work = work / ("part1" if len(parts) == 1 else "run")  # the former has always been its name: kept runs go on
+    run = train(stage, settings, work)
+    curve = [
+        {"clips": line["step"] * recipe.batch, **{k: line[k] for k in line if k not in ("kind", "step")}}
+        for line in map(json.loads, (work / "log.jsonl").read_text().splitlines())
+        if line["kind"] == "validate"
+    ]
+    run.use_average()
     return trainee, curve
 
 

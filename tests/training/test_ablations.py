@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,27 @@ def test_each_variant_changes_something_and_all_clips_are_shared_out(script):
         assert what and sum(share for share, _ in parts) == 1
         assert all(made.batch == recipe.batch and made.base == "nano" for _, made in parts)
         assert (name == "base") == all(made == recipe for _, made in parts)
+        assert all(replace(made, data=parts[0][1].data) == parts[0][1] for _, made in parts), "one run for all"
+
+
+def test_clips_are_of_one_part_after_the_other_in_one_run(script, tmp_path, monkeypatch):
+    recipe = script.first_phase(recipe_named("nano-ids"))
+
+    class Source:
+        def __init__(self, speed):
+            self.speed, self.batch = speed, recipe.batch
+
+        def at(self, step, samples=None):
+            return self.speed, step, samples
+
+    monkeypatch.setattr(
+        script, "clip_source", lambda recipe, folder, mix, seed: Source((recipe.data.scene.speed, seed))
+    )
+    clips = script.in_turn(script.VARIANTS["slow-first"][1](recipe), tmp_path, 5)
+    speed = recipe.data.scene.speed
+    slow, fast = (speed / 2, 1_000_000), (speed, 2_000_000)
+    assert [clips.at(step)[0] for step in range(5)] == [slow, slow, fast, fast, fast]
+    assert clips.at(3, range(1, 2)) == (fast, 3, range(1, 2)) and clips.batch == recipe.batch
 
 
 def test_wide_and_deep_have_as_many_weights(script, tmp_path):
@@ -50,6 +72,7 @@ def test_the_comparison_runs_and_is_kept_variant_by_variant(script, tmp_path):
     base, slow, deep = result["variants"].values()
     assert base["minus_base"] == {"value": 0, "low": 0, "high": 0} and deep["weights"] != base["weights"]
     assert [line["clips"] for line in slow["curve"]] == [1, 2] and np.isfinite(slow["curve"][0]["loss_tracks"])
+    assert [path.name for path in (tmp_path / "work" / "slow-first").iterdir()] == ["run"]
     assert (result["width"], result["layers"], result["size"]) == (128, 4, [48, 48])
     for options, said in ((["--held-out", "1"], "--held-out 1"), (["--width", "100"], "--width 100")):
         with pytest.raises(ValueError, match=said):
