@@ -31,7 +31,6 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     ema: float = 0.995
-    seed: int = 0
     minutes: float | None = None
     """Wall-clock budget. The schedule then follows whichever of steps and minutes is further on."""
     bf16: bool = False
