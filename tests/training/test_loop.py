@@ -149,8 +149,6 @@ def test_both_players_resume(tmp_path):
         Run(Line(), config, tmp_path / "cut")
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("what", ["loss", "gradient"])
 class Blocks(Line):
     """The same by two layers, the first a block's matrix."""
 
@@ -185,6 +183,8 @@ def test_muon_takes_the_blocks_matrices_and_resumes(tmp_path):
         assert torch.equal(value, resumed.average[name])
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_what_is_not_finite_stops_with_the_batch_saved_and_the_weights_untouched(tmp_path, what, accumulate):
     def spoil(step, loss):
         if step != 6:
