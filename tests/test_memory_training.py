@@ -219,6 +219,7 @@ def test_full_sizes_are_told_without_allocating():
         ({"ranks": 0}, "ranks = 0"),
         ({"accumulate": -1}, "accumulate = -1"),
         ({"frames": 10}, "frames = 10"),
+        ({"frames": 13, "stage": "causal"}, "frames = 13"),
         ({"stage": "decoder"}, "'decoder'"),
     ],
 )

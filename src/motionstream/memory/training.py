@@ -35,7 +35,7 @@ class TrainingSetup:
     stage: StageKind = "teacher"
     batch: int = 1
     frames: int | None = None
-    """Of the video, whole chunks; the model's own clips when None."""
+    """Of the video, whole chunks, of the teacher whole latent frames; the model's own clips when None."""
     ranks: int = 1
     shard: bool = False
     recompute: bool = False
@@ -57,7 +57,11 @@ class TrainingSetup:
         if self.stage not in ("teacher", "causal", "self-forcing"):
             raise ValueError(f"stage = {self.stage!r}: give teacher, causal or self-forcing")
         frames = self.config.clip_frames if self.frames is None else self.frames
-        if frames < 1 or self.config.whole_chunks(frames) != frames:
+        # the teacher, who sees all frames at once, takes clips of any number of latent frames
+        whole = (
+            self.config.frames_of(self.latent_frames) if self.stage == "teacher" else self.config.whole_chunks(frames)
+        )
+        if frames < 1 or whole != frames:
             raise ValueError(f"frames = {frames}: give whole chunks of {self.config.name}, such as its clip_frames")
 
     @property
