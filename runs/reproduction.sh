@@ -27,7 +27,7 @@ evaluate sink-window drift --model "$MODEL" --seconds "$SECONDS_LONG" --causal c
 evaluate chunks drift --model "$MODEL" --seconds 10 --held --causal c3s1w1 --causal c1s1w1 --causal c7s1w1
 evaluate steps compare --model "$MODEL" --steps 3 --steps 1 --steps 2 --steps 4
 if [ -n "${TEACHER:-}" ]; then
-  evaluate guidance compare --model "$TEACHER" --guidance joint --guidance plain --guidance text --guidance motion
+  evaluate guidance compare --model "$TEACHER" --guidance motion --guidance joint --guidance plain --guidance text
   evaluate stages compare --model "$TEACHER" ${CAUSAL:+--model "$CAUSAL"} --model "${STUDENT:-$MODEL}"
 fi
 evaluate release release --model "$MODEL"

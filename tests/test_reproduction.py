@@ -11,7 +11,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from reproduction import AGREES, DISAGREES, OPEN, above, below, captions, interval, page, pair  # noqa: E402
+from reproduction import (  # noqa: E402
+    AGREES,
+    DISAGREES,
+    OPEN,
+    above,
+    below,
+    captions,
+    chunk_one,
+    guidance,
+    interval,
+    page,
+    pair,
+    stages,
+)
 
 
 def values(low, high):
@@ -43,6 +56,31 @@ def test_one_effect_that_a_sentence_brings_about_is_enough():
     found = captions(result)
     assert found.verdict == AGREES and "Dark: +1.50 [+1.00, +2.00] dB" in found.shown and "tint" not in found.shown
     assert captions(result | {"effects": {"snow": effect(-1, 1)}}).verdict == OPEN
+
+
+def test_guidance_is_judged_by_pairs_with_motion_alone():
+    def row(of, minus, low, high):
+        known = dict.fromkeys(("psnr", "blocks"), values(0, 0)) | {"epe_mean": values(low, high)}
+        return {"of": f"a {of}", "minus": f"a {minus}"} | known
+
+    def verdict(*rows):
+        return guidance({"comparisons": [*rows, row("motion", "plain", -2, -1) | {"minus": "carried mixture"}]}).verdict
+
+    motion = [row(kind, "motion", 1, 2) for kind in ("joint", "text")]
+    assert verdict(*motion, row("plain", "motion", 1, 2)) == AGREES
+    assert verdict(*motion, row("plain", "motion", -1, 2)) == verdict(*motion) == OPEN
+    assert verdict(*motion, row("motion", "plain", 1, 2)) == DISAGREES
+    # all against joint, of which plain follows best: plain and motion were never paired
+    assert verdict(row("motion", "joint", -2, -1), row("plain", "joint", -9, -7)) == OPEN
+
+
+def test_a_difference_that_nobody_sees_is_none():
+    seen = {"psnr_difference": values(0.01, 0.05), "epe_difference": values(-1, 1)}
+    drifted = {"last_seconds": {"comparisons": [{"of": "a c1s1w1", "minus": "a c3s1w1"} | seen]}}
+    assert chunk_one(drifted | {"settings": {"clips": 4, "seconds": 10}}).verdict == OPEN
+    way = {"psnr": 30.0, "epe_mean": 1.0}
+    pair = {"of": "student", "minus": "teacher", "psnr": values(0.01, 0.05), "epe_mean": None, "blocks": values(0, 0)}
+    assert stages({"ways": {"teacher": way, "student": way}, "comparisons": [pair]}).verdict == OPEN
 
 
 @pytest.mark.slow
