@@ -1,7 +1,7 @@
 """Held-out rendered clips for evaluation, and the tracks they are conditioned on.
 
-Seeds and photographs that no training run draws; one clip a seed, so that clip i does not depend on how many there
-are. Pixels are (x, y) with (0, 0) the centre of the top-left one. Axes: T frames, N points.
+Photographs that no training run has, and seeds of their own; one clip a seed, so that clip i does not depend on how
+many there are. Pixels are (x, y) with (0, 0) the centre of the top-left one. Axes: T frames, N points.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from motionstream.metrics import moved_frames
 from motionstream.tracks import Tracks
 
 FIRST_SEED = 900_000_000
-"""Training counts its seeds up from 0 and never comes here."""
+"""Training draws its seeds at random, of up to 2^62: hardly ever one of these. Its photographs are others anyway."""
 FRAMES = 45
 LEAST_MOTION = 4.0
 FOLLOWED_POINTS = 24
