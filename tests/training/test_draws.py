@@ -57,7 +57,8 @@ def make_stage(kind, monkeypatch):
         return torch.zeros(())
 
     causal = SimpleNamespace(chunk_frames=3)
-    model = SimpleNamespace(device=torch.device("cpu"), config=SimpleNamespace(carry=None, causal=causal))
+    config = SimpleNamespace(carry=None, causal=causal)
+    model = SimpleNamespace(device=torch.device("cpu"), config=config, carry_prior=None)
     module, name, make = {
         "teacher": (teacher, "evaluate_loss", TeacherStage),
         "forcing": (teacher_forcing, "teacher_forced_loss", TeacherForcingStage),
