@@ -235,6 +235,12 @@ def test_truncated_pictures_are_refused(tmp_path, suffix, share):
         read_picture(path)
 
 
+def test_a_phones_photograph_is_told_from_what_is_no_picture(tmp_path):
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(ValueError, match=r"IMG_1.HEIC: it is a phone's HEIC, or AVIF; export it as JPEG"):
+        read_picture(tmp_path / "IMG_1.HEIC")
+
+
 def test_what_is_no_picture_is_refused(tmp_path):
     (tmp_path / "text.png").write_text("hello")
     Image.fromarray(gradient(4, 4)).save(tmp_path / "a.ppm")  # a picture, but of a format outside the list

@@ -123,7 +123,8 @@ def read_picture(path: str | Path) -> np.ndarray:
         raise _too_large(path, "".join(re.findall(r"\((\d+ pixels)\)", str(error)))) from error
     except Exception as error:  # a damaged header makes Pillow's plugins raise almost anything
         known = ", ".join(PICTURE_FORMATS)
-        raise ValueError(f"cannot read {path}: it is no picture; give one of {known}") from error
+        remedy = "a phone's HEIC, or AVIF; export it as JPEG" if _is_heif(path) else f"no picture; give one of {known}"
+        raise ValueError(f"cannot read {path}: it is {remedy}") from error
     with image:
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(path, f"{image.width}x{image.height} pixels")
@@ -131,6 +132,13 @@ def read_picture(path: str | Path) -> np.ndarray:
             return rgb_of(image)
         except Exception as error:  # as above
             raise ValueError(f"cannot read {path}: the picture is damaged ({error}); save it anew") from error
+
+
+def _is_heif(path: str | Path) -> bool:
+    """Whether a file is of the family that phones store photographs in."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"avif")
 
 
 def _too_large(path: str | Path, pixels: str) -> ValueError:
