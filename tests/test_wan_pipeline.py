@@ -35,13 +35,14 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
-def drag(size: tuple[int, int], frames: int, fps: float = 24.0) -> Tracks:
+def drag(size: tuple[int, int], frames: int, fps: float) -> Tracks:
     return drag_tracks((16, 16), (48, 32), frames, size, fps, radius=8, spacing=8)
 
 
 def test_streaming_equals_the_whole_call_and_everything_matters(pipeline):
     size = pipeline.config.size
-    motion, image = drag(size, 21), picture(*size)
+    fps = pipeline.config.fps
+    motion, image = drag(size, 21, fps), picture(*size)
     whole = pipeline(image, motion, prompt="a dog runs", seed=1)
     assert whole.shape == (21, *size, 3) and whole.dtype == np.uint8
     stream = pipeline.stream(image, prompt="a dog runs", seed=1)
@@ -52,7 +53,7 @@ def test_streaming_equals_the_whole_call_and_everything_matters(pipeline):
     for other in (
         pipeline(image, motion, prompt="a cat sits", seed=1),
         pipeline(image, motion, prompt="a dog runs", seed=2),
-        pipeline(image, Tracks.empty(21, size), prompt="a dog runs", seed=1),
+        pipeline(image, Tracks.empty(21, size, fps), prompt="a dog runs", seed=1),
         pipeline(image[::-1].copy(), motion, prompt="a dog runs", seed=1),
     ):
         assert np.abs(other.astype(int) - whole).max() > 0
@@ -92,7 +93,7 @@ def test_any_picture_is_fitted_to_the_nearest_shape_and_mapped_back(pipeline, sh
 def test_another_size_is_taken_if_the_latents_can_have_it(pipeline):
     multiple = 2 * pipeline.config.spatial_compression
     size = (3 * multiple, 5 * multiple)
-    assert pipeline(picture(40, 60), drag(size, 9), size=size).shape == (9, *size, 3)
+    assert pipeline(picture(40, 60), drag(size, 9, pipeline.config.fps), size=size).shape == (9, *size, 3)
     with pytest.raises(ValueError, match=f"multiples of {multiple}"):
         pipeline.stream(picture(40, 60), size=(3 * multiple + 1, 5 * multiple))
 
@@ -117,7 +118,7 @@ def test_any_chunk_sink_and_window(causal):
 
 def test_the_teacher_makes_any_length_under_guidance(pipeline):
     size = pipeline.config.size
-    image, motion = picture(*size), drag(size, 14)
+    image, motion = picture(*size), drag(size, 14, pipeline.config.fps)
     done = []
     guided = pipeline.teacher(image, motion, "a dog runs", after_step=lambda: done.append(1))
     assert guided.shape == (14, *size, 3) and len(done) == pipeline.config.sampler.teacher_steps
@@ -127,7 +128,7 @@ def test_the_teacher_makes_any_length_under_guidance(pipeline):
     for other in (plain, masked, pipeline.teacher(image, motion, "a dog runs", sampler=stronger)):
         assert other.shape == guided.shape and np.abs(other.astype(int) - guided).max() > 0
     # the tracks reach the model: without guidance, too
-    still = pipeline.teacher(image, Tracks.empty(14, size), "a dog runs", guided=False)
+    still = pipeline.teacher(image, Tracks.empty(14, size, pipeline.config.fps), "a dog runs", guided=False)
     assert np.abs(still.astype(int) - plain).max() > 0
 
 
@@ -138,14 +139,14 @@ def test_a_saved_folder_streams_the_same_and_says_what_it_lacks(pipeline, tmp_pa
     with pytest.raises(ValueError, match=r"teacher, causal \(no trained track head, not distilled"):
         MotionStreamPipeline.from_pretrained(tmp_path / "model")
     again = MotionStreamPipeline.from_pretrained(tmp_path / "model", untrained=True, placement=CPU)
-    image, motion = picture(*pipeline.config.size), drag(pipeline.config.size, 9)
+    image, motion = picture(*pipeline.config.size), drag(pipeline.config.size, 9, pipeline.config.fps)
     difference = np.abs(again(image, motion, "a dog").astype(int) - pipeline(image, motion, "a dog"))
     assert difference.mean() < 1, "half precision may round, no more"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_saves_memory_changes_no_frame(name):
-    image, motion = picture(64, 96), drag(preset(name).size, 21)
+    image, motion = picture(64, 96), drag(preset(name).size, 21, preset(name).fps)
     plain = MotionStreamPipeline.from_pretrained(name, untrained=True, placement=CPU)
     expected = plain(image, motion, "a dog", size=motion.size)
     for placement in (
