@@ -123,6 +123,13 @@ def test_reading_goes_on_exactly_across_epochs_and_workers(made):
                 assert torch.equal(value.nan_to_num(-1), straight[step].tensors()[name].nan_to_num(-1)), name
 
 
+def test_a_recipe_of_small_rendered_clips_takes_prepared_ones_as_they_are(tmp_path):
+    recipe = with_data(recipe_named("nano-ids"), (tmp_path,))
+    for phase in (0, 1):
+        now = recipe.in_phase(phase)
+        assert (now.data, now.batch) == (recipe.data, recipe.batch)
+
+
 @pytest.mark.timeout(600)  # five stages, one after the other
 def test_every_stage_trains_on_them_and_the_export_streams(made, tmp_path):
     recipe, folder = made

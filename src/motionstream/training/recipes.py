@@ -254,7 +254,8 @@ def with_data(
             raise ValueError("--shards needs --base, the model that they were prepared with")
         before = recipe.data if isinstance(recipe.data, Shards) else Shards(shards)
         data = replace(before, folders=shards, held_out=held_out)
-        recipe = replace(recipe, data=data, autoencoder=None, mixer=None)
+        teacher = tuple(replace(phase, scene=None, batch=None) for phase in recipe.teacher)
+        recipe = replace(recipe, data=data, autoencoder=None, mixer=None, teacher=teacher)
     elif held_out is not None:
         raise ValueError(f"--held-out {held_out}: only with --shards; rendered clips have held-out photographs")
     return recipe
