@@ -161,7 +161,6 @@ def train_variant(
     stage = TeacherStage(trainee, in_turn(parts, folder, steps), held_out, phase.loss, seed=recipe.seed, view=view)
     often = max(1, round(steps / LOOKS))
     settings = replace(phase.train, steps=steps, minutes=None, validate_every=often, checkpoint_every=often)
-    work = work / ("part1" if len(parts) == 1 else "run")  # the former has always been its name: kept runs go on
     run = train(stage, settings, work)
     curve = [
         {"clips": line["step"] * recipe.batch, **{k: line[k] for k in line if k not in ("kind", "step")}}
