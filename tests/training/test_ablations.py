@@ -72,7 +72,8 @@ def test_the_comparison_runs_and_is_kept_variant_by_variant(script, tmp_path):
     base, slow, deep = result["variants"].values()
     assert base["minus_base"] == {"value": 0, "low": 0, "high": 0} and deep["weights"] != base["weights"]
     assert [line["clips"] for line in slow["curve"]] == [1, 2] and np.isfinite(slow["curve"][0]["loss_tracks"])
-    assert [path.name for path in (tmp_path / "work" / "slow-first").iterdir()] == ["run"]
+    logs = (tmp_path / "work" / "slow-first").rglob("log.jsonl")
+    assert [path.parent.name for path in logs] == ["slow-first"], "one run, whatever its parts"
     assert (result["width"], result["layers"], result["size"]) == (128, 4, [48, 48])
     for options, said in ((["--held-out", "1"], "--held-out 1"), (["--width", "100"], "--width 100")):
         with pytest.raises(ValueError, match=said):
