@@ -93,6 +93,10 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], list[Part]]]] = {
     "wide": ("a head more, fewer layers: about as many weights", lambda r: [(1, _shape(r, 1))]),
     "deep": ("a head less, more layers: about as many weights", lambda r: [(1, _shape(r, -1))]),
     "offsets": ("told where in its cell a track is", lambda r: [(1, _head(r, offsets=True))]),
+    "along": (
+        "offsets, and the latents from where a track began",
+        lambda r: [(1, _model(_head(r, offsets=True), latents_along_tracks=True))],
+    ),
     "muon": ("Muon for the transformer's matrices", lambda r: [(1, _first_phase(r, train=_muon(r)))]),
     "bell": (
         "w_t a bell instead of 1",

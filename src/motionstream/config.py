@@ -246,6 +246,9 @@ class ModelConfig:
     transformer: TransformerConfig
     track_head: TrackHeadConfig
     image_conditioning: Literal["first_latent", "concat"] = "first_latent"
+    latents_along_tracks: bool = False
+    """The image slice of later frames holds, where tracks are, the latents from where they began, instead of zeros:
+    see ``conditioning/track_content.py``. Not in the paper."""
     carry: CarryConfig | None = None
     still_std: float | None = None
     """Predict around the given picture standing still, as if the latents of all frames were its own but for a deviation
@@ -293,6 +296,8 @@ class ModelConfig:
             self.image_conditioning,
             "'concat' needs an 'image' slice, and only it",
         )
+        told = self.latents_along_tracks
+        require(concat or not told, "latents_along_tracks", told, "needs an 'image' slice: image_conditioning 'concat'")
         image = widths.get("image", self.latent_channels)
         require(image == self.latent_channels, "inputs", self.inputs, "the image slice is as wide as the latents")
         require(

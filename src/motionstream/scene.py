@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from motionstream.components import Components
 from motionstream.conditioning.carry_memory import CarryMemory
+from motionstream.conditioning.track_content import TrackContent
 from motionstream.config import ModelConfig
 from motionstream.media import fit, read_picture, rgb_of
 from motionstream.model.motion_model import Conditions, ImageInput, MotionInput, MotionModel
@@ -75,6 +76,7 @@ class Scene:
         self.image = ImageInput(latent.float(), tokens)
         see = None if self.model.pixel_mixer is None else self.model.pixel_mixer.see
         self.carry = CarryMemory(pixels, see, fine, self.model.draw)
+        self.content = TrackContent(self.image.latent[:, :, 0], self.model.config.spatial_compression)
 
     @torch.no_grad()
     def conditions(self, tracks: Tracks, prompt: str, *, first: bool) -> Conditions:
@@ -109,7 +111,8 @@ class Scene:
         positions = torch.from_numpy(tracks.positions.copy()).to(device)[None]
         visible = torch.from_numpy(tracks.visible.copy()).to(device)[None]
         ids = self._id_numbers[torch.from_numpy(tracks.ids % len(self._id_numbers))].to(device)[None]
-        return MotionInput(positions, visible, ids, size=self.size, first=first, source=source)
+        content = self.content.of(tracks) if config.latents_along_tracks else None
+        return MotionInput(positions, visible, ids, size=self.size, first=first, source=source, content=content)
 
 
 def usual_scale(config: ModelConfig, device: torch.device | None = None) -> int:

@@ -133,6 +133,7 @@ class Stream:
                 on_frames(pictures[-1])
         self._last = video[:, :, -1], None if conditions.fine is None else shown[:, :, -1]
         self.scene.carry.last, self.scene.carry.last_fine = self._carried(conditions, frames)
+        self.scene.content.last = latents[:, :, -1]
         clock.mark("decode")
         self.timings = Timings(**clock.read())
         self._frames_made += frames

@@ -32,23 +32,23 @@ def literal_map(positions, visible, ids):
 
 def test_map_equals_the_equation_read_literally():
     positions, visible, ids = draw()
-    actual = track_map(positions, visible, ids, size=SIZE, cell=CELL, dim=DIM)
+    actual = track_map(positions, visible, embed_ids(ids, DIM), size=SIZE, cell=CELL)
     torch.testing.assert_close(actual, literal_map(positions, visible, ids), atol=0, rtol=0)
 
 
 def test_hidden_outside_and_nan_points_leave_zeros():
     positions = torch.tensor([[[[5.0, 5.0], [-20.0, 3.0], [float("nan"), 2.0], [48.0, 5.0]]]])
     visible = torch.tensor([[[False, True, False, True]]])
-    grid = track_map(positions, visible, torch.arange(4)[None], size=SIZE, cell=CELL, dim=DIM)
+    grid = track_map(positions, visible, embed_ids(torch.arange(4)[None], DIM), size=SIZE, cell=CELL)
     assert grid.abs().max() == 0
 
 
 def test_offsets_say_where_in_its_cell_the_track_is():
     positions, visible, ids = draw()
-    both = track_map(positions, visible, ids, size=SIZE, cell=CELL, dim=DIM, offsets=True)
+    both = track_map(positions, visible, embed_ids(ids, DIM), size=SIZE, cell=CELL, offsets=True)
     torch.testing.assert_close(both[:, :DIM], literal_map(positions, visible, ids), atol=0, rtol=0)
     one = torch.tensor([[[[10.0, 22.0], [-20.0, 3.0]]]])
-    grid = track_map(one, torch.ones(1, 1, 2).bool(), torch.arange(2)[None], size=SIZE, cell=CELL, dim=0, offsets=True)
+    grid = track_map(one, torch.ones(1, 1, 2).bool(), torch.empty(1, 2, 0), size=SIZE, cell=CELL, offsets=True)
     assert grid[0, :, 0, 2, 1].tolist() == [-0.5, 0.5] and grid.count_nonzero() == 2
     head = TrackHead(TrackHeadConfig(6, DIM, 8, offsets=True, hidden_map=True), spatial=CELL, temporal=4)
     made = [head(positions + shift, visible, ids, size=SIZE, first=True) for shift in (0.0, 1e-3)]
@@ -58,7 +58,7 @@ def test_offsets_say_where_in_its_cell_the_track_is():
 def test_on_a_collision_the_last_track_wins():
     positions = torch.full((1, 1, 3, 2), 9.0)
     visible = torch.tensor([[[True, True, False]]])
-    grid = track_map(positions, visible, torch.tensor([[7, 8, 9]]), size=SIZE, cell=CELL, dim=DIM)
+    grid = track_map(positions, visible, embed_ids(torch.tensor([[7, 8, 9]]), DIM), size=SIZE, cell=CELL)
     torch.testing.assert_close(grid[0, :, 0, 1, 1], embed_ids(torch.tensor(8), DIM))
 
 
@@ -66,10 +66,9 @@ def test_no_tracks_give_an_empty_map():
     grid = track_map(
         torch.zeros(2, 9, 0, 2),
         torch.zeros(2, 9, 0, dtype=torch.bool),
-        torch.zeros(2, 0).long(),
+        torch.zeros(2, 0, DIM),
         size=SIZE,
         cell=CELL,
-        dim=DIM,
     )
     assert grid.shape == (2, DIM, 9, 4, 6) and grid.abs().max() == 0
 

@@ -40,17 +40,16 @@ def track_cells(positions: Tensor, visible: Tensor, size: tuple[int, int], cell:
 def track_map(
     positions: Tensor,
     visible: Tensor,
-    ids: Tensor,
+    embeddings: Tensor,
     *,
     size: tuple[int, int],
     cell: int,
-    dim: int,
     offsets: bool = False,
 ) -> Tensor:
-    """Equation 1: the id embeddings on the grid.
+    """Equation 1: the tracks' embeddings on the grid.
 
     Args:
-        positions: (B, T, N, 2) pixels. visible: bool (B, T, N). ids: (B, N) integers.
+        positions: (B, T, N, 2) pixels. visible: bool (B, T, N). embeddings: (B, N, dim), ``embed_ids`` of their ids.
         size: (height, width) in pixels. cell: pixels per cell, the autoencoder's spatial compression.
         offsets: say behind them where in the cell the track is, x and y in −1..1. Not in the paper.
 
@@ -58,6 +57,7 @@ def track_map(
         float32 (B, dim or dim + 2, T, height / cell, width / cell); zero where no track is.
     """
     batch, frames, count, _ = positions.shape
+    dim = embeddings.shape[-1]
     rows, columns = size[0] // cell, size[1] // cell
     cells = track_cells(positions, visible, size, cell)
     # one extra cell takes what is hidden; amax is order-free, hence deterministic on every device
@@ -65,7 +65,7 @@ def track_map(
     order = torch.arange(count, device=positions.device).expand(batch, frames, count)
     winner = torch.full((batch, frames, rows * columns + 1), -1, device=positions.device)
     winner = winner.scatter_reduce(2, target, order, reduce="amax")[..., :-1]
-    embeddings = F.pad(embed_ids(ids, dim), (0, 0, 0, 1))  # the last row, index −1, is "no track"
+    embeddings = F.pad(embeddings, (0, 0, 0, 1))  # the last row, index −1, is "no track"
     index = torch.where(winner < 0, count, winner).flatten(1)
     grid = torch.gather(embeddings, 1, index[..., None].expand(-1, -1, dim))
     grid = grid.reshape(batch, frames, rows * columns, dim)
@@ -111,9 +111,9 @@ class TrackHead(nn.Module):
         shown = [visible]
         if self.config.hidden_map:
             shown.append(~visible & positions.isfinite().all(dim=-1))
-        config = self.config
-        mapped = partial(track_map, size=size, cell=self.spatial, dim=config.id_dim, offsets=config.offsets)
-        maps = [mapped(positions, which, ids) for which in shown]
+        embeddings = embed_ids(ids, self.config.id_dim)
+        mapped = partial(track_map, size=size, cell=self.spatial, offsets=self.config.offsets)
+        maps = [mapped(positions, which, embeddings) for which in shown]
         grid = torch.cat(maps, dim=1)
         grid = group_frames(grid, self.temporal, first=first).flatten(2, 3)
         return self.project(F.silu(self.compress(grid.to(self.compress.weight.dtype))))

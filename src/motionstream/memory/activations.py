@@ -135,6 +135,7 @@ class Measure:
             torch.empty(batch, TRACKS, dtype=torch.long),
             size=config.size,
             first=True,
+            content=torch.empty(batch, TRACKS, config.latent_channels),
         )
         text = torch.empty(batch, 1 if config.text is None else config.text.tokens, config.transformer.text_dim)
         carried = None

@@ -17,6 +17,7 @@ from motionstream.conditioning.carry_prior import CarryPrior, Prior
 from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.conditioning.relations import CarrySource
 from motionstream.conditioning.things import with_things
+from motionstream.conditioning.track_content import content_map
 from motionstream.conditioning.track_head import TrackHead
 from motionstream.config import CausalConfig, ModelConfig
 from motionstream.model.attention import AttentionContext
@@ -38,7 +39,7 @@ class MotionInput:
     """Tracks of the frames to come: ``positions`` (B, T, N, 2), ``visible`` (B, T, N), ``ids`` (B, N).
 
     ``size``: (height, width) of the video in pixels. ``first``: the frames begin the stream. ``source`` is needed by
-    models that carry content.
+    models that carry content, ``content`` (B, N, C) by those whose tracks bring latents along.
     """
 
     positions: Tensor
@@ -47,6 +48,7 @@ class MotionInput:
     size: tuple[int, int]
     first: bool
     source: CarrySource | None = None
+    content: Tensor | None = None
 
     def without_tracks(self) -> MotionInput:
         """The null motion: no tracks, hence an empty map and everything left where it is."""
@@ -59,6 +61,7 @@ class MotionInput:
             visible=self.visible[:, :, :0],
             ids=self.ids[:, :0],
             source=source,
+            content=None if self.content is None else self.content[:, :0],
         )
 
 
@@ -236,6 +239,8 @@ class MotionModel(nn.Module):
             if image is None:
                 raise ValueError(f"{self.config.name} is told the picture beside the noise: conditions need an image")
             slices["image"] = picture_slice(image.latent, tracks.shape[2], first=motion.first)
+            if self.config.latents_along_tracks:
+                slices["image"] = slices["image"] + self._along_tracks(motion)
         prior = None
         if self.carry_prior is not None:
             assert carried is not None, "carried content is missing; encode_carried makes it"
@@ -257,6 +262,21 @@ class MotionModel(nn.Module):
             around = torch.cat([carried.candidates[:, 2, :, :1], around[:, :, 1:]], dim=2)
         unsure = (prior.std.detach().mean(dim=1, keepdim=True) > UNSURE).float()
         return Conditions(text, channels, tokens, prior, carried.detail, around, unsure, carried.fine)
+
+    def _along_tracks(self, motion: MotionInput) -> Tensor:
+        """What the tracks bring along, for the image slice: not to the stream's first latent frame, the picture's."""
+        assert motion.content is not None, "tracks bring latents along: MotionInput.content is missing"
+        config = self.config
+        maps = content_map(
+            motion.positions,
+            motion.visible,
+            motion.content,
+            size=motion.size,
+            cell=config.spatial_compression,
+            group=config.temporal_compression,
+            first=motion.first,
+        )
+        return torch.cat([torch.zeros_like(maps[:, :, :1]), maps[:, :, 1:]], dim=2) if motion.first else maps
 
     def forward(
         self, noisy: Tensor, t: Tensor, conditions: Conditions, context: AttentionContext | None = None

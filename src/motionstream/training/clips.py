@@ -16,6 +16,7 @@ from torch import Tensor
 from motionstream.autoencoder.linear import DecoderState, LinearAutoencoder, from_blocks
 from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.conditioning.relations import CarrySource
+from motionstream.conditioning.track_content import latents_at
 from motionstream.config import ModelConfig
 from motionstream.model.motion_model import CarriedLatents, MotionInput, MotionModel
 from motionstream.tracks.sampling import SampledTracks, chunk_starts
@@ -233,6 +234,21 @@ def source_pictures(first_frame: Tensor, latents: Tensor, autoencoder: LinearAut
 def autoencoder_frame(frame: int) -> int:
     """The latent frame that video frame ``frame`` is part of."""
     return (frame + 3) // 4
+
+
+def content_of_clips(clips: PreparedClips, starts: list[int], cell: int) -> Tensor:
+    """What the tracks of whole clips bring along (``conditioning/track_content.py``), (B, M, C), float32.
+
+    ``starts``: the chunks' first frames. ``cell``: pixels per cell.
+    """
+    begun = clips.positions.isfinite().all(dim=-1).int().argmax(dim=1)
+    chunk = torch.bucketize(begun, torch.tensor(starts, device=begun.device), right=True) - 1
+    content = torch.zeros(*clips.start.shape[:2], clips.latents.shape[1], device=begun.device)
+    for number in chunk.unique().tolist():
+        before = autoencoder_frame(max(0, starts[number] - 1))
+        found = latents_at(clips.latents[:, :, before], clips.start, cell)
+        content = torch.where((chunk == number)[..., None], found, content)
+    return content
 
 
 def static_index(events: Tensor, starts: list[int], frames: int) -> Tensor:
