@@ -6,8 +6,8 @@ from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
 from motionstream.autoencoder.wan_checkpoint import diffusers_arguments
+from motionstream.carry.prior import Prior
 from motionstream.component_config import CLIPConfig, TinyAutoencoderConfig, UMT5Config
-from motionstream.conditioning.carry_prior import Prior
 from motionstream.config import CausalConfig, ModelConfig
 from motionstream.flops import (
     chunk_flops,

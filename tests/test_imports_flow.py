@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "motionstream"
 # checking count as well: a dependency is one wherever it is written.
 LEFT_OF_PIPELINE = {
     *("component_config", "config", "wan_presets", "presets", "yuv", "media", "tracks"),
-    *("checkpoint_files", "autoencoder", "conditioning", "model", "sampler"),
+    *("checkpoint_files", "autoencoder", "conditioning", "carry", "model", "sampler"),
 }
 ABOVE_PIPELINE = LEFT_OF_PIPELINE | {
     *("environment", "metrics", "components", "loading", "scene", "stream", "pipeline", "data", "provenance"),
@@ -28,11 +28,11 @@ ALLOWED: dict[str, set[str]] = {
     "tracks": {"config", "media"},
     "checkpoint_files": set(),
     "child_processes": set(),
-    "filling": set(),
     "residual": set(),
-    "autoencoder": {"component_config", "config", "checkpoint_files", "filling", "residual"},
-    "conditioning": {"component_config", "config", "tracks", "autoencoder", "checkpoint_files", "filling", "residual"},
-    "model": {"component_config", "config", "tracks", "conditioning", "autoencoder", "checkpoint_files"},
+    "autoencoder": {"component_config", "config", "checkpoint_files", "residual"},
+    "conditioning": {"component_config", "config", "tracks", "autoencoder", "checkpoint_files"},
+    "carry": {"config", "tracks", "autoencoder", "conditioning", "residual"},
+    "model": {"component_config", "config", "tracks", "conditioning", "carry", "autoencoder", "checkpoint_files"},
     "sampler": {"config", "conditioning", "model"},
     "memory": LEFT_OF_PIPELINE | {"components"},
     "flops": LEFT_OF_PIPELINE,
@@ -190,7 +190,7 @@ def test_imports_against_the_flow_fail(tmp_path):
         "tracks/camera.py": "from motionstream import Tracks",  # the package's names stand right of all
         "tracks/tracker.py": "from ..model import transformer",
         "model/attention.py": "from ..sampler.flow import shift",
-        "conditioning/carry.py": "def late():\n    import motionstream.model",
+        "carry/candidates.py": "def late():\n    import motionstream.model",
         "sampler/flow.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .. import pipeline",
         "metrics.py": "from .training import loop",
         "training/loop.py": "from motionstream.evaluation import report",

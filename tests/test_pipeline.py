@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from motionstream import LiveTracks, MotionStreamPipeline, Tracks
+from motionstream.carry.memory import CarryMemory
 from motionstream.components import Placement
-from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.config import ModelConfig
 from motionstream.presets import PRESETS, preset
 from motionstream.sampler.rollout import times_of

@@ -18,6 +18,7 @@ from motionstream.autoencoder.base import StreamingAutoencoder
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.autoencoder.wan import WanAutoencoder
+from motionstream.carry.showing import CarriedPicture, decode_around
 from motionstream.checkpoint_files import give_usual_mode, read_state, write_tensors
 from motionstream.component_config import (
     LinearAutoencoderConfig,
@@ -102,11 +103,13 @@ class Components:
     def decoder(self) -> StreamingAutoencoder:
         return self.autoencoder if self.tiny is None else self.tiny
 
-    def decode(self, latents: Tensor, state: Any = None, *carried: Tensor | None) -> tuple[Tensor, Any]:
-        """The decoder's, which is handed what is ``carried``, its detail and latents, where it has a use for it."""
-        if isinstance(self.decoder, LinearAutoencoder):
-            return self.decoder.decode(latents, state, *carried)
-        return self.decoder.decode(latents, state)
+    def decode(self, latents: Tensor, state: Any = None, carried: CarriedPicture | None = None) -> tuple[Tensor, Any]:
+        """Latents (B, C, F, h, w) → video and the state for what follows: around a ``carried`` picture where there is
+        one, unless the tiny decoder, which knows nothing of that, was asked for."""
+        if carried is None or self.tiny is not None:
+            return self.decoder.decode(latents, state)
+        assert isinstance(self.autoencoder, LinearAutoencoder)
+        return decode_around(self.autoencoder, latents, carried, state)
 
 
 def random_components(config: ModelConfig, placement: Placement, seed: int = 0) -> Components:

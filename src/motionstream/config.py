@@ -144,7 +144,7 @@ class TrackHeadConfig:
 
 @dataclass(frozen=True)
 class MixerConfig:
-    """The network that mixes carried pictures pixel by pixel, see ``conditioning/pixel_mixer.py``. Its parts work at
+    """The network that mixes carried pictures pixel by pixel, see ``carry/pixel_mixer.py``. Its parts work at
     half the picture's size and halve it once for every further width."""
 
     look_widths: tuple[int, ...] = (24, 48, 64, 64)
@@ -178,7 +178,7 @@ class MixerConfig:
 
 @dataclass(frozen=True)
 class CarryConfig:
-    """Picture content carried along the tracks (``carry_content``), see ``conditioning/carry.py``."""
+    """Picture content carried along the tracks (``carry_content``), see ``carry/candidates.py``."""
 
     grid: int = 2
     """Pixels between the places at which the nearest track is looked up."""

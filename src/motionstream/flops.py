@@ -23,6 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from motionstream.autoencoder.linear import BLOCK_VALUES, LinearAutoencoder
 from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.autoencoder.wan import WanAutoencoder
+from motionstream.carry.prior import CarryPrior
+from motionstream.carry.showing import CarriedPicture, decode_around
 from motionstream.component_config import (
     AutoencoderConfig,
     CLIPConfig,
@@ -32,7 +34,6 @@ from motionstream.component_config import (
     TinyAutoencoderConfig,
     UMT5Config,
 )
-from motionstream.conditioning.carry_prior import CarryPrior
 from motionstream.conditioning.track_head import TrackHead
 from motionstream.config import CARRY_CANDIDATES, CARRY_FEATURES, CausalConfig, ModelConfig, TransformerConfig
 
@@ -261,7 +262,8 @@ def _decode_flops(config: AutoencoderConfig | TinyAutoencoderConfig, latent_size
         _, state = autoencoder.decode(latent)
         if isinstance(autoencoder, LinearAutoencoder):  # with what was carried, as every stream of it
             detail = torch.empty(1, BLOCK_VALUES, 1, *latent_size, device="meta")
-            return count(lambda: autoencoder.decode(latent, None, detail, latent, latent[:, :1]))
+            picture = CarriedPicture(latent, latent[:, :1], detail)
+            return count(lambda: decode_around(autoencoder, latent, picture, None))
     return count(lambda: autoencoder.decode(latent, state))  # type: ignore[arg-type]
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from motionstream.carry.memory import CarryMemory
 from motionstream.components import Components
-from motionstream.conditioning.carry_memory import CarryMemory
 from motionstream.conditioning.track_content import TrackContent
 from motionstream.config import ModelConfig
 from motionstream.media import fit, read_picture, rgb_of

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.carry.showing import decode_carried
 from motionstream.components import Components
 from motionstream.device_timing import StageClock
 from motionstream.model.motion_model import Conditions, MotionModel
@@ -124,7 +126,7 @@ class Stream:
         size = latents.shape[2] if on_frames is None else 1
         for at in range(0, latents.shape[2], size):
             part, state = conditions.frames(at, at + size), self._decoder_state
-            video, self._decoder_state = self.parts.decode(latents[:, :, at : at + size], state, *part.carried)
+            video, self._decoder_state = self.parts.decode(latents[:, :, at : at + size], state, part.carried)
             shown = video
             if conditions.fine is not None:
                 shown = conditions.fine.show(video, sum(map(len, pictures)))
@@ -145,9 +147,10 @@ class Stream:
         """The chunk's last frame without what the transformer added, and as finely as it is known: what is carried on.
         Were it the frame that is shown, all that the transformer adds would be there already when it adds it again."""
         end = conditions.frames(conditions.channels.shape[2] - 1, conditions.channels.shape[2])
-        if end.around is None:
+        if end.carried is None:
             return self._last
-        picture, _ = self.parts.decode(end.around, self._decoder_state, end.detail)
+        assert isinstance(self.parts.autoencoder, LinearAutoencoder)
+        picture = decode_carried(self.parts.autoencoder, end.carried)
         fine = None if end.fine is None else end.fine.carry.picture(frames - 1, frames)[:, :, 0].clamp(-1, 1)
         return picture[:, :, -1], fine
 

@@ -71,7 +71,7 @@ def make_clip(
     pictures, state, size = [], None, model.config.causal.chunk_frames
     for at in range(0, frames, size):  # in parts: a whole clip decoded is large
         part = conditions.frames(at, at + size)
-        video, state = scene.parts.decode(end[:, :, at : at + size], state, *part.carried)
+        video, state = scene.parts.decode(end[:, :, at : at + size], state, part.carried)
         pictures.append(to_pictures(video))
     return np.concatenate(pictures)[: tracks.length]
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.autoencoder.tiny import TinyAutoencoder
+from motionstream.carry.outliner import Outliner
+from motionstream.carry.pixel_mixer import PixelMixer
 from motionstream.component_config import LinearAutoencoderConfig
-from motionstream.conditioning.outliner import Outliner
-from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import CausalConfig
 from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from motionstream.conditioning.carry import warp_all
-from motionstream.conditioning.pixel_mixer import PixelMixer
-from motionstream.conditioning.relations import CarrySource, relate
+from motionstream.carry.candidates import warp_all
+from motionstream.carry.pixel_mixer import PixelMixer
+from motionstream.carry.relations import CarrySource, relate
 from motionstream.config import MixerConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank

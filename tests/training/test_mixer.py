@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from motionstream.conditioning.carry import warp_all
-from motionstream.conditioning.pixel_mixer import Mixed, PixelMixer
-from motionstream.conditioning.relations import relate
+from motionstream.carry.candidates import warp_all
+from motionstream.carry.pixel_mixer import Mixed, PixelMixer
+from motionstream.carry.relations import relate
 from motionstream.config import MixerConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.procedural import SceneConfig, render

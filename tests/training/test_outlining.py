@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from motionstream.conditioning.outliner import Outliner
+from motionstream.carry.outliner import Outliner
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank
 from motionstream.training import nano_recipes

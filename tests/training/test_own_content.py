@@ -97,7 +97,7 @@ def test_what_begins_late_is_taken_from_what_was_carried_and_nothing_else_is_cha
         off = (own.prior.mean - prepared.prior.mean[:, :, now]).abs().amax(dim=(1, 2, 3, 4))
         touched = clips.events[:, 1 : chunk + 1].any(dim=1)
         assert (off[~touched] < 1e-4).all() and (not chunk or (off[touched] > 1e-2).any())
-        last, detail = own.around[:, :, -1:], content._detail
+        last, detail = own.carried.around[:, :, -1:], content._detail
         carried = (from_blocks(pipeline.parts.autoencoder.decode_linear(last))[:, :, -1] + detail).clamp(-1, 1)
 
 
@@ -132,15 +132,14 @@ def test_the_rollout_makes_the_latents_of_the_stream(pipeline, network, rendered
     given = assemble(
         latents, frames_before(to_float(video), STARTS[:-1]), tracks, rendered.captions[:1], pipeline.model, autoencoder
     )
-    streamed, decode = [], pipeline.parts.decoder.decode
+    streamed, decode = [], pipeline.parts.decode
 
-    def spy(latents, state=None, *carried):
-        if len(carried) > 1:  # what is carried on is decoded by itself
-            streamed.append(latents)
-        return decode(latents, state, *carried)
+    def spy(latents, *others):
+        streamed.append(latents)
+        return decode(latents, *others)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline.parts.decoder, "decode", spy)
+        patched.setattr(pipeline.parts, "decode", spy)
         stream = pipeline.stream(video[0, :, 0].permute(1, 2, 0).numpy(), rendered.captions[0], seed=SEED)
         for first, end in pairwise(STARTS):
             now = slice(first, end)

@@ -13,18 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.component_config import LinearAutoencoderConfig
-from motionstream.filling import surroundings
 from motionstream.residual import ResidualBlock
 
 PATCH = 8
 GROUP = 4
 BLOCK_VALUES = 3 * GROUP * PATCH * PATCH
-KEPT = 0.005
-"""How much what is added counts where it is a guess, against where it is none: all there is where all is."""
-SLOW = 12.0
-"""Frames in which what is added comes to two thirds of what it is going to be."""
-NOISE = 4 / 127.5
-"""Of what a transformer adds to what is carried, four levels of 255 are taken for noise: what nobody touches stays."""
 
 
 def cosine_basis(count: int) -> Tensor:
@@ -49,11 +42,9 @@ class EncoderState(NamedTuple):
 
 
 class DecoderState(NamedTuple):
-    """The last latent frame of the chunk before, and what was added to its last frame (B, 3, H, W), if anything was
-    carried; all that decoding remembers."""
+    """The last latent frame of the chunk before: all that decoding remembers."""
 
     latent: Tensor
-    added: Tensor | None = None
 
 
 def to_blocks(video: Tensor, *, first: bool) -> Tensor:
@@ -73,41 +64,6 @@ def from_blocks(blocks: Tensor) -> Tensor:
     """The inverse of ``to_blocks`` without its padding: (B, 768, F, h, w) → (B, 3, 4F, 8h, 8w)."""
     x = blocks.unflatten(1, (3, GROUP, PATCH, PATCH)).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-
-def as_around(added: Tensor, unsure: Tensor) -> Tensor:
-    """What was added (B, 3, T, H, W), smoothly going on over the cells (B, 1, F, h, w) where it is ``unsure``, 0 or 1,
-    and those next to them: light and weather fall on all alike, and what a network guesses of a thing that goes by, or
-    of the ground behind it, is a stain."""
-    near = F.max_pool3d(unsure, (1, 3, 3), stride=1, padding=(0, 1, 1)).repeat_interleave(GROUP, dim=2)
-    frames, near = added.transpose(1, 2).flatten(0, 1), near.transpose(1, 2).flatten(0, 1)
-    around = surroundings(F.avg_pool2d(frames, PATCH), (1 - KEPT) * near)
-    size = added.shape[-2:]
-    around, near = (F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in (around, near))
-    return torch.lerp(frames, around, near).unflatten(0, (added.shape[0], -1)).transpose(1, 2)
-
-
-def slowly(added: Tensor, before: Tensor | None) -> Tensor:
-    """What was added (B, 3, T, H, W), each frame on from the one before it; from ``before`` (B, 3, H, W), or nothing.
-    A network that answers chunk by chunk begins each anew, and light would flicker with the chunks."""
-    frames = torch.arange(added.shape[2], device=added.device)
-    kept = (1 - 1 / SLOW) ** (frames[:, None] - frames).clamp(min=0)
-    out = torch.einsum("ts,bcshw->bcthw", kept.tril() / SLOW, added)
-    return out if before is None else out + ((1 - 1 / SLOW) ** (frames + 1))[:, None, None] * before[:, :, None]
-
-
-def without_steps(added: Tensor) -> Tensor:
-    """Something that was found cell by cell (B, 3, T, H, W), with steps where two cells meet, averaged over squares as
-    wide as a cell and a pixel: ramps. And less by ``NOISE``, towards zero."""
-    down, across = (_near(size, PATCH // 2, added.device) for size in added.shape[-2:])
-    return F.softshrink(down @ (added @ across.T), NOISE)  # (in a third of a pooling's time)
-
-
-def _near(size: int, reach: int, device: torch.device) -> Tensor:
-    """The matrix (size, size) that takes numbers to the means of those within ``reach``."""
-    place = torch.arange(size, device=device)
-    near = ((place[:, None] - place).abs() <= reach).float()
-    return near / near.sum(dim=1, keepdim=True)
 
 
 class LinearAutoencoder(nn.Module):
@@ -172,36 +128,12 @@ class LinearAutoencoder(nn.Module):
         """What the linear code of a video (B, 3, T, H, W), its ``latents``, does not hold: blocks (B, 768, F, h, w)."""
         return to_blocks(video, first=first) - self.decode_linear(latents)
 
-    def decode(
-        self,
-        latents: Tensor,
-        state: DecoderState | None = None,
-        detail: Tensor | None = None,
-        around: Tensor | None = None,
-        unsure: Tensor | None = None,
-    ) -> tuple[Tensor, DecoderState]:
+    def decode(self, latents: Tensor, state: DecoderState | None = None) -> tuple[Tensor, DecoderState]:
         """Latents (B, C, F, h, w) → video (B, 3, T, 8h, 8w) in [−1, 1] and the state for the next chunk.
 
-        Without a state the latents begin the stream: T = 4F − 3; with one T = 4F.
-
-        ``detail`` (B, 768, F, h, w): what the code has ``lost`` of a picture near the one that is decoded. It is put
-        back, and takes the residual decoder's place: the latents of that picture itself are decoded to it exactly.
-        ``around``: those latents, of the same shape. What is added to them is then shown ``slowly`` and
-        ``without_steps``, and with ``unsure`` (B, 1, F, h, w), 1 where that picture may be far off, ``as_around``.
+        Without a state the latents begin the stream: T = 4F − 3; with one T = 4F. Models that carry content decode
+        around what they carry instead: ``carry/showing.py``.
         """
-        if detail is not None:
-            shown, last = self.decode_linear(latents), None
-            if around is None:
-                video = from_blocks(shown + detail)
-            else:
-                carried = self.decode_linear(around)
-                added = from_blocks(shown - carried)
-                if unsure is not None:
-                    added = as_around(added, unsure)
-                added = slowly(added, None if state is None else state.added)
-                video, last = from_blocks(carried + detail) + without_steps(added), added[:, :, -1]
-            video = video.clamp(-1, 1)
-            return (video if state is not None else video[:, :, GROUP - 1 :]), DecoderState(latents[:, :, -1:], last)
         previous = latents[:, :, :1] if state is None else state.latent
         before = torch.cat([previous, latents[:, :, :-1]], dim=2)
         pair = torch.cat([latents, before], dim=1).transpose(1, 2).flatten(0, 1)

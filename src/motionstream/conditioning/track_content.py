@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.conditioning.carry_memory import beginning
 from motionstream.conditioning.track_head import group_frames, track_map
 from motionstream.tracks import Tracks
 
@@ -66,7 +65,7 @@ class TrackContent:
         ids = tracks.ids.tolist()
         self._known = {track: content for track, content in self._known.items() if track in ids}
         new = [row for row, track in enumerate(ids) if track not in self._known and tracks.visible[:, row].any()]
-        places = torch.from_numpy(beginning(tracks)[new].astype(np.float32)).to(self.last.device)
+        places = torch.from_numpy(tracks.beginnings()[new].astype(np.float32)).to(self.last.device)
         found = latents_at(self.last, places[None], self._cell)[0]
         self._known |= {ids[row]: content for row, content in zip(new, found, strict=True)}
         nothing = self.last.new_zeros(self.last.shape[1], dtype=torch.float32)

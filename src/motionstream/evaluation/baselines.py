@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionstream.conditioning.carry import carry
-from motionstream.conditioning.relations import CarrySource
+from motionstream.carry.candidates import carry
+from motionstream.carry.relations import CarrySource
 from motionstream.model.motion_model import MotionInput
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import Tracks

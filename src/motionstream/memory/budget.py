@@ -22,6 +22,8 @@ from motionstream.autoencoder.linear import BLOCK_VALUES, LinearAutoencoder
 from motionstream.autoencoder.tiling import TileGrid
 from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.autoencoder.wan import WanAutoencoder
+from motionstream.carry.prior import Prior
+from motionstream.carry.showing import CarriedPicture, decode_around
 from motionstream.component_config import (
     CLIPConfig,
     LinearAutoencoderConfig,
@@ -32,7 +34,6 @@ from motionstream.component_config import (
 )
 from motionstream.conditioning import image as clip
 from motionstream.conditioning import umt5
-from motionstream.conditioning.carry_prior import Prior
 from motionstream.conditioning.resident import optional_import
 from motionstream.conditioning.text import HashedTextEncoder
 from motionstream.config import CausalConfig, ModelConfig
@@ -244,12 +245,17 @@ def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[s
         latents = torch.empty(*chunk[:3], *tile)
         # nano's is told what was carried, as in every stream of it
         linear = isinstance(config, LinearAutoencoderConfig)
-        carried = [torch.empty(chunk[0], BLOCK_VALUES, chunk[2], *tile), latents, latents[:, :1]] if linear else []
-        video, state = autoencoder.decode(latents, None, *carried)
+        blocks = [torch.empty(chunk[0], BLOCK_VALUES, chunk[2], *tile)] if linear else []
+        carried = CarriedPicture(latents, latents[:, :1], *blocks)
+
+        def decode(state: Any) -> tuple[Tensor, Any]:
+            return decode_around(autoencoder, latents, carried, state) if linear else autoencoder.decode(latents, state)
+
+        video, state = decode(None)
         del video
         kept = live.live - nbytes([latents])
         live.peak = live.live
-        video, following = autoencoder.decode(latents, state, *carried)
+        video, following = decode(state)
         activations = live.peak - kept
         live.peak = live.live
         ((video.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

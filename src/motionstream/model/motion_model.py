@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.conditioning.carry import FineCarry, carry, enlarge
-from motionstream.conditioning.carry_prior import CarryPrior, Prior
-from motionstream.conditioning.pixel_mixer import PixelMixer
-from motionstream.conditioning.relations import CarrySource
-from motionstream.conditioning.things import with_things
+from motionstream.carry.candidates import FineCarry, carry, enlarge
+from motionstream.carry.pixel_mixer import PixelMixer
+from motionstream.carry.prior import CarryPrior, Prior
+from motionstream.carry.relations import CarrySource
+from motionstream.carry.showing import CarriedPicture
+from motionstream.carry.things import with_things
 from motionstream.conditioning.track_content import content_map
 from motionstream.conditioning.track_head import TrackHead
 from motionstream.config import CausalConfig, ModelConfig
@@ -109,24 +110,16 @@ class Conditions:
     """All that the transformer is told about some latent frames.
 
     ``text`` (B, tokens, dim); ``channels`` (B, C', F, h, w), concatenated behind the noisy latents; ``image`` tokens
-    for models with an image branch; ``prior`` for models that carry content or predict around the picture. For the
-    decoder of models that carry content ``detail`` (B, 768, F, h, w), ``around`` (B, C, F, h, w), the carried picture's
-    latents, and ``unsure`` (B, 1, F, h, w), 1 where they may be far off; ``fine``, of all frames, for who shows them.
+    for models with an image branch; ``prior`` for models that carry content or predict around the picture. ``carried``
+    is for decoding the latents of models that carry content; ``fine``, of all frames, for whoever shows them.
     """
 
     text: Tensor
     channels: Tensor
     image: Tensor | None = None
     prior: Prior | None = None
-    detail: Tensor | None = None
-    around: Tensor | None = None
-    unsure: Tensor | None = None
+    carried: CarriedPicture | None = None
     fine: FinePicture | None = None
-
-    @property
-    def carried(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """What a decoder is told of the carried picture."""
-        return self.detail, self.around, self.unsure
 
     def with_text(self, text: Tensor) -> Conditions:
         return replace(self, text=text)
@@ -134,9 +127,8 @@ class Conditions:
     def frames(self, start: int, stop: int) -> Conditions:
         """The conditions of latent frames ``start`` … ``stop`` − 1."""
         prior = self.prior and Prior(self.prior.mean[:, :, start:stop], self.prior.std[:, :, start:stop])
-        detail, around, unsure = (None if x is None else x[:, :, start:stop] for x in self.carried)
-        channels = self.channels[:, :, start:stop]
-        return replace(self, channels=channels, prior=prior, detail=detail, around=around, unsure=unsure)
+        carried = self.carried and self.carried.frames(start, stop)
+        return replace(self, channels=self.channels[:, :, start:stop], prior=prior, carried=carried)
 
 
 class MotionModel(nn.Module):
@@ -261,7 +253,8 @@ class MotionModel(nn.Module):
         if motion.first:  # the given picture, as its detail
             around = torch.cat([carried.candidates[:, 2, :, :1], around[:, :, 1:]], dim=2)
         unsure = (prior.std.detach().mean(dim=1, keepdim=True) > UNSURE).float()
-        return Conditions(text, channels, tokens, prior, carried.detail, around, unsure, carried.fine)
+        picture = CarriedPicture(around, unsure, carried.detail)
+        return Conditions(text, channels, tokens, prior, picture, carried.fine)
 
     def _along_tracks(self, motion: MotionInput) -> Tensor:
         """What the tracks bring along, for the image slice: not to the stream's first latent frame, the picture's."""

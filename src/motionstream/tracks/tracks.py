@@ -183,6 +183,14 @@ class Tracks:
         index = np.minimum(np.arange(self.length + frames), self.length - 1)
         return replace(self, positions=self.positions[index], visible=self.visible[index])
 
+    def beginnings(self) -> np.ndarray:
+        """Where each point begins, (N, 2): its place in the first frame, even if it is not visible there yet (points
+        that enter the picture are not); otherwise the first place where it is."""
+        first = self.visible.argmax(axis=0)
+        seen: np.ndarray = self.positions[first, np.arange(self.count)]
+        known = np.isfinite(self.positions[0]).all(axis=-1, keepdims=True) if self.length else False
+        return np.where(known, self.positions[0], seen)
+
     @staticmethod
     def merge(parts: Sequence["Tracks"], renumber: bool = False) -> "Tracks":
         """All points of several Tracks of the same length, size and fps, as one.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from motionstream.autoencoder.linear import DecoderState, LinearAutoencoder, from_blocks
-from motionstream.conditioning.pixel_mixer import PixelMixer
-from motionstream.conditioning.relations import CarrySource
+from motionstream.carry.pixel_mixer import PixelMixer
+from motionstream.carry.relations import CarrySource
 from motionstream.conditioning.track_content import latents_at
 from motionstream.config import ModelConfig
 from motionstream.model.motion_model import CarriedLatents, MotionInput, MotionModel

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from motionstream.conditioning.carry import warp
-from motionstream.conditioning.pixel_mixer import PixelMixer
-from motionstream.conditioning.relations import describe
+from motionstream.carry.candidates import warp
+from motionstream.carry.pixel_mixer import PixelMixer
+from motionstream.carry.relations import describe
 from motionstream.data.compositing import covering
 from motionstream.data.procedural import SceneConfig, draw_scene, render_scene
 from motionstream.data.textures import TextureBank

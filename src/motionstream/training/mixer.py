@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from motionstream.conditioning.carry import warp_all
-from motionstream.conditioning.pixel_mixer import CANDIDATES, Mixed, PixelMixer
-from motionstream.conditioning.relations import FAR, CarrySource, Relations, relate
-from motionstream.conditioning.things import with_things
+from motionstream.carry.candidates import warp_all
+from motionstream.carry.pixel_mixer import CANDIDATES, Mixed, PixelMixer
+from motionstream.carry.relations import FAR, CarrySource, Relations, relate
+from motionstream.carry.things import with_things
 from motionstream.data.procedural import Clips, SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.tracks.masks import Draw

@@ -1,4 +1,4 @@
-"""Training what draws the thing that a drag is on (``conditioning/outliner.py``), by itself: on rendered still pictures
+"""Training what draws the thing that a drag is on (``carry/outliner.py``), by itself: on rendered still pictures
 in which something is grasped. The renderer knows what is of the same thing.
 
 Axes: P grasps of things, N points of one.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from motionstream.conditioning.outliner import Outliner, show
+from motionstream.carry.outliner import Outliner, show
 from motionstream.data.compositing import covering
 from motionstream.data.procedural import SceneConfig, draw_scene, render_scene
 from motionstream.data.textures import TextureBank

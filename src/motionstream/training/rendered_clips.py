@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.carry.pixel_mixer import PixelMixer
 from motionstream.config import ModelConfig
 from motionstream.data.procedural import Clips, SceneConfig, render
 from motionstream.data.textures import TextureBank

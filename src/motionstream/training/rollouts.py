@@ -70,8 +70,8 @@ class OwnContent:
             self.clips.positions[:, frames], self.clips.visible[:, frames], self.ids, size=self.size, first=chunk == 0
         )
         conditions = self.model.conditions(motion, self.text, carried, self.image)
-        assert conditions.around is not None
-        self._around = conditions.around[:, :, -1:]
+        assert conditions.carried is not None
+        self._around = conditions.carried.around[:, :, -1:]
         return conditions
 
     @torch.no_grad()

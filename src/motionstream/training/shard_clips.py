@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.carry.pixel_mixer import PixelMixer
 from motionstream.component_config import UMT5Config
-from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import ModelConfig
 from motionstream.data.samples import Sample, pad_text
 from motionstream.data.shards import SampleStream, ShardFolder

@@ -13,10 +13,10 @@ from torch import nn
 
 from motionstream.autoencoder.base import StreamingAutoencoder
 from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.carry.pixel_mixer import PixelMixer
 from motionstream.checkpoint_files import read_state
 from motionstream.component_config import LinearAutoencoderConfig, TextConfig
 from motionstream.components import Components, Placement, load_components
-from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.config import ModelConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.procedural import render

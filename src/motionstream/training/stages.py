@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 
 from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.carry.pixel_mixer import PixelMixer
 from motionstream.checkpoint_files import write_tensors
 from motionstream.component_config import LinearAutoencoderConfig
-from motionstream.conditioning.pixel_mixer import PixelMixer
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank
 from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.conditioning.carry_memory import CarryMemory, beginning
+from motionstream.carry.memory import CarryMemory
 from motionstream.model.motion_model import CarriedLatents, MotionInput, MotionModel
 from motionstream.tracks import Tracks
 
@@ -46,7 +46,7 @@ class StreamedContent:
         positions, visible = positions[:, rows], visible[:, rows]
         tracks = Tracks(positions.cpu().numpy(), visible.cpu().numpy(), self.size, ids=np.asarray(rows.cpu()))
         born = self._first[tracks.ids, None] >= frames.start
-        begun_at = np.where(born, self.start[rows].cpu().numpy(), beginning(tracks))
+        begun_at = np.where(born, self.start[rows].cpu().numpy(), tracks.beginnings())
         with torch.no_grad():
             source = self._memory.source(tracks, device, begun_at)
         ids = torch.zeros(1, len(rows), dtype=torch.long, device=device)  # of the track head, which is not asked

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from motionstream.conditioning.carry_prior import Prior
+from motionstream.carry.prior import Prior
 from motionstream.config import CausalConfig
 from motionstream.model.attention import TeacherForced
 from motionstream.model.flow import shift_time

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from motionstream.conditioning.carry import carry, warp_all
-from motionstream.conditioning.pixel_mixer import PixelMixer
-from motionstream.conditioning.relations import CarrySource, relate
+from motionstream.carry.candidates import carry, warp_all
+from motionstream.carry.pixel_mixer import PixelMixer
+from motionstream.carry.relations import CarrySource, relate
 from motionstream.config import MixerConfig
 
 H, W, GRID = 32, 48, 4

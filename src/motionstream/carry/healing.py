@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.filling import surroundings
+from motionstream.carry.filling import surroundings
 from motionstream.tracks.masks import grown
 
 GROWN = 1

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from motionstream.conditioning import things as module
-from motionstream.conditioning.carry_memory import CarryMemory
-from motionstream.conditioning.grouping import DENSE
-from motionstream.conditioning.healing import heal
-from motionstream.conditioning.relations import CarrySource
-from motionstream.conditioning.things import MOST_THINGS, mask_of, with_things
+from motionstream.carry import things as module
+from motionstream.carry.grouping import DENSE
+from motionstream.carry.healing import heal
+from motionstream.carry.memory import CarryMemory
+from motionstream.carry.relations import CarrySource
+from motionstream.carry.things import MOST_THINGS, mask_of, with_things
 from motionstream.tracks import Tracks
 
 SIZE = 96

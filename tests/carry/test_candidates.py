@@ -5,9 +5,9 @@ import cmath
 import pytest
 import torch
 
-from motionstream.conditioning.carry import Mixture, _between, carry
-from motionstream.conditioning.carry_prior import CarryPrior, Prior
-from motionstream.conditioning.relations import CarrySource, turns
+from motionstream.carry.candidates import Mixture, _between, carry
+from motionstream.carry.prior import CarryPrior, Prior
+from motionstream.carry.relations import CarrySource, turns
 from motionstream.config import CarryConfig, MixerConfig
 
 H, W = 32, 48

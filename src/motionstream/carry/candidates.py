@@ -4,9 +4,9 @@ Three candidate pictures are made for every frame to come: the source moved, tur
 visible track and those around it that move along, the same for the nearest track that moves *otherwise*, and the source
 left where it is (*static*). Where there is a pixel mixer (``pixel_mixer.py``), what it makes of the three takes the
 second's place. What is carried is that picture; without a mixer, the one moved with the nearest track. All three are
-encoded; a small network says how far the carried one may be off (``carry_prior.py``). The transformer sees all of it
+encoded; a small network says how far the carried one may be off (``prior.py``). The transformer sees all of it
 as further channels and predicts around the carried latents, see ``model/motion_model.py``; what the code does not hold
-of the carried picture is put back when its latents are decoded (``LinearAutoencoder.decode``).
+of the carried picture is put back when its latents are decoded (``showing.py``).
 
 Where content comes from may be known more finely than the model sees it: a photograph nearly always is. The same
 choices then carry the ``fine`` pictures, and what a stream shows is as fine as they.
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.conditioning.relations import CarrySource, Chosen, Relations, grid_places, relate, thing_of, turned_by
+from motionstream.carry.relations import CarrySource, Chosen, Relations, grid_places, relate, thing_of, turned_by
 
 RESTS = 1e-3
 """Pixels, and parts of a turn or of a size, up to which what a track has done is rounding."""

@@ -1,4 +1,4 @@
-"""Which track the content of a place follows (``relate``): what ``carry.py`` then moves along with it.
+"""Which track the content of a place follows (``relate``): what ``candidates.py`` then moves along with it.
 
 Of every look-up place three are told: the *near*est visible track, the nearest that moves otherwise (*far*), and the
 one that began nearest (*home*), which may have taken away what was here. Where it is known what tracks are on
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.conditioning.thing_motion import source_places, squares
+from motionstream.carry.thing_motion import source_places, squares
 
 FAR = 1e6
 REACH = 24.0

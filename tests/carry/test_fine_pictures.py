@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from motionstream.conditioning.carry import Mixture, carry, enlarge
-from motionstream.conditioning.pixel_mixer import PixelMixer
-from motionstream.conditioning.relations import CarrySource
-from motionstream.conditioning.things import with_things
+from motionstream.carry.candidates import Mixture, carry, enlarge
+from motionstream.carry.pixel_mixer import PixelMixer
+from motionstream.carry.relations import CarrySource
+from motionstream.carry.things import with_things
 from motionstream.config import MixerConfig
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset

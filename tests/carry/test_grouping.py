@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from motionstream.conditioning.grouping import DENSE, Moving, groups, misfit, others
+from motionstream.carry.grouping import DENSE, Moving, groups, misfit, others
 
 NOWHERE = np.zeros(0, int)
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from motionstream.conditioning.carry import carry
-from motionstream.conditioning.relations import FAR, CarrySource, relate
+from motionstream.carry.candidates import carry
+from motionstream.carry.relations import FAR, CarrySource, relate
 
 SIZE, GRID = 64, 2
 MOVE = torch.tensor([20.0, 0.0])

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionstream.conditioning.grouping import MOVED, STRAIN
-from motionstream.conditioning.moved import Moved, uncovered, whose
-from motionstream.conditioning.relations import CarrySource
-from motionstream.conditioning.things import Things, find, tell
+from motionstream.carry.grouping import MOVED, STRAIN
+from motionstream.carry.moved import Moved, uncovered, whose
+from motionstream.carry.relations import CarrySource
+from motionstream.carry.things import Things, find, tell
 from motionstream.tracks import Tracks
 from motionstream.tracks.masks import Draw
 
@@ -85,7 +85,7 @@ class CarryMemory:
         if self._before is not None and (begun() or set(ids) != set(self._before.ids.tolist())):
             self._go_on(self._before, ids)
         rows = begun()
-        self._begin(tracks, rows, (beginning(tracks) if begun_at is None else begun_at)[rows])
+        self._begin(tracks, rows, (tracks.beginnings() if begun_at is None else begun_at)[rows])
         self._before = tracks
         nowhere = Birth(self._static, np.zeros(2, np.float32), np.zeros(2, np.float32))
         births = [self._births.get(track, nowhere) for track in ids]
@@ -264,12 +264,3 @@ class CarryMemory:
             if key not in self._seen:
                 self._seen[key] = self._see(self._pictures[key][:, None])
         return torch.cat([self._seen[key] for key in used], dim=1)
-
-
-def beginning(tracks: Tracks) -> np.ndarray:
-    """Where tracks begin (N, 2): in the first frame, though they may not be seen there yet, as one that comes into the
-    picture is not, since those around it have gone that way; else where they are seen first."""
-    first = tracks.visible.argmax(axis=0)
-    seen: np.ndarray = tracks.positions[first, np.arange(tracks.count)]
-    known = np.isfinite(tracks.positions[0]).all(axis=-1, keepdims=True) if tracks.length else False
-    return np.where(known, tracks.positions[0], seen)

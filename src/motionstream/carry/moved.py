@@ -16,8 +16,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.conditioning.relations import grid_places, with_rims
-from motionstream.conditioning.thing_motion import source_places
+from motionstream.carry.relations import grid_places, with_rims
+from motionstream.carry.thing_motion import source_places
 from motionstream.tracks import Tracks
 
 NEAR = 12.0

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import torch
 
-from motionstream.conditioning.outliner import DOT, FARTHEST, SHOWN, UNLIKEST, Outliner, show
-from motionstream.conditioning.pixel_mixer import PixelMixer
+from motionstream.carry.outliner import DOT, FARTHEST, SHOWN, UNLIKEST, Outliner, show
+from motionstream.carry.pixel_mixer import PixelMixer
 from motionstream.config import MixerConfig
 
 H, W = 24, 32

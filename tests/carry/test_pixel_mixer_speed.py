@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionstream.conditioning.carry import left_in_place, sampling_points, warp, warp_all
-from motionstream.conditioning.carry_memory import CarryMemory
-from motionstream.conditioning.pixel_mixer import PixelMixer
-from motionstream.conditioning.relations import CarrySource, relate
+from motionstream.carry.candidates import left_in_place, sampling_points, warp, warp_all
+from motionstream.carry.memory import CarryMemory
+from motionstream.carry.pixel_mixer import PixelMixer
+from motionstream.carry.relations import CarrySource, relate
 from motionstream.config import MixerConfig
 from motionstream.tracks import Tracks
 

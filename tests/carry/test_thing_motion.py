@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from motionstream.conditioning.relations import grid_places
-from motionstream.conditioning.thing_motion import source_places
+from motionstream.carry.relations import grid_places
+from motionstream.carry.thing_motion import source_places
 
 PLACES = grid_places((64, 64), 2, torch.device("cpu"))
 TRACKS = torch.tensor([(20.0, 20.0), (36.0, 18.0), (38.0, 34.0), (22.0, 36.0), (29.0, 27.0)])

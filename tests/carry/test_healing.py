@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from motionstream.conditioning.healing import _fill, heal
-from motionstream.filling import surroundings
+from motionstream.carry.filling import surroundings
+from motionstream.carry.healing import _fill, heal
 
 SIZE = 96
 Y, X = torch.meshgrid(torch.arange(SIZE) + 0.0, torch.arange(SIZE) + 0.0, indexing="ij")

@@ -2,7 +2,7 @@
 
 import torch
 
-from motionstream.filling import surroundings
+from motionstream.carry.filling import surroundings
 
 
 def test_what_has_left_is_replaced_by_what_is_around_it():

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from motionstream.conditioning import things as module
-from motionstream.conditioning.carry import carry
-from motionstream.conditioning.carry_memory import CarryMemory
-from motionstream.conditioning.moved import Moved, uncovered, whose
-from motionstream.conditioning.relations import relate
+from motionstream.carry import things as module
+from motionstream.carry.candidates import carry
+from motionstream.carry.memory import CarryMemory
+from motionstream.carry.moved import Moved, uncovered, whose
+from motionstream.carry.relations import relate
 from motionstream.metrics import psnr
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import LiveTracks, Tracks

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionstream.conditioning.grouping import MOVED, Moving, groups, misfit, others
-from motionstream.conditioning.healing import heal
-from motionstream.conditioning.moved import Moved, uncovered
-from motionstream.conditioning.relations import CarrySource
+from motionstream.carry.grouping import MOVED, Moving, groups, misfit, others
+from motionstream.carry.healing import heal
+from motionstream.carry.moved import Moved, uncovered
+from motionstream.carry.relations import CarrySource
 from motionstream.tracks.masks import Draw, cut_out, grown
 
 MOST_THINGS = 6

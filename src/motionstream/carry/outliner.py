@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionstream.conditioning.unet import UNet
+from motionstream.carry.unet import UNet
 
 SHOWN = 3 + 2 * 3
 """Channels: the picture; of points on the thing and beside it, where they are, how far, and how different in colour."""

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionstream.conditioning.carry import Mixture, left_in_place, sampling_points, warp
-from motionstream.conditioning.outliner import Outliner
-from motionstream.conditioning.relations import FAR, CarrySource, Chosen, Relations, with_rims
-from motionstream.conditioning.unet import UNet
+from motionstream.carry.candidates import Mixture, left_in_place, sampling_points, warp
+from motionstream.carry.filling import surroundings
+from motionstream.carry.outliner import Outliner
+from motionstream.carry.relations import FAR, CarrySource, Chosen, Relations, with_rims
+from motionstream.carry.unet import UNet
 from motionstream.config import MixerConfig
-from motionstream.filling import surroundings
 from motionstream.tracks.masks import Draw
 
 CANDIDATES = 3
