@@ -39,7 +39,7 @@ def test_without_ray_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch, capsys)
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     assert cli.main(["serve", "--ray", "--port", "0", "--forget"]) == 2
-    assert 'pip install "motionstream[ray]"' in capsys.readouterr().err
+    assert 'pip install -e ".[ray]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def show(facts: dict[str, Any]) -> None:
             print(f"attention    {line}")
         print(f"models       {', '.join(facts['models']) or 'none'} embedded; presets: {', '.join(facts['presets'])}")
     for name, purpose in facts["optional"].items():
-        print(f'optional     {name} is not here, for {purpose} (pip install "motionstream[wan]")')
+        print(f'optional     {name} is not here, for {purpose} (pip install -e ".[wan]")')
     for line in facts["missing"] or ["nothing"]:
         print(f"missing      {line}")
     if facts.get("memory", {}).get("models"):

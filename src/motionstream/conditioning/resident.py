@@ -26,7 +26,7 @@ Canonical = Callable[[str], str | None]
 """One spelling for the names that versions of a library give the same weight; None for weights that are not used."""
 
 
-def optional_import(module: str, remedy: str = 'pip install "motionstream[wan]"') -> Any:
+def optional_import(module: str, remedy: str = 'pip install -e ".[wan]"') -> Any:
     """Import a library that is not among the dependencies; ValueError with the remedy where it is missing."""
     try:
         return importlib.import_module(module)

@@ -44,7 +44,7 @@ def drift_figure(result: dict[str, Any], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ValueError("a figure needs matplotlib: pip install 'motionstream[train]'") from error
+        raise ValueError("a figure needs matplotlib: pip install -e '.[train]'") from error
     figure = Figure(figsize=(7, 6), dpi=120, layout="constrained")
     models, patterns = (list(dict.fromkeys(line[key] for line in result["lines"])) for key in ("model", "causal"))
     top, bottom = figure.subplots(2, 1, sharex=True)

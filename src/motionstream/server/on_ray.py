@@ -22,7 +22,7 @@ from motionstream.server.session import Limits
 from motionstream.session.library import Library
 
 NAME = "motionstream"
-REMEDY = 'pip install "motionstream[ray]"'
+REMEDY = 'pip install -e ".[ray]"'
 
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray listen at 127.0.0.1 alone, on any system

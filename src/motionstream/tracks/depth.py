@@ -141,7 +141,7 @@ class DepthModel:
         try:
             from transformers import AutoImageProcessor, AutoModelForDepthEstimation
         except ImportError as error:
-            raise ValueError("a depth model needs transformers: pip install 'motionstream[wan]'") from error
+            raise ValueError("a depth model needs transformers: pip install -e '.[wan]'") from error
         if not Path(folder).is_dir():
             raise ValueError(f"there is no folder {folder} with a depth model; download one first, or leave it out")
         try:

@@ -45,7 +45,7 @@ def add_lora(model: MotionModel, settings: LoraSettings) -> None:
 
     Raises ValueError where peft is not installed.
     """
-    peft = optional_import("peft", 'pip install "motionstream[train]"')
+    peft = optional_import("peft", 'pip install -e ".[train]"')
     if settings.base_dtype == "bfloat16":
         cast_with_islands(model.transformer, torch.bfloat16)
     config = peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(TARGETS), bias="none")
