@@ -23,8 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.conditioning.track_head import TrackHead, track_map
 from motionstream.data.procedural import SceneConfig
 from motionstream.environment import environment
 from motionstream.evaluation.report import finish
@@ -37,12 +39,13 @@ from motionstream.training.flow_matching import make_conditions
 from motionstream.training.loop import train
 from motionstream.training.named_recipes import recipe_named
 from motionstream.training.recipes import Recipe, Rendered
-from motionstream.training.sources import begin, clip_source, clip_view, validation_clips
+from motionstream.training.sources import begin, clip_source, clip_view, load_autoencoder, validation_clips
 from motionstream.training.teacher import TeacherStage
 from motionstream.training.trainee import Trainee
 
 RESULTS = Path(__file__).parent / "results" / "nano-ablations.json"
 LEVELS = (0.3, 0.6, 0.9)
+SQUARE = 4
 LOOKS = 8
 """Times that a run is looked at before its end."""
 
@@ -97,6 +100,10 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], list[Part]]]] = {
         "offsets, and the latents from where a track began",
         lambda r: [(1, _model(_head(r, offsets=True), latents_along_tracks=True))],
     ),
+    "rgb": (
+        "tracks drawn as colours and encoded like a picture, instead of ids (the paper's table 3)",
+        lambda r: [(1, r)],
+    ),
     "muon": ("Muon for the transformer's matrices", lambda r: [(1, _first_phase(r, train=_muon(r)))]),
     "bell": (
         "w_t a bell instead of 1",
@@ -117,6 +124,32 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], list[Part]]]] = {
     "still": ("the camera stands still", lambda r: [(1, _scene(r, static_camera_probability=1.0))]),
     "lr-3": ("three times the learning rate", lambda r: [(1, _first_phase(r, train=_rate(r, 3)))]),
 }
+
+
+DRAWN = {"rgb"}
+"""Variants whose head is ``DrawnTracks``."""
+
+
+class DrawnTracks(TrackHead):
+    """What the paper compares its track head with (table 3): every track is drawn in a colour of its own, as squares of
+    ``SQUARE`` pixels on black, the frozen autoencoder encodes the video, and a 1×1×1 convolution ends it."""
+
+    def __init__(self, head: TrackHead, autoencoder: LinearAutoencoder) -> None:
+        super().__init__(head.config, spatial=head.spatial, temporal=head.temporal)
+        self.autoencoder = autoencoder.requires_grad_(False)
+        self.compress = None  # type: ignore[assignment]  # the autoencoder does that
+        self.project = nn.Conv3d(autoencoder.latent_channels, head.config.out_channels, 1)
+
+    def forward(self, positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], first: bool) -> Tensor:
+        """See ``TrackHead``."""
+        steps = torch.tensor([0.8191725134, 0.6710436067, 0.5497004779], dtype=torch.float64, device=ids.device)
+        colours = 1.5 * (ids[..., None] * steps).frac().float() - 0.5  # evenly spread, none of them black
+        marked = torch.cat([colours, torch.ones_like(colours[..., :1])], dim=-1)
+        small = track_map(positions, visible, marked, size=size, cell=SQUARE)
+        drawn = small[:, :3] - (1 - small[:, 3:])
+        video = drawn.repeat_interleave(SQUARE, dim=3).repeat_interleave(SQUARE, dim=4)
+        latents = self.autoencoder.encode_part(video, first=first)
+        return self.project(latents.to(self.project.weight.dtype))
 
 
 def _of(recipe: Recipe) -> SceneConfig:
@@ -154,13 +187,17 @@ def in_turn(parts: list[Part], folder: Path, steps: int) -> InTurn:
 
 
 def train_variant(
-    parts: list[Part], held_out: PreparedClips, folder: Path, work: Path, clips: int
+    parts: list[Part], held_out: PreparedClips, folder: Path, work: Path, clips: int, *, drawn: bool = False
 ) -> tuple[Trainee, list[dict[str, Any]]]:
     """Train one variant from nothing, in one run whatever its parts: a run for each would warm up and slow down anew.
-    The trainee with its averaged weights, and what was seen on the way."""
+    The trainee with its averaged weights, and what was seen on the way. ``drawn``: its head is ``DrawnTracks``."""
     recipe = parts[0][1]
     torch.manual_seed(recipe.seed)
     trainee, phase, steps = begin(recipe, folder, None), recipe.teacher[0], max(1, round(clips / recipe.batch))
+    if drawn:
+        autoencoder = load_autoencoder(recipe, folder)
+        assert autoencoder is not None
+        trainee.model.track_head = DrawnTracks(trainee.model.track_head, autoencoder).to(trainee.model.device)
     view = clip_view(recipe, folder, held_out)
     stage = TeacherStage(trainee, in_turn(parts, folder, steps), held_out, phase.loss, seed=recipe.seed, view=view)
     often = max(1, round(steps / LOOKS))
@@ -267,7 +304,8 @@ def main(options: Sequence[str] | None = None) -> None:
     seen: dict[str, dict[str, np.ndarray]] = {}
     for name in names:
         what, parts = VARIANTS[name][0], VARIANTS[name][1](recipe)
-        trainee, curve = train_variant(parts, held_out, arguments.folder, arguments.work / name, arguments.clips)
+        work, drawn = arguments.work / name, name in DRAWN
+        trainee, curve = train_variant(parts, held_out, arguments.folder, work, arguments.clips, drawn=drawn)
         bf16 = recipe.teacher[0].train.bf16
         seen[name] = {key: errors(trainee, held_out, tracks=key == "tracks", bf16=bf16) for key in ("tracks", "none")}
         told, untold = seen[name]["tracks"], seen[name]["none"]

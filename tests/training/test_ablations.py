@@ -7,7 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.component_config import LinearAutoencoderConfig
+from motionstream.conditioning.track_head import TrackHead
+from motionstream.config import TrackHeadConfig
 from motionstream.training.named_recipes import recipe_named
 from motionstream.training.sources import begin
 
@@ -28,7 +33,7 @@ def test_each_variant_changes_something_and_all_clips_are_shared_out(script):
         parts = change(recipe)
         assert what and sum(share for share, _ in parts) == 1
         assert all(made.batch == recipe.batch and made.base == "nano" for _, made in parts)
-        assert (name == "base") == all(made == recipe for _, made in parts)
+        assert (name == "base" or name in script.DRAWN) == all(made == recipe for _, made in parts)
         assert all(replace(made, data=parts[0][1].data) == parts[0][1] for _, made in parts), "one run for all"
 
 
@@ -62,15 +67,53 @@ def test_wide_and_deep_have_as_many_weights(script, tmp_path):
     assert max(weights.values()) < 1.2 * min(weights.values()) and len(set(weights.values())) == 3
 
 
+def test_drawn_tracks_are_an_encoded_video_of_squares(script):
+    torch.manual_seed(0)
+    autoencoder = LinearAutoencoder(LinearAutoencoderConfig(latent_channels=8, decoder_channels=8, decoder_blocks=1))
+    plain = TrackHead(TrackHeadConfig(out_channels=8, id_dim=4, hidden_channels=4), spatial=8, temporal=4)
+    head = script.DrawnTracks(plain, autoencoder)
+    with torch.no_grad():
+        head.project.weight.copy_(torch.eye(8)[..., None, None, None])
+        head.project.bias.zero_()
+    ids = torch.tensor([[3, 70_000]])
+    places = torch.tensor([[9.0, 5.0], [25.0, 30.0]])
+    positions = places.expand(1, 21, 2, 2) + torch.arange(21.0)[:, None, None] / 4
+    visible = torch.ones(1, 21, 2, dtype=torch.bool)
+
+    def latents(frames: slice, *, first: bool, count: int = 2) -> torch.Tensor:
+        parts = positions[:, frames, :count], visible[:, frames, :count], ids[:, :count]
+        return head(*parts, size=(32, 48), first=first)
+
+    whole = latents(slice(21), first=True)
+    assert whole.shape == (1, 8, 6, 4, 6)
+    parts = [latents(slice(9), first=True), latents(slice(9, 21), first=False)]
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole)
+    black = autoencoder.encode_part(-torch.ones(1, 3, 1, 32, 48), first=True)
+    torch.testing.assert_close(latents(slice(1), first=True, count=0), black)
+    video, _ = autoencoder.decode(latents(slice(1), first=True))
+    marked = (latents(slice(1), first=True) - black).abs().sum(dim=1)[0, 0] > 1e-4
+    assert video.shape[-2:] == (32, 48) and marked.nonzero().tolist() == [[0, 1], [3, 3]]
+    assert {name for name, p in head.named_parameters() if p.requires_grad} == {"project.weight", "project.bias"}
+
+
 def test_the_comparison_runs_and_is_kept_variant_by_variant(script, tmp_path):
     output = tmp_path / "ablations.json"
-    options = ["--variant=slow-first", "--variant=deep", "--clips=2", "--batch=1", "--frames=9", "--held-out=2"]
+    options = [
+        "--variant=slow-first",
+        "--variant=deep",
+        "--variant=rgb",
+        "--clips=2",
+        "--batch=1",
+        "--frames=9",
+        "--held-out=2",
+    ]
     options += ["--workers=0", "--width=128", "--layers=4", "--head=32"]
     script.main([*options, "--folder", str(tmp_path), "--work", str(tmp_path / "work"), "--output", str(output)])
     result = json.loads(output.read_text())
-    assert list(result["variants"]) == ["base", "slow-first", "deep"] and result["clips"] == 2
-    base, slow, deep = result["variants"].values()
+    assert list(result["variants"]) == ["base", "slow-first", "deep", "rgb"] and result["clips"] == 2
+    base, slow, deep, drawn = result["variants"].values()
     assert base["minus_base"] == {"value": 0, "low": 0, "high": 0} and deep["weights"] != base["weights"]
+    assert drawn["weights"] == base["weights"] and drawn["error"] != base["error"]
     assert [line["clips"] for line in slow["curve"]] == [1, 2] and np.isfinite(slow["curve"][0]["loss_tracks"])
     logs = (tmp_path / "work" / "slow-first").rglob("log.jsonl")
     assert [path.parent.name for path in logs] == ["slow-first"], "one run, whatever its parts"
