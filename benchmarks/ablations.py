@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.conditioning.track_head import TrackHead, track_map
+from motionstream.conditioning.drawn_tracks import DrawnTracks
 from motionstream.data.procedural import SceneConfig
 from motionstream.environment import environment
 from motionstream.evaluation.report import finish
@@ -45,7 +44,6 @@ from motionstream.training.trainee import Trainee
 
 RESULTS = Path(__file__).parent / "results" / "nano-ablations.json"
 LEVELS = (0.3, 0.6, 0.9)
-SQUARE = 4
 LOOKS = 8
 """Times that a run is looked at before its end."""
 
@@ -128,28 +126,6 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], list[Part]]]] = {
 
 DRAWN = {"rgb"}
 """Variants whose head is ``DrawnTracks``."""
-
-
-class DrawnTracks(TrackHead):
-    """What the paper compares its track head with (table 3): every track is drawn in a colour of its own, as squares of
-    ``SQUARE`` pixels on black, the frozen autoencoder encodes the video, and a 1×1×1 convolution ends it."""
-
-    def __init__(self, head: TrackHead, autoencoder: LinearAutoencoder) -> None:
-        super().__init__(head.config, spatial=head.spatial, temporal=head.temporal)
-        self.autoencoder = autoencoder.requires_grad_(False)
-        self.compress = None  # type: ignore[assignment]  # the autoencoder does that
-        self.project = nn.Conv3d(autoencoder.latent_channels, head.config.out_channels, 1)
-
-    def forward(self, positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], first: bool) -> Tensor:
-        """See ``TrackHead``."""
-        steps = torch.tensor([0.8191725134, 0.6710436067, 0.5497004779], dtype=torch.float64, device=ids.device)
-        colours = 1.5 * (ids[..., None] * steps).frac().float() - 0.5  # evenly spread, none of them black
-        marked = torch.cat([colours, torch.ones_like(colours[..., :1])], dim=-1)
-        small = track_map(positions, visible, marked, size=size, cell=SQUARE)
-        drawn = small[:, :3] - (1 - small[:, 3:])
-        video = drawn.repeat_interleave(SQUARE, dim=3).repeat_interleave(SQUARE, dim=4)
-        latents = self.autoencoder.encode_part(video, first=first)
-        return self.project(latents.to(self.project.weight.dtype))
 
 
 def _of(recipe: Recipe) -> SceneConfig:

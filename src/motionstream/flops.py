@@ -153,7 +153,12 @@ def start_flops(config: ModelConfig, *, size: Size | None = None) -> StartFlops:
     """What is encoded before a stream begins; a sentence is taken to fill all its tokens."""
     text = 0 if config.text is None else text_flops(config.text, config.transformer.text_dim)
     image = 0 if config.image_encoder is None else clip_image_flops(config.image_encoder)
-    return StartFlops(picture=_picture_flops(_autoencoder_of(config), size or config.size), text=text, image=image)
+    return StartFlops(picture=encode_flops(config, 1, size=size), text=text, image=image)
+
+
+def encode_flops(config: ModelConfig, frames: int, *, size: Size | None = None) -> int:
+    """Encoding a video of ``frames`` frames, 1 + 4k, by the model's autoencoder."""
+    return _encode_flops(_autoencoder_of(config), frames, size or config.size)
 
 
 def tokens_per_frame(config: ModelConfig, size: Size | None = None) -> int:
@@ -268,9 +273,9 @@ def _decode_flops(config: AutoencoderConfig | TinyAutoencoderConfig, latent_size
 
 
 @lru_cache(maxsize=64)
-def _picture_flops(config: AutoencoderConfig, size: Size) -> int:
+def _encode_flops(config: AutoencoderConfig, frames: int, size: Size) -> int:
     autoencoder = _build_autoencoder(config)
-    return count(lambda: autoencoder.encode(torch.empty(1, 3, 1, *size, device="meta")))
+    return count(lambda: autoencoder.encode(torch.empty(1, 3, frames, *size, device="meta")))
 
 
 def _condition_flops(config: ModelConfig, size: Size) -> int:
