@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# For one to eight GPUs: the track slice and LoRA instead of all weights, and a public causal student to begin with.
+# For one to eight GPUs: trains the track slice and LoRA, not all weights, and starts from a public causal student.
 #   STUDENT=self_forcing_dmd.pt FUN=Wan2.1-Fun-1.3B-Control OPENVID=OpenVid SYNTHETIC=wan-videos GPUS=1 \
 #     runs/affordable.sh
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every stage once, at a size that takes minutes: videos on disk → shards → teacher → causal student → Self-Forcing →
-# tiny decoder → a video. What comes out means nothing; that it comes out is what is tested.
+# tiny decoder → a video. The video means nothing; the script tests that everything runs.
 #   FOLDER=work/nano-debug runs/nano-debug.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,10 +8,10 @@ FOLDER=${FOLDER:-work/nano-debug}
 BIN=${BIN:-.venv/bin}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 
-# 1. videos with captions: here rendered ones, otherwise any folder of yours
+# 1. videos with captions: rendered ones here; any folder of yours works
 "$BIN/python" runs/render_videos.py "$FOLDER/videos" --count 8 --frames 46
 
-# 2. prepare: 50×50 tracks, latents of the embedded model's autoencoder, text; webdataset shards
+# 2. prepare: webdataset shards with 50×50 tracks, latents of the embedded model's autoencoder, and text
 "$BIN/motionstream" prepare "$FOLDER/videos" "$FOLDER/shards" --model nano
 
 # 3. teacher: flow matching in two phases, the second with mid-frame masking and a frozen track head

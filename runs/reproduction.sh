@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The paper's ablations on the embedded model, and docs/reproduction.md from what they find. One core; some hours with the
-# defaults, minutes with CLIPS=4 SECONDS_LONG=20.
+# Runs the paper's ablations on the embedded model and writes docs/reproduction.md from the results. Takes some hours of
+# one core with the defaults, minutes with CLIPS=4 SECONDS_LONG=20.
 #   TEACHER=work/nano/teacher CAUSAL=work/nano/causal runs/reproduction.sh
-# TEACHER and CAUSAL: models of the earlier stages (motionstream train export --through teacher, --through causal), and
-# STUDENT: the one that came of them, if that is not MODEL. Without them what needs them is left out. ONLY="steps release"
-# runs some; EXTRA: options of every evaluation.
+# TEACHER and CAUSAL: models of the earlier stages (motionstream train export --through teacher, --through causal).
+# STUDENT: the student trained from them, if that is not MODEL. Evaluations whose models are not given are left out.
+# ONLY="steps release": run these alone. EXTRA: options added to every evaluation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
@@ -17,7 +17,7 @@ ONLY=${ONLY:-sink-window chunks steps guidance stages release captions}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 mkdir -p "$RESULTS"
 
-evaluate() {  # evaluate NAME KIND OPTION...: where NAME is asked for, into its file
+evaluate() {  # evaluate NAME KIND OPTION...: if ONLY has NAME, writes NAME.json
   case " $ONLY " in *" $1 "*) ;; *) return 0 ;; esac
   "$BIN"/python -m motionstream evaluate "$2" --clips "$CLIPS" --output "$RESULTS/$1.json" ${EXTRA:-} "${@:3}"
 }

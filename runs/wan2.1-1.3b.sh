@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The paper's main model (appendix D), from checkpoints and videos on disk to a streaming student. 32 A100s took four
-# days. Start it on every node by torchrun's rules; on one machine GPUS=8 is enough to begin.
+# The paper's main model (appendix D), from checkpoints and videos on disk to a streaming student. The paper's training
+# took four days on 32 A100s. This script trains on one machine; for several, start its stages with torchrun yourself.
 #   FUN=Wan2.1-Fun-1.3B-Control OPENVID=OpenVid SYNTHETIC=wan-videos GPUS=8 runs/wan2.1-1.3b.sh
-# Nothing of this was ever run at full size here: see docs/training.md. --dry-run tells what a stage would take.
+# None of this was ever run at full size: see docs/training.md. --dry-run prints what a stage would take.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RECIPE=${RECIPE:-wan2.1-1.3b}
@@ -13,10 +13,10 @@ BIN=${BIN:-.venv/bin}
 : "${OPENVID:?the folder of OpenVid-1M, video/ and OpenVid-1M.csv inside}"
 : "${SYNTHETIC:?a folder of clean generated videos with captions beside them, made by: motionstream prepare --generate}"
 
-# 1. the base: a partly initialised model, its autoencoder and encoders
+# 1. the base: a partly initialised model with its autoencoder and encoders
 [ -d "$FOLDER/base" ] || "$BIN/motionstream" convert motionstream "$FUN" "$FOLDER/base"
 
-# 2. shards: 50×50 tracks (CoTracker3 where its files are), latents, text and image tokens
+# 2. shards: 50×50 tracks (CoTracker3 needs its files; TRACKER=lucas-kanade does not), latents, text and image tokens
 TRACKER=${TRACKER:-cotracker}
 "$BIN/motionstream" prepare "$OPENVID/video" "$FOLDER/real" --csv "$OPENVID/OpenVid-1M.csv" --model "$FOLDER/base" \
   --tracker "$TRACKER" --workers "$GPUS"
@@ -32,7 +32,7 @@ for stage in teacher causal self-forcing; do
     ${STUDENT:+--student "$STUDENT"}
 done
 
-# 6. tiny-decoder: 144×144 clips of the synthetic videos
+# 6. tiny-decoder: on 144×144 clips of the synthetic videos
 "$BIN/torchrun" --standalone --nproc-per-node "$GPUS" -m motionstream train tiny-decoder "${DATA[@]}" \
   --videos "$SYNTHETIC" ${LPIPS:+--lpips "$LPIPS"}
 
