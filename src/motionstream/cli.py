@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 our mistake, 2 the user's (bad values, paths, options), 13
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import operator
@@ -13,8 +14,9 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Protocol, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
 
 import tyro
 
@@ -33,6 +35,7 @@ from motionstream.commands.stream import StreamCommand
 from motionstream.commands.teacher import TeacherCommand
 from motionstream.commands.track import TrackCommand
 from motionstream.commands.train import TrainCommand
+from motionstream.commands.verbs import Group, Verb
 
 DESCRIPTION = f"""\
 MotionStream {__version__}: drag anything in a picture and stream the video in which it moves.
@@ -42,18 +45,9 @@ Examples:
   motionstream stream photo.jpg --drag 0.3,0.5:0.7,0.5 -o out.mp4
   motionstream VERB --help"""
 
+Commands = Mapping[str, type[Verb] | type[Group]]
 
-class Verb(Protocol):
-    """A parsed command line. HELP: what the verb does, a blank line, examples."""
-
-    HELP: ClassVar[str]
-
-    def run(self) -> int | None:
-        """Do it. Returns the exit code, None for 0; raises ValueError and OSError for the user's mistakes."""
-        ...
-
-
-COMMANDS: dict[str, type[Verb]] = {
+COMMANDS: dict[str, type[Verb] | type[Group]] = {
     "stream": StreamCommand,
     "teacher": TeacherCommand,
     "track": TrackCommand,
@@ -96,24 +90,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error)
 
 
-def _parse(arguments: list[str]) -> Verb | int:
+@dataclass(frozen=True)
+class _Listed:
+    """Stands for a verb where --help lists them all: their options are not read for that."""
+
+
+def _parse(
+    arguments: list[str],
+    commands: Commands = COMMANDS,
+    program: str = "motionstream",
+    description: str = DESCRIPTION,
+) -> Verb | int:
     """The verb with its options, or the exit code when help was asked for or something is wrong."""
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
-        verbs = [
-            Annotated[verb, tyro.conf.subcommand(name, description=verb.HELP.partition("\n\n")[0])]
-            for name, verb in COMMANDS.items()
+        listed = [
+            Annotated[_Listed, tyro.conf.subcommand(name, description=command.HELP.partition("\n\n")[0])]
+            for name, command in commands.items()
         ]
-        every: Any = functools.reduce(operator.or_, verbs)
-        return _tyro(every, "motionstream", DESCRIPTION, arguments)
-    if name not in COMMANDS:
-        wrong = f"there is no verb {name!r}" if name else "no verb given"
-        _say(f"{wrong}; give one of {', '.join(COMMANDS)}, or see motionstream --help")
+        every: Any = functools.reduce(operator.or_, listed)
+        return _tyro(every, program, description, arguments)
+    if name not in commands:
+        what = "verb" if commands is COMMANDS else "kind"
+        wrong = f"there is no {what} {name!r}" if name else f"no {what} given"
+        if name.startswith("-"):
+            wrong = f"the {what} comes before {name}"
+        _say(f"{wrong}; give one of {', '.join(commands)}, or see {program} --help")
         return 2
-    return _tyro(COMMANDS[name], f"motionstream {name}", COMMANDS[name].HELP, arguments[1:])
+    command, program = commands[name], f"{program} {name}"
+    if issubclass(command, Group):
+        return _parse(arguments[1:], command.KINDS, program, command.HELP)
+    return _tyro(command, program, command.HELP, arguments[1:], commands)
 
 
-def _tyro(form: Any, program: str, description: str, arguments: list[str]) -> Verb | int:
+def _tyro(
+    form: Any, program: str, description: str, arguments: list[str], others: Commands | None = None
+) -> Verb | int:
+    """``arguments`` as ``form`` reads them. ``others``: the forms beside it, one of which may know a strange option."""
     said = io.StringIO()
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
     try:
@@ -122,8 +135,26 @@ def _tyro(form: Any, program: str, description: str, arguments: list[str]) -> Ve
         return parsed
     except SystemExit as exit_:
         if exit_.code:
-            _say(f"{_message(said.getvalue()).rstrip('. ')}; see {program} --help")
+            wrong = _misplaced(form, program, arguments, others or {}) or _message(said.getvalue())
+            _say(f"{wrong.rstrip('. ')}; see {program} --help")
         return int(exit_.code or 0)
+
+
+def _misplaced(form: Any, program: str, arguments: list[str], others: Commands) -> str | None:
+    """What to say of an option that ``form`` has not, but one of the ``others`` has; None where there is none such."""
+    own = _options(form)
+    for argument in arguments:
+        option = argument.partition("=")[0].replace("_", "-")
+        takers = [name for name, other in others.items() if option in _options(other)]
+        if takers and option not in own:
+            return f"{program.removeprefix('motionstream ')} takes no {option}; it is an option of {', '.join(takers)}"
+    return None
+
+
+def _options(form: Any) -> set[str]:
+    """How the options of a form are written; what has no default is given by its place."""
+    fields = dataclasses.fields(form) if dataclasses.is_dataclass(form) else ()
+    return {f"--{field.name.replace('_', '-')}" for field in fields if field.default is not dataclasses.MISSING}
 
 
 def _message(box: str) -> str:

@@ -1,4 +1,6 @@
 import os
+import re
+import shlex
 import subprocess
 import sys
 import types
@@ -6,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from motionstream import __version__
+from motionstream import __version__, cli
 from motionstream.cli import COMMANDS, main
 from motionstream.commands.doctor import DoctorCommand
+from motionstream.commands.verbs import Group
 
 
 def test_version(capsys):
@@ -29,6 +32,17 @@ def test_every_verb_has_help_with_examples(capsys, verb):
     assert f"Examples:\n  motionstream {verb}" in said
 
 
+@pytest.mark.parametrize("verb", [verb for verb, command in COMMANDS.items() if issubclass(command, Group)])
+def test_every_kind_has_help_with_examples(capsys, verb):
+    kinds = COMMANDS[verb].KINDS
+    assert main([verb, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"• {kind} " in said for kind in kinds)
+    for kind in kinds:
+        assert main([verb, kind, "--help"]) == 0
+        assert f"Examples:\n  motionstream {verb} {kind}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -37,7 +51,11 @@ def test_every_verb_has_help_with_examples(capsys, verb):
         (["stream"], "IMAGE"),
         (["bench", "critic"], "'critic'"),
         (["train", "critic"], "'critic'"),
-        (["evaluate"], "{rendered,d"),
+        (["evaluate"], "no kind given; give one of rendered, drift, compare"),
+        (["evaluate", "renderd"], "there is no kind 'renderd'; give one of rendered, drift"),
+        (["evaluate", "--clips", "8", "rendered"], "the kind comes before --clips; give one of rendered, drift"),
+        (["evaluate", "rendered", "--clip", "8"], "--clip"),
+        (["track", "film.mp4", "--drag", "0,0:1,1"], "track takes no --drag; it is an option of stream, teacher, edit"),
         (["doctor", "--all"], "--all"),
     ],
 )
@@ -46,6 +64,15 @@ def test_wrong_command_lines_are_one_line(capsys, arguments, words):
     said = capsys.readouterr()
     assert words in said.err and said.err.startswith("motionstream: ") and "--help" in said.err
     assert said.err.count("\n") == 1 and said.out == ""
+
+
+def test_the_commands_that_made_the_results_still_parse():
+    results = Path(__file__).parents[2] / "benchmarks" / "results"
+    text = "".join(path.read_text() for path in results.rglob("*.json"))
+    commands = re.findall(r'"command": "motionstream (.+)"', text)
+    assert {command.split()[0] for command in commands} >= {"bench", "evaluate"}
+    for command in commands:
+        assert not isinstance(cli._parse(shlex.split(command)), int), command
 
 
 def raising(monkeypatch, error: BaseException) -> None:
@@ -171,7 +198,10 @@ def test_evaluate_hands_its_options_on(monkeypatch, capsys, tmp_path):
     assert main(["evaluate", "rendered", "--speed", "0"]) == 2
     assert "--speed is 0" in capsys.readouterr().err
     assert main(["evaluate", "drift", "--speed", "6"]) == 2
-    assert "takes no --speed" in capsys.readouterr().err
+    assert "evaluate drift takes no --speed; it is an option of rendered, compare, release" in capsys.readouterr().err
+    assert main(["evaluate", "drift", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--held" in said and "--speed" not in said
     assert main(["evaluate", "rendered", "--clips", "0"]) == 2
     assert "--clips is 0" in capsys.readouterr().err
     assert main(["evaluate", "rendered", "-o", str(tmp_path / "out.txt")]) == 2

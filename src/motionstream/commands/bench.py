@@ -1,149 +1,109 @@
-"""``motionstream bench``: how fast a model streams, is served, or is trained, on this machine."""
+"""``motionstream bench``: how fast a model streams, is served, or is trained, on this machine; a form for each."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from motionstream.commands.common import PlacementOptions, parse_size, progress
-
-_ANY_MODEL = ("device", "dtype", "threads", "size", "backend")
-TAKES = {
-    "stream": (
-        *_ANY_MODEL,
-        "chunks",
-        "scale",
-        "untrained",
-        "causal",
-        "decoder",
-        "text_encoder",
-        "tile",
-        "offload_blocks",
-    ),
-    "serve": ("sessions", "seconds", "minutes", "codec", "untrained"),
-    "train": (*_ANY_MODEL, "stage", "steps", "batch", "frames", "data", "recompute", "compile", "shard", "lora"),
-}
-"""The options of each benchmark, besides those of all."""
+from motionstream.commands.common import DeviceOptions, PlacementOptions, parse_size, progress
+from motionstream.commands.verbs import Group, Verb
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchCommand(PlacementOptions):
-    """The options of ``motionstream bench``."""
+class Benchmark:
+    """What all benchmarks do: measure, print a table and one line of JSON, and keep it. NAME: of the command. COUNT:
+    the option that says how much is measured, which the command told always has."""
 
-    HELP: ClassVar[str] = """\
-Measure speed, latency and memory on this machine. The last line of the output is one JSON object.
+    NAME: ClassVar[str]
+    COUNT: ClassVar[str]
 
-stream: an endless stream with a moving drag, chunk by chunk.
-serve: a server in a process of its own, seen by clients that drag, beside the bare engine.
-train: updates of a training stage, with random weights; nothing is kept. Several processes: start it with torchrun.
-
-Examples:
-  motionstream bench stream --preset nano --chunks 100
-  motionstream bench stream --preset nano --chunks 500 --threads 1 --untrained
-  motionstream bench stream --preset wan2.1-1.3b --untrained --device cuda --decoder tiny --backend flash3
-  motionstream bench stream --output benchmarks/results/stream.json
-  motionstream bench serve --sessions 1 2 4 --output benchmarks/results/nano-serve.json
-  motionstream bench train --preset nano --steps 50
-  motionstream bench train --preset wan2.1-1.3b --device cuda --recompute --batch 2
-  motionstream bench train --preset nano --stage self-forcing --batch 4"""
-
-    name: tyro.conf.Positional[Literal["stream", "serve", "train"]]
-    """What to measure."""
     preset: str = "nano"
-    """stream, serve: an embedded model, a preset, or a folder with weights; train: a preset."""
-    threads: int | None = None
-    """Threads of torch; without it torch's own choice."""
-    size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
-    """Size of the video; without it the model's own."""
-    backend: str = "auto"
-    """Attention backend, see `motionstream doctor`; auto takes the fastest that runs."""
-    chunks: int = 100
-    """Of stream: how many chunks; from 210 on, late chunks are compared with early ones."""
-    scale: int | None = None
-    """Of stream: frames so many times as large as the model sees them; without it as they are usually shown."""
-    untrained: bool = False
-    """Of stream and serve: accept weights that were not trained: they are as fast."""
-    causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
-    """Of stream: another attention pattern than the model's own: latent frames of a chunk, sink chunks, window."""
-    sessions: tuple[int, ...] = (1, 2, 4)
-    """Of serve: how many streams at a time, one measurement each."""
-    seconds: float = 20.0
-    """Of serve: how long each is measured, the engine and the server both."""
-    minutes: float = 0.0
-    """Of serve: then one stream for so long, for the memory."""
-    codec: Literal["h264", "jpeg"] = "h264"
-    """Of serve: how frames are sent."""
-    stage: Literal["teacher", "causal", "self-forcing"] = "teacher"
-    """Of train: which stage."""
-    steps: int = 20
-    """Of train: how many updates are counted, after a warm-up."""
-    batch: int | None = None
-    """Of train: clips of an update, over all processes; without it 8 of nano, 1 a process of larger models."""
-    frames: int | None = None
-    """Of train: frames of a clip, whole chunks; without it the model's own."""
-    data: Literal["auto", "rendered", "synthetic"] = "auto"
-    """Of train: clips rendered meanwhile, as nano is trained on, or random numbers; auto renders for nano alone."""
-    recompute: bool = False
-    """Of train: activation checkpointing, less memory for one more forward."""
-    compile: bool = False
-    """Of train: torch.compile the transformer's blocks."""
-    shard: bool = False
-    """Of train: divide the transformers among the processes (FSDP2)."""
-    lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None
-    """Of train: train low-rank matrices, the patch embedding and the track head alone."""
+    """An embedded model, a preset, or a folder with weights."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.json")] = None
     """Also write the JSON object to a file."""
 
     @property
     def command(self) -> str:
         """The command line that does this again."""
-        counts = {"stream": ("chunks", self.chunks), "serve": ("seconds", self.seconds), "train": ("steps", self.steps)}
-        count = counts[self.name]
-        words = ["motionstream", "bench", self.name, "--preset", self.preset, f"--{count[0]}", f"{count[1]:g}"]
+        words = ["motionstream", "bench", self.NAME, "--preset", self.preset, f"--{self.COUNT}"]
+        words.append(f"{getattr(self, self.COUNT):g}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("name", "preset", "output", count[0]) and value != field.default:
+            if field.name not in ("preset", "output", self.COUNT) and value != field.default:
                 values = [] if value is True else value if isinstance(value, tuple) else [value]
                 words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
         return shlex.join(words)
 
     def run(self) -> None:
-        """Check the options, measure, and print the table and the JSON line."""
+        """Measure, and print the table and the JSON line."""
         from motionstream.media import atomic_path, check_output
 
-        self._check_options()
         if self.output is not None:
             check_output(self.output, (".json",))
-        result = {"stream": self._stream, "serve": self._serve, "train": self._train}[self.name]()
+        result = self.measure()
         if result is None:
             return
+        result["command"] = self.command
+        self.show(result)
         if self.output is not None:
             with atomic_path(self.output, (".json",)) as temporary:
                 temporary.write_text(json.dumps(result, indent=2) + "\n")
         print(json.dumps(result))
 
-    def _check_options(self) -> None:
-        """Refuse those of the other benchmarks."""
-        for field in dataclasses.fields(self):
-            others = [f"bench {name}" for name, options in TAKES.items() if field.name in options]
-            wrong = others and field.name not in TAKES[self.name] and getattr(self, field.name) != field.default
-            if wrong:
-                option, do = field.name.replace("_", "-"), "do" if others[1:] else "does"
-                raise ValueError(f"bench {self.name} takes no --{option}; only {' and '.join(others)} {do}")
+    def measure(self) -> dict[str, Any] | None:
+        """The numbers; None in all processes but the first."""
+        raise AssertionError("the benchmarks say how")
 
-    def _stream(self) -> dict[str, Any]:
+    def show(self, result: dict[str, Any]) -> None:
+        """Print the table."""
+        raise AssertionError("the benchmarks say how")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchStream(PlacementOptions, Benchmark):
+    """The options of ``motionstream bench stream``."""
+
+    HELP: ClassVar[str] = """\
+An endless stream with a moving drag, chunk by chunk.
+
+Examples:
+  motionstream bench stream --preset nano --chunks 100
+  motionstream bench stream --preset nano --chunks 500 --threads 1 --untrained
+  motionstream bench stream --preset wan2.1-1.3b --untrained --device cuda --decoder tiny --backend flash3
+  motionstream bench stream --output benchmarks/results/stream.json"""
+    NAME: ClassVar[str] = "stream"
+    COUNT: ClassVar[str] = "chunks"
+
+    chunks: int = 100
+    """How many chunks; from 210 on, late chunks are compared with early ones."""
+    threads: int | None = None
+    """Threads of torch; without it torch's own choice."""
+    size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
+    """Size of the video; without it the model's own."""
+    scale: int | None = None
+    """Frames so many times as large as the model sees them; without it as they are usually shown."""
+    causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
+    """Another attention pattern than the model's own: latent frames of a chunk, sink chunks, window."""
+    backend: str = "auto"
+    """Attention backend, see `motionstream doctor`; auto takes the fastest that runs."""
+    untrained: bool = False
+    """Accept weights that were not trained: they are as fast."""
+
+    def measure(self) -> dict[str, Any]:
+        """Stream, and time it."""
         size = parse_size(self.size)
-        from motionstream.bench import bench_stream, print_stream
+        from motionstream.bench import bench_stream
 
         with progress() as bars:
             bar = bars.add_task("streaming", total=self.chunks)
-            result = bench_stream(
+            return bench_stream(
                 self.preset,
                 chunks=self.chunks,
                 untrained=self.untrained,
@@ -155,17 +115,46 @@ Examples:
                 placement=self.placement(),
                 scale=self.scale,
             )
-        result["command"] = self.command
-        print_stream(result)
-        return result
 
-    def _serve(self) -> dict[str, Any]:
+    def show(self, result: dict[str, Any]) -> None:
+        """Print the table."""
+        from motionstream.bench import print_stream
+
+        print_stream(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchServe(Benchmark):
+    """The options of ``motionstream bench serve``."""
+
+    HELP: ClassVar[str] = """\
+A server in a process of its own, seen by clients that drag, beside the bare engine.
+
+Examples:
+  motionstream bench serve --sessions 1 2 4 --output benchmarks/results/nano-serve.json
+  motionstream bench serve --sessions 1 --seconds 4 --minutes 30"""
+    NAME: ClassVar[str] = "serve"
+    COUNT: ClassVar[str] = "seconds"
+
+    sessions: tuple[int, ...] = (1, 2, 4)
+    """How many streams at a time, one measurement each."""
+    seconds: float = 20.0
+    """How long each is measured, the engine and the server both."""
+    minutes: float = 0.0
+    """Then one stream for so long, for the memory."""
+    codec: Literal["h264", "jpeg"] = "h264"
+    """How frames are sent."""
+    untrained: bool = False
+    """Accept weights that were not trained: they are as fast."""
+
+    def measure(self) -> dict[str, Any]:
+        """Serve, and time it."""
         from rich.console import Console
 
-        from motionstream.server.measure import bench_serve, print_serve
+        from motionstream.server.measure import bench_serve
 
         console = Console(stderr=True)
-        result = bench_serve(
+        return bench_serve(
             self.preset,
             self.sessions,
             self.seconds,
@@ -174,16 +163,63 @@ Examples:
             codec=self.codec,
             say=lambda text: console.print(f"measuring {text}"),
         )
-        result["command"] = self.command
-        print_serve(result)
-        return result
 
-    def _train(self) -> dict[str, Any] | None:
-        """None in all processes but the first."""
-        size, wanted = parse_size(self.size), self.placement().torch_device
+    def show(self, result: dict[str, Any]) -> None:
+        """Print the table."""
+        from motionstream.server.measure import print_serve
+
+        print_serve(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrain(DeviceOptions, Benchmark):
+    """The options of ``motionstream bench train``."""
+
+    HELP: ClassVar[str] = """\
+Updates of a training stage, with random weights; nothing is kept. Several processes: start it with torchrun.
+
+Examples:
+  motionstream bench train --preset nano --steps 50
+  motionstream bench train --preset wan2.1-1.3b --device cuda --recompute --batch 2
+  motionstream bench train --preset nano --stage self-forcing --batch 4"""
+    NAME: ClassVar[str] = "train"
+    COUNT: ClassVar[str] = "steps"
+
+    preset: str = "nano"
+    """Which preset; it has random weights."""
+    stage: Literal["teacher", "causal", "self-forcing"] = "teacher"
+    """Which stage."""
+    steps: int = 20
+    """How many updates are counted, after a warm-up."""
+    batch: int | None = None
+    """Clips of an update, over all processes; without it 8 of nano, 1 a process of larger models."""
+    frames: int | None = None
+    """Frames of a clip, whole chunks; without it the model's own."""
+    size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
+    """Size of the video; without it the model's own."""
+    data: Literal["auto", "rendered", "synthetic"] = "auto"
+    """Clips rendered meanwhile, as nano is trained on, or random numbers; auto renders for nano alone."""
+    threads: int | None = None
+    """Threads of torch; without it torch's own choice."""
+    backend: str = "auto"
+    """Attention backend, see `motionstream doctor`; auto takes the fastest that runs."""
+    recompute: bool = False
+    """Activation checkpointing, less memory for one more forward."""
+    compile: bool = False
+    """torch.compile the transformer's blocks."""
+    shard: bool = False
+    """Divide the transformers among the processes (FSDP2)."""
+    lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None
+    """Train low-rank matrices, the patch embedding and the track head alone."""
+
+    def measure(self) -> dict[str, Any] | None:
+        """Train, and time it."""
+        from motionstream.components import Placement
+
+        size, wanted = parse_size(self.size), Placement(self.device, self.dtype).torch_device
         from motionstream.hardware import bfloat16_pays
         from motionstream.training import distributed
-        from motionstream.training.benchmark import bench_train, print_train
+        from motionstream.training.benchmark import bench_train
         from motionstream.training.workload import workload
 
         with distributed.process_group() as own, progress() as bars:
@@ -209,9 +245,24 @@ Examples:
                 backend=self.backend,
                 after_step=lambda: bars.advance(bar),
             )
-            first = distributed.rank() == 0
-        if not first:
-            return None
-        result["command"] = self.command
+            return result if distributed.rank() == 0 else None
+
+    def show(self, result: dict[str, Any]) -> None:
+        """Print the table."""
+        from motionstream.training.benchmark import print_train
+
         print_train(result)
-        return result
+
+
+class BenchCommand(Group):
+    """``motionstream bench``."""
+
+    HELP: ClassVar[str] = """\
+Measure speed, latency and memory on this machine. The last line of the output is one JSON object.
+
+Examples:
+  motionstream bench stream --preset nano --chunks 100
+  motionstream bench serve --sessions 1 2 4
+  motionstream bench train --help"""
+
+    KINDS: ClassVar[Mapping[str, type[Verb]]] = {"stream": BenchStream, "serve": BenchServe, "train": BenchTrain}

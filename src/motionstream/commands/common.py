@@ -64,13 +64,19 @@ def check_paths(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -
 
 
 @dataclass(frozen=True)
-class PlacementOptions:
-    """Where and in which form a model runs."""
+class DeviceOptions:
+    """Where a model runs, and how precisely."""
 
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps; auto takes CUDA, else MPS, else the CPU."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Precision of weights and activations; without it the model's own."""
+
+
+@dataclass(frozen=True)
+class PlacementOptions(DeviceOptions):
+    """Where and in which form a model runs."""
+
     decoder: Literal["full", "tiny"] = "full"
     """The full autoencoder's decoder, or the tiny one."""
     text_encoder: Literal["released", "resident", "int8", "cpu"] = "released"
