@@ -79,7 +79,27 @@ def test_what_does_not_work_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no photograph 'dodo'"):
         evaluate_gallery(FOLDER, tmp_path, "debug", names=["dodo"], untrained=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is a file; name a folder"):
         evaluate_gallery(FOLDER, tmp_path / "file", "debug", untrained=True)
+    with pytest.raises(ValueError, match="has the photographs"):
+        evaluate_gallery(FOLDER, FOLDER, "debug", untrained=True)
     assert main(["evaluate", "gallery", "--clips", "3"]) == 2
     assert main(["evaluate", "rendered", "--only", "owl"]) == 2
+
+
+def test_elsewhere_than_in_the_repository_it_says_where_it_looked(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "gallery"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"--photographs {tmp_path / 'examples' / 'photographs'};" in said
+        and "root of MotionStream's repository" in said
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_unless_told_it_does_not_write_into_the_documentation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--photographs", str(FOLDER), "--model", "debug", "--untrained", "--only", "owl"]
+    assert main(["evaluate", "gallery", *options]) == 0
+    assert (tmp_path / "work" / "gallery" / "owl.jpg").is_file() and not (tmp_path / "docs").exists()

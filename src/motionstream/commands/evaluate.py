@@ -295,14 +295,15 @@ On photographs that no training has seen; makes a sheet of each, a page of them 
 
 Examples:
   motionstream evaluate gallery
-  motionstream evaluate gallery --only owl --folder work/gallery"""
+  motionstream evaluate gallery --only owl --folder work/owl
+  motionstream evaluate gallery --folder docs/gallery"""
 
     photographs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("examples/photographs")
-    """Photographs, their credits and what is tried on them, see the one that is there."""
+    """Photographs, their credits and what is tried on them; the default is there in the root of the repository."""
     only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = ()
     """Of the photographs only these."""
-    folder: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("docs/gallery")
-    """Where sheets, page and numbers are written."""
+    folder: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("work/gallery")
+    """Where sheets, page and numbers are written; what is there of the same names is replaced."""
 
     def run(self) -> None:
         """Evaluate."""

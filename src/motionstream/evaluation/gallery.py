@@ -50,8 +50,8 @@ PAGE, NUMBERS = "README.md", "gallery.json"
 
 
 def evaluate_gallery(
-    photographs: Path = Path("examples/photographs"),
-    folder: Path = Path("docs/gallery"),
+    photographs: Path,
+    folder: Path,
     model: str = "nano",
     *,
     names: Sequence[str] = (),
@@ -68,7 +68,9 @@ def evaluate_gallery(
     """
     chosen = _chosen(read_photographs(photographs), names)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; name another one")
+        raise ValueError(f"--folder {folder.absolute()} is a file; name a folder")
+    if folder.resolve() == photographs.resolve():
+        raise ValueError(f"--folder {folder} has the photographs, which sheets would replace; name another one")
     pipeline = MotionStreamPipeline.from_pretrained(model, untrained=untrained)
     folder.mkdir(parents=True, exist_ok=True)
     clock = time.perf_counter()

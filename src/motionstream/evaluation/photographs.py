@@ -94,7 +94,10 @@ def read_photographs(folder: Path) -> list[Photograph]:
     """
     table = folder / TABLE
     if not table.is_file():
-        raise ValueError(f"{folder} has no {TABLE}; give a folder such as examples/photographs")
+        raise ValueError(
+            f"there is no {TABLE} in --photographs {folder.absolute()}; run this in the root of MotionStream's "
+            "repository, or give the path of its examples/photographs"
+        )
     wanted = {field.name for field in fields(Photograph)} - {"path"}
     try:
         rows = json.loads(table.read_text(encoding="utf-8"))
