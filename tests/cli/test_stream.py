@@ -100,6 +100,17 @@ def test_a_video_lends_its_motion(folder, capsys):
     assert "aligns nothing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("pattern", "starts"), [("c3s1w1", [0, 9, 21]), ("c2s1w1", [0, 5, 13, 21])])
+def test_points_come_into_view_with_the_chunks_of_the_pattern(folder, pattern, starts):
+    moving = np.stack([np.roll(texture(48, 96), 3 * frame, axis=1) for frame in range(24)])
+    write_video("source.mp4", moving, 24)
+    for asked in (["--pan", "1,0", "--camera-ease", "linear"], ["--transfer", "source.mp4"]):
+        assert stream(*asked, "--causal", pattern, "--seconds", "1", "--save-tracks", "t.npz") == 0
+        tracks = Tracks.load("t.npz")
+        begins = np.unique(tracks.visible.argmax(axis=0)[tracks.visible.any(axis=0)])
+        assert set(begins) <= set(starts) and len(begins) > 1, (asked, begins)
+
+
 def test_a_drag_arrives_by_reach(folder):
     for reach, name in (("0.75", "a.npz"), ("0.5", "b.npz")):
         arguments = ["--drag", "4,16:24,16", "--radius", "0", "--reach", reach, "--save-tracks", name]

@@ -63,7 +63,7 @@ Examples:
         config, wanted = pipeline.config, parse_size(self.size)
         size = config.nearest_size(*photograph.shape[:2]) if wanted is None else config.checked_size(wanted)
         picture, fitting = fit(photograph, size)
-        tracks = self.all_tracks(config.fps, given, fitting, photograph, picture, pipeline.model.draw)
+        tracks = self.all_tracks(config, given, fitting, photograph, picture, pipeline.model.draw)
         if tracks.count == 0:
             raise ValueError("nothing is asked to move; give --drag, --tracks or a camera")
         print(f"{self.image}: {fitting.describe()}")

@@ -118,7 +118,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         config, wanted = pipeline.config, parse_size(self.size)
         size = config.nearest_size(*picture.shape[:2]) if wanted is None else config.checked_size(wanted)
         scale, (fitted, fitting) = self.shown_at(config), fit(picture, size)
-        tracks = self.all_tracks(config.fps, given, fitting, picture, fitted, pipeline.model.draw)
+        tracks = self.all_tracks(config, given, fitting, picture, fitted, pipeline.model.draw)
         print(f"{self.image}: {fitting.describe()}{f', shown {scale} times as large' if scale > 1 else ''}")
         _say_untrained(pipeline)
         kept, clock, stopped = KeptFrames(KEPT_FRAMES), 0.0, False
@@ -168,7 +168,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
 
     def all_tracks(
         self,
-        fps: float,
+        config: ModelConfig,
         given: Tracks | None,
         fitting: Fit,
         photograph: np.ndarray,
@@ -176,16 +176,17 @@ class VideoCommand(CameraOptions, PlacementOptions):
         draw: Draw | None,
     ) -> Tracks:
         """All that was asked for, as one: what a file gave, the drags, the pins, the camera before all of them.
-        ``draw`` helps to find what drags take hold of."""
+        ``draw`` helps to find what drags take hold of. What comes into view begins with a chunk of ``config``'s."""
         from motionstream.tracks import Tracks, drag_tracks, parse_drag, parse_pin, pin_tracks
         from motionstream.tracks.camera import camera_tracks
         from motionstream.tracks.masks import select_object
 
-        size, way = fitting.size, self.way()
+        size, fps, way = fitting.size, config.fps, self.way()
+        chunks = config.chunk_video_frames(0), config.chunk_video_frames(1)
         parts = [] if given is None else [adapt_tracks(given, fitting, fps)]
         frames = self._frames(fps, parts[0].length if parts else None)
         if self.transfer is not None:
-            parts.append(transferred(self.transfer, self.align, frames, size, fps))
+            parts.append(transferred(self.transfer, self.align, frames, size, fps, chunks))
         pins = [parse_pin(text, size) for text in self.pin]
         for text in self.drag:
             start, end = parse_drag(text, size)
@@ -199,7 +200,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         if not parts and way is None:
             print("no --drag, --pin, --tracks, --transfer or camera: nothing is asked to move")
         tracks = Tracks.merge(parts, renumber=True) if parts else Tracks.empty(frames, size, fps)
-        return tracks if way is None else camera_tracks(self.depth_of(photograph, fitting), way, tracks)
+        return tracks if way is None else camera_tracks(self.depth_of(photograph, fitting), way, tracks, chunks=chunks)
 
     def _frames(self, fps: float, tracked: int | None) -> int:
         """Length of the video in frames; ``tracked``: that of the tracks from a file."""
@@ -295,8 +296,11 @@ def adapt_tracks(tracks: Tracks, fitting: Fit, fps: float) -> Tracks:
     return tracks
 
 
-def transferred(video: Path, pairs: Sequence[str], frames: int, size: tuple[int, int], fps: float) -> Tracks:
-    """Tracks of ``frames`` frames by the motion of a video file; says what was followed."""
+def transferred(
+    video: Path, pairs: Sequence[str], frames: int, size: tuple[int, int], fps: float, chunks: tuple[int, int]
+) -> Tracks:
+    """Tracks of ``frames`` frames by the motion of a video file, cut in ``chunks``: the first and every later one; says
+    what was followed."""
     from motionstream.media import read_video
     from motionstream.tracks.transfer import LARGEST, parse_pair, transfer_tracks
 
@@ -305,7 +309,7 @@ def transferred(video: Path, pairs: Sequence[str], frames: int, size: tuple[int,
     source, rate = read_video(video, fps=fps, limit=frames, side=None if places else LARGEST)
     if len(source) < frames:
         print(f"{video} ends after {len(source)} of {frames} frames; points then hold")
-    tracks = transfer_tracks(source, rate, source.shape[1:3], size, frames, fps, pairs=places)
+    tracks = transfer_tracks(source, rate, source.shape[1:3], size, frames, fps, pairs=places, chunks=chunks)
     print(f"{video}: {tracks.count} points of it move the picture, {tracks.visible[-1].sum()} of them to the end")
     return tracks
 
