@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
+from motionstream.component_config import DecoderChoice
 from motionstream.components import Placement
 from motionstream.environment import environment
 from motionstream.flops import chunk_flops
@@ -184,7 +185,7 @@ def _compute(
     matrices reached just now; both over all that a chunk takes, None where there is nothing to compare with.
     """
     parts, device = pipeline.parts, pipeline.device
-    decoder: Literal["full", "tiny"] = "full" if parts.tiny is None else "tiny"
+    decoder: DecoderChoice = "full" if parts.tiny is None else "tiny"
     tile = getattr(parts.autoencoder, "tile", None)
     autoencoder = pipeline.config.autoencoder
     if tile is not None:

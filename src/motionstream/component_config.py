@@ -8,6 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Precision = Literal["float32", "bfloat16"]
+"""Of weights and activations."""
+DecoderChoice = Literal["full", "tiny"]
+"""The full autoencoder's decoder, or the tiny one."""
+TextPlacement = Literal["resident", "released", "int8", "cpu"]
+"""Where the text encoder is, from the most memory on the device to the least. ``resident``: stays there. ``released``:
+is loaded for a new prompt and freed again. ``int8``: released, with linear weights of 8 bits. ``cpu``: encodes on the
+processor."""
+
 
 def require(condition: bool, setting: str, value: object, rule: str) -> None:
     """A ValueError that names the setting, its value and the rule, unless ``condition``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,11 @@ from motionstream.autoencoder.wan import WanAutoencoder
 from motionstream.carry.showing import CarriedPicture, decode_around
 from motionstream.checkpoint_files import give_usual_mode, read_state, write_tensors
 from motionstream.component_config import (
+    DecoderChoice,
     LinearAutoencoderConfig,
+    Precision,
     TextConfig,
+    TextPlacement,
     UMT5Config,
     WanAutoencoderConfig,
 )
@@ -31,8 +34,6 @@ from motionstream.conditioning.text import HashedTextEncoder, TextEncoder
 from motionstream.conditioning.umt5 import UMT5TextEncoder
 from motionstream.config import ModelConfig
 
-DECODERS = ("full", "tiny")
-TEXT_ENCODERS = ("released", "resident", "int8", "cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -42,19 +43,18 @@ class Placement:
 
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes CUDA, else MPS, else the CPU."""
-    dtype: Literal["float32", "bfloat16"] | None = None
+    dtype: Precision | None = None
     """Precision of weights and activations, the islands aside; the model's own when None."""
-    decoder: Literal["full", "tiny"] = "full"
-    text_encoder: Literal["released", "resident", "int8", "cpu"] = "released"
-    """``released``: loaded for a new prompt and freed again; ``resident``: kept; ``int8``: 8-bit weights, released;
-    ``cpu``: encodes on the CPU, released."""
+    decoder: DecoderChoice = "full"
+    text_encoder: TextPlacement = "released"
     tile: int | None = None
     """Side of the autoencoder's tiles in latent cells; None does the whole frame at once."""
     offload_blocks: bool = False
     """Keep the transformer's blocks in the computer's memory and bring each to the device when it is due."""
 
     def __post_init__(self) -> None:
-        for name, known in (("decoder", DECODERS), ("text_encoder", TEXT_ENCODERS), ("dtype", (None, *DTYPES))):
+        decoders, places = get_args(DecoderChoice), get_args(TextPlacement)
+        for name, known in (("decoder", decoders), ("text_encoder", places), ("dtype", (None, *DTYPES))):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} = {value!r}: give one of {', '.join(str(k) for k in known if k)}")

@@ -17,6 +17,7 @@ from motionstream.component_config import (
     AutoencoderConfig,
     CLIPConfig,
     LinearAutoencoderConfig,
+    Precision,
     TextConfig,
     TextEncoderConfig,
     TinyAutoencoderConfig,
@@ -267,7 +268,7 @@ class ModelConfig:
     """Other (height, width) the model takes besides ``size``: portrait and square at the same number of pixels."""
     clip_frames: int = 45
     """Length in frames of the clips the model is trained on, whole chunks of them."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Precision = "float32"
     """The precision of weights and activations; the islands of full precision aside."""
 
     def __post_init__(self) -> None:

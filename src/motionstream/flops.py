@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ from motionstream.carry.showing import CarriedPicture, decode_around
 from motionstream.component_config import (
     AutoencoderConfig,
     CLIPConfig,
+    DecoderChoice,
     LinearAutoencoderConfig,
     TextConfig,
     TextEncoderConfig,
@@ -95,9 +96,7 @@ class StartFlops:
     image: int
 
 
-def chunk_flops(
-    config: ModelConfig, *, size: Size | None = None, decoder: Literal["full", "tiny"] = "full"
-) -> ChunkFlops:
+def chunk_flops(config: ModelConfig, *, size: Size | None = None, decoder: DecoderChoice = "full") -> ChunkFlops:
     """A chunk of ``config``'s student once sink and window are full.
 
     Args:
@@ -220,7 +219,7 @@ def clip_image_flops(config: CLIPConfig) -> int:
     return 2 * (config.num_hidden_layers * layer + patches)
 
 
-def decoder_flops(config: ModelConfig, *, size: Size | None = None, decoder: Literal["full", "tiny"] = "full") -> int:
+def decoder_flops(config: ModelConfig, *, size: Size | None = None, decoder: DecoderChoice = "full") -> int:
     """Decoding one latent frame in the middle of a stream."""
     part: AutoencoderConfig | TinyAutoencoderConfig = _autoencoder_of(config)
     if decoder == "tiny":

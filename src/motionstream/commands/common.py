@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from motionstream.component_config import DecoderChoice, Precision, TextPlacement
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -69,7 +71,7 @@ class DeviceOptions:
 
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps; auto takes CUDA, else MPS, else the CPU."""
-    dtype: Literal["float32", "bfloat16"] | None = None
+    dtype: Precision | None = None
     """Precision of weights and activations; without it the model's own."""
 
 
@@ -77,9 +79,9 @@ class DeviceOptions:
 class PlacementOptions(DeviceOptions):
     """Where and in which form a model runs."""
 
-    decoder: Literal["full", "tiny"] = "full"
+    decoder: DecoderChoice = "full"
     """The full autoencoder's decoder, or the tiny one."""
-    text_encoder: Literal["released", "resident", "int8", "cpu"] = "released"
+    text_encoder: TextPlacement = "released"
     """released frees it after a prompt; resident keeps it; int8 has 8-bit weights; cpu encodes on the processor."""
     tile: int | None = None
     """Side of the autoencoder's tiles in latent cells: less memory; without it whole frames."""

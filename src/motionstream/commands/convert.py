@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import tyro
 
 from motionstream.commands.common import check_paths
+from motionstream.component_config import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ Examples:
     """The tiny autoencoder's file (taew2_1, taew2_2)."""
     heads: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Of lpips alone: the heads of LPIPS v0.1 on AlexNet."""
-    dtype: Literal["float32", "bfloat16"] | None = None
+    dtype: Precision | None = None
     """Of the transformer's weights; the preset's by default, for diffusers what the folder has."""
     overwrite: bool = False
     """Replace DST if it is a model's folder, or LPIPS's file."""

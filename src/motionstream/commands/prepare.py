@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from motionstream.commands.common import check_positive, parse_size, progress
+from motionstream.component_config import Precision, TextPlacement
 
 if TYPE_CHECKING:
     from motionstream.data.encode import PrepareSettings
@@ -91,9 +92,9 @@ Examples:
     """Work on a Ray cluster; SOURCE and DST must be visible to all its nodes."""
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps; auto takes CUDA, else MPS, else the CPU. Workers take the CUDA devices in turn."""
-    dtype: Literal["float32", "bfloat16"] | None = None
+    dtype: Precision | None = None
     """Precision of the autoencoder and encoders; without it the model's own."""
-    text_encoder: Literal["released", "resident", "int8", "cpu"] = "released"
+    text_encoder: TextPlacement = "released"
     """released frees it after a unit's captions; resident keeps it; int8 has 8-bit weights; cpu encodes there."""
     tile: int | None = None
     """Side of the autoencoder's tiles in latent cells: less memory; without it whole frames."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,10 @@ from motionstream.carry.prior import Prior
 from motionstream.carry.showing import CarriedPicture, decode_around
 from motionstream.component_config import (
     CLIPConfig,
+    DecoderChoice,
     LinearAutoencoderConfig,
     TextConfig,
+    TextPlacement,
     TinyAutoencoderConfig,
     UMT5Config,
     WanAutoencoderConfig,
@@ -47,11 +49,6 @@ MIB, GIB = 2**20, 2**30
 OVERHEAD = {"cuda": GIB, "mps": GIB // 2, "cpu": GIB}
 """What no tensor accounts for; assumed, not measured. On CUDA the context (about half of it), the workspaces of cuBLAS
 and cuDNN and the gaps of the allocator; on the CPU Python and the libraries."""
-
-TextPlacement = Literal["resident", "released", "int8", "cpu"]
-"""``resident``: stays on the device. ``released``: is there only while it encodes. ``int8``: released, with linear
-weights of 8 bits. ``cpu``: encodes on the processor."""
-TEXT_ENCODERS: tuple[TextPlacement, ...] = get_args(TextPlacement)
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def estimate(
     *,
     size: tuple[int, int] | None = None,
     causal: CausalConfig | None = None,
-    decoder: Literal["full", "tiny"] = "full",
+    decoder: DecoderChoice = "full",
     text_encoder: TextPlacement = "released",
     image_encoder: Literal["resident", "released", "cpu"] = "released",
     offload_blocks: bool = False,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from motionstream.component_config import UMT5Config, WanAutoencoderConfig
+from motionstream.component_config import TextPlacement, UMT5Config, WanAutoencoderConfig
 from motionstream.config import ModelConfig
-from motionstream.memory.budget import TEXT_ENCODERS, Budget, estimate, gib
+from motionstream.memory.budget import Budget, estimate, gib
 from motionstream.memory.machine import machine_memory
 
 TILES = (32, 16)
@@ -74,8 +74,9 @@ def _ladder(config: ModelConfig, device: str, switches: dict[str, Any]) -> dict[
     if config.tiny_decoder is not None and switches.get("decoder") != "tiny":
         ladder["decoder"] = ["tiny"]
     if isinstance(config.text, UMT5Config):
-        now = TEXT_ENCODERS.index(switches.get("text_encoder", "released"))
-        ladder["text_encoder"] = [place for place in TEXT_ENCODERS[now + 1 :] if (place, device) != ("cpu", "cpu")]
+        places = get_args(TextPlacement)
+        now = places.index(switches.get("text_encoder", "released"))
+        ladder["text_encoder"] = [place for place in places[now + 1 :] if (place, device) != ("cpu", "cpu")]
     if isinstance(config.autoencoder, WanAutoencoderConfig):
         largest = switches.get("tile") or max(config.latents_of(switches.get("size") or config.size))
         ladder["tile"] = [tile for tile in TILES if tile < largest]
