@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 INPUT_SLICES = ("noise", "tracks", "image", "carry")
 
+MAX_STEPS = 4
+"""Denoising steps of a chunk that may be asked of any student."""
+
 CARRY_CANDIDATES = 3
 CARRY_FEATURES = 8
 """Pictures that carried content offers for every frame, and numbers that describe where they come from."""

@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-from motionstream.sampler import rollout
-from motionstream.session import commands
 from motionstream.session.commands import (
     COMMANDS,
     MAX_SAMPLES,
@@ -125,7 +123,3 @@ def test_optional_fields_may_be_null() -> None:
 def test_what_is_wrong_is_named(content: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         read(content)
-
-
-def test_the_wire_and_the_sampler_allow_the_same_steps() -> None:
-    assert commands.MAX_STEPS == rollout.MAX_STEPS

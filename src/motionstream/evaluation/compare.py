@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track as progress
 
+from motionstream.config import MAX_STEPS
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.rendered import CEILING, FROZEN, MIXTURE, WARP, Row
@@ -30,7 +31,6 @@ from motionstream.evaluation.scenes import FRAMES, EvaluationClip, make_clip
 from motionstream.media import check_output
 from motionstream.metrics import Interval, paired_bootstrap
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.sampler.rollout import MAX_STEPS
 from motionstream.tracks.template import TemplateTracker
 
 GUIDANCE = ("plain", "text", "motion", "joint")

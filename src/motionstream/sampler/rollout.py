@@ -11,13 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from motionstream.config import MAX_STEPS
 from motionstream.model.attention import Cached
 from motionstream.model.flow import add_noise, hold_picture, keyed_noise, velocity_to_x0
 from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.motion_model import Conditions, MotionModel
-
-MAX_STEPS = 4
-"""Denoising steps that may be asked of any student."""
 
 
 class Rollout:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from motionstream import wire
+from motionstream.config import MAX_STEPS
 from motionstream.server.media import CODECS, Encoded
 from motionstream.server.session import Chunk, Control, Limits
 from motionstream.server.sources import MAX_JPEG
@@ -22,7 +23,6 @@ from motionstream.session.commands import (
     MAX_PROMPT,
     MAX_SAMPLES,
     MAX_SEED,
-    MAX_STEPS,
     RECORDED,
     TIME,
     Command,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from motionstream.config import MAX_STEPS
 from motionstream.session.fields import Choice, Flag, Number, Row, Rows, Text, Whole, Wholes, read_fields, rules
 from motionstream.session.followed import MAX_TEXT
 
@@ -18,7 +19,6 @@ MAX_PROMPT = 500  # characters
 MAX_SAMPLES = 256  # of the pointer in one message
 MAX_PATH = 512  # points of a drawn line
 MAX_SEED = 2**31 - 1
-MAX_STEPS = 4  # denoising steps of a chunk
 MAX_TIME = 1e12  # seconds, of any clock
 MAX_SOURCE = 1280  # pixels of a side of what is followed
 
