@@ -89,6 +89,9 @@ def test_steps_are_the_student_s_first_and_may_change_between_chunks(pipeline):
     np.testing.assert_array_equal(changed.step(), same.step())
     changed.steps = 1
     assert changed.steps == 1 and not np.array_equal(changed.step(), same.step())
+    motion, one = tracks(pipeline, 9), pipeline.stream(PICTURE, steps=1)
+    np.testing.assert_array_equal(pipeline(PICTURE, motion, steps=1), one.step(motion))
+    assert not np.array_equal(pipeline(PICTURE, motion, steps=1), pipeline(PICTURE, motion))
 
 
 def test_later_tracks_never_change_earlier_frames(pipeline):

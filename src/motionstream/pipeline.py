@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -159,24 +158,35 @@ class MotionStreamPipeline:
         prompt: str = "",
         seed: int = 0,
         *,
+        steps: int | None = None,
         size: tuple[int, int] | None = None,
         scale: int = 1,
     ) -> Iterator[np.ndarray]:
-        """Stream along given tracks: yields uint8 frames chunk by chunk, ``tracks.length`` frames in all. ``size`` and
-        ``scale`` as of ``stream``."""
+        """Stream along given tracks: yields uint8 frames chunk by chunk, ``tracks.length`` frames in all. ``steps``,
+        ``size`` and ``scale`` as of ``stream``."""
         if tracks.length == 0:
             raise ValueError("the tracks have no frames; give at least one")
-        stream = self.stream(image, prompt, seed, size=size, scale=scale)
+        stream = self.stream(image, prompt, seed, steps=steps, size=size, scale=scale)
         done = 0
         while done < tracks.length:
             frames = stream.step(tracks.frames(done, min(done + stream.next_frames, tracks.length)))
             yield frames[: tracks.length - done]
             done += len(frames)
 
-    def __call__(self, image: Picture, tracks: Tracks, prompt: str = "", seed: int = 0, **shape: Any) -> np.ndarray:
-        """Video uint8 (T, H, W, 3) for the T frames of ``tracks``; the same frames as streaming gives. ``shape``: size
-        and scale."""
-        return np.concatenate(list(self.chunks(image, tracks, prompt, seed, **shape)))
+    def __call__(
+        self,
+        image: Picture,
+        tracks: Tracks,
+        prompt: str = "",
+        seed: int = 0,
+        *,
+        steps: int | None = None,
+        size: tuple[int, int] | None = None,
+        scale: int = 1,
+    ) -> np.ndarray:
+        """Video uint8 (T, H, W, 3) for the T frames of ``tracks``; the same frames as streaming gives. ``steps``,
+        ``size`` and ``scale`` as of ``stream``."""
+        return np.concatenate(list(self.chunks(image, tracks, prompt, seed, steps=steps, size=size, scale=scale)))
 
     def teacher(
         self,
