@@ -158,7 +158,8 @@ def test_frames_that_nobody_asked_for_are_refused(client: TestClient) -> None:
         assert "cannot follow: no stream runs here" in until_failed(socket)["message"]
         started = begin(socket)
         socket.send_bytes(frame(picture, 1))
-        assert "no webcam is followed" in until_failed(socket)["message"]
+        refused = until_failed(socket)
+        assert "no webcam is followed" in refused["message"] and refused["command"] == "look"
         socket.send_json({"type": "follow", "webcam": [60, 80]})
         socket.send_bytes(frame(picture, 2))
         socket.send_json({"type": "unfollow"})

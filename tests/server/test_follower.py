@@ -14,7 +14,7 @@ import simplejpeg
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.follower import MOST_WAITING, Follower
 from motionstream.server.sources import FASTEST, Rate, Video
-from motionstream.session.commands import Follow, Look
+from motionstream.session.commands import Follow, WebcamFrame
 from motionstream.stream import Stream
 from motionstream.tracks.transfer import FIRST_ID, LiveTransfer, VideoTransfer
 
@@ -52,9 +52,9 @@ def webcam(stream: Stream, words: list[str]) -> Iterator[Follower]:
     follower.close()
 
 
-def look(frame: np.ndarray | bytes, sent: float) -> Look:
+def look(frame: np.ndarray | bytes, sent: float) -> WebcamFrame:
     jpeg = frame if isinstance(frame, bytes) else encode(frame)
-    return Look(time=0, sent=sent, jpeg=jpeg)
+    return WebcamFrame(time=0, sent=sent, jpeg=jpeg)
 
 
 def encode(frame: np.ndarray) -> bytes:

@@ -17,7 +17,6 @@ from motionstream.server.sources import Video
 from motionstream.session.commands import (
     Erase,
     Follow,
-    Look,
     Move,
     Pause,
     Pin,
@@ -28,6 +27,7 @@ from motionstream.session.commands import (
     Resume,
     Steps,
     Unfollow,
+    WebcamFrame,
 )
 from motionstream.session.commands import (
     Path as DrawnPath,
@@ -130,7 +130,7 @@ def test_what_follows_a_video_and_a_webcam_replays_without_them(engine: Engine, 
     run(engine, clock, 0.6)
     session.submit(Follow(time=clock.now, webcam=(60, 80)))
     for number, frame in enumerate(moving(30)):
-        session.submit(Look(time=clock.now, sent=number / 24, jpeg=simplejpeg.encode_jpeg(frame)))
+        session.submit(WebcamFrame(time=clock.now, sent=number / 24, jpeg=simplejpeg.encode_jpeg(frame)))
         run(engine, clock, 1 / 24)
         if number == 15:
             session.submit(Pause(time=clock.now))

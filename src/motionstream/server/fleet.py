@@ -32,7 +32,7 @@ from motionstream.server.session import (
     Session,
     Started,
 )
-from motionstream.session.commands import Command, Look, Move, Pause
+from motionstream.session.commands import Command, Move, Pause, WebcamFrame
 from motionstream.session.library import Library
 from motionstream.session.recording import Recording
 
@@ -81,7 +81,7 @@ class Seat:
 
     def _wanted(self, commands: list[Command]) -> list[Command]:
         again = isinstance(self.opening, Recording) and not self.begun  # what is drawn meanwhile leads nowhere
-        return [command for command in commands if not (again and isinstance(command, Move | Look))]
+        return [command for command in commands if not (again and isinstance(command, Move | WebcamFrame))]
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 
 from motionstream.server.sources import Video
-from motionstream.session.commands import Follow, Look
+from motionstream.session.commands import Follow, WebcamFrame
 from motionstream.stream import Stream
 from motionstream.tracks import Tracks
 from motionstream.tracks.transfer import LiveTransfer, Pair, VideoTransfer
@@ -46,7 +46,7 @@ class Follower:
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "motionstream-follower")
 
-    def look(self, frame: Look) -> None:
+    def look(self, frame: WebcamFrame) -> None:
         """Take a webcam's frame; from any thread. ValueError where it is out of order, or no webcam is followed."""
         if self._video is not None:
             raise ValueError("a video is followed and no webcam; ask to follow that first")
@@ -93,7 +93,7 @@ class Follower:
             self._begin(self._live.next_id)
         return self._transfer.cut(frames)
 
-    def _track(self, frame: Look) -> None:
+    def _track(self, frame: WebcamFrame) -> None:
         try:
             self._live.feed(_decode(frame.jpeg, self._source), frame.sent)
         except ValueError as error:

@@ -14,13 +14,13 @@ from motionstream.session.commands import (
     Command,
     Follow,
     Followed,
-    Look,
     Move,
     Pause,
     Release,
     Resume,
     Select,
     Unfollow,
+    WebcamFrame,
 )
 from motionstream.session.followed import pack_points
 from motionstream.session.library import Log
@@ -118,7 +118,7 @@ class Player:
         except ValueError as error:
             self.session.put(Failed(str(error), command.name, gesture))
             return
-        if command.sent is not None and not isinstance(command, Look):  # a hand's delay is measured, no webcam's
+        if command.sent is not None and not isinstance(command, WebcamFrame):  # a hand's delay is measured, no webcam's
             self._sent = command.sent if self._sent is None else max(self._sent, command.sent)
         if accepted:
             self.session.put(Accepted(command.name, self.take.stream.frame, gesture))
@@ -144,7 +144,7 @@ class Player:
             case Follow():
                 self._follow(command)
                 return True
-            case Look():
+            case WebcamFrame():
                 if self._follower is None:
                     raise ValueError("no webcam is followed; ask to follow it first")
                 self._follower.look(command)

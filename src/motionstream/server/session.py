@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from motionstream.session.commands import Command, Follow, Look, Move, Stop, Unfollow
+from motionstream.session.commands import Command, Follow, Move, Stop, Unfollow, WebcamFrame
 from motionstream.session.director import TrackGroup
 from motionstream.session.recording import Recording
 
@@ -172,7 +172,7 @@ class Session:
         self.closed = False  # the viewer is gone for good
         self.watched = True  # somebody looks; nothing is made while nobody does
         self.ended = False  # nothing will come any more
-        self.look: Callable[[Look], None] | None = None  # takes frames of the viewer's webcam while that is followed
+        self.look: Callable[[WebcamFrame], None] | None = None  # takes the viewer's webcam while that is followed
         self.wake = wake
         """Has the engine look at this session soon."""
         self._limits, self._notify = limits, notify
@@ -186,7 +186,7 @@ class Session:
 
     def submit(self, command: Command) -> None:
         """Queue a command. Raises ValueError when the stream has ended or too many commands are waiting."""
-        if isinstance(command, Look) and (look := self.look) is not None:
+        if isinstance(command, WebcamFrame) and (look := self.look) is not None:
             look(command)  # at once: it is tracked while a chunk is made
             return
         if isinstance(command, Follow | Unfollow):
@@ -200,7 +200,7 @@ class Session:
                 # The newest place, but the older time: a pointer that never rests is thinned, not held back.
                 self._commands[-1] = replace(command, time=last.time)
                 return
-            if isinstance(command, Look) and isinstance(last, Look):
+            if isinstance(command, WebcamFrame) and isinstance(last, WebcamFrame):
                 self._commands[-1] = command
                 return
             if len(self._commands) >= self._limits.commands:
@@ -243,7 +243,7 @@ class Session:
         for command in self.commands():
             if isinstance(command, Stop):
                 self.closed = True
-            elif not isinstance(command, Move | Look):
+            elif not isinstance(command, Move | WebcamFrame):
                 self.put(Failed(f"cannot {command.name} yet: the stream waits for its turn", command.name))
 
     def tell_place(self, place: int, of: int) -> None:

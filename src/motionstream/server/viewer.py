@@ -33,7 +33,7 @@ from motionstream.server.protocol import (
 from motionstream.server.session import Failed, Session
 from motionstream.server.sources import FASTEST, Rate
 from motionstream.server.videos import Videos
-from motionstream.session.commands import Command, Follow, Look
+from motionstream.session.commands import Command, Follow, WebcamFrame
 
 ONLY_SHOWN = "this link only shows the stream; open the studio's own page to steer one"
 
@@ -197,7 +197,7 @@ class Viewer(Connection):
         """As `Connection`."""
         now = self.host.clock()
         self.looks.count(now)
-        self._steered("look").submit(Look(time=now, sent=time, jpeg=jpeg))
+        self._steered("look").submit(WebcamFrame(time=now, sent=time, jpeg=jpeg))
 
     def _steered(self, act: str) -> Channel:
         """The one of the session that this viewer steers. ValueError where there is none to do that with."""

@@ -161,11 +161,16 @@ class Follow(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look(Command):
+class WebcamFrame(Command):
     """A frame of the webcam that is followed, taken at ``sent``. A binary message of its own, never JSON."""
 
     sent: float
     jpeg: bytes
+
+    @property
+    def name(self) -> str:
+        """As a refusal of one calls it on the wire."""
+        return "look"
 
 
 @dataclass(frozen=True, kw_only=True)
