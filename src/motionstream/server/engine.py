@@ -70,14 +70,19 @@ class Engine(Host):
         if self._thread.ident is not None:
             self._thread.join()
 
-    @property
-    def pipeline(self) -> MotionStreamPipeline:
-        """For reading its configuration; only the worker may run it. EngineBusy until the model is loaded."""
+    def require_ready(self) -> None:
+        """As `Host`; also where the engine has broken since."""
         if self._pipeline is None:
             reason = f"could not be loaded: {self.problem}" if self.status == "broken" else "is still loading; wait"
             raise EngineBusy(f"the model {reason}")
         if self.status == "broken":
             raise EngineBusy(f"the engine is broken: {self.problem}")
+
+    @property
+    def pipeline(self) -> MotionStreamPipeline:
+        """For reading its configuration; only the worker may run it. EngineBusy until the model is loaded."""
+        self.require_ready()
+        assert self._pipeline is not None
         return self._pipeline
 
     @property

@@ -146,12 +146,17 @@ class Fleet(Host):
         """As `Host`."""
         self._call(self._arrange)
 
-    @property
-    def model(self) -> Model:
-        """As `Host`; once known it stays so: while replicas are started anew, sessions wait for them."""
+    def require_ready(self) -> None:
+        """As `Host`; once the model is known it stays so: while replicas are started anew, sessions wait for them."""
         if self._model is None:
             reason = f"could not be loaded: {self.problem}" if self.status == "broken" else "is still loading; wait"
             raise EngineBusy(f"the model {reason}")
+
+    @property
+    def model(self) -> Model:
+        """As `Host`."""
+        self.require_ready()
+        assert self._model is not None
         return self._model
 
     @property

@@ -84,10 +84,14 @@ class Host(ABC):
     def wake(self) -> None:
         """There is something new in a session. From any thread."""
 
+    @abstractmethod
+    def require_ready(self) -> None:
+        """EngineBusy, with the reason, until the model is known."""
+
     @property
     @abstractmethod
     def model(self) -> Model:
-        """EngineBusy until it is known."""
+        """What is streamed; as ``require_ready`` until it is known."""
 
     @property
     def session_count(self) -> int:
@@ -132,7 +136,7 @@ class Host(ABC):
 
     def admit(self, opening: Fresh | Recording, notify: Callable[[], None] = lambda: None) -> Session:
         """As `open` or `branch`, whichever it is."""
-        _ = self.model  # refuses while loading
+        self.require_ready()
         with self._changed:
             if self._closing:
                 raise EngineBusy("the server is stopping")
