@@ -56,7 +56,7 @@ def save_average(run: Run, folder: Path, stage: str, lora: LoraSettings | None =
     agree(lambda: write_tensors(weights_path(folder, stage), average))
 
 
-def _thinned(trainee: Trainee, lora: LoraSettings | None) -> Trainee:
+def with_lora(trainee: Trainee, lora: LoraSettings | None) -> Trainee:
     """Prepared for LoRA, where the recipe wants it."""
     if lora is not None:
         add_lora(trainee.model, lora)
@@ -126,7 +126,7 @@ def _counted(stage: Any, kind: StageKind, recipe: Recipe, batch: int, clips: Pre
 def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
     """Flow matching in phases (paper: two; the track head is frozen in the second)."""
     torch.manual_seed(recipe.seed)
-    trainee = _thinned(begin(recipe, folder, None), recipe.lora)
+    trainee = with_lora(begin(recipe, folder, None), recipe.lora)
     for number, phase in enumerate(recipe.teacher):
         now = recipe.in_phase(number)
         validation = validation_clips(now, folder)
@@ -148,7 +148,7 @@ def train_teacher_forcing(recipe: Recipe, folder: Path, say: Say = print) -> Non
         raise ValueError("the recipe has no teacher-forcing stage")
     torch.manual_seed(recipe.seed)
     lora = recipe.student_lora or recipe.lora
-    trainee = _thinned(begin_student(recipe, folder, "teacher"), lora)
+    trainee = with_lora(begin_student(recipe, folder, "teacher"), lora)
     trainee.model.track_head.requires_grad_(False)
     source = clip_source(recipe, folder, phase.tracks, seed=recipe.seed + 3_000_000)
     stage = TeacherForcingStage(trainee, source, validation_clips(recipe, folder), phase.loss, seed=recipe.seed)
@@ -170,7 +170,7 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
     )
     lora = recipe.student_lora or recipe.lora
     forced = weights_path(folder, "teacher-forcing").exists()
-    trainee = _thinned(begin_student(recipe, folder, "teacher-forcing" if forced else "teacher"), lora)
+    trainee = with_lora(begin_student(recipe, folder, "teacher-forcing" if forced else "teacher"), lora)
     trainee.model.track_head.requires_grad_(False)
     store, validation = TrajectoryStore(shards), validation_clips(recipe, folder)
     view = clip_view(recipe, folder, validation)
@@ -183,8 +183,8 @@ def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
     """Distribution matching on the student's own rollouts, from the causal stage's weights."""
     torch.manual_seed(recipe.seed)
     lora = recipe.student_lora or recipe.lora
-    student = _thinned(begin(recipe, folder, "causal"), lora)
-    teacher, critic = begin(recipe, folder, "teacher"), _thinned(begin(recipe, folder, "teacher"), recipe.lora)
+    student = with_lora(begin(recipe, folder, "causal"), lora)
+    teacher, critic = begin(recipe, folder, "teacher"), with_lora(begin(recipe, folder, "teacher"), recipe.lora)
     batch, validation = recipe.self_forcing_batch, validation_clips(recipe, folder)
     long = validation_clips(recipe, folder, long=True) if isinstance(recipe.data, Rendered) else None
     stage = SelfForcingStage(
