@@ -62,6 +62,10 @@ def test_a_phone(visit, until) -> None:
     before = boxes(visitor)
     assert before["stage"][2] == PHONE["width"], "the picture is as wide as the phone"
     assert before["pause"][1] + before["pause"][3] <= PHONE["height"], "the stream's buttons are seen without scrolling"
+    for slider in ("radius", "spacing", "dolly", "zoom"):
+        assert visitor.page.is_visible(f"#{slider}"), slider
+    visitor.tool("path")
+    assert visitor.page.is_visible("#duration") and visitor.page.is_visible("#delay")
     visitor.tool("pin")
     visitor.page.touchscreen.tap(*visitor.place(30, 30))
     assert visitor.has_dot("pin", 30, 30)
