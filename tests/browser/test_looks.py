@@ -19,8 +19,10 @@ def boxes(visitor: Any) -> dict[str, list[float]]:
     )
 
 
-def check_it_fits(visitor: Any) -> None:
+def check_it_fits(visitor: Any, *, page_scrolls: bool = False) -> None:
     assert visitor.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off sideways"
+    higher = visitor.page.evaluate("document.documentElement.scrollHeight > innerHeight")
+    assert page_scrolls or not higher, "the panel scrolls, and the page stays where it is"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -56,9 +58,19 @@ def test_a_laptop(visit, until, scheme: str) -> None:
         visitor.snap("help")
 
 
+@pytest.mark.parametrize("size", [(1280, 600), (1024, 768), (1920, 1080)])
+def test_a_screen_of_another_size(visit, size: tuple[int, int]) -> None:
+    visitor = visit(viewport=dict(zip(("width", "height"), size, strict=True)))
+    visitor.tool("path")
+    check_it_fits(visitor)
+    header = visitor.page.locator("header").bounding_box()
+    visitor.page.click("#steps label:nth-child(2)")
+    assert visitor.page.locator("header").bounding_box() == header
+
+
 def test_a_phone(visit, until) -> None:
     visitor = visit(viewport=PHONE, color_scheme="dark", has_touch=True, is_mobile=True, device_scale_factor=2)
-    check_it_fits(visitor)
+    check_it_fits(visitor, page_scrolls=True)
     before = boxes(visitor)
     assert before["stage"][2] == PHONE["width"], "the picture is as wide as the phone"
     assert before["pause"][1] + before["pause"][3] <= PHONE["height"], "the stream's buttons are seen without scrolling"
