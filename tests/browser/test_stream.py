@@ -22,6 +22,10 @@ def test_enter_begins_and_ends_and_space_pauses(visitor) -> None:
     visitor.key("Enter")
     visitor.wait_for_state("Ready")
     assert visitor.page.is_disabled("#pause")
+    visitor.page.wait_for_selector("#past:visible")
+    assert not visitor.page.is_visible("#hint"), "which has the same place"
+    visitor.key("r")
+    visitor.page.wait_for_selector("#hint:visible")
 
 
 def test_looking_back_shows_what_was_shown(visitor) -> None:

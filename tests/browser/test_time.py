@@ -13,6 +13,8 @@ def test_going_on_from_the_past_shows_other_frames(visitor, until) -> None:
     visitor.wait_for_frame(36)
     visitor.look_at(9)
     visitor.snap("past")
+    visitor.page.hover("#branch")
+    visitor.wait("getComputedStyle(document.getElementById('branch')).backgroundColor === 'rgba(255, 255, 255, 0.22)'")
     visitor.page.click("#branch")
     visitor.wait_for_state("Streaming")
     visitor.wait_for_frame(9)
