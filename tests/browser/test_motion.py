@@ -38,6 +38,20 @@ def test_the_camera_pans_by_keys_and_by_the_pad(visitor, sight, until) -> None:
     visitor.page.mouse.up()
 
 
+def test_what_only_brushes_the_camera_leaves_it_at_rest(visit) -> None:
+    visitor = visit(viewport={"width": 1024, "height": 768}, has_touch=True)
+    visitor.page.click("#pad", button="right", position={"x": 10, "y": 40})
+    assert visitor.page.inner_text("#state") == "Ready"
+    box = visitor.page.locator("#dolly").bounding_box()
+    x, y = box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2
+    touch = visitor.page.context.new_cdp_session(visitor.page)
+    for kind, up in (("touchStart", 0), *(("touchMove", 12 * step) for step in range(1, 12))):
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y - up, "id": 0}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    visitor.wait("document.querySelector('.panel').scrollTop > 50")  # the finger has scrolled it
+    visitor.wait("document.getElementById('dolly').value === '0'")
+
+
 def npy(depth: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, depth)

@@ -18,6 +18,7 @@ export class Camera {
     this.pad = find("pad");
     this.knob = find("knob");
     this.pad.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
       this.pad.setPointerCapture(event.pointerId);
       this.#steer(event);
     });
@@ -25,7 +26,8 @@ export class Camera {
     for (const end of ["pointerup", "pointercancel"]) this.pad.addEventListener(end, () => this.#rest("pan", "orbit"));
     for (const name of ["dolly", "zoom"]) {
       field(name).addEventListener("input", () => this.#set(name, 0, Number(field(name).value)));
-      for (const end of ["pointerup", "keyup", "blur"]) field(name).addEventListener(end, () => this.#rest(name));
+      // A finger that scrolls the page has touched it first, and is taken away.
+      for (const end of ["pointerup", "pointercancel", "lostpointercapture", "keyup", "blur"]) field(name).addEventListener(end, () => this.#rest(name));
     }
     document.addEventListener("keydown", (event) => this.#key(event, true));
     document.addEventListener("keyup", (event) => this.#key(event, false));
