@@ -24,6 +24,19 @@ def test_the_camera_pans_by_keys_and_by_the_pad(visitor, sight, until) -> None:
     visitor.choose("Cat")
     before = visitor.picture()
     middle = sight(before, 64, 64, half=24)
+    for key in ("ArrowRight", "PageDown", "+"):
+        visitor.key(key)
+    assert visitor.page.inner_text("#state") == "Ready", "they steer a stream, and begin none"
+    visitor.page.click("#start")
+    visitor.page.focus("[data-tool=press]")
+    visitor.key("ArrowDown")
+    assert visitor.page.evaluate("document.activeElement.dataset.tool") == "pin", "among the tools they move the focus"
+    visitor.page.focus("#gallery button")
+    visitor.key("ArrowRight")
+    assert visitor.page.evaluate("document.activeElement.title") == "Coffee"
+    visitor.page.evaluate("document.activeElement.blur()")
+    visitor.wait_for_frame(1)
+    assert middle.moved(visitor.picture()) == (0, 0), "but no camera"
     visitor.page.keyboard.down("ArrowRight")
     until(lambda: middle.moved(visitor.picture())[0] <= -8, "the picture goes to the left")
     visitor.page.keyboard.up("ArrowRight")
@@ -70,6 +83,7 @@ def test_with_a_depth_map_what_is_near_moves_farther(visitor, sight, until) -> N
     depth = np.where(np.arange(451) < 240, 1.0, 3.0) * np.ones((300, 1))  # the photograph has 451 x 300 pixels
     give_depth(visitor, "cat.npy", npy(depth))
     visitor.wait("document.getElementById('depth-note').textContent === 'Depth: cat.npy'")
+    visitor.page.focus("#pad")  # there, an arrow key begins a stream
     visitor.page.keyboard.down("ArrowLeft")
     until(lambda: left.moved(visitor.picture())[0] >= 10, "what is near goes to the right")
     far = right.moved(visitor.picture())[0]

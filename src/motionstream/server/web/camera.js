@@ -7,6 +7,7 @@ const KEYS = /** @type {Record<string, [string, number, number]>} */ ({ // key: 
   ArrowLeft: ["pan", 0, -1], ArrowRight: ["pan", 0, 1], ArrowUp: ["pan", 1, -1], ArrowDown: ["pan", 1, 1],
   PageUp: ["dolly", 0, 1], PageDown: ["dolly", 0, -1], "+": ["zoom", 0, 1], "=": ["zoom", 0, 1], "-": ["zoom", 0, -1],
 });
+const OTHERS = "input, textarea, dialog, [role=toolbar], [role=listbox]"; // where these keys have another use
 
 export class Camera {
   /** @type {Record<string, number[]>} */ #velocity = { pan: [0, 0], orbit: [0, 0], dolly: [0], zoom: [0] };
@@ -44,21 +45,28 @@ export class Camera {
     let [x, y] = [2 * (event.clientX - box.left) / box.width - 1, 2 * (event.clientY - box.top) / box.height - 1];
     const length = Math.max(1, Math.hypot(x, y));
     [x, y] = [x / length, y / length];
-    const turning = /** @type {HTMLInputElement} */ (document.querySelector("input[name=pad]:checked")).value;
-    this.#velocity[turning] = [x, y].map((value) => Math.abs(value) < 0.08 ? 0 : value); // the middle is rest
+    this.#velocity[this.#turning] = [x, y].map((value) => Math.abs(value) < 0.08 ? 0 : value); // the middle is rest
     this.#tell();
+  }
+
+  /** What the pad does: pan or orbit. */
+  get #turning() {
+    return /** @type {HTMLInputElement} */ (document.querySelector("input[name=pad]:checked")).value;
   }
 
   /** @param {KeyboardEvent} event @param {boolean} down */
   #key(event, down) {
     const found = KEYS[event.key];
     const target = /** @type {HTMLElement} */ (event.target);
-    if (!found || !this.studio.can("camera") || event.repeat) return;
-    if (down && (event.ctrlKey || event.metaKey || event.altKey || target.closest("input, textarea, dialog"))) return;
+    if (!found || !this.studio.can("camera")) return;
     const [which, axis, sign] = found;
+    const onPad = this.pad.contains(target); // which begins a stream, as a press on it does
+    if (down && (event.ctrlKey || event.metaKey || event.altKey || target.closest(OTHERS) || !(this.studio.live || onPad))) return;
     if (down) {
       event.preventDefault();
-      this.#set(which === "pan" && event.shiftKey ? "orbit" : which, axis, sign * PACE);
+      if (event.repeat) return;
+      const turns = event.shiftKey || (onPad && this.#turning === "orbit");
+      this.#set(which === "pan" && turns ? "orbit" : which, axis, sign * PACE);
     } else {
       // Whichever of the two the key was pressed for: Shift may have been let go first.
       for (const name of which === "pan" ? ["pan", "orbit"] : [which]) {

@@ -7,6 +7,7 @@ import { find } from "./page.js";
  *  changes nothing of the stream, so that who only watches has it, too */
 
 const NAMES = /** @type {Record<string, string>} */ ({ " ": "Space", enter: "Enter", escape: "Esc", pageup: "PgUp", pagedown: "PgDn", arrowleft: "←", arrowright: "→", "ctrl+z": "Ctrl Z", "ctrl+y": "Ctrl Y", "shift+ctrl+z": "Ctrl Shift Z" });
+const STEPS = /** @type {Record<string, number>} */ ({ ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 });
 
 /** @param {Shortcut[]} shortcuts @param {(capability: string) => boolean} can */
 export function setUpKeys(shortcuts, can) {
@@ -23,6 +24,23 @@ export function setUpKeys(shortcuts, can) {
   document.addEventListener("click", (event) => {
     const button = /** @type {HTMLElement} */ (event.target).closest("button, input[type=checkbox], input[type=radio]");
     if (event.detail > 0 && button instanceof HTMLElement) button.blur();
+  });
+}
+
+/** In a group of buttons the arrow keys go from one to the next; Tab goes past them. @param {HTMLElement} group */
+export function rove(group) {
+  const all = () => /** @type {HTMLButtonElement[]} */ ([...group.querySelectorAll("button")]);
+  group.addEventListener("keydown", (event) => {
+    const step = STEPS[event.key];
+    const stops = all().filter((button) => !button.disabled && !button.hidden);
+    const at = stops.findIndex((button) => button === event.target);
+    if (!step || at < 0 || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    stops[(at + step + stops.length) % stops.length].focus();
+  });
+  document.addEventListener("focusin", ({ target }) => {
+    const inside = group.contains(/** @type {Node} */ (target));
+    for (const button of all()) button.tabIndex = inside && button !== target ? -1 : 0;
   });
 }
 

@@ -3,7 +3,7 @@
 import { Camera } from "./camera.js";
 import { Connection } from "./connection.js";
 import { Gestures } from "./gestures.js";
-import { listKeys, setUpKeys } from "./keys.js";
+import { listKeys, rove, setUpKeys } from "./keys.js";
 import { Depth } from "./depth.js";
 import { codecs } from "./decoder.js";
 import { setUpExports } from "./exports.js";
@@ -178,6 +178,7 @@ if (share) {
 }
 setUpPanel(settings, studio);
 setUpKeys(shortcuts, can);
+for (const id of ["tools", "gallery"]) rove(find(id));
 setUpExports(studio, stage);
 if (!share) new Camera(studio);
 new Depth(studio);
