@@ -81,6 +81,30 @@ def test_two_fingers_drag_two_things(visit, until) -> None:
     until(lambda: len(visitor.dots("press")) == 0, "both are let go")
 
 
+def test_the_keyboard_pins_and_drags(visitor, until) -> None:
+    visitor.tool("pin")
+    visitor.page.keyboard.press("Tab")
+    for _ in range(20):  # stops before the picture
+        if visitor.page.evaluate("document.activeElement.id") == "stage":
+            break
+        visitor.key("Tab")
+    visitor.key("Shift+ArrowLeft")
+    visitor.key("Enter")
+    assert visitor.has_dot("pin", 56, 64)
+    visitor.key("d")
+    for _ in range(4):
+        visitor.key("Shift+ArrowRight")
+    visitor.key("Enter")
+    visitor.key("ArrowUp")
+    until(lambda: visitor.has_dot("press", 88, 62), "it is where the crosshair is")
+    visitor.key(" ")
+    until(lambda: len(visitor.dots("press")) == 0, "it is let go")
+    assert visitor.page.inner_text("#state") == "Streaming", "and the space bar has done nothing else"
+    visitor.click(20, 20)
+    visitor.key(" ")
+    visitor.wait_for_state("Paused")
+
+
 def test_points_can_be_hidden(visitor) -> None:
     visitor.tool("pin")
     visitor.click(*LEFT)

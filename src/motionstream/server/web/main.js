@@ -2,6 +2,7 @@
 
 import { Camera } from "./camera.js";
 import { Connection } from "./connection.js";
+import { setUpCrosshair } from "./crosshair.js";
 import { Gestures } from "./gestures.js";
 import { listKeys, rove, setUpKeys } from "./keys.js";
 import { Depth } from "./depth.js";
@@ -163,6 +164,9 @@ const allShortcuts = [
   { keys: ["e"], label: "Erase", group: "Tools", act: use("erase") },
   { keys: ["[", "]"], label: "Smaller or larger grid", group: "Tools", act: (key) => grow(key === "]" ? 1 : -1) },
   { keys: ["h"], label: "Hold what is let go", group: "Tools", act: () => settings.set({ hold: !settings.hold }) },
+  { keys: ["←", "→", "↑", "↓"], label: "Move the crosshair", group: "On the picture, by Tab" },
+  { keys: ["enter", " "], label: "Press; let go", group: "On the picture, by Tab" },
+  { keys: ["escape"], label: "Cancel", group: "On the picture, by Tab" },
   { keys: ["ctrl+z"], label: "Undo", group: "Page", act: () => gestures.undo() },
   { keys: ["shift+ctrl+z", "ctrl+y"], label: "Redo", group: "Page", act: () => gestures.redo() },
   { keys: ["v"], label: "Show or hide the points", looks: true, group: "Page", act: () => settings.set({ points: !settings.points }) },
@@ -181,6 +185,7 @@ setUpKeys(shortcuts, can);
 for (const id of ["tools", "gallery"]) rove(find(id));
 setUpExports(studio, stage);
 if (!share) new Camera(studio);
+if (!share) setUpCrosshair(stage);
 new Depth(studio);
 const follow = new Follow(studio, stage);
 stage.select = (fields) => studio.change("select", fields);

@@ -45,6 +45,15 @@ export function drawOverlay(stage) {
     stroke(pen, "#fff", unit);
     pen.setLineDash([]);
   }
+  if (stage.crosshair) {
+    const [x, y] = place(stage.crosshair);
+    pen.beginPath();
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      pen.moveTo(x + 5 * dx * unit, y + 5 * dy * unit);
+      pen.lineTo(x + 16 * dx * unit, y + 16 * dy * unit);
+    }
+    stroke(pen, "#fff", unit);
+  }
   for (const pointer of pointers.values()) {
     if (pointer.tool === "select") {
       const [[x0, y0], [x1, y1]] = [place(pointer.line[0]), place([pointer.x, pointer.y])];

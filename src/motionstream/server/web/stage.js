@@ -16,6 +16,7 @@ export class Stage {
   /** @type {Map<number, Pointer>} */ pointers = new Map();
   /** @type {Dot[]} */ dots = [];
   /** @type {CanvasImageSource | null} what is shown */ picture = null;
+  /** @type {Point | null} the keyboard's pointer, where it is in use */ crosshair = null;
   /** @type {{object: number, outline: Point[]} | null} what the next gesture takes hold of */ selection = null;
   #request = 1;
   height = 1;
@@ -125,7 +126,7 @@ export class Stage {
     if (event.button !== 0 || this.element.hasAttribute("aria-disabled")) return;
     const place = this.#place(event);
     if (!this.#inside(place)) return;
-    this.element.setPointerCapture(event.pointerId);
+    if (event.isTrusted) this.element.setPointerCapture(event.pointerId); // the keyboard has none
     const { tool } = this.settings;
     const at = event.timeStamp / 1000;
     /** @type {Pointer} */ const pointer = { tool, x: place[0], y: place[1], gesture: null, away: [0, 0], line: [place] };
