@@ -76,6 +76,12 @@ def test_a_phone(visit, until) -> None:
     assert before["pause"][1] + before["pause"][3] <= PHONE["height"], "the stream's buttons are seen without scrolling"
     for slider in ("radius", "spacing", "dolly", "zoom"):
         assert visitor.page.is_visible(f"#{slider}"), slider
+    visitor.page.evaluate("document.getElementById('pad').scrollIntoView()")
+    stage, pad = (visitor.page.locator(id).bounding_box() for id in ("#stage", "#pad"))
+    assert stage["y"] >= 0 and stage["y"] + stage["height"] <= pad["y"] <= PHONE["height"] - pad["height"], (
+        "both are seen"
+    )
+    visitor.page.evaluate("scrollTo(0, 0)")
     visitor.tool("path")
     assert visitor.page.is_visible("#duration") and visitor.page.is_visible("#delay")
     visitor.tool("pin")
@@ -85,6 +91,20 @@ def test_a_phone(visit, until) -> None:
     visitor.wait_for_frame(9)
     assert boxes(visitor) == before, "nothing has jumped"
     visitor.snap("phone")
+
+
+def test_a_narrow_phone(visit) -> None:
+    visitor = visit(viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True)
+    visitor.page.tap("#start")
+    visitor.wait_for_frame(12)
+    visitor.look_at(1)
+    check_it_fits(visitor, page_scrolls=True)
+    visitor.page.evaluate("document.getElementById('state').textContent = 'Not connected'")
+    for id in ("theme", "points", "reset", "clock", "now"):
+        box = visitor.page.locator(f"#{id}").bounding_box()
+        assert box["x"] + box["width"] <= 320, id
+    pause, reset = (visitor.page.locator(id).bounding_box() for id in ("#pause", "#reset"))
+    assert abs(pause["y"] - reset["y"]) < 8, "the stream's buttons are in one row"
 
 
 def test_the_theme_is_chosen_and_kept(visit) -> None:
