@@ -225,9 +225,12 @@ class Fit:
     def describe(self) -> str:
         """One phrase for people, in width x height."""
         scaled = (round(self.original[0] * self.scale), round(self.original[1] * self.scale))
-        steps = [f"scaled to {_by(scaled)}"] if scaled != self.original else []
-        steps += [f"cropped to the middle {_by(self.size)}"] if scaled != self.size else []
-        return f"{_by(self.original)} photograph {' and '.join(steps) or 'used as it is'}"
+        photograph = f"{_by(self.original)} photograph"
+        if scaled != self.original:
+            photograph += f" scaled to {_by(scaled)}"
+        if scaled != self.size:
+            return f"cropped to the middle {_by(self.size)} of the {photograph}"
+        return photograph if scaled != self.original else f"{photograph} used as it is"
 
 
 def fit(picture: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Fit]:

@@ -45,6 +45,25 @@ def test_a_file_is_opened(visitor, until) -> None:
     assert is_drawn(visitor.picture()), "and streams"
 
 
+def test_what_is_sent_is_said_and_what_is_cropped(visitor, until) -> None:
+    before = visitor.page.inner_text("#fitted")
+    visitor.page.evaluate(
+        "() => { window.notes = []; const note = document.getElementById('fitted');"
+        " new MutationObserver(() => notes.push(note.textContent)).observe(note, { childList: true }); }"
+    )
+    visitor.open_file("notes.txt", b"this is no picture")
+    visitor.message()
+    assert visitor.page.evaluate("notes") == ["Sending…", before]
+    visitor.open_file("a flag that hangs from a wall.png", png(drawn().resize((200, 400))))
+    visitor.wait("document.getElementById('fitted').textContent.includes('flag')")
+    said = (
+        "Cropped to the middle 128x128 of the 200x400 photograph scaled to 128x256. a flag that hangs from a wall.png"
+    )
+    assert visitor.page.inner_text("#fitted") == said
+    assert visitor.page.evaluate("(note => note.scrollWidth <= note.clientWidth)(document.getElementById('fitted'))")
+    visitor.problems.clear()  # the browser notes the refused request, which was the point
+
+
 @pytest.mark.parametrize("how", ["paste", "drop"])
 def test_a_picture_is_pasted_or_dropped(visitor, until, how: str) -> None:
     visitor.page.evaluate(

@@ -46,7 +46,7 @@ def test_a_drag_becomes_a_video(folder, capsys):
     assert code == 0, said.err
     video, fps = read_video(folder / "out.mp4")
     assert video.shape == (24, 64, 64, 3) and fps == 24, "shown twice as large"
-    assert "96x48 photograph scaled to 64x32 and cropped to the middle 32x32" in said.out
+    assert "cropped to the middle 32x32 of the 96x48 photograph scaled to 64x32" in said.out
     assert "24 frames" in said.out and "fps" in said.out and "corners moved" in said.out
     assert said.err == ""
     assert sorted(path.name for path in folder.iterdir()) == ["out.mp4", "photo.png"]

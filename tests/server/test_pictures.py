@@ -30,7 +30,7 @@ def test_an_uploaded_picture_is_fitted_and_can_be_streamed(client: TestClient, p
     wide[:, 20:60] = (255, 0, 0)
     answer = client.post("/api/pictures", content=png(wide)).json()
     name = answer["name"]
-    assert answer["fitted"] == "80x40 photograph scaled to 64x32 and cropped to the middle 32x32"
+    assert answer["fitted"] == "cropped to the middle 32x32 of the 80x40 photograph scaled to 64x32"
     shown = simplejpeg.decode_jpeg(client.get(f"/api/pictures/{name}").content)
     assert shown.shape == (64, 64, 3) and shown[..., 0].min() > 200, "the middle, and only the middle"
     with client.websocket_connect("/ws") as socket:

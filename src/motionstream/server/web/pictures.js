@@ -1,6 +1,6 @@
 // Where pictures come from: the gallery, a file, the clipboard, a drop, the camera.
 
-import { complain, field, find } from "./page.js";
+import { complain, field, find, sentence } from "./page.js";
 
 const LARGEST = 20 * 2 ** 20; // bytes, the server's limit
 
@@ -74,14 +74,18 @@ function addThumbnail(name, title, about, choose) {
 async function upload(file, choose) {
   if (!file) return;
   if (file.size > LARGEST) return complain("The file is larger than 20 MB; scale it down first");
+  const note = find("fitted");
+  note.textContent = "Sending…";
   try {
     const answer = await fetch("/api/pictures", { method: "POST", body: file });
     const content = await answer.json();
     if (!answer.ok) return complain(content.detail);
-    addThumbnail(content.name, file.name, `${file.name}: ${content.fitted}`, choose);
+    addThumbnail(content.name, file.name, `${sentence(content.fitted)} ${file.name}`, choose);
     choose(content.name);
   } catch {
     complain("The picture could not be sent; is the server still running?");
+  } finally {
+    note.textContent = note.title; // what is said about the picture that is chosen now
   }
 }
 
