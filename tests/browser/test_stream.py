@@ -46,6 +46,8 @@ def test_a_stream_has_the_seed_that_was_given(visitor) -> None:
     visitor.key("Escape")
     visitor.page.click("#start")
     visitor.wait("document.getElementById('seed-note').textContent === 'seed 4711'")
+    visitor.page.fill("#seed", "9999999999")
+    assert visitor.page.input_value("#seed") == "2147483647", "the largest there is, and the one that is used"
 
 
 def test_a_prompt_is_changed_while_it_plays(visitor) -> None:

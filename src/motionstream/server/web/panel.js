@@ -84,6 +84,7 @@ function setUpGeneration(studio) {
   seed.addEventListener("input", () => {
     seed.value = seed.value.replace(/\D/g, "").slice(0, 10);
     studio.seed = seed.value === "" ? null : Math.min(Number(seed.value), 2 ** 31 - 1);
+    seed.value = String(studio.seed ?? "");
   });
   find("same-seed").addEventListener("click", () => {
     studio.seed = studio.stream.seed ?? null;
