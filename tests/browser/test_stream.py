@@ -68,6 +68,7 @@ def test_tools_have_keys_and_the_help_lists_them(visitor) -> None:
     for key, tool in (("p", "pin"), ("e", "erase"), ("d", "press")):
         visitor.key(key)
         visitor.wait(f"document.querySelector('[role=radio][aria-checked=true]').dataset.tool === '{tool}'")
+        assert visitor.page.get_attribute(f"[role=radio][data-tool={tool}]", "title").endswith(f"({key.upper()})")
     visitor.key("?")
     text = visitor.page.locator("dialog[open]").inner_text()
     assert "Pause or go on" in text and "Space" in text
