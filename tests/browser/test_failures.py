@@ -36,6 +36,17 @@ def messages(visitor, told: list[Any], kind: str) -> list[dict[str, Any]]:
     return [message for message in told if isinstance(message, dict) and message["type"] == kind]
 
 
+def test_icons_need_no_server(visitor) -> None:
+    visitor.page.context.set_offline(True)
+    visitor.key("Enter")
+    visitor.wait("document.querySelector('#start span').textContent === 'Stop'")
+    drawn = "[...document.querySelectorAll('use')].filter(use => use.checkVisibility()).map(use => use.getBBox().width)"
+    widths = visitor.page.evaluate(drawn)
+    assert len(widths) > 20 and min(widths) > 0
+    visitor.page.context.set_offline(False)
+    visitor.wait_for_frame(1)
+
+
 def test_a_decoder_that_breaks_is_replaced_by_pictures(visitor, told, until) -> None:
     visitor.key("Enter")
     visitor.wait_for_frame(12)

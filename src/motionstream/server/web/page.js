@@ -10,11 +10,11 @@ export function find(id) {
 /** @param {string} id */
 export const field = (id) => /** @type {HTMLInputElement} */ (find(id));
 
-/** @param {string} name of a symbol in icons.svg */
+/** @param {string} name of one of the icons at the end of the page */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `/web/icons.svg#${name}`);
+  use.setAttribute("href", `#icon-${name}`);
   svg.setAttribute("aria-hidden", "true");
   svg.append(use);
   return svg;
@@ -23,7 +23,7 @@ export function icon(name) {
 /** Give a button another icon and label. @param {string} id @param {string} name @param {string} label */
 export function relabel(id, name, label) {
   const button = find(id);
-  button.querySelector("use")?.setAttribute("href", `/web/icons.svg#${name}`);
+  button.querySelector("use")?.setAttribute("href", `#icon-${name}`);
   const text = button.querySelector("span");
   if (text) text.textContent = label;
 }
