@@ -7,7 +7,7 @@ import pytest
 
 from motionstream.cli import main
 from motionstream.training.lora import LoraSettings
-from motionstream.training.named_recipes import recipe_named
+from motionstream.training.named_recipes import RECIPES, recipe_named
 from motionstream.training.plan import Machine, plan
 from motionstream.training.recipes import in_parts
 from motionstream.training.sources import Trainee
@@ -45,9 +45,22 @@ def test_hours_follow_steps_batch_and_gpus():
 def test_a_phase_is_counted_by_its_own_clips():
     first, second = plan(recipe_named("nano-ids"), ("teacher",), H100)
     assert (first.setup.batch, second.setup.batch) == (32, 8)
-    tokens = {"first": 6 * 6 * 4, "second": 16 * 16 * 6}  # of a clip
+    tokens = {"first": 6 * 6 * 4, "second": 16 * 16 * 12}  # of a clip
     less = (first.flops / first.train.steps / 32) / (second.flops / second.train.steps / 8)
     assert 0.3 < less / (tokens["first"] / tokens["second"]) < 1.05
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_clips_too_short_to_distil_are_refused_before_the_first_stage(more, tmp_path, capsys, monkeypatch):
+    recipe = recipe_named("debug")
+    short = replace(recipe, data=replace(recipe.data, scene=replace(recipe.data.scene, frames=21)))
+    assert short.latent_frames == 6
+    monkeypatch.setitem(RECIPES, "debug", lambda minutes: short)
+    folder = tmp_path / "run"
+    assert main(["train", "teacher", "--recipe", "debug", "--folder", str(folder), *more]) == 2
+    said = capsys.readouterr().err
+    assert "clips of 2 chunks never roll" in said and "at least 3 chunks, 33 frames" in said
+    assert not folder.exists()
 
 
 def test_the_command_tells_all_stages_and_trains_none(tmp_path, capsys):

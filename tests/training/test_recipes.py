@@ -17,6 +17,7 @@ from motionstream.training import nano_recipes, recipes, sources, stages
 from motionstream.training.export import export
 from motionstream.training.loop import TrainConfig, train
 from motionstream.training.named_recipes import RECIPES, recipe_named
+from motionstream.training.self_forcing import check_rollouts
 from motionstream.wan_presets import TINY_WAN22_LARGE
 
 
@@ -86,6 +87,12 @@ def test_the_teacher_of_the_papers_conditioning_has_all_minutes_where_it_is_trai
     assert [phase.train.minutes for phase in alone.teacher] == pytest.approx([39, 21])
     assert first == recipe_named("nano", 60.0)
     assert sum(phase.train.minutes for phase in recipe_named("nano-ids", 60.0).teacher) == pytest.approx(36)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_student_of_every_recipe_can_be_distilled_on_its_clips(name):
+    recipe = recipe_named(name)
+    check_rollouts(recipe.rollouts, recipe.model, recipe.latent_frames)
 
 
 def test_recipes_have_the_tiny_decoders_they_can_train():

@@ -101,6 +101,7 @@ Examples:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--folder {self.folder} is a file; name a folder")
         from motionstream.training.recipes import check_data
+        from motionstream.training.self_forcing import check_rollouts
 
         recipe = self._recipe()
         if self.output is not None:
@@ -117,6 +118,7 @@ Examples:
             self._tell(recipe, stages)
             return
         check_data(recipe)
+        check_rollouts(recipe.rollouts, recipe.model, recipe.latent_frames)  # before the hours of the stages before it
         self.folder.mkdir(parents=True, exist_ok=True)
         from motionstream.hardware import bfloat16_pays
         from motionstream.training.distributed import device, process_group

@@ -96,7 +96,8 @@ IDS_TEACHER = 0.6
 
 def nano_ids(minutes: float | None = None) -> Recipe:
     """``nano`` with the paper's random ids and no carried content: what a transformer of this size has to learn by
-    itself, first on small, short clips, in which ten times as many are seen and much moves, then on ``nano``'s.
+    itself, first on small, short clips, in which ten times as many are seen and much moves, then on ``nano``'s, cut to
+    the four chunks in which a student's cache rolls.
     ``minutes`` is the budget of all stages together; its autoencoder is the embedded model's."""
     whole = nano(minutes)
     assert whole.tiny is not None
@@ -122,7 +123,7 @@ def nano_ids(minutes: float | None = None) -> Recipe:
         background_grid=12,
         sprite_grid=6,
     )
-    large = replace(whole.data.scene, frames=21)
+    large = replace(whole.data.scene, frames=45)
     return replace(
         whole,
         model=preset("nano-ids"),

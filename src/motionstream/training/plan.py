@@ -20,7 +20,8 @@ from motionstream.memory.budget import gib
 from motionstream.memory.training import TrainingSetup, training_budget, training_remedy
 from motionstream.model.motion_model import MotionModel
 from motionstream.training.lora import LoraSettings, add_lora
-from motionstream.training.recipes import Recipe, Rendered, Shards
+from motionstream.training.recipes import Recipe
+from motionstream.training.self_forcing import check_rollouts
 from motionstream.training.stage import TrainConfig
 from motionstream.training.throughput import causal_flops, estimate_hours, self_forcing_flops, teacher_flops
 
@@ -91,15 +92,17 @@ class StagePlan:
 
 
 def plan(recipe: Recipe, stages: Sequence[str], machine: Machine) -> list[StagePlan]:
-    """The diffusion stages among ``stages``. Raises ValueError for a batch that does not divide."""
+    """The diffusion stages among ``stages``. Raises ValueError for a batch that does not divide, and for clips on which
+    the student could not be distilled in the end."""
+    check_rollouts(recipe.rollouts, recipe.model, recipe.latent_frames)
     plans: list[StagePlan] = []
-    frames = _latent_frames(recipe)
+    frames = recipe.latent_frames
     for stage in stages:
         if stage == "teacher":
             for number, phase in enumerate(recipe.teacher):
                 now = recipe.in_phase(number)
                 size = None if phase.scene is None else phase.scene.size
-                step = teacher_flops(recipe.model, _latent_frames(now), size=size).model * now.batch
+                step = teacher_flops(recipe.model, now.latent_frames, size=size).model * now.batch
                 name = f"teacher, phase {number + 1}"
                 head = phase.track_head
                 plans.append(_stage(now, name, "teacher", phase.train, now.batch, step, machine, recipe.lora, head))
@@ -144,7 +147,7 @@ def _stage(
         recipe.model,
         kind,  # type: ignore[arg-type]  # one of the three, see plan
         batch=batch // parts,
-        frames=recipe.model.frames_of(_latent_frames(recipe)),
+        frames=recipe.model.frames_of(recipe.latent_frames),
         ranks=machine.gpus,
         shard=train.shard,
         recompute=train.recompute,
@@ -157,14 +160,6 @@ def _stage(
         memory=(max(rollouts.sinks), max(rollouts.windows)) if kind == "self-forcing" else None,
     )
     return StagePlan(name, train, setup, batch, parameters, before + step * train.steps)
-
-
-def _latent_frames(recipe: Recipe) -> int:
-    """Of a training clip."""
-    if isinstance(recipe.data, Shards) and recipe.data.frames is not None:
-        return recipe.data.frames
-    frames = recipe.data.scene.frames if isinstance(recipe.data, Rendered) else recipe.model.clip_frames
-    return (frames - 1) // recipe.model.temporal_compression + 1
 
 
 def _solving(recipe: Recipe, frames: int) -> float:

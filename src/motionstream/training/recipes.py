@@ -191,6 +191,14 @@ class Recipe:
         return tuple(stage for stage in STAGES if stage not in left_out)
 
     @property
+    def latent_frames(self) -> int:
+        """Of a training clip; prepared ones are taken to be as long as the model's own."""
+        if isinstance(self.data, Shards) and self.data.frames is not None:
+            return self.data.frames
+        frames = self.data.scene.frames if isinstance(self.data, Rendered) else self.model.clip_frames
+        return (frames - 1) // self.model.temporal_compression + 1
+
+    @property
     def optional_stages(self) -> tuple[str, ...]:
         """What this recipe trains where it is asked for by name."""
         return () if self.forcing is None else ("teacher-forcing",)

@@ -44,7 +44,7 @@ import torch
 from torch import Tensor, nn
 
 from motionstream.autoencoder.linear import LinearAutoencoder
-from motionstream.config import CausalConfig
+from motionstream.config import CausalConfig, ModelConfig
 from motionstream.model.flow import add_noise, hold_picture, velocity_to_x0
 from motionstream.model.motion_model import Conditions
 from motionstream.sampler.bidirectional import guided_velocity
@@ -101,6 +101,20 @@ class SelfForcingConfig:
                 raise ValueError(f"{name} = {sizes}: name at least one size, none of them negative")
 
 
+def check_rollouts(settings: SelfForcingConfig, config: ModelConfig, frames: int) -> None:
+    """Raise ValueError where rollouts of ``frames`` latent frames cannot teach the student what it is trained for.
+
+    Some cache must roll within a clip."""
+    chunks = frames // config.causal.chunk_frames
+    needed = min(settings.sinks) + min(settings.windows) + 2
+    if chunks < needed:
+        raise ValueError(
+            f"self-forcing of {config.name}: clips of {chunks} chunks never roll a cache of sinks {settings.sinks} and "
+            f"windows {settings.windows}; train on clips of at least {needed} chunks, "
+            f"{config.frames_of(needed * config.causal.chunk_frames)} frames"
+        )
+
+
 @dataclass(frozen=True)
 class _Drawn:
     """The random choices of one step. ``causal`` and ``exit_step`` are those of the whole global batch; all else is
@@ -154,7 +168,7 @@ class SelfForcingStage:
             self.autoencoder = autoencoder.eval().requires_grad_(False).to(student.model.device)
         self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by step and sample
         self._last: dict[str, Any] = {}
-        self._check_length(validation.latents.shape[2])
+        check_rollouts(settings, student.model.config, validation.latents.shape[2])
         for network in (student, critic):
             for part in (network.model.track_head, network.model.carry_prior):
                 if part is not None:
@@ -164,16 +178,6 @@ class SelfForcingStage:
             self.before = {
                 f"ode_{k}": v for k, v in self._figures().items() if "carried" not in k and "frozen" not in k
             }
-
-    def _check_length(self, frames: int) -> None:
-        """Some cache must roll within a clip, or the student never meets what it is trained for."""
-        chunks = frames // self.student.model.config.causal.chunk_frames
-        needed = min(self.settings.sinks) + min(self.settings.windows) + 2
-        if chunks < needed:
-            raise ValueError(
-                f"clips of {chunks} chunks never roll a cache of sinks {self.settings.sinks} and windows "
-                f"{self.settings.windows}; train on clips of at least {needed} chunks"
-            )
 
     def turn(self, step: int) -> Literal["module", "opponent"]:
         """Whose update ``step`` is: the critic's ``critic_updates`` times, then the student's."""
