@@ -60,7 +60,8 @@ def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> Mod
 def nano_ids() -> ModelConfig:
     """``nano`` with the paper's motion conditioning alone: random ids where the tracks are, beside the picture's
     latents, and no content carried along. Not embedded; what the carried content is compared with. Tokens are single
-    cells: the network has to find by their ids what the carried content finds by its place."""
+    cells: the network has to find by their ids what the carried content finds by its place. It samples at temperature
+    1, as the paper's models do: without noise it could not be distilled by distribution matching."""
     whole = nano()
     inputs = (*(slice_ for slice_ in whole.inputs if slice_[0] != "carry"), ("image", whole.latent_channels))
     return replace(
@@ -71,6 +72,7 @@ def nano_ids() -> ModelConfig:
         image_conditioning="concat",
         carry=None,
         still_std=0.7,
+        sampler=replace(whole.sampler, temperature=1.0),
     )
 
 

@@ -289,6 +289,14 @@ def test_settings_are_checked(clips):
         make_stage(clips, sinks=(2,), windows=(1,))
 
 
+def test_matching_distributions_without_noise_is_refused(clips, monkeypatch):
+    still = replace(preset("debug"), sampler=replace(preset("debug").sampler, temperature=0.0))
+    monkeypatch.setitem(globals(), "preset", lambda name: still)
+    with pytest.raises(ValueError, match=r"score_weight = 1 at sampler\.temperature = 0 .* a temperature above 0"):
+        make_stage(clips)
+    make_stage(clips, score_weight=0.0, regression_weight=1.0)
+
+
 def test_the_command_trains_the_stage_and_export_takes_it(tmp_path, capsys):
     recipe, folder = nano_recipes.debug(), tmp_path / "run"
     folder.mkdir()

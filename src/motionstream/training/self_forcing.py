@@ -26,11 +26,13 @@ prior, which stays as it is. The difference of their x0 is small where the prior
 spent on the few uncertain cells. It is weighted as in ``x0_loss``, the metric of the other stages; without a prior that
 weight is one number a clip, which the normalisation cancels: the loss of the paper.
 
-**Below temperature 1** (``nano``) the teacher's own samples begin with less noise and stay nearer its mean; to pull the
+**Below temperature 1** the teacher's own samples begin with less noise and stay nearer its mean; to pull the
 student to all that the teacher deems possible would undo that. So the noise put on generated clips is scaled alike, for
 the scores and for the critic. The teacher takes the noise for more than it is and answers nearer to its mean; the
 critic has learned what it is. They agree where the student is the teacher with deviations scaled by the temperature:
-exactly so for Gaussians (``tests/training/test_dmd.py``), otherwise about.
+exactly so for Gaussians (``tests/training/test_dmd.py``), otherwise about. At temperature 0 (``nano``) none is left,
+and regression alone can teach: the critic would know x0 = x_t / (1 − t) without looking, and the normalised gradient
+would be as large next to the teacher's clip as far from it.
 """
 
 from __future__ import annotations
@@ -104,7 +106,15 @@ class SelfForcingConfig:
 def check_rollouts(settings: SelfForcingConfig, config: ModelConfig, frames: int) -> None:
     """Raise ValueError where rollouts of ``frames`` latent frames cannot teach the student what it is trained for.
 
-    Some cache must roll within a clip."""
+    Some cache must roll within a clip, and clips whose distributions are matched must have noise put on them.
+    """
+    temperature = config.sampler.temperature
+    if settings.score_weight > 0 and temperature == 0:
+        raise ValueError(
+            f"self-forcing of {config.name}: score_weight = {settings.score_weight:g} at sampler.temperature = 0 "
+            "compares clips without noise, which teaches nothing; give the model a temperature above 0, or regress "
+            "instead (score_weight = 0, regression_weight = 1)"
+        )
     chunks = frames // config.causal.chunk_frames
     needed = min(settings.sinks) + min(settings.windows) + 2
     if chunks < needed:
