@@ -104,6 +104,19 @@ def test_stages_run_in_order(tmp_path, monkeypatch, capsys):
         assert ran == [(stage, "debug", None)]
 
 
+def test_a_gpu_takes_as_many_clips_at_a_time_as_the_recipe_or_the_user_says(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        stages, "TRAINERS", {"causal": lambda recipe, folder, say: ran.append(recipe.causal.accumulate)}
+    )
+    data = ["--recipe", "wan2.1-1.3b-lora", "--shards", "clips", "--base", "model", "--folder", str(tmp_path)]
+    assert main(["train", "causal", *data]) == 0
+    assert main(["train", "causal", *data, "--accumulate", "4"]) == 0
+    monkeypatch.setattr("motionstream.training.distributed.world_size", lambda: 2)
+    assert main(["train", "causal", *data]) == 0
+    assert ran == [8, 4, 4]
+
+
 @pytest.mark.parametrize("pays", [True, False])
 def test_slow_bfloat16_is_left_to_processors_that_have_it(tmp_path, monkeypatch, capsys, pays):
     ran = []

@@ -9,7 +9,7 @@ from motionstream.cli import main
 from motionstream.training.lora import LoraSettings
 from motionstream.training.named_recipes import RECIPES, recipe_named
 from motionstream.training.plan import Machine, plan
-from motionstream.training.recipes import in_parts
+from motionstream.training.recipes import in_parts, on_gpus
 from motionstream.training.sources import Trainee
 
 H100 = Machine(gpu="H100")
@@ -40,6 +40,35 @@ def test_hours_follow_steps_batch_and_gpus():
     assert (parts.setup.batch, one.setup.batch) == (1, 2) and parts.flops == one.flops
     with pytest.raises(ValueError, match="2 does not divide by 4 GPUs"):
         plan(recipe, ("self-forcing",), Machine(gpus=4, gpu="H100"))
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", ["wan2.1-1.3b-lora", "wan2.2-5b-lora"])
+def test_affordable_recipes_run_on_the_gpus_that_they_are_for(name, gpus):
+    pytest.importorskip("peft")
+    recipe = recipe_named(name)
+    for stage in plan(recipe, recipe.stages, Machine(gpus=gpus, gpu="A100")):
+        assert (stage.setup.batch, stage.setup.accumulate, stage.batch) == (1, 8 // gpus, 8)
+
+
+def test_a_gpu_takes_no_more_at_a_time_than_the_recipe_says():
+    recipe = replace(recipe_named("wan2.1-debug"), batch=24, self_forcing_batch=12, micro_batch=3)
+
+    def taken(gpus):
+        recipe_there = on_gpus(recipe, gpus)
+        runs = (recipe_there.teacher[1].train, recipe_there.forcing.train, recipe_there.causal)
+        assert len({run.accumulate for run in runs}) == 1
+        return runs[0].accumulate, recipe_there.self_forcing.accumulate
+
+    assert [taken(gpus) for gpus in (1, 2, 3, 4, 12)] == [(8, 4), (4, 2), (4, 2), (2, 1), (1, 1)]
+    (stage,) = plan(recipe, ("causal",), Machine(gpus=3, gpu="H100"))
+    assert (stage.setup.batch, stage.setup.accumulate) == (2, 4)  # 8 clips a GPU, and 3 at a time would leave some over
+    told = in_parts(recipe, 2)
+    assert on_gpus(told, 3) == told and told.causal.accumulate == 2
+    with pytest.raises(ValueError, match="24 does not divide by 5 GPUs"):
+        plan(recipe, ("causal",), Machine(gpus=5, gpu="H100"))
+    with pytest.raises(ValueError, match="micro_batch = 0"):
+        replace(recipe, micro_batch=0)
 
 
 def test_a_phase_is_counted_by_its_own_clips():

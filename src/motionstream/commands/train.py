@@ -74,7 +74,7 @@ Examples:
     """Of the tiny decoder: LPIPS's weights, as `motionstream convert lpips` writes them, in place of our stand-in."""
     accumulate: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Take the batches in so many parts, one after the other, where they do not fit into the GPUs' memory at once;
-    without it as the recipe says."""
+    without it as the recipe says: Wan's take one clip at a time on each GPU."""
     dry_run: bool = False
     """Print what would be trained, the memory of each GPU and the hours it would take, and train nothing."""
     gpus: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -121,13 +121,14 @@ Examples:
         check_rollouts(recipe.rollouts, recipe.model, recipe.latent_frames)  # before the hours of the stages before it
         self.folder.mkdir(parents=True, exist_ok=True)
         from motionstream.hardware import bfloat16_pays
-        from motionstream.training.distributed import device, process_group
-        from motionstream.training.recipes import in_float32
+        from motionstream.training.distributed import device, process_group, world_size
+        from motionstream.training.recipes import in_float32, on_gpus
 
         if recipe != in_float32(recipe) and not bfloat16_pays(device()):
             recipe = in_float32(recipe)
             print("training in float32: this processor is slower in bfloat16", flush=True)
         with process_group():  # once for all stages: a group is not to be had twice in a row without a race
+            recipe = on_gpus(recipe, world_size())
             _check_batches(recipe, stages)
             for stage in stages:
                 self._train(stage, recipe)

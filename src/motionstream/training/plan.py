@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -20,7 +20,7 @@ from motionstream.memory.budget import gib
 from motionstream.memory.training import TrainingSetup, training_budget, training_remedy
 from motionstream.model.motion_model import MotionModel
 from motionstream.training.lora import LoraSettings, add_lora
-from motionstream.training.recipes import Recipe
+from motionstream.training.recipes import Recipe, on_gpus
 from motionstream.training.self_forcing import check_rollouts
 from motionstream.training.stage import TrainConfig
 from motionstream.training.throughput import causal_flops, estimate_hours, self_forcing_flops, teacher_flops
@@ -95,6 +95,7 @@ def plan(recipe: Recipe, stages: Sequence[str], machine: Machine) -> list[StageP
     """The diffusion stages among ``stages``. Raises ValueError for a batch that does not divide, and for clips on which
     the student could not be distilled in the end."""
     check_rollouts(recipe.rollouts, recipe.model, recipe.latent_frames)
+    recipe = on_gpus(recipe, machine.gpus)
     plans: list[StagePlan] = []
     frames = recipe.latent_frames
     for stage in stages:
@@ -168,6 +169,7 @@ def _solving(recipe: Recipe, frames: int) -> float:
     return recipe.trajectories * evaluations * clip_flops(recipe.model, frames).total
 
 
+@lru_cache(maxsize=16)
 def _parameters(config: ModelConfig, lora: LoraSettings | None, track_head: bool) -> tuple[int, int]:
     """All, and those that are trained."""
     with torch.device("meta"):

@@ -172,12 +172,19 @@ class Recipe:
     batch: int = 8
     self_forcing_batch: int | None = None
     """``batch`` when None."""
+    micro_batch: int | None = None
+    """Clips of the diffusion stages that a GPU takes at a time, at most: ``on_gpus`` sets ``accumulate`` by it. None:
+    as ``accumulate`` says."""
     trajectories: int = 112
     guided_trajectories: bool = False
     """Under joint guidance (paper, appendix D), at three times the cost."""
     rollouts: SelfForcingConfig = field(default_factory=SelfForcingConfig)
     validation_clips: int = 8
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch = {self.micro_batch}: a GPU takes at least 1 clip at a time")
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -270,8 +277,24 @@ def with_data(
 
 
 def in_parts(recipe: Recipe, accumulate: int) -> Recipe:
-    """The diffusion stages' batches taken in so many micro-batches, for fewer GPUs than the recipe was written for."""
-    return _diffusion_changed(recipe, lambda train: replace(train, accumulate=accumulate))
+    """The diffusion stages' batches taken in so many micro-batches, whatever a GPU then takes at a time."""
+    recipe = replace(recipe, micro_batch=None)
+    return _diffusion_changed(recipe, lambda train, batch: replace(train, accumulate=accumulate))
+
+
+def on_gpus(recipe: Recipe, gpus: int) -> Recipe:
+    """The diffusion stages' batches taken in the fewest micro-batches of at most ``micro_batch`` clips on each of so
+    many GPUs. Batches that do not divide among them still do not: the stages refuse those."""
+    most = recipe.micro_batch
+    if most is None:
+        return recipe
+
+    def changed(train: TrainConfig, batch: int) -> TrainConfig:
+        share = max(1, batch // gpus)
+        parts = next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= most)
+        return replace(train, accumulate=parts)
+
+    return _diffusion_changed(recipe, changed)
 
 
 def in_float32(recipe: Recipe) -> Recipe:
@@ -293,17 +316,18 @@ def in_float32(recipe: Recipe) -> Recipe:
         ),
         tiny=tiny and replace(tiny, train=changed(tiny.train)),
     )
-    return _diffusion_changed(recipe, changed)
+    return _diffusion_changed(recipe, lambda train, batch: changed(train))
 
 
-def _diffusion_changed(recipe: Recipe, changed: Callable[[TrainConfig], TrainConfig]) -> Recipe:
-    forcing = recipe.forcing
+def _diffusion_changed(recipe: Recipe, changed: Callable[[TrainConfig, int], TrainConfig]) -> Recipe:
+    """``changed`` is given a run and its batch."""
+    forcing, batch = recipe.forcing, recipe.batch
     return replace(
         recipe,
-        teacher=tuple(replace(phase, train=changed(phase.train)) for phase in recipe.teacher),
-        forcing=forcing and replace(forcing, train=changed(forcing.train)),
-        causal=changed(recipe.causal),
-        self_forcing=changed(recipe.self_forcing),
+        teacher=tuple(replace(phase, train=changed(phase.train, phase.batch or batch)) for phase in recipe.teacher),
+        forcing=forcing and replace(forcing, train=changed(forcing.train, batch)),
+        causal=changed(recipe.causal, batch),
+        self_forcing=changed(recipe.self_forcing, recipe.self_forcing_batch or batch),
     )
 
 
