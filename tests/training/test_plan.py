@@ -98,8 +98,10 @@ def test_the_command_tells_all_stages_and_trains_none(tmp_path, capsys):
     assert main([*arguments, "--gpu-memory", "80"]) == 0
     said = capsys.readouterr().out
     assert re.findall(r"^(\S.*?): \d", said, re.M) == ["teacher, phase 1", "teacher, phase 2", "causal", "self-forcing"]
-    assert said.count("it fits") == 4 and "NVIDIA H100 80GB HBM3" in said
+    assert said.count("it fits") == 4 and said.count("of 1 × H100 (989 TFLOP/s)\n") == 4
     assert not folder.exists()
+    assert main([*arguments[:-1], "A100", "--gpu-memory", "80"]) == 0
+    assert "40GB" not in capsys.readouterr().out  # the first of several A100
     assert main([*arguments, "--gpu-memory", "0.5"]) == 0
     assert "it needs" in capsys.readouterr().out
     assert main(["train", "all", "--recipe", "wan2.1-debug", "--dry-run", "--gpu", "abacus"]) == 2

@@ -47,7 +47,8 @@ class Machine:
 
     @cached_property
     def speed(self) -> tuple[float, str]:
-        """Operations a second of one, and what it is. ValueError for a GPU that is not known."""
+        """Operations a second of one, and what it is, as the user calls it: cards of one speed differ in memory.
+        ValueError for a GPU that is not known."""
         if self.gpu is None:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             here = peak(device, torch.bfloat16)
@@ -57,7 +58,8 @@ class Machine:
         found = [name for name in PEAK_TFLOPS if exact.search(name)]
         if not found:
             raise ValueError(f"--gpu {self.gpu!r}: known are {', '.join(PEAK_TFLOPS)}")
-        return PEAK_TFLOPS[found[0]] * 1e12, found[0]
+        tflops = PEAK_TFLOPS[found[0]]
+        return tflops * 1e12, f"{self.gpu} ({tflops} TFLOP/s)"
 
 
 @dataclass(frozen=True)
