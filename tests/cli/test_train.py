@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from motionstream.components import Placement
 from motionstream.media import write_video
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.training import nano_recipes, recipes, stages
+from motionstream.training.named_recipes import RECIPES
 from motionstream.training.perceptual import LPIPS
 from motionstream.training.sources import weights_path
 from motionstream.training.trainee import Trainee
@@ -171,6 +173,14 @@ def test_the_autoencoder_stage_trains(tmp_path, capsys):
     assert main(["train", "autoencoder", "--recipe", "debug", "--folder", str(tmp_path / "run")]) == 0
     assert weights_path(tmp_path / "run", "autoencoder").is_file()
     assert "components keep" in capsys.readouterr().out
+
+
+def test_the_help_names_every_recipe(capsys):
+    """Written out there, for to ask the recipes would be to wait for torch."""
+    assert main(["train", "--help"]) == 0
+    lines = [line.strip(" │") for line in capsys.readouterr().out.splitlines()]
+    told = " ".join(lines).partition("The numbers of the run: ")[2].partition("(default")[0]
+    assert set(re.findall(r"[^\s,;()]+", told)) >= set(RECIPES)
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,9 @@ Examples:
     """What to train; all: every stage in order but teacher-forcing, from which causal starts if it is finished;
     export: make a model's folder of the finished stages."""
     recipe: str = "nano"
-    """The numbers of the run: nano; wan2.1-1.3b, wan2.2-5b (the paper's), the same with -lora (affordable);
-    nano-debug, debug, wan2.1-debug, wan2.2-debug (everything once, for tests)."""
+    """The numbers of the run: nano; nano-ids (nano without carried content); wan2.1-1.3b, wan2.2-5b (the paper's);
+    wan2.1-1.3b-lora, wan2.2-5b-lora (affordable); nano-debug, debug, wan2.1-debug, wan2.2-debug (everything once, for
+    tests)."""
     folder: Path = Path("work/nano")
     """Where checkpoints, logs and weights are."""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="M")] = None
