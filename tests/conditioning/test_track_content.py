@@ -112,7 +112,7 @@ def test_training_tells_what_a_stream_would():
     visible = positions.isfinite().all(dim=-1)
     empty = torch.zeros(1, 3, 0, 6, 4, 4)
     clips = PreparedClips(latents, positions, visible, start, torch.zeros(1, 2).bool(), empty, empty[:, 0], [""])
-    brought = content_of_clips(clips, [0, 9], CELL)
+    brought = content_of_clips(clips, small())
     memory = TrackContent(latents[:, :, 0], CELL)
     one = Tracks(positions[0, :9, :1].numpy(), visible[0, :9, :1].numpy(), (32, 32), ids=np.array([0]))
     torch.testing.assert_close(memory.of(one)[0], brought[0, :1])

@@ -21,6 +21,7 @@ from motionstream.data.sources import videos_of_folder
 from motionstream.media import write_video
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks.sampling import TrackMix, layers_of
+from motionstream.training.clips import source_pictures
 from motionstream.training.export import export
 from motionstream.training.lora import LoraSettings
 from motionstream.training.named_recipes import recipe_named
@@ -121,6 +122,20 @@ def test_reading_goes_on_exactly_across_epochs_and_workers(made):
         for step in range(first, 6):
             for name, value in resumed.at(step).tensors().items():
                 assert torch.equal(value.nan_to_num(-1), straight[step].tensors()[name].nan_to_num(-1)), name
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_what_is_carried_from_latents_is_what_a_stream_shows_before_each_chunk(chunk):
+    pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
+    autoencoder, config = pipeline.parts.autoencoder, pipeline.config
+    latents = torch.randn(2, config.latent_channels, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        shown, _ = autoencoder.decode(latents)
+    first = torch.full((2, 3, 32, 32), 0.5)
+    pictures = source_pictures(first, latents, autoencoder, chunk)
+    last = [config.frames_of(start) - 1 for start in range(chunk, 6, chunk)]
+    assert torch.equal(pictures[:, 0], first)
+    torch.testing.assert_close(pictures[:, 1:], shown[:, :, last].transpose(1, 2), atol=1e-5, rtol=0)
 
 
 def test_a_recipe_of_small_rendered_clips_takes_prepared_ones_as_they_are(tmp_path):

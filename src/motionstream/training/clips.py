@@ -154,7 +154,8 @@ def assemble(
         assert autoencoder is not None
         starts = [*chunk_frames(config, frames), frames]
         carried = _carried(model, autoencoder, tracks, pictures, [slice(*each) for each in pairwise(starts)])
-        detail = torch.stack([last_detail(carried, autoencoder_frame(end - 1)) for end in starts[1:]], dim=1)
+        chunk, count = config.causal.chunk_frames, latents.shape[2]
+        detail = torch.stack([last_detail(carried, end - 1) for end in (*range(chunk, count, chunk), count)], dim=1)
     return PreparedClips(
         latents,
         tracks.positions,
@@ -220,33 +221,25 @@ def last_detail(carried: CarriedLatents, latent: int) -> Tensor:
 
 
 @torch.no_grad()
-def source_pictures(first_frame: Tensor, latents: Tensor, autoencoder: LinearAutoencoder, starts: list[int]) -> Tensor:
+def source_pictures(first_frame: Tensor, latents: Tensor, autoencoder: LinearAutoencoder, chunk: int) -> Tensor:
     """The pictures content is carried from, (B, K, 3, H, W), where only the latents of the later ones are at hand: the
-    given frame, then the last frame before each later chunk as the decoder shows it."""
+    given frame, then the last frame before each later chunk as the decoder shows it. ``chunk``: its latent frames."""
     pictures = [first_frame]
-    for start in starts[1:]:
-        latent = autoencoder_frame(start - 1)
-        state = DecoderState(latents[:, :, latent - 1 : latent])
-        pictures.append(autoencoder.decode(latents[:, :, latent : latent + 1], state)[0][:, :, -1])
+    for start in range(chunk, latents.shape[2], chunk):
+        state = DecoderState(latents[:, :, start - 2 : start - 1]) if start > 1 else None
+        pictures.append(autoencoder.decode(latents[:, :, start - 1 : start], state)[0][:, :, -1])
     return torch.stack(pictures, dim=1)
 
 
-def autoencoder_frame(frame: int) -> int:
-    """The latent frame that video frame ``frame`` is part of."""
-    return (frame + 3) // 4
-
-
-def content_of_clips(clips: PreparedClips, starts: list[int], cell: int) -> Tensor:
-    """What the tracks of whole clips bring along (``conditioning/track_content.py``), (B, M, C), float32.
-
-    ``starts``: the chunks' first frames. ``cell``: pixels per cell.
-    """
+def content_of_clips(clips: PreparedClips, config: ModelConfig) -> Tensor:
+    """What the tracks of whole clips bring along (``conditioning/track_content.py``), (B, M, C), float32."""
+    starts = torch.tensor(chunk_frames(config, clips.positions.shape[1]), device=clips.positions.device)
     begun = clips.positions.isfinite().all(dim=-1).int().argmax(dim=1)
-    chunk = torch.bucketize(begun, torch.tensor(starts, device=begun.device), right=True) - 1
+    chunk = torch.bucketize(begun, starts, right=True) - 1
     content = torch.zeros(*clips.start.shape[:2], clips.latents.shape[1], device=begun.device)
     for number in chunk.unique().tolist():
-        before = autoencoder_frame(max(0, starts[number] - 1))
-        found = latents_at(clips.latents[:, :, before], clips.start, cell)
+        before = max(0, number * config.causal.chunk_frames - 1)
+        found = latents_at(clips.latents[:, :, before], clips.start, config.spatial_compression)
         content = torch.where((chunk == number)[..., None], found, content)
     return content
 

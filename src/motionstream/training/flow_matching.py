@@ -11,7 +11,7 @@ from motionstream.model.flow import add_noise, hold_picture, velocity_to_x0
 from motionstream.model.motion_model import CarriedLatents, Conditions, ImageInput, MotionInput, MotionModel, posterior
 from motionstream.sampler.bidirectional import Guidance
 from motionstream.tracks.sampling import draw_ids
-from motionstream.training.clips import PreparedClips, chunk_frames, content_of_clips
+from motionstream.training.clips import PreparedClips, content_of_clips
 
 
 def make_conditions(
@@ -30,10 +30,7 @@ def make_conditions(
     ids = torch.cat([draw_ids(g, 1, count, model.config.track_head.id_range) for g in each]).to(clips.visible.device)
     cell = model.config.spatial_compression
     size = (cell * clips.latents.shape[3], cell * clips.latents.shape[4])
-    content = None
-    if model.config.latents_along_tracks:
-        starts = chunk_frames(model.config, clips.positions.shape[1])
-        content = content_of_clips(clips, starts, cell)
+    content = content_of_clips(clips, model.config) if model.config.latents_along_tracks else None
     motion = MotionInput(clips.positions, clips.visible, ids, size=size, first=True, content=content)
     carried = CarriedLatents(clips.candidates, clips.features)
     image = ImageInput(clips.latents[:, :, :1], clips.image)

@@ -137,8 +137,7 @@ class _Samples(Dataset):
         tracks = self._tracks(sample, self.config.frames_of(frames), generator)
         pictures = first_frame[:, None]
         if self.autoencoder is not None:
-            starts = chunk_frames(self.config, self.config.frames_of(frames))
-            pictures = source_pictures(first_frame, latents, self.autoencoder, starts)
+            pictures = source_pictures(first_frame, latents, self.autoencoder, self.config.causal.chunk_frames)
         clips = assemble(latents, pictures, tracks, [sample.caption], self._shell(), self.autoencoder)
         return self._with_tokens(clips, sample).half()
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from motionstream import metrics
 from motionstream.autoencoder.base import StreamingAutoencoder
-from motionstream.autoencoder.tiny import TinyAutoencoder
+from motionstream.autoencoder.tiny import GROUP, TinyAutoencoder
 from motionstream.training import distributed
 from motionstream.training.clips import to_float
 from motionstream.training.discriminator import PatchDiscriminator, ReplayBuffer, adversarial_loss, judge_loss
@@ -194,8 +194,8 @@ class TinyDecoderStage:
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         samples = distributed.shard(self.settings.batch)
         video = self._last = self._clips.at(step, samples).to(self.device)
-        lead = self._lead(step, (video.shape[2] + 3) // 4)
-        used = video.shape[2] - 4 * (self.settings.lead_in - lead)
+        lead = self._lead(step, (video.shape[2] - 1) // GROUP + 1)
+        used = video.shape[2] - GROUP * (self.settings.lead_in - lead)
         video = video[:, :, :used]
         latents = self._encode(video)
         if self.settings.target == "decoder":
@@ -224,7 +224,7 @@ class TinyDecoderStage:
             return self.tiny.decode(latents, clamp=False)[0]
         with torch.no_grad():
             _, state = self.tiny.decode(latents[:, :, :lead])
-        return self.tiny.decode(latents[:, :, lead:], state, clamp=False)[0][:, :, 3:]
+        return self.tiny.decode(latents[:, :, lead:], state, clamp=False)[0][:, :, GROUP - 1 :]
 
     def _regress(self, latents: Tensor, video: Tensor, lead: int, step: int) -> tuple[Tensor, dict[str, float]]:
         """The decoder's loss."""
