@@ -1,10 +1,8 @@
 """Streaming speed on a GPU: both official sizes with random weights, both decoders, every attention backend.
 
     python benchmarks/gpu_stream.py
-    PRESETS="wan2.1-debug wan2.2-debug" CHUNKS=4 OUT=/tmp/results python benchmarks/gpu_stream.py
+    python benchmarks/gpu_stream.py --presets wan2.1-debug wan2.2-debug --chunks 4 --output /tmp/results
 
-Environment: PRESETS (which models), CHUNKS (length of the long run, which shows whether late chunks are as fast as
-early ones; at least 210 for that), OUT (folder for the results), SECONDS_LEFT (all that may be spent, 570 without it).
 A JSON file is written after every run, the most important ones first, so that a run which is cut short keeps what it
 has. Every model has a process of its own: a device that fails in one does not stop the other.
 """
@@ -14,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
@@ -26,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from motionstream.pipeline import MotionStreamPipeline
 
-PRESETS = "wan2.1-1.3b wan2.2-5b"
-SECONDS = 570
+PRESETS = ("wan2.1-1.3b", "wan2.2-5b")
 SHORT = 30
 """Chunks of the runs that only compare speeds."""
 NEEDED = ("av", "cv2", "diffusers", "einops", "ftfy", "numpy", "PIL", "rich", "safetensors", "torch", "transformers")
@@ -137,21 +133,26 @@ def line(result: dict[str, Any]) -> str:
 def main() -> None:
     """Check, then one process for every model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=PRESETS, metavar="PRESET", help="which models")
+    chunks = "length of the long run, which shows whether late chunks are as fast as early ones; at least 210 for that"
+    parser.add_argument("--chunks", type=int, default=300, help=chunks)
+    parser.add_argument("--seconds", type=float, default=570, help="all that may be spent (%(default)s)")
+    results = Path(__file__).parent / "results"
+    parser.add_argument("--output", type=Path, default=results, help="folder for the results")
     parser.add_argument("--only", metavar="PRESET", help="measure this model in this process")
     parser.add_argument("--deadline", type=float, help="of --only, seconds since the epoch")
     arguments = parser.parse_args()
-    chunks = int(os.environ.get("CHUNKS", "300"))
-    folder = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
-    folder.mkdir(parents=True, exist_ok=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.only:
-        sys.exit(1 if measure(arguments.only, chunks, folder, arguments.deadline or float("inf")) else 0)
-    ends = time.time() + float(os.environ.get("SECONDS_LEFT", SECONDS))
+        deadline = arguments.deadline or float("inf")
+        sys.exit(1 if measure(arguments.only, arguments.chunks, arguments.output, deadline) else 0)
+    ends = time.time() + arguments.seconds
     check_environment()
-    presets = (os.environ.get("PRESETS") or PRESETS).split()
     codes = []
-    for place, preset in enumerate(presets):
-        deadline = time.time() + (ends - time.time()) / (len(presets) - place)
+    for place, preset in enumerate(arguments.presets):
+        deadline = time.time() + (ends - time.time()) / (len(arguments.presets) - place)
         command = [sys.executable, __file__, "--only", preset, "--deadline", str(deadline)]
+        command += ["--chunks", str(arguments.chunks), "--output", str(arguments.output)]
         codes.append(subprocess.run(command).returncode)
     sys.exit(1 if any(codes) else 0)
 

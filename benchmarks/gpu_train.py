@@ -1,25 +1,24 @@
 """Training speed on a GPU: teacher, Self-Forcing and LoRA at full size with random weights, and what saves memory.
 
     python benchmarks/gpu_train.py
-    PRESETS=wan2.1-debug STEPS=1 OUT=/tmp/results python benchmarks/gpu_train.py
+    python benchmarks/gpu_train.py --presets wan2.1-debug --steps 1 --output /tmp/results
 
-Environment: PRESETS (which models), STEPS (measured updates of each run), OUT (folder for the results), SECONDS_LEFT
-(all that may be spent, 570 without it). Every run is a process of its own, the most important ones first, and leaves a
-JSON file: what runs out of memory or of time takes nothing with it.
+Every run is a process of its own, the most important ones first, and leaves a JSON file: what runs out of memory or of
+time takes nothing with it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PRESETS = "wan2.1-1.3b wan2.2-5b"
-SECONDS = 570
+PRESETS = ("wan2.1-1.3b", "wan2.2-5b")
 LEAST = 45
 """Seconds below which no further run is begun."""
 
@@ -46,27 +45,31 @@ RUNS = (
 )
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run what there is time for; 1 where nothing could be measured."""
-    folder = Path(os.environ.get("OUT", "benchmarks/results"))
-    folder.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + float(os.environ.get("SECONDS_LEFT", SECONDS))
-    presets, measured = os.environ.get("PRESETS", PRESETS).split(), 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=PRESETS, metavar="PRESET", help="which models")
+    parser.add_argument("--steps", type=int, default=6, help="measured updates of each run")
+    parser.add_argument("--seconds", type=float, default=570, help="all that may be spent (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder for the results")
+    arguments = parser.parse_args(words)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    until, measured = time.monotonic() + arguments.seconds, 0
     for run in RUNS:
-        for preset in presets:
+        for preset in arguments.presets:
             left = until - time.monotonic()
             if left < LEAST:
                 print(f"{preset} {run.name}: no time left")
                 continue
-            measured += measure(preset, run, folder, left)
+            measured += measure(preset, run, arguments.steps, arguments.output, left)
     return 0 if measured else 1
 
 
-def measure(preset: str, run: Run, folder: Path, seconds: float) -> bool:
+def measure(preset: str, run: Run, steps: int, folder: Path, seconds: float) -> bool:
     """One run in a process of its own; whether it left a result. Its figures, or its last words, are printed."""
     path = run.path(folder, preset)
     command = [sys.executable, "-m", "motionstream", "bench", "train", "--preset", preset, *run.options]
-    command += ["--steps", os.environ.get("STEPS", "6"), "--output", str(path)]
+    command += ["--steps", str(steps), "--output", str(path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
