@@ -66,7 +66,7 @@ class ClipFacts:
 def direction(motion: tuple[float, float]) -> str:
     """Left, right, up, down or a diagonal of them, for a motion in pixels with y pointing down."""
     octant = round(math.atan2(motion[1], motion[0]) / (math.pi / 4)) % 8
-    return ("right", "down and right", "down", "down and left", "left", "up and left", "up", "up and right")[octant]
+    return _DIRECTIONS[octant]
 
 
 def colour_word(colour: tuple[float, float, float]) -> str | None:

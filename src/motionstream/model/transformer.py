@@ -21,9 +21,6 @@ from motionstream.model.precision import ISLANDS
 TIME_SCALE = 1000.0
 """Wan's timesteps run 0..1000; everywhere else in this library t lies in [0, 1]."""
 
-TEXT_TOKENS = 512
-"""Text tokens of Wan. With an image branch the image tokens stand before exactly this many text tokens."""
-
 
 class RMSNorm(nn.Module):
     """One norm across all heads, in float32."""

@@ -85,10 +85,6 @@ class Library:
         """What was recorded so far. ValueError where there is no session of this name."""
         return Recording.read(self._path(name, recordings.SUFFIX))
 
-    def recording_path(self, name: str) -> Path:
-        """The session's file, as it is. ValueError where there is none."""
-        return self._path(name, recordings.SUFFIX)
-
     def film_path(self, name: str) -> Path:
         """The session's film, with every frame that was made so far. ValueError where there is none."""
         self._encoder.submit(lambda: None).result()  # what was appended before now is written then

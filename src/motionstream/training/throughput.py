@@ -31,11 +31,6 @@ class StepFlops:
         """What the arithmetic takes: a gradient costs two more forwards."""
         return self.inference + 3 * self.trained
 
-    @property
-    def recomputed(self) -> float:
-        """What activation checkpointing adds, at most: one more forward, of which it may leave out the last layers."""
-        return self.trained
-
     def times(self, batch: int) -> StepFlops:
         return StepFlops(batch * self.inference, batch * self.trained)
 
