@@ -12,6 +12,8 @@ from motionstream import LiveTracks, MotionStreamPipeline, Tracks
 from motionstream.carry.memory import CarryMemory
 from motionstream.components import Placement
 from motionstream.config import ModelConfig
+from motionstream.model.motion_model import MotionModel
+from motionstream.pipeline import _placed
 from motionstream.presets import PRESETS, preset
 from motionstream.sampler.rollout import times_of
 from motionstream.scene import thinned
@@ -280,3 +282,16 @@ def test_an_adaptive_stream_refreshes_once_the_camera_has_left_and_a_drag_never_
             live.move(hand, 10 + 2 * chunk, 16)
             stream.step(camera.cut(live.cut(stream.next_frames)))
         assert stream.refreshes == expected
+
+
+def test_where_blocks_are_offloaded_all_but_the_transformer_is_on_the_device(monkeypatch):
+    """The meta device stands for a GPU."""
+    offloaded = []
+    monkeypatch.setattr("motionstream.pipeline.offload_blocks", lambda *given: offloaded.append(given))
+    placement = Placement(device="meta", offload_blocks=True)
+    model = _placed(MotionModel(preset("nano")), placement)
+    assert offloaded == [(model.transformer, placement.torch_device)]
+    places = {name: parameter.device.type for name, parameter in model.named_parameters()}
+    assert {place for name, place in places.items() if name.startswith("transformer.")} == {"cpu"}
+    assert {place for name, place in places.items() if not name.startswith("transformer.")} == {"meta"}
+    assert any(name.startswith("pixel_mixer.") for name in places)

@@ -17,6 +17,7 @@ from motionstream.config import CausalConfig, ModelConfig, SamplerConfig
 from motionstream.loading import STAGES, WEIGHTS, load_model, locate, random_model, refuse_missing
 from motionstream.memory import check_fits
 from motionstream.model.motion_model import MotionModel
+from motionstream.model.offload import offload_blocks
 from motionstream.model.transformer import MotionTransformer
 from motionstream.presets import preset
 from motionstream.sampler.rollout import times_of
@@ -239,18 +240,8 @@ def _placed(model: MotionModel, placement: Placement) -> MotionModel:
     device = placement.torch_device
     if not placement.offload_blocks:
         return model.to(device)
-    from diffusers.hooks import apply_group_offloading
-
-    model.to("cpu")
-    for part in (model.track_head, model.carry_prior):
-        if part is not None:
+    for part in model.children():
+        if part is not model.transformer:
             part.to(device)
-    apply_group_offloading(
-        model.transformer,
-        onload_device=device,
-        offload_device=torch.device("cpu"),
-        offload_type="block_level",
-        num_blocks_per_group=1,
-        use_stream=device.type == "cuda",
-    )
+    offload_blocks(model.transformer, device)
     return model
