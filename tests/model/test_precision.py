@@ -10,9 +10,9 @@ from motionstream.model.transformer import MotionTransformer
 from motionstream.presets import preset
 
 
-def transformer() -> MotionTransformer:
+def transformer(name: str = "wan2.1-debug") -> MotionTransformer:
     generator = torch.Generator().manual_seed(0)
-    model = MotionTransformer(**asdict(preset("wan2.1-debug").transformer))
+    model = MotionTransformer(**asdict(preset(name).transformer))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             one = 1.0 if "norm" in name and name.endswith("weight") else 0.0
@@ -28,6 +28,10 @@ def inputs() -> dict[str, torch.Tensor]:
         "text": torch.randn(1, 512, 32, generator=generator),
         "image": torch.randn(1, 17, 24, generator=generator),
     }
+
+
+def half(name: str, value: torch.Tensor) -> torch.Tensor:
+    return value if name == "t" else value.bfloat16()
 
 
 def test_only_the_islands_stay_in_full_precision():
@@ -47,11 +51,31 @@ def test_bfloat16_stays_near_float32_and_the_islands_bring_it_nearer():
     with torch.no_grad():
         exact = transformer()(**x)
         cast_with_islands(islands, torch.bfloat16)
-        half = {name: value if name == "t" else value.bfloat16() for name, value in x.items()}
-        errors = [(model(**half).float() - exact).square().mean().sqrt() for model in (islands, flat)]
+        halves = {name: half(name, value) for name, value in x.items()}
+        errors = [(model(**halves).float() - exact).square().mean().sqrt() for model in (islands, flat)]
     assert exact.std() > 0.1
     assert errors[0] < 0.02 * exact.std()
     assert errors[0] < errors[1]
+
+
+def test_mixed_precision_computes_what_half_precision_with_its_islands_does():
+    """The time embedding's layers are linear, which autocast runs in bfloat16 whatever their weights are in."""
+    plain, islands = transformer("wan2.2-debug"), transformer("wan2.2-debug")
+    cast_with_islands(islands, torch.bfloat16)
+    generator = torch.Generator().manual_seed(1)
+    x = {
+        "latents": torch.randn(1, plain.config["in_channels"], 3, 4, 6, generator=generator),
+        "t": torch.tensor([[0.0, 0.7, 0.909]]),
+        "text": torch.randn(1, 512, plain.config["text_dim"], generator=generator),
+    }
+    with torch.no_grad():
+        exact, expected = plain.condition_embedder.time(x["t"]), islands(**{k: half(k, v) for k, v in x.items()})
+        with torch.autocast("cpu", torch.bfloat16):
+            found, mixed = plain.condition_embedder.time(x["t"]), plain(**x)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    torch.testing.assert_close(mixed, expected, atol=0, rtol=0)
+    assert expected.dtype == torch.bfloat16 and expected.float().std() > 0.1
 
 
 def test_a_folder_is_loaded_with_its_islands(tmp_path):

@@ -64,7 +64,7 @@ class Measure:
         """A forward over whole clips without gradients."""
         model = self._model(min(2, self.config.transformer.num_layers)).requires_grad_(False)
         run = self._clip_loss(model, None, likelihood=False)
-        return inference_bytes(run, bf16=self.bf16, device=self.device)
+        return inference_bytes(model, run, bf16=self.bf16, device=self.device)
 
     def chunk(self, causal: CausalConfig, chunk: int) -> StepBytes:
         """A chunk of a rollout at the step that has a gradient, against the cache; its inputs are not counted."""

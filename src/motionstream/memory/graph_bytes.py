@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from motionstream.memory.live_bytes import LiveBytes, nbytes
 from motionstream.model.backends import use_backend
+from motionstream.model.transformer import ConditionEmbedder
 
 CAST = ("linear", "conv2d", "conv3d", "matmul", "__matmul__", "scaled_dot_product_attention")
 """Torch's functions that autocast runs in half precision, of those that the models use."""
@@ -58,7 +59,7 @@ def step_bytes(module: nn.Module, loss: Callable[[], Tensor], *, bf16: bool, rec
     ]
     try:
         with _checkpointed(module, recompute, bf16, device), torch.device("meta"), LiveBytes() as live:
-            with _kernels(bf16, device) as cache:
+            with _kernels(module, bf16, device) as cache:
                 value = loss()
                 casts, held = nbytes(cache.values()), live.live
                 forward = live.peak - held
@@ -72,17 +73,18 @@ def step_bytes(module: nn.Module, loss: Callable[[], Tensor], *, bf16: bool, rec
             hook.remove()
 
 
-def inference_bytes(run: Callable[[], Tensor], *, bf16: bool, device: str) -> int:
-    """The most that is alive while ``run`` runs without gradients, its inputs and copies of weights included."""
-    with torch.device("meta"), LiveBytes() as live, _kernels(bf16, device), torch.no_grad():
+def inference_bytes(module: nn.Module, run: Callable[[], Tensor], *, bf16: bool, device: str) -> int:
+    """The most that is alive while ``run`` runs ``module`` (on the meta device) without gradients, its inputs and
+    copies of weights included."""
+    with torch.device("meta"), LiveBytes() as live, _kernels(module, bf16, device), torch.no_grad():
         run()
     return live.peak
 
 
 @contextmanager
-def _kernels(bf16: bool, device: str) -> Iterator[dict[int, Tensor]]:
+def _kernels(module: nn.Module, bf16: bool, device: str) -> Iterator[dict[int, Tensor]]:
     """The stand-ins; yields the weights' copies, by the weights' ids."""
-    casting = _Autocast()
+    casting = _Autocast(module)
     fused, cast = (_FusedKernels() if device == "cuda" else nullcontext()), (casting if bf16 else nullcontext())
     with use_backend("sdpa" if device == "cuda" else "plain"), fused, cast:
         yield casting.cache
@@ -93,7 +95,7 @@ def _checkpointed(module: nn.Module, recompute: bool, bf16: bool, device: str) -
     """Blocks that are run again in the backward pass, with autocast entered anew."""
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _kernels(bf16, device)
+        return nullcontext(), _kernels(module, bf16, device)
 
     blocks: list[Any] = [block for part in module.modules() for block in getattr(part, "blocks", [])]
     for block in blocks if recompute else []:
@@ -106,14 +108,17 @@ def _checkpointed(module: nn.Module, recompute: bool, bf16: bool, device: str) -
 
 
 class _Autocast(TorchFunctionMode):
-    """bf16 operands for products and convolutions; ``cache`` has the copies of weights, by their id."""
+    """bf16 operands for products and convolutions, but not in the time embeddings of ``module``, which switch autocast
+    off; ``cache`` has the copies of weights, by their id."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.cache: dict[int, Tensor] = {}
+        embedders = [part for part in module.modules() if isinstance(part, ConditionEmbedder)]
+        self._off = {id(p) for e in embedders for part in (e.time_embedder, e.time_proj) for p in part.parameters()}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") not in CAST:
+        if getattr(func, "__name__", "") not in CAST or not self._off.isdisjoint(map(id, args)):
             return func(*args, **(kwargs or {}))
         return func(*map(self._cast, args), **{name: self._cast(value) for name, value in (kwargs or {}).items()})
 

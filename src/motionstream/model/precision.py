@@ -6,6 +6,8 @@ diffusers' ``_keep_in_fp32_modules``). They are small; rounding them is not. So 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 
@@ -38,3 +40,9 @@ def cast_with_islands(module: nn.Module, dtype: torch.dtype) -> None:
     for name, buffer in module.named_buffers():
         if buffer.is_floating_point():
             buffer.data = buffer.data.to(torch.float32 if is_island(name) else dtype)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Operations run in the precision of what they are given. The meta device has no autocast that could be off."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.model.attention import AttentionContext, Bidirectional, Grid, attention
-from motionstream.model.precision import ISLANDS
+from motionstream.model.precision import ISLANDS, without_autocast
 
 TIME_SCALE = 1000.0
 """Wan's timesteps run 0..1000; everywhere else in this library t lies in [0, 1]."""
@@ -190,13 +190,18 @@ class ConditionEmbedder(nn.Module):
             self.image_embedder = _ImageEmbedding(image_dim, dim)
 
     def time(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """t (B, F or 1) in [0, 1] → embedding (B, F or 1, D) and modulation (B, F or 1, 6, D)."""
+        """t (B, F or 1) in [0, 1] → embedding (B, F or 1, D) and modulation (B, F or 1, 6, D).
+
+        In the precision of its weights, as in Wan's own code: autocast would run an island in half precision.
+        """
         half = self.freq_dim // 2
         frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
         angles = (t.float() * TIME_SCALE)[..., None] * frequencies
         wave = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        embedding = self.time_embedder(wave.to(self.time_embedder.linear_1.weight.dtype))
-        return embedding, self.time_proj(F.silu(embedding).to(self.time_proj.weight.dtype)).unflatten(-1, (6, -1))
+        with without_autocast(t.device):
+            embedding = self.time_embedder(wave.to(self.time_embedder.linear_1.weight.dtype))
+            modulation = self.time_proj(F.silu(embedding).to(self.time_proj.weight.dtype))
+        return embedding, modulation.unflatten(-1, (6, -1))
 
 
 class MotionTransformer(ModelMixin, ConfigMixin):
