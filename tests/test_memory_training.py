@@ -11,12 +11,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
 from motionstream.config import CausalConfig
-from motionstream.memory.activations import CONDITIONING, Measure, step_memory, student_bytes
+from motionstream.memory.activations import CONDITIONING, Measure, _frozen_past, step_memory, student_bytes
 from motionstream.memory.live_bytes import weights_of
 from motionstream.memory.training import TrainingSetup, training_budget, training_remedy
 from motionstream.model.attention import BlockCausal
 from motionstream.presets import preset
-from motionstream.training.distributed import tune_blocks
+from motionstream.training import distributed
 from motionstream.training.loop import Run
 from motionstream.training.self_forcing import SelfForcingConfig
 from motionstream.training.workload import Workload, make_stage, workload
@@ -49,7 +49,7 @@ def alive_after(module: nn.Module, loss) -> int:
 def real_step(work: Workload, folder: Path, step: int = 1):
     """The stage, prepared as the loop prepares it, and its loss in the precision of training."""
     stage = make_stage(work, CPU, folder)
-    tune_blocks(stage.module, recompute=work.recompute)
+    distributed.tune_blocks(stage.module, recompute=work.recompute)
 
     def loss():
         with torch.autocast("cpu", torch.bfloat16, enabled=work.bf16):
@@ -115,6 +115,27 @@ def test_a_students_step_keeps_what_is_told(name, recompute, tmp_path):
     # every chunk keeps its own, and the past's keys and values where blocks are run again; too much is told of a model
     # as small as debug, whose latents are a part of it: the loss of each chunk is taken to keep them
     assert 0.9 <= told / alive_after(stage.module, loss) <= 1.25
+
+
+def test_the_past_of_blocks_that_are_run_again_is_counted_as_it_is_kept(tmp_path, monkeypatch):
+    kept = []
+
+    class Watched(distributed._PastOfOneLayer):
+        def __init__(self, cache, layer):
+            super().__init__(cache, layer)
+            keys, values, _ = self.read(layer)
+            kept.append(keys.nbytes + values.nbytes)
+
+    monkeypatch.setattr(distributed, "_PastOfOneLayer", Watched)
+    settings = {"data": "synthetic", "stage": "self-forcing", "rollouts": SelfForcingConfig(critic_updates=1)}
+    frames, told = preset("wan2.2-debug").frames_of(15), {}
+    for bf16 in (False, True):
+        kept.clear()
+        work = workload("wan2.2-debug", batch=2, frames=frames, recompute=True, bf16=bf16, **settings)
+        real_step(work, tmp_path)[1]()
+        told[bf16] = _frozen_past(measure_of(work), CausalConfig.parse("c3s1w1"), work.latent_frames // 3)
+        assert told[bf16] == sum(kept) > 0
+    assert told[False] == 2 * told[True]
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -12,7 +12,7 @@ from motionstream.model.flow import velocity_to_x0
 from motionstream.model.motion_model import ImageInput, MotionInput, MotionModel
 from motionstream.presets import preset
 from motionstream.sampler.rollout import rollout
-from motionstream.training.distributed import tune_blocks
+from motionstream.training import distributed
 
 TIMES = (1.0, 0.8, 0.5)
 EXIT = 1
@@ -154,8 +154,32 @@ def test_recomputed_blocks_find_the_cache_as_it_was():
     model = random_model("wan2.2-debug")
     conditions, picture = plain_conditions(model, 12)
     plain = gradients(model, roll(model, conditions, picture, exit_step=EXIT).square().sum())
-    tune_blocks(model, recompute=True)
+    distributed.tune_blocks(model, recompute=True)
     assert far(gradients(model, roll(model, conditions, picture, exit_step=EXIT).square().sum()), plain) < 1e-5
+
+
+def test_in_mixed_precision_the_past_of_recomputed_blocks_is_kept_in_half_precision(monkeypatch):
+    model, kept = random_model("wan2.2-debug"), set()
+    conditions, picture = plain_conditions(model, 12)
+
+    class Watched(distributed._PastOfOneLayer):
+        def read(self, layer):
+            keys, values, positions = super().read(layer)
+            kept.update((keys.dtype, values.dtype))
+            return keys, values, positions
+
+    def mixed():
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = roll(model, conditions, picture, exit_step=EXIT).square().sum()
+        return gradients(model, loss)
+
+    plain = mixed()
+    monkeypatch.setattr(distributed, "_PastOfOneLayer", Watched)
+    distributed.tune_blocks(model, recompute=True)
+    recomputed = mixed()
+    assert kept == {torch.bfloat16} and recomputed.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert torch.equal(recomputed[name], gradient), name
 
 
 def test_mixed_precision_keeps_the_gradient_after_steps_without():

@@ -202,13 +202,14 @@ def _cells(measure: Measure) -> int:
 
 
 def _frozen_past(measure: Measure, causal: CausalConfig, chunks: int) -> int:
-    """Copies of the past keys and values, in float32: blocks that are run again must not see the newer cache."""
+    """Copies of the past keys and values: blocks that are run again must not see the newer cache."""
     transformer = measure.config.transformer
     patch = transformer.patch_size
     rows, columns = measure.config.latent_size
     tokens = causal.chunk_frames * (rows // patch[1]) * (columns // patch[2])
     seen = sum(len(causal.visible_chunks(chunk)) - 1 for chunk in range(chunks))
-    return 2 * 4 * transformer.num_layers * measure.batch * seen * tokens * transformer.width
+    numbers = 2 * transformer.num_layers * measure.batch * seen * tokens * transformer.width
+    return numbers * (2 if measure.bf16 else 4)
 
 
 def _critic(measure: Measure, causal: CausalConfig) -> int:

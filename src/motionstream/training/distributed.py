@@ -277,13 +277,15 @@ def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
 
 
 class _PastOfOneLayer:
-    """What ``Cached`` reads of a rolling cache, as it is now. A block that is recomputed in the backward pass, long
-    after the cache has rolled on, must not see the newer chunks."""
+    """What ``Cached`` reads of a rolling cache, as it is now, in the precision in which it will attend to it. A block
+    that is recomputed in the backward pass, long after the cache has rolled on, must not see the newer chunks."""
 
     def __init__(self, cache: RollingKVCache, layer: int) -> None:
         keys, values, positions = cache.read(layer)
+        kind = keys.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else keys.dtype
         self.current_positions = cache.current_positions
-        self._past = keys.clone(), values.clone(), positions
+        self._past = keys.to(dtype, copy=True), values.to(dtype, copy=True), positions
 
     def read(self, layer: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         return self._past
