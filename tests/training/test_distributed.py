@@ -35,6 +35,7 @@ from motionstream.training.mixer import MixerStage
 from motionstream.training.outlining import OutlineStage
 from motionstream.training.rendered_clips import ClipPool
 from motionstream.training.self_forcing import SelfForcingConfig, SelfForcingStage
+from motionstream.training.stage import Stage
 from motionstream.training.teacher import TeacherStage
 from motionstream.training.teacher_forcing import TeacherForcingStage
 from motionstream.training.tiny_autoencoder import TinyDecoderStage, TinyTraining
@@ -307,12 +308,11 @@ def test_a_disk_that_is_full_in_the_middle_of_a_sharded_checkpoint_leaves_the_on
         assert "checkpoint.sharded" in said and step == 1
 
 
-class Unlucky:
+class Unlucky(Stage):
     """Meets a loss that is not finite on the second rank only."""
 
     def __init__(self):
-        self.module = nn.Linear(2, 1)
-        self.rng = torch.Generator()
+        super().__init__(nn.Linear(2, 1))
 
     def loss(self, step):
         loss = self.module(torch.ones(2)).square().sum()

@@ -10,6 +10,7 @@ from motionstream.model.transformer import MotionTransformer
 from motionstream.presets import preset
 from motionstream.training.distributed import SampleDraws, shard
 from motionstream.training.loop import Run, TrainConfig
+from motionstream.training.stage import Stage
 
 CONFIG = TrainConfig(steps=3, lr=1e-3, warmup=1)
 
@@ -23,14 +24,13 @@ def transformer(seed):
     return MotionTransformer(**asdict(preset("debug").transformer))
 
 
-class Follow:
+class Follow(Stage):
     """A small transformer learns what another one, frozen, answers."""
 
     def __init__(self, device="cpu"):
-        self.module = transformer(1).to(device)
+        super().__init__(transformer(1).to(device))
         self.teacher = torch.nn.ModuleDict({"model": transformer(2), "around": torch.nn.Linear(2, 2)}).to(device)
         self.frozen = (self.teacher.requires_grad_(False),)
-        self.rng = torch.Generator()
 
     def loss(self, step):
         draws, config = SampleDraws(0, step, shard(2)), self.module.config

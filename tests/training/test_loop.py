@@ -16,6 +16,7 @@ from motionstream.training import logs, loop
 from motionstream.training.distributed import SampleDraws, keyed_generator, micro_batch, shard
 from motionstream.training.loop import Run, TrainConfig, train
 from motionstream.training.shortage import explain
+from motionstream.training.stage import Stage
 
 BATCH = 8
 CONFIG = TrainConfig(steps=6, lr=0.05, checkpoint_every=3)
@@ -25,13 +26,13 @@ def quiet(text):
     pass
 
 
-class Line:
+class Line(Stage):
     """Fits y = Σx on samples drawn by (seed, step, sample); ``spoil`` may change the loss of a step."""
 
     def __init__(self, spoil=None, keyed=True):
         torch.manual_seed(0)
-        self.module = nn.Linear(3, 1)
-        self.rng = torch.Generator().manual_seed(0)
+        super().__init__(nn.Linear(3, 1))
+        self.rng.manual_seed(0)
         self.spoil, self.keyed = spoil, keyed
         self.seen = []
 
@@ -95,13 +96,13 @@ def test_sample_draws_depend_on_seed_step_sample_and_purpose_alone():
     assert shard(8) == range(8)
 
 
-class Duel(Line):
+class Duel(Stage):
     """The module follows the opponent's number, the opponent runs away from the module's."""
 
     def __init__(self):
         torch.manual_seed(0)
-        self.module, self.opponent = nn.Linear(1, 1), nn.Linear(1, 1)
-        self.rng = torch.Generator().manual_seed(0)
+        super().__init__(nn.Linear(1, 1))
+        self.opponent = nn.Linear(1, 1)
         self.history = []
 
     def turn(self, step):
@@ -111,8 +112,6 @@ class Duel(Line):
         self.history.append((self.turn(step), self.module.weight.item(), self.opponent.weight.item()))
         gap = (self.module(torch.ones(1)) - self.opponent(torch.ones(1))).square().sum()
         return (gap if self.turn(step) == "module" else -gap), {}
-
-    last_batch = None
 
     def validate(self, module):
         return {}
@@ -274,26 +273,21 @@ def test_tensorboard_has_the_scalars_and_the_pictures(tmp_path):
     np.testing.assert_array_equal(read_picture(tmp_path / "image.png"), read_picture(written))
 
 
-class Counted(Line):
-    def flops(self, step):
-        return 1e6 * (step + 1)
-
-
 def test_the_share_of_the_peak_is_logged_where_flops_and_peak_are_known(tmp_path, monkeypatch):
-    def records(stage, tflops, **changes):
+    def records(stage, flops, tflops, **changes):
         asked = []
         monkeypatch.setattr(loop, "data_sheet_tflops", lambda *about: (asked.append(about), tflops)[1])
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        train(stage, TrainConfig(steps=4, log_every=2, **changes), folder, say=quiet)
+        train(stage, TrainConfig(steps=4, log_every=2, **changes), folder, flops=flops, say=quiet)
         assert asked == [(torch.device("cpu"), torch.bfloat16 if changes else torch.float32)]
         return read_log(folder, "train")
 
-    for record in records(Counted(), 1e-3):
-        step = record["step"]  # of steps step − 2 and step − 1, counted from 0
-        assert record["share_of_peak"] == pytest.approx(1e6 * (2 * step - 1) / (2 * record["step_seconds"] * 1e9))
-    assert all("share_of_peak" in record for record in records(Counted(), 1e-3, bf16=True))
-    for stage, tflops in ((Line(), 1e-3), (Counted(), None)):
-        assert all("share_of_peak" not in record for record in records(stage, tflops))
+    # of steps 0 to 3 the module's is step 2
+    for record, done in zip(records(Duel(), {"module": 1e6, "opponent": 1e5}, 1e-3), (2e5, 1.1e6), strict=True):
+        assert record["share_of_peak"] == pytest.approx(done / (2 * record["step_seconds"] * 1e9))
+    assert all("share_of_peak" in record for record in records(Line(), {"module": 1e6}, 1e-3, bf16=True))
+    for flops, tflops in ((None, 1e-3), ({"module": 1e6}, None)):
+        assert all("share_of_peak" not in record for record in records(Line(), flops, tflops))
 
 
 def test_peak_memory_of_a_gpu_is_that_since_the_last_line(monkeypatch):

@@ -18,6 +18,7 @@ from motionstream.training.export import export
 from motionstream.training.loop import TrainConfig, train
 from motionstream.training.named_recipes import RECIPES, recipe_named
 from motionstream.training.self_forcing import check_rollouts
+from motionstream.training.stage import Stage
 from motionstream.wan_presets import TINY_WAN22_LARGE
 
 
@@ -146,13 +147,13 @@ def test_a_missing_stage_is_named(tmp_path):
         stages.train_teacher(nano_recipes.debug(), tmp_path)
 
 
-class _Line:
+class _Line(Stage):
     """A stage that fits a line, or blows up on request."""
 
     def __init__(self, *, explode_at: int | None = None) -> None:
         torch.manual_seed(0)
-        self.module = torch.nn.Linear(3, 1)
-        self.rng = torch.Generator().manual_seed(0)
+        super().__init__(torch.nn.Linear(3, 1))
+        self.rng.manual_seed(0)
         self.explode_at = explode_at
 
     def loss(self, step):

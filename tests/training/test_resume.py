@@ -18,6 +18,7 @@ from torch import nn
 from motionstream.training import checkpoint, nano_recipes, recipes, sources, stages
 from motionstream.training.checkpoint import Checkpoints, damage, previous, save_file
 from motionstream.training.loop import Run, TrainConfig
+from motionstream.training.stage import Stage
 from motionstream.training.teacher import TeacherStage
 
 fork = multiprocessing.get_context("fork")
@@ -181,13 +182,13 @@ def test_a_full_disk_is_said_and_leaves_the_old_checkpoint(tmp_path, background)
     assert read(tmp_path) == 3
 
 
-class Counter:
+class Counter(Stage):
     """A stage with everything that must survive: weights, moments, two generators, a list of its own."""
 
     def __init__(self):
         torch.manual_seed(0)
-        self.module = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
-        self.rng = torch.Generator().manual_seed(0)
+        super().__init__(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1)))
+        self.rng.manual_seed(0)
         self.replay = []
 
     def loss(self, step):

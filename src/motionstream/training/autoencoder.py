@@ -11,6 +11,7 @@ from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.training.clips import PreparedClips, to_float
 from motionstream.training.distributed import SampleDraws, shard
+from motionstream.training.stage import Stage
 from motionstream.training.trajectories import TrajectoryStore
 
 
@@ -38,7 +39,7 @@ def picture_loss(decoded: Tensor, video: Tensor) -> Tensor:
     return F.l1_loss(decoded, video) + edges[0] + edges[1]
 
 
-class DecoderStage:
+class DecoderStage(Stage):
     """The residual decoder against the rendered frames."""
 
     def __init__(
@@ -51,12 +52,11 @@ class DecoderStage:
         batch: int,
         seed: int,
     ) -> None:
-        self.module: nn.Module = autoencoder
+        super().__init__(autoencoder)
         self.autoencoder = autoencoder
         self.scene, self.batch, self.seed = scene, batch, seed
         self.bank = TextureBank(textures)
         self.held_out = TextureBank(held_out)
-        self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         draws = SampleDraws(self.seed, step, shard(self.batch))
@@ -84,7 +84,7 @@ class DecoderStage:
         return numbers
 
 
-class GeneratedDecoderStage:
+class GeneratedDecoderStage(Stage):
     """The residual decoder on what it will really meet: latents that the teacher made, between them and the true ones.
 
     The linear code decodes every 8×8 block by itself, so generated latents show seams and coloured blocks; the decoder
@@ -95,10 +95,9 @@ class GeneratedDecoderStage:
     """
 
     def __init__(self, autoencoder: LinearAutoencoder, store: TrajectoryStore, *, batch: int, seed: int) -> None:
-        self.module: nn.Module = autoencoder
+        super().__init__(autoencoder)
         self.autoencoder, self.store, self.batch = autoencoder, store, batch
         self.seed = seed
-        self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
         if len(store) < 2:
             raise ValueError(f"{len(store)} trajectory: one is held out, make at least 2 (trajectories of the recipe)")
         self._count = len(store) - min(batch, len(store) // 2)

@@ -20,6 +20,7 @@ from motionstream.training.clips import PreparedClips
 from motionstream.training.distributed import SampleDraws, keyed_generator, shard
 from motionstream.training.flow_matching import make_conditions, x0_loss
 from motionstream.training.rollouts import rollout_figures
+from motionstream.training.stage import Stage
 from motionstream.training.trainee import Trainee
 from motionstream.training.trajectories import TrajectoryStore
 from motionstream.training.validation import ClipView
@@ -29,7 +30,7 @@ WINDOWS = (1, 2, 3)
 CLEAN_PROBABILITY = 0.35
 
 
-class CausalStage:
+class CausalStage(Stage):
     """See the module's docstring. Validation rolls out with the cache, as streaming does."""
 
     def __init__(
@@ -42,11 +43,10 @@ class CausalStage:
         seed: int,
         view: ClipView | None = None,
     ) -> None:
+        super().__init__(trainee)
         self.trainee = trainee
-        self.module: nn.Module = trainee
         self.model, self.text, self.store, self.batch = trainee.model, trainee.text, store, batch
-        self.rng, self.seed = torch.Generator(), seed  # the loop saves it; random numbers here are keyed by sample
-        self.validation, self.view = validation, view
+        self.validation, self.view, self.seed = validation, view, seed
         self._last: dict[str, Any] = {}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -43,7 +43,7 @@ class Pace:
     """What steps take, from one log line to the next.
 
     Args:
-        flops: a step's floating-point operations, of all ranks together (``Stage.flops``).
+        flops: a step's floating-point operations, of all ranks together.
         peak: what one device can do in a second at best; None where that is not known.
     """
 

@@ -10,7 +10,6 @@ Legend: B batch, G gestures, P points of the renderer.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from motionstream.tracks.sampling import TrackMix, grid_around, subset
 from motionstream.training.clips import to_float
 from motionstream.training.distributed import keyed_generator, shard
 from motionstream.training.keyed_loader import KeyedLoader, of_step
+from motionstream.training.stage import Stage
 
 GESTURES = 4
 """On each picture; the last of them on the background."""
@@ -120,7 +120,7 @@ class _Rendered(Dataset):
         return rendered_gestures(self.scene, self.radius, self._bank, seed, generator)
 
 
-class LookStage:
+class LookStage(Stage):
     """The looking part of a pixel mixer by itself. See the module's docstring.
 
     Args:
@@ -140,9 +140,8 @@ class LookStage:
         seed: int,
         workers: int,
     ) -> None:
-        self.module: nn.Module = nn.ModuleList([mixer.look, mixer.alike])
+        super().__init__(nn.ModuleList([mixer.look, mixer.alike]))
         self.mixer, self.batch = mixer, batch
-        self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
         scene = still_pictures(scene)
         made = _Rendered(scene, mix.radius, textures, seed)
         self._loader: KeyedLoader[tuple[int, int], Gestures] = KeyedLoader(made, workers=workers, ahead=2 * batch)
@@ -177,6 +176,3 @@ class LookStage:
         found, same = self.logits(gestures) > 0, gestures.same
         things = ((found & same).sum(dim=-1) / (found | same).sum(dim=-1))[:, :-1]
         return {"alike_right": float((found == same).float().mean()), "iou": float(things.mean())}
-
-    def last_batch(self) -> dict[str, Any]:
-        return {}

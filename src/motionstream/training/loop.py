@@ -11,7 +11,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,19 +40,17 @@ class Run:
     def __init__(self, stage: Stage, config: TrainConfig, folder: Path) -> None:
         self.stage, self.config, self.folder = stage, config, folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        opponent: nn.Module | None = getattr(stage, "opponent", None)
-        frozen: tuple[nn.Module, ...] = tuple(getattr(stage, "frozen", ()))
-        for module in (stage.module, opponent, *frozen):
+        for module in (stage.module, stage.opponent, *stage.frozen):
             if module is not None:
                 distributed.tune_blocks(module, recompute=config.recompute, compiled=config.compile)
         self.players = {"module": self._player("module", stage.module, config.lr)}
-        if opponent is not None:
+        if stage.opponent is not None:
             rate = 2 * config.lr if config.opponent_lr is None else config.opponent_lr
-            self.players["opponent"] = self._player("opponent", opponent, rate)
+            self.players["opponent"] = self._player("opponent", stage.opponent, rate)
         self.device = self.players["module"].parameters[0].device
-        for module in frozen:
+        for module in stage.frozen:
             place_frozen(module, config, self.device)
-        if not frozen and (config.offload_frozen or config.frozen_dtype is not None):
+        if not stage.frozen and (config.offload_frozen or config.frozen_dtype is not None):
             warnings.warn("the stage has no frozen network: offload_frozen, frozen_dtype have no effect", stacklevel=2)
         # of what is trained alone: the frozen weights of LoRA are most of a model
         self._average = {k: p.detach().clone() for k, p in stage.module.named_parameters() if p.requires_grad}
@@ -106,10 +104,7 @@ class Run:
 
     def player(self) -> Player:
         """Whose update the coming step is."""
-        if "opponent" not in self.players:
-            return self.players["module"]
-        stage: Any = self.stage
-        return self.players[stage.turn(self.step)]
+        return self.players[self.stage.turn(self.step)]
 
     def precision(self) -> AbstractContextManager[object]:
         # autocast remembers its copies of all weights until a forward ends: with sharding that would be whole networks
@@ -133,9 +128,7 @@ class Run:
         self.checkpoints.save(self._average_tensors() | self._player_tensors(), rest)
 
     def _rank_state(self) -> dict[str, Any]:
-        stage: Any = self.stage
-        own = {"stage": stage.state_dict()} if hasattr(stage, "state_dict") else {}
-        return {"random": self._random_state(), **own}
+        return {"random": self._random_state(), "stage": self.stage.state_dict()}
 
     def _random_state(self) -> dict[str, Any]:
         state = {"stage": self.stage.rng.get_state(), "torch": torch.get_rng_state(), "python": random.getstate()}
@@ -174,9 +167,7 @@ class Run:
             )
         mine = ranks[distributed.rank() % len(ranks)]
         self._set_random_state(mine["random"])
-        stage: Any = self.stage
-        if "stage" in mine:
-            stage.load_state_dict(mine["stage"])
+        self.stage.load_state_dict(mine.get("stage", {}))
 
     def _average_tensors(self) -> dict[str, Tensor]:
         return {f"average.{name}": value for name, value in self._average.items()}
@@ -222,7 +213,6 @@ class Run:
     def _backward(self) -> tuple[float, dict[str, float], list[Any]]:
         """Gradients of the global batch's mean loss: (loss, numbers, batches), the former two over all ranks."""
         count, stage = self.config.accumulate, self.stage
-        last_batch: Callable[[], Any] | None = getattr(stage, "last_batch", None)
         total = torch.zeros((), dtype=torch.float64)
         sums: dict[str, list[float]] = {}
         batches = []
@@ -234,8 +224,7 @@ class Run:
             total = total.to(loss.device) + loss.detach().double() / count
             for name, value in numbers.items():
                 sums.setdefault(name, []).append(value)
-            if last_batch is not None:
-                batches.append(last_batch())
+            batches.append(stage.last_batch())
         means = {name: sum(values) / len(values) for name, values in sums.items()}
         means = distributed.mean_over_ranks({"": total.item()} | means)
         return means.pop(""), means, batches
@@ -289,20 +278,24 @@ class Run:
         trained = {k: p.detach().clone() for k, p in module.named_parameters() if k in self._average}
         self._put(self._average)
         module.eval()
-        pictures: Callable[[], dict[str, np.ndarray]] | None = getattr(self.stage, "pictures", None)
         with torch.no_grad(), self.precision():
             numbers = self.stage.validate(module)
-            self.pictures = {} if pictures is None else pictures()
+            self.pictures = self.stage.pictures()
         self._put(trained)
         module.train()
         return numbers
 
 
-def train(stage: Stage, config: TrainConfig, folder: Path, *, say: Say = print) -> Run:
+def train(
+    stage: Stage, config: TrainConfig, folder: Path, *, flops: Mapping[str, float] | None = None, say: Say = print
+) -> Run:
     """Train to the end, or go on from the checkpoint in ``folder``; returns the run with its averaged weights.
 
-    All ranks call this together. Raises FloatingPointError and MemoryError as ``Run.update`` does, and OSError where a
-    checkpoint cannot be written.
+    All ranks call this together. ``flops``: floating-point operations of an update of each player, "module" and
+    "opponent", of the whole global batch and without what is recomputed; the log tells their share of the peak where
+    the device's data sheet is known.
+
+    Raises FloatingPointError and MemoryError as ``Run.update`` does, and OSError where a checkpoint cannot be written.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -310,7 +303,8 @@ def train(stage: Stage, config: TrainConfig, folder: Path, *, say: Say = print) 
     run = Run(stage, config, folder)
     log = Log(folder, run.step, say)
     tflops = data_sheet_tflops(run.device, torch.bfloat16 if config.bf16 else torch.float32)
-    pace = Pace(run.device, getattr(stage, "flops", None), None if tflops is None else tflops * 1e12)
+    count = None if flops is None else lambda step: flops[stage.turn(step)]
+    pace = Pace(run.device, count, None if tflops is None else tflops * 1e12)
     for player in run.players.values():
         player.module.train()
     if run.step:

@@ -31,6 +31,7 @@ from motionstream.training.autoencoder import psnr
 from motionstream.training.clips import static_index, to_float
 from motionstream.training.distributed import keyed_generator, shard
 from motionstream.training.keyed_loader import KeyedLoader, of_step
+from motionstream.training.stage import Stage
 from motionstream.training.turns import still_scene
 
 MOVED, CHANGED = 1.0, 0.08
@@ -165,7 +166,7 @@ def rendered_frames(
     return take_frames(clips, tracks, generator, chunks=chunks, count=count, unknown=unknown, draw=draw)
 
 
-class MixerStage:
+class MixerStage(Stage):
     """The pixel mixer by itself. See the module's docstring."""
 
     def __init__(
@@ -182,9 +183,8 @@ class MixerStage:
         seed: int,
         workers: int,
     ) -> None:
-        self.module: nn.Module = mixer
+        super().__init__(mixer)
         self.mixer, self.batch = mixer, batch
-        self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
         scene = clear_scene(scene)
         draw = _on_cpu(mixer)
         made = _Rendered(scene, mix, textures, seed, chunks, frames, draw)
@@ -232,9 +232,6 @@ class MixerStage:
             "psnr_best": psnr(best, truth),
             "alike_right": float(((logits > 0) == target)[counted].float().mean()),
         }
-
-    def last_batch(self) -> dict[str, Any]:
-        return {}
 
 
 def _on_cpu(mixer: PixelMixer) -> Draw | None:

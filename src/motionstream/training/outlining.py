@@ -7,7 +7,6 @@ Axes: P grasps of things, N points of one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from motionstream.training.clips import to_float
 from motionstream.training.distributed import keyed_generator, shard
 from motionstream.training.keyed_loader import KeyedLoader, of_step
 from motionstream.training.looking import HELD_OUT_SEED, still_pictures
+from motionstream.training.stage import Stage
 
 GRASPS = 2
 """Of every thing."""
@@ -152,7 +152,7 @@ class _Rendered(Dataset):
         return rendered_grasps(self.scene, self._bank, seed, generator)
 
 
-class OutlineStage:
+class OutlineStage(Stage):
     """See the module's docstring. ``scene``: what clips are like; ``batch``: pictures of a step."""
 
     def __init__(
@@ -166,9 +166,8 @@ class OutlineStage:
         seed: int,
         workers: int,
     ) -> None:
-        self.module: nn.Module = outliner
+        super().__init__(outliner)
         self.outliner, self.batch = outliner, batch
-        self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by sample
         scene = pictures_to_grasp(scene)
         made = _Rendered(scene, textures, seed)
         self._loader: KeyedLoader[tuple[int, int], Grasps] = KeyedLoader(made, workers=workers, ahead=2 * batch)
@@ -198,6 +197,3 @@ class OutlineStage:
         overlap = (drawn & things).sum(dim=(1, 2)) / (drawn | things).sum(dim=(1, 2)).clamp(min=1)
         found = float((overlap > 0.5).float().mean())
         return {"iou": float(overlap.mean()), "iou_median": float(overlap.median()), "found": found}
-
-    def last_batch(self) -> dict[str, Any]:
-        return {}

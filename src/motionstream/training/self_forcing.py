@@ -55,6 +55,7 @@ from motionstream.training.distributed import SampleDraws, keyed_generator, shar
 from motionstream.training.dmd import Denoiser, dmd_gradient, dmd_loss, score_times
 from motionstream.training.flow_matching import evaluate_loss, null_conditions, x0_loss
 from motionstream.training.rollouts import keyed_conditions, roll_out, rollout_figures
+from motionstream.training.stage import Stage
 from motionstream.training.trainee import Trainee
 from motionstream.training.validation import ClipView
 
@@ -147,7 +148,7 @@ def towards(error: Tensor, to: Literal["mean", "median"]) -> Tensor:
     return ((error.mean(dim=1) + SMOOTH**2).sqrt() - SMOOTH).mean()
 
 
-class SelfForcingStage:
+class SelfForcingStage(Stage):
     """See the module's docstring. ``module`` is the student, ``opponent`` the critic; all three begin with weights:
     the student with the causal stage's, teacher and critic with the teacher's. ``autoencoder`` is needed by models that
     carry content."""
@@ -166,17 +167,15 @@ class SelfForcingStage:
         autoencoder: LinearAutoencoder | None = None,
         view: ClipView | None = None,
     ) -> None:
+        super().__init__(student)
         self.student, self.teacher, self.critic = student, teacher, critic
-        self.module: nn.Module = student
-        self.opponent: nn.Module = critic
-        self.frozen: tuple[nn.Module, ...] = (teacher,)
+        self.opponent, self.frozen = critic, (teacher,)
         self.pool, self.settings, self.seed = pool, settings, seed
         self.validation, self.long_validation, self.view = validation, long_validation, view
         self.autoencoder = None
         if student.model.config.carry is not None and settings.own_content:
             assert autoencoder is not None, "own content is decoded and encoded: give the autoencoder"
             self.autoencoder = autoencoder.eval().requires_grad_(False).to(student.model.device)
-        self.rng = torch.Generator()  # the loop saves it; random numbers here are keyed by step and sample
         self._last: dict[str, Any] = {}
         check_rollouts(settings, student.model.config, validation.latents.shape[2])
         for network in (student, critic):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,29 +73,50 @@ class TrainConfig:
             raise ValueError(f"frozen_dtype = {self.frozen_dtype!r}: give float32, bfloat16 or None")
 
 
-class Stage(Protocol):
-    """One training stage. ``module`` is what is trained, saved and averaged; ``rng`` is saved with it.
+class Stage(ABC):
+    """One training stage: what is trained, and on which loss.
 
-    A stage may have more than is asked for here:
-
-    - ``opponent``, a module with an optimiser of its own (the critic of DMD, the discriminator of a GAN), saved but not
-      averaged, and ``turn(step)``, "module" or "opponent": who is updated at a step. ``loss`` is then that player's.
-    - ``frozen``, modules that are used but not trained (the teacher of DMD): sharded and tuned as ``module`` is, kept
-      in another precision or offloaded where the configuration says so.
-    - ``state_dict()`` and ``load_state_dict(state)``: tensors and plain values without which resuming is not exact.
-    - ``last_batch()``, tensors and plain values: what the last ``loss`` was computed from. Saved where it went wrong.
-    - ``pictures()``, uint8 (H, W, 3) by name: called after ``validate``, the averaged weights still in place; written
-      to ``validation/`` in the run's folder and to TensorBoard.
-    - ``flops(step)``: floating-point operations that the model's arithmetic of a step takes, of the whole global batch
-      and without what is recomputed; the log tells their share of the peak where the device's data sheet is known.
-
-    ``loss`` is a mean over the samples ``distributed.shard(batch)``; random numbers come from
-    ``distributed.SampleDraws``. On several ranks all call ``validate`` and ``pictures``; the first one's are kept.
+    ``module`` is trained, saved and averaged. ``rng`` is saved with it, for random numbers other than those of
+    ``distributed.SampleDraws``, which depend on seed, step and sample alone.
     """
 
-    module: nn.Module
-    rng: torch.Generator
+    opponent: nn.Module | None = None
+    """A module with an optimiser of its own (the critic of DMD, the discriminator of a GAN), saved but not averaged."""
+    frozen: tuple[nn.Module, ...] = ()
+    """Modules that are used but not trained (the teacher of DMD): sharded and tuned as ``module`` is, kept in another
+    precision or offloaded where the configuration says so."""
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]: ...
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.rng = torch.Generator()
 
-    def validate(self, module: nn.Module) -> dict[str, float]: ...
+    @abstractmethod
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of whose turn ``step`` is, a mean over the samples ``distributed.shard(batch)``, and numbers for the
+        log."""
+
+    @abstractmethod
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Figures of ``module``, the averaged weights in place. On several ranks all are asked, for ``pictures``, too;
+        the first one's are kept."""
+
+    def turn(self, step: int) -> Literal["module", "opponent"]:
+        """Who is updated at ``step``."""
+        return "module"
+
+    def last_batch(self) -> dict[str, Any]:
+        """What the last loss was computed from, tensors and plain values: saved where it went wrong."""
+        return {}
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Of the last validation, uint8 (H, W, 3) by name, for ``validation/`` in the run's folder and TensorBoard. The
+        averaged weights are still in place."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values without which resuming is not exact."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` has answered."""
+        return

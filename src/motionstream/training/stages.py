@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -113,14 +113,11 @@ def train_mixer(recipe: Recipe, folder: Path, say: Say = print) -> None:
     save_average(train(stage, own.train, folder / "mixer", say=say), folder, "mixer")
 
 
-def _counted(stage: Any, kind: StageKind, recipe: Recipe, batch: int, clips: PreparedClips) -> Any:
-    """The stage with the operations of its steps, of which the log tells the share of the GPU's peak."""
+def _flops(kind: StageKind, recipe: Recipe, batch: int, clips: PreparedClips) -> dict[str, float]:
+    """Operations of an update of each player on ``batch`` clips like these."""
     frames, *cells = clips.latents.shape[2:]
     size = (cells[0] * recipe.model.spatial_compression, cells[1] * recipe.model.spatial_compression)
-    counts = stage_flops(kind, recipe.model, frames, recipe.rollouts, batch=batch, size=size)
-    turn: Callable[[int], str] = getattr(stage, "turn", lambda step: "module")
-    stage.flops = lambda step: counts[turn(step)]
-    return stage
+    return stage_flops(kind, recipe.model, frames, recipe.rollouts, batch=batch, size=size)
 
 
 def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
@@ -135,8 +132,8 @@ def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
         seed = recipe.seed + 1_000_000 * (number + 1)
         source = clip_source(now, folder, phase.tracks, seed=seed, phase=number)
         stage = TeacherStage(trainee, source, validation, phase.loss, seed=recipe.seed + number, view=view)
-        stage = _counted(stage, "teacher", now, now.batch, validation)
-        run = train(stage, phase.train, folder / f"teacher_phase{number + 1}", say=say)
+        flops = _flops("teacher", now, now.batch, validation)
+        run = train(stage, phase.train, folder / f"teacher_phase{number + 1}", flops=flops, say=say)
         run.use_average()
     save_average(run, folder, "teacher", recipe.lora)
 
@@ -175,8 +172,8 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
     store, validation = TrajectoryStore(shards), validation_clips(recipe, folder)
     view = clip_view(recipe, folder, validation)
     stage = CausalStage(trainee, store, validation, batch=recipe.batch, seed=recipe.seed, view=view)
-    stage = _counted(stage, "causal", recipe, recipe.batch, validation)
-    save_average(train(stage, recipe.causal, folder / "causal", say=say), folder, "causal", lora)
+    flops = _flops("causal", recipe, recipe.batch, validation)
+    save_average(train(stage, recipe.causal, folder / "causal", flops=flops, say=say), folder, "causal", lora)
 
 
 def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
@@ -199,8 +196,8 @@ def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
         autoencoder=load_autoencoder(recipe, folder),
         view=clip_view(recipe, folder, validation),
     )
-    stage = _counted(stage, "self-forcing", recipe, batch or recipe.batch, validation)
-    run = train(stage, recipe.self_forcing, folder / "self-forcing", say=say)
+    flops = _flops("self-forcing", recipe, batch or recipe.batch, validation)
+    run = train(stage, recipe.self_forcing, folder / "self-forcing", flops=flops, say=say)
     save_average(run, folder, "self-forcing", lora)
 
 

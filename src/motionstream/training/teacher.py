@@ -16,6 +16,7 @@ from motionstream.sampler.bidirectional import sample
 from motionstream.training.clips import ClipSource, PreparedClips
 from motionstream.training.distributed import SampleDraws, shard
 from motionstream.training.flow_matching import decibels, evaluate_loss, make_conditions
+from motionstream.training.stage import Stage
 from motionstream.training.trainee import Trainee
 from motionstream.training.validation import ClipView
 
@@ -59,7 +60,7 @@ class TeacherConfig:
         return (torch.exp(-2 * (t - 0.5) ** 2) - lowest) / (mean - lowest)
 
 
-class TeacherStage:
+class TeacherStage(Stage):
     """Flow matching on prepared clips; the carried content's prior is trained beside it by its likelihood."""
 
     def __init__(
@@ -72,7 +73,7 @@ class TeacherStage:
         seed: int,
         view: ClipView | None = None,
     ) -> None:
-        self.module: nn.Module = trainee
+        super().__init__(trainee)
         self.model, self.text, self.pool = trainee.model, trainee.text, pool
         self.settings = settings or TeacherConfig()
         if self.model.config.carry is None and self.settings.flow_weight == 0:
@@ -82,8 +83,7 @@ class TeacherStage:
                 f"image_dropout = {self.settings.image_dropout}: {self.model.config.name} carries the picture's "
                 "content and cannot do without one; set it to 0"
             )
-        self.rng, self.seed = torch.Generator(), seed  # the loop saves it; random numbers here are keyed by sample
-        self.validation, self.view = validation, view
+        self.validation, self.view, self.seed = validation, view, seed
         self._last: dict[str, Any] = {}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -29,11 +29,12 @@ from motionstream.training.clips import ClipSource, PreparedClips
 from motionstream.training.distributed import SampleDraws, keyed_generator, shard
 from motionstream.training.flow_matching import evaluate_loss, make_conditions
 from motionstream.training.rollouts import rollout_figures
+from motionstream.training.stage import Stage
 from motionstream.training.teacher import TeacherConfig
 from motionstream.training.trainee import Trainee
 
 
-class TeacherForcingStage:
+class TeacherForcingStage(Stage):
     """See the module's docstring. ``trainee`` begins with the teacher's weights; clips are of whole chunks.
 
     ``settings`` are the teacher's: shift, weighting and dropouts. Raises ValueError for clips that are not whole
@@ -49,8 +50,8 @@ class TeacherForcingStage:
         *,
         seed: int,
     ) -> None:
+        super().__init__(trainee)
         self.trainee = trainee
-        self.module: nn.Module = trainee
         self.model, self.text, self.pool = trainee.model, trainee.text, pool
         self.settings = settings or TeacherConfig()
         config = self.model.config
@@ -62,8 +63,7 @@ class TeacherForcingStage:
         frames, size = validation.latents.shape[2], config.causal.chunk_frames
         if frames % size:
             raise ValueError(f"clips of {frames} latent frames do not divide into chunks of {size}: choose a multiple")
-        self.rng, self.seed = torch.Generator(), seed  # the loop saves it; random numbers here are keyed by sample
-        self.validation = validation
+        self.validation, self.seed = validation, seed
         self._last: dict[str, Any] = {}
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:

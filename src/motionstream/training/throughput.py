@@ -115,8 +115,7 @@ def stage_flops(
 ) -> dict[str, float]:
     """Model operations of an update of each player of a stage, "module" and "opponent", of a whole batch.
 
-    ``rollouts`` is Self-Forcing's. ``size``: (height, width) of the video; the model's own when None. What
-    ``Stage.flops`` answers is the entry of the player whose turn a step is.
+    ``rollouts`` is Self-Forcing's. ``size``: (height, width) of the video; the model's own when None.
     """
     if stage == "self-forcing":
         both = self_forcing_flops(config, latent_frames, rollouts, size=size)

@@ -30,6 +30,7 @@ from motionstream.training.discriminator import PatchDiscriminator, ReplayBuffer
 from motionstream.training.logs import Say
 from motionstream.training.loop import Run, TrainConfig, train
 from motionstream.training.perceptual import ContrastStandIn, Perceptual
+from motionstream.training.stage import Stage
 from motionstream.training.video_clips import ClipBatches, DrawClip
 
 
@@ -108,7 +109,7 @@ def _untouched(module: nn.Module) -> Iterator[None]:
         module.requires_grad_(True)
 
 
-class TinyDecoderStage:
+class TinyDecoderStage(Stage):
     """The tiny decoder against its target, and the discriminator against the decoder.
 
     ``module`` is the decoder alone: the tiny encoder, if it is to be used, comes from elsewhere.
@@ -135,16 +136,14 @@ class TinyDecoderStage:
                 f"the tiny decoder is for latents of {tiny.latent_channels} channels, the autoencoder's have "
                 f"{autoencoder.latent_channels}: give it their number"
             )
+        super().__init__(tiny.decoder)
         self.tiny, self.autoencoder, self.settings = tiny, autoencoder, settings
-        self.module: nn.Module = tiny.decoder
         self.device = next(tiny.decoder.parameters()).device
-        self.opponent: nn.Module | None = None
         if settings.adversarial_weight > 0:
             self.opponent = PatchDiscriminator(settings.discriminator_channels).to(self.device)
         self.perceptual = ContrastStandIn() if perceptual is None else perceptual
         self.perceptual.to(self.device)
         self.replay = ReplayBuffer(settings.replay)
-        self.rng = torch.Generator().manual_seed(settings.seed)
         self._clips = ClipBatches(draw, seed=settings.seed, workers=settings.workers)
         self._held_out = (to_float(held_out) if held_out.dtype == torch.uint8 else held_out).to(self.device)
         self._held_latents = self._encode(self._held_out)
