@@ -22,6 +22,7 @@ from motionstream.config import CausalConfig
 from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank
 from motionstream.model.attention import BlockCausal
+from motionstream.model.motion_model import MotionModel
 from motionstream.presets import preset
 from motionstream.sampler.rollout import Rollout
 from motionstream.training import distributed, nano_recipes, recipes, sources, stages
@@ -233,6 +234,41 @@ def test_two_processes_have_the_losses_of_one(kind, data, tmp_path):
     if kind != "autoencoder":
         half = replace(CONFIG, accumulate=2)
         assert train_stage(kind, data, tmp_path / "half", half)[0] == pytest.approx(expected, abs=1e-5)
+
+
+PAPERS = {**SHARDED, "bf16": True, "frozen_dtype": "bfloat16", "betas": (0.0, 0.999), "clip": 10.0}
+"""How Self-Forcing is trained in full size (``wan_recipes.paper_self_forcing``)."""
+
+
+def train_as_in_the_paper(data, target):
+    """What ``train_stage`` answers, and of every cache that was made: clips, whether the student was in shards by then
+    and autocast on."""
+    caches, make = [], MotionModel.make_cache
+
+    def watched(model, batch, *size):
+        caches.append((batch, any(map(distributed.is_sharded, model.parameters())), torch.is_autocast_enabled("cpu")))
+        return make(model, batch, *size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MotionModel, "make_cache", watched)
+        found = train_stage("self-forcing", data, target, replace(CONFIG, **PAPERS))
+    return found, caches
+
+
+def test_self_forcing_as_in_the_paper_is_the_same_on_two_processes_and_never_whole(data, tmp_path):
+    (expected, turns, weights, _, figures), _ = train_as_in_the_paper(data, tmp_path / "alone")
+    assert set(turns) == {"module", "opponent"}
+    began = make_stage("self-forcing", data).module.state_dict()
+    moved = torch.cat([(value - began[key]).flatten() for key, value in weights.items()]).abs().mean()
+    for (losses, _, average, sharded, found), caches in together(train_as_in_the_paper, data, tmp_path / "two"):
+        # a batch's gradients are rounded to half precision, and Adam makes whole steps of the smallest
+        assert sharded > 0 and losses == pytest.approx(expected, rel=1e-3)
+        off = torch.cat([(average[key] - value).flatten() for key, value in weights.items()]).abs()
+        assert off.mean() < 0.01 * moved and off.max() < 2e-4
+        assert found == pytest.approx(figures, abs=2e-2)
+        # of the two validation clips before the first step, one by one; of the steps; of the validation at the end
+        assert [batch for batch, _, _ in caches] == [1, 1, 2, 2, 2, 1, 1]
+        assert {(shards, autocast) for _, shards, autocast in caches} == {(True, True)}
 
 
 def save_two_and_go_on(data, target):

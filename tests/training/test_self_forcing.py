@@ -19,9 +19,11 @@ from motionstream.tracks.sampling import TrackMix
 from motionstream.training import nano_recipes, sources, stages
 from motionstream.training.distributed import micro_batch
 from motionstream.training.dmd import LOWEST
-from motionstream.training.flow_matching import make_conditions
+from motionstream.training.flow_matching import decibels, make_conditions
+from motionstream.training.loop import Run, TrainConfig
 from motionstream.training.rendered_clips import prepare
-from motionstream.training.self_forcing import SelfForcingConfig, SelfForcingStage, rollout_figures, towards
+from motionstream.training.rollouts import roll_out
+from motionstream.training.self_forcing import SelfForcingConfig, SelfForcingStage, towards
 from motionstream.training.trainee import Trainee
 
 
@@ -261,17 +263,33 @@ def test_a_few_updates_bring_the_student_towards_the_teacher(clips):
     assert sum(critic[-4:]) < 0.7 * sum(critic[:4])
 
 
-def test_validation_stands_beside_the_student_it_began_with(clips):
-    stage = make_stage(clips)
-    with torch.no_grad():
-        before = stage.validate(stage.module)
-        assert before["rollout_db"] == pytest.approx(before["ode_rollout_db"])
-        stage.student.model.transformer.proj_out.bias.add_(0.5)
-        after = stage.validate(stage.module)
-        figures = rollout_figures(stage.student, clips, stage.autoencoder)
+def test_validation_stands_beside_the_student_it_began_with(clips, tmp_path):
+    config = TrainConfig(steps=2, bf16=True)
+    run = Run(make_stage(clips), config, tmp_path)
+    before = run.validate()
+    assert (
+        before["rollout_db"] == before["ode_rollout_db"] and before["long_rollout_db"] == before["ode_long_rollout_db"]
+    )
+    run.update()
+    run._average["model.transformer.proj_out.bias"].add_(0.5)
+    after = run.validate()
     assert after["ode_rollout_db"] == before["ode_rollout_db"] and after["rollout_db"] != before["rollout_db"]
     assert after["carried_db"] == before["carried_db"] and "ode_carried_db" not in after
-    assert figures["rollout_drift_db"] != 0 and after["long_rollout_drift_db"] == figures["rollout_drift_db"]
+    assert all(p.grad is None for player in run.players.values() for p in player.parameters)  # no room for them
+    run.save()
+    again = Run(make_stage(clips), config, tmp_path)
+    assert again.step == 1 and again.validate() == after
+
+
+def test_clips_are_validated_one_by_one_as_they_would_be_together(clips):
+    stage = make_stage(clips)
+    with torch.no_grad():
+        figures = stage.validate(stage.module)
+        made = roll_out(stage.student, clips, [0, 1], seed=[0, 1], autoencoder=stage.autoencoder)
+        prior = make_conditions(stage.student.model, stage.student.text, clips, stage.rng).prior
+    assert figures["rollout_db"] == pytest.approx(decibels(made, clips.latents), abs=1e-4)
+    assert figures["carried_db"] == pytest.approx(decibels(prior.mean, clips.latents), abs=1e-4)
+    assert figures["rollout_drift_db"] == figures["long_rollout_drift_db"] != 0
 
 
 def test_settings_are_checked(clips):

@@ -11,8 +11,8 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,6 +62,8 @@ class Run:
         self._changing = False
         """Weights and moments are between two steps' states."""
         self.checkpoints = Checkpoints(folder, background=config.background_checkpoints)
+        with self._looking():
+            self.before = stage.before()
         self._restore()
 
     def _player(self, name: str, module: nn.Module, rate: float) -> Player:
@@ -110,6 +112,16 @@ class Run:
         # autocast remembers its copies of all weights until a forward ends: with sharding that would be whole networks
         kept = not (self.config.shard and distributed.world_size() > 1)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16, cache_enabled=kept)
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """The module as it is looked at: without gradients, in the run's precision."""
+        for player in self.players.values():
+            player.clear()  # the last step's gradients take as much memory as the weights
+        self.stage.module.eval()
+        with torch.no_grad(), self.precision():
+            yield
+        self.stage.module.train()
 
     def learning_rate(self, player: Player) -> float:
         warm = min(1.0, (self.step + 1) / max(1, self.config.warmup))
@@ -273,17 +285,16 @@ class Run:
                 distributed.local(self._average[name]).lerp_(distributed.local(parameter), 1 - decay)
 
     def validate(self) -> dict[str, float]:
-        """The stage's validation with the averaged weights in place; its pictures are then in ``pictures``."""
+        """The stage's validation with the averaged weights in place, and what it began with; its pictures are then in
+        ``pictures``."""
         module = self.stage.module
-        trained = {k: p.detach().clone() for k, p in module.named_parameters() if k in self._average}
-        self._put(self._average)
-        module.eval()
-        with torch.no_grad(), self.precision():
+        with self._looking():
+            trained = {k: p.detach().clone() for k, p in module.named_parameters() if k in self._average}
+            self._put(self._average)
             numbers = self.stage.validate(module)
             self.pictures = self.stage.pictures()
-        self._put(trained)
-        module.train()
-        return numbers
+            self._put(trained)
+        return numbers | self.before
 
 
 def train(

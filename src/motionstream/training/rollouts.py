@@ -133,11 +133,18 @@ def rollout_figures(
     given picture. Then ``last_chunk_energy``, the mean square of the last chunk over the rendered one's: oversaturated
     where well above 1. With an ``autoencoder`` the rollout carries its own content, as a stream does. ``view``: of the
     same clips; its figures join.
+
+    Clips are rolled out one by one: a cache for all of them at once would be larger than anything that training needs.
     """
-    clips = clips.to(network.model.device)
-    ids = list(range(len(clips)))
-    made, true = roll_out(network, clips, ids, seed=0, autoencoder=autoencoder), clips.latents
-    prior = None if network.model.carry_prior is None else keyed_conditions(network, clips, ids).prior
+    rolled, means = list[Tensor](), list[Tensor]()
+    for row in range(len(clips)):
+        clip = clips.take([row]).to(network.model.device)
+        rolled.append(roll_out(network, clip, [row], seed=[row], autoencoder=autoencoder))
+        if network.model.carry_prior is not None:
+            prior = keyed_conditions(network, clip, [row]).prior
+            assert prior is not None
+            means.append(prior.mean)
+    made, true = torch.cat(rolled), clips.latents.to(network.model.device)
     size = network.model.config.causal.chunk_frames
     second, last = slice(size - 1, 2 * size), slice(-size - 1, None)  # one more, for decibels leaves out the first
 
@@ -150,8 +157,8 @@ def rollout_figures(
         }
 
     figures = compare("rollout", made)
-    if prior is not None:
-        figures |= compare("carried", prior.mean)
+    if means:
+        figures |= compare("carried", torch.cat(means))
     figures["frozen_db"] = decibels(true[:, :, :1].expand_as(true), true)
     figures["last_chunk_energy"] = (made[:, :, -size:].square().mean() / true[:, :, -size:].square().mean()).item()
     if view is not None:

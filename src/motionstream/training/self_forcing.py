@@ -183,10 +183,6 @@ class SelfForcingStage(Stage):
                 if part is not None:
                     part.requires_grad_(False)
         teacher.eval().requires_grad_(False)
-        with torch.no_grad():  # before any update, and before a checkpoint is read
-            self.before = {
-                f"ode_{k}": v for k, v in self._figures().items() if "carried" not in k and "frozen" not in k
-            }
 
     def turn(self, step: int) -> Literal["module", "opponent"]:
         """Whose update ``step`` is: the critic's ``critic_updates`` times, then the student's."""
@@ -289,18 +285,20 @@ class SelfForcingStage(Stage):
         model, told = self.critic.model, keyed_conditions(self.critic, clips, ids)
         return lambda noisy, t: velocity_to_x0(noisy, model(noisy, t, told), t)
 
+    def before(self) -> dict[str, float]:
+        """The student's figures as it comes from the causal stage (``ode_``)."""
+        figures = self.validate(self.student)
+        return {f"ode_{k}": v for k, v in figures.items() if "carried" not in k and "frozen" not in k}
+
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Held-out rollouts at the model's own sink and window, of a clip's length and (``long_``) of many, beside the
-        student this began with (``ode_``); see ``rollout_figures``."""
-        return self._figures() | self.before
-
-    def pictures(self) -> dict[str, np.ndarray]:
-        """Of the last validation."""
-        return {} if self.view is None else self.view.pictures()
-
-    def _figures(self) -> dict[str, float]:
+        """Held-out rollouts at the model's own sink and window, of a clip's length and (``long_``) of many; see
+        ``rollout_figures``."""
         figures = rollout_figures(self.student, self.validation, self.autoencoder, self.view)
         if self.long_validation is not None:
             long = rollout_figures(self.student, self.long_validation, self.autoencoder)
             figures |= {f"long_{name}": value for name, value in long.items()}
         return figures
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Of the last validation."""
+        return {} if self.view is None else self.view.pictures()

@@ -100,6 +100,11 @@ class Stage(ABC):
         """Figures of ``module``, the averaged weights in place. On several ranks all are asked, for ``pictures``, too;
         the first one's are kept."""
 
+    def before(self) -> dict[str, float]:
+        """Figures of what the stage begins with, to stand beside those of every validation. Asked for when all networks
+        are where they train, before any update and before a checkpoint is read."""
+        return {}
+
     def turn(self, step: int) -> Literal["module", "opponent"]:
         """Who is updated at ``step``."""
         return "module"
