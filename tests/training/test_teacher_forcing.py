@@ -16,11 +16,11 @@ from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
 from motionstream.training import nano_recipes, teacher_forcing
 from motionstream.training.clips import PreparedClips
-from motionstream.training.flow_matching import make_conditions
+from motionstream.training.flow_matching import decibels, evaluate_loss, make_conditions
 from motionstream.training.loop import Run
 from motionstream.training.rendered_clips import prepare
 from motionstream.training.stage import TrainConfig
-from motionstream.training.teacher import TeacherConfig
+from motionstream.training.teacher import TeacherConfig, TeacherStage
 from motionstream.training.teacher_forcing import TeacherForcingStage, teacher_forced_loss, twice
 from motionstream.training.trainee import Trainee
 
@@ -79,6 +79,37 @@ def test_it_learns(clips, tmp_path):
     assert after["loss"] < 0.9 * before["loss"]
     assert after["rollout_db"] > before["rollout_db"]
     assert {"rollout_db", "rollout_drift_db", "carried_db"} < set(after)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["teacher", "forcing"])
+def test_validation_takes_one_clip_at_a_time_and_finds_what_all_at_once_do(kind, clips, monkeypatch):
+    stage = make_stage(clips, noise=0.02)
+    if kind == "teacher":
+        stage = TeacherStage(stage.trainee, stage.pool, clips, seed=0)
+    model, taken, forward = stage.model, set(), stage.model.forward
+
+    def watched(noisy, *given):
+        taken.add(len(noisy))
+        return forward(noisy, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", watched)
+        found = stage.validate(stage.module)
+    assert taken == ({1} if kind == "teacher" else {1, 2})  # each clip is there clean and noisy
+    generator = torch.Generator().manual_seed(1)
+    if kind == "teacher":
+        t, name = torch.linspace(0.1, 1, CLIPS)[:, None].expand(-1, 12), "loss_tracks"
+    else:
+        t, name = stage._levels(torch.rand(CLIPS, 4, generator=generator)), "loss"
+    noise = torch.randn(clips.latents.shape, generator=generator)
+    conditions = make_conditions(model, stage.text, clips, generator)
+    if kind == "teacher":
+        loss = evaluate_loss(model, clips.latents, t, noise, conditions)
+    else:
+        loss = teacher_forced_loss(model, clips.latents, t, noise, conditions, model.config.causal)
+    assert found[name] == pytest.approx(loss.item(), rel=1e-5)
+    assert found["carried_db"] == pytest.approx(decibels(conditions.prior.mean, clips.latents), abs=1e-4)
 
 
 class Knowing:

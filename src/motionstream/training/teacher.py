@@ -133,34 +133,43 @@ class TeacherStage(Stage):
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Loss with tracks and without on held-out clips; latent error of samples beside the carried mean and the
         frozen picture, in dB (higher is better)."""
-        clips = self.validation.to(self.model.device)
+        clips, device = self.validation, self.model.device
         generator = torch.Generator().manual_seed(1)
-        batch, _, frames = clips.latents.shape[:3]
-        t = torch.linspace(0.1, 1, batch)[:, None].expand(-1, frames).to(clips.latents)
-        noise = torch.randn(clips.latents.shape, generator=generator).to(clips.latents)
-        nothing = clips.without_tracks(torch.ones(batch, dtype=torch.bool))
+        noise, true = torch.randn(clips.latents.shape, generator=generator), clips.latents.to(device)
+        nothing = clips.without_tracks(torch.ones(len(clips), dtype=torch.bool))
         numbers = {}
         for name, which in (("tracks", clips), ("none", nothing)):
-            conditions = make_conditions(self.model, self.text, which, generator)
-            numbers[f"loss_{name}"] = evaluate_loss(self.model, clips.latents, t, noise, conditions).item()
-            made = self._sample(clips, conditions)
-            numbers[f"sample_db_{name}"] = decibels(made, clips.latents)
+            looks = [self._look(which, row, noise, generator) for row in range(len(clips))]
+            numbers[f"loss_{name}"] = sum(loss for loss, _, _ in looks) / len(looks)
+            made = torch.cat([latents for _, latents, _ in looks])
+            numbers[f"sample_db_{name}"] = decibels(made, true)
             if name == "none":
                 continue
             if self.view is not None:
                 numbers |= self.view.look(made)[0]
-            if self.model.carry_prior is not None and conditions.prior is not None:
-                numbers["carried_db"] = decibels(conditions.prior.mean, clips.latents)
-                numbers["nearest_db"] = decibels(clips.candidates[:, 0], clips.latents)
-        numbers["frozen_db"] = decibels(clips.latents[:, :, :1].expand_as(clips.latents), clips.latents)
+            if self.model.carry_prior is not None:
+                numbers["carried_db"] = decibels(torch.cat([mean for _, _, mean in looks if mean is not None]), true)
+                numbers["nearest_db"] = decibels(clips.candidates[:, 0].to(device), true)
+        numbers["frozen_db"] = decibels(true[:, :, :1].expand_as(true), true)
         return numbers
+
+    def _look(
+        self, clips: PreparedClips, row: int, noise: Tensor, generator: torch.Generator
+    ) -> tuple[float, Tensor, Tensor | None]:
+        """At one clip of many, for which there may be no room at once: loss, sample and the prior's mean."""
+        clip, device = clips.take([row]).to(self.model.device), self.model.device
+        conditions = make_conditions(self.model, self.text, clip, generator)
+        t = torch.linspace(0.1, 1, len(clips))[row].expand(1, clip.latents.shape[2]).to(device)
+        loss = evaluate_loss(self.model, clip.latents, t, noise[row : row + 1].to(device), conditions)
+        mean = None if conditions.prior is None else conditions.prior.mean
+        return loss.item(), self._sample(clip, conditions, row), mean
 
     def pictures(self) -> dict[str, np.ndarray]:
         """Of the last validation."""
         return {} if self.view is None else self.view.pictures()
 
-    def _sample(self, clips: PreparedClips, conditions: Conditions) -> Tensor:
-        noise = keyed_noise(tuple(clips.latents.shape), seed=0, chunk=0, step=0, device=clips.latents.device)
+    def _sample(self, clips: PreparedClips, conditions: Conditions, seed: int) -> Tensor:
+        noise = keyed_noise(tuple(clips.latents.shape), seed=seed, chunk=0, step=0, device=clips.latents.device)
         settings = self.settings
         return sample(
             self.model,

@@ -103,15 +103,18 @@ class TeacherForcingStage(Stage):
     def validate(self, module: nn.Module) -> dict[str, float]:
         """The loss on held-out clips under the model's own sink and window, and the figures of rollouts with the
         cache (``rollout_figures``), in the student's few steps, which this stage does not train for."""
-        clips = self.validation.to(self.model.device)
-        generator = torch.Generator().manual_seed(1)
+        clips, generator = self.validation, torch.Generator().manual_seed(1)
         batch, _, frames = clips.latents.shape[:3]
         causal = self.model.config.causal
-        t = self._levels(torch.rand(batch, frames // causal.chunk_frames, generator=generator)).to(clips.latents)
-        noise = torch.randn(clips.latents.shape, generator=generator).to(clips.latents)
-        conditions = make_conditions(self.model, self.text, clips, generator)
-        loss = teacher_forced_loss(self.model, clips.latents, t, noise, conditions, causal)
-        return {"loss": loss.item()} | rollout_figures(self.trainee, clips)
+        t = self._levels(torch.rand(batch, frames // causal.chunk_frames, generator=generator))
+        noise = torch.randn(clips.latents.shape, generator=generator)
+        loss = 0.0
+        for row in range(batch):
+            clip = clips.take([row]).to(self.model.device)
+            conditions = make_conditions(self.model, self.text, clip, generator)
+            level, one = (x[row : row + 1].to(clip.latents) for x in (t, noise))
+            loss += teacher_forced_loss(self.model, clip.latents, level, one, conditions, causal).item() / batch
+        return {"loss": loss} | rollout_figures(self.trainee, clips)
 
 
 def teacher_forced_loss(
