@@ -15,6 +15,7 @@ from motionstream.memory.activations import CONDITIONING, Measure, _frozen_past,
 from motionstream.memory.live_bytes import weights_of
 from motionstream.memory.training import TrainingSetup, training_budget, training_remedy
 from motionstream.model.attention import BlockCausal
+from motionstream.model.motion_model import MotionModel
 from motionstream.presets import preset
 from motionstream.training import distributed
 from motionstream.training.loop import Run
@@ -172,6 +173,19 @@ def test_what_stays_is_what_the_loop_keeps(tmp_path):
     assert told["moments of AdamW"] == moments("module") == moments("opponent")
     half = replace(setup, frozen_dtype="bfloat16")
     assert 0.3 < training_budget(half, device="cpu").resident["frozen teacher"] / told["frozen teacher"] < 1
+
+
+@pytest.mark.parametrize("stage", ["causal", "self-forcing"])
+def test_validation_is_told_as_one_clip_with_its_cache_however_many_there_are(stage):
+    config = preset("wan2.1-1.3b")
+    with torch.device("meta"):
+        cache = MotionModel(config).make_cache(1, config.latent_size)
+    told = {}
+    for name, batch in (("teacher", 1), (stage, 1), (stage, 4)):
+        told[name, batch] = training_budget(TrainingSetup(config, name, batch=batch, bf16=False)).moments["validating"]
+    assert told[stage, 4] == told[stage, 1]
+    # to the percent: whoever asks first is told the tables of the rotary embedding, too
+    assert told[stage, 1] - told["teacher", 1] == pytest.approx(cache.nbytes, rel=0.01) and cache.nbytes > 5 * GIB
 
 
 def test_ranks_share_what_is_sharded():

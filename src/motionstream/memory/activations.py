@@ -31,12 +31,12 @@ TRACKS = 160
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes. ``peak``: at the worst moment. ``end``: at the end of the backward pass. ``inference``: of a forward over
-    a clip without gradients, as in validation."""
+    """Bytes. ``peak``: at the worst moment. ``end``: at the end of the backward pass. ``validation``: of a look at one
+    clip without gradients, with the copies of weights that autocast keeps meanwhile."""
 
     peak: int
     end: int
-    inference: int
+    validation: int
 
 
 @dataclass(frozen=True)
@@ -161,19 +161,19 @@ class _TrackHeadWithoutTracks(TrackHead):
 @lru_cache(maxsize=64)
 def step_memory(measure: Measure, stage: StageKind, causal: CausalConfig) -> StepMemory:
     """Of a micro-batch. ``causal``: the largest sink and window of the causal stage, or of the rollouts."""
-    inference = measure.inference()
+    one = replace(measure, batch=1)
+    look = one.inference() + (0 if stage == "teacher" else one.cache_bytes(measure.config.causal))
     if stage == "self-forcing":
-        student = student_bytes(measure, causal, inference)
+        student = student_bytes(measure, causal, measure.inference())
         # the clip's conditions, and the clip twice, as it was rolled out and as it is noised
         channels = measure.config.transformer.in_channels + 2 * measure.config.latent_channels
         beside = measure.cache_bytes(causal) + 4 * channels * _cells(measure)
         # the critic's copies of weights are kept as long as the student's
-        return StepMemory(
-            peak=max(beside + _peak(student, 2 * student.casts), _critic(measure, causal)), end=0, inference=inference
-        )
+        peak = max(beside + _peak(student, 2 * student.casts), _critic(measure, causal))
+        return StepMemory(peak, end=0, validation=look + student.casts)
     context = BlockCausal(causal) if stage == "causal" else None
     step = measure.clip(context, CONDITIONING[:1] if stage == "causal" else ())
-    return StepMemory(_peak(step, step.casts), step.backward, inference)
+    return StepMemory(_peak(step, step.casts), step.backward, look + step.casts)
 
 
 def _peak(step: StepBytes, casts: int) -> int:

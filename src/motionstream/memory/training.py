@@ -3,7 +3,7 @@
 Weights, and the gradients, AdamW's moments and averages of those that are trained, are counted as the loop keeps them:
 in float32. Activations are measured on the meta device (``activations.py``, ``graph_bytes.py``). Assumed are
 ``OVERHEAD`` and, with FSDP2, that two blocks of a network are whole at a time. What waits in the computer's memory
-(``offload_frozen``, ``offload_optimiser``) counts nothing.
+(``offload_frozen``, ``offload_optimiser``) counts nothing, nor does the decoder with which validation shows its clips.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def training_budget(setup: TrainingSetup, *, device: str = "cuda") -> Budget:
     moments = {
         "forward and backward": step.peak + trained if early else max(step.peak, step.end + trained),
         "the optimiser's step": trained + (trained if device == "cuda" else 0),  # there for all parameters at once
-        "validating": trained + step.inference,
+        "validating": trained + step.validation,  # the trained weights are kept while the averages are in their place
     }
     if setup.ranks > 1 and not setup.shard:
         moments["averaging the gradients"] = 2 * trained
