@@ -121,3 +121,55 @@ def test_the_grid_is_as_wide_and_as_fine_as_asked(visitor) -> None:
     visitor.click(*LEFT)
     assert len(visitor.dots("pin")) == 13
     assert np.isclose(np.ptp(visitor.dots("pin"), axis=0), 16, atol=1).all()
+
+
+def test_a_drag_made_while_paused_is_seen_and_undone(visitor, until) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_frame(1)
+    visitor.key(" ")
+    visitor.wait_for_state("Paused")
+    visitor.stroke(LEFT, (52, 64))
+    assert visitor.has_dot("press", 52, 72), "where it will be"
+    visitor.key("Control+z")
+    assert len(visitor.dots("press")) == 0
+    visitor.key("Control+Shift+z")
+    assert visitor.has_dot("press", 52, 72)
+    visitor.key(" ")
+    visitor.wait_for_frame(visitor.frame + 24)
+    until(lambda: len(visitor.dots("press")) == 0, "and once it has been, it is over")
+    assert visitor.page.locator(".toast").count() == 0
+
+
+def test_undo_takes_a_drag_out_of_the_hand(visitor, until) -> None:
+    visitor.stroke(LEFT, (44, 64), let_go=False)
+    until(lambda: visitor.has_dot("press", 44, 56), "it is held")
+    visitor.key("Control+z")
+    until(lambda: len(visitor.dots("press")) == 0, "neither points nor a ring are left")
+    visitor.page.mouse.up()
+
+
+def test_escape_cancels(visitor, until) -> None:
+    visitor.tool("path")
+    visitor.stroke(LEFT, (44, 64), let_go=False)
+    visitor.key("Escape")
+    visitor.page.mouse.up()
+    assert len(visitor.dots("path")) == 0
+    visitor.tool("press")
+    visitor.stroke(LEFT, (44, 64), let_go=False)
+    visitor.wait_for_frame(12)
+    visitor.key("Escape")
+    until(lambda: len(visitor.dots("press")) == 0, "the drag is let go")
+    visitor.page.mouse.up()
+    visitor.page.fill("#prompt", "a cat")
+    visitor.page.press("#prompt", "Escape")
+    assert visitor.page.input_value("#prompt") == ""
+
+
+def test_what_a_reset_takes_away_is_undone(visitor) -> None:
+    visitor.tool("pin")
+    visitor.click(*LEFT)
+    visitor.click(*RIGHT)
+    visitor.key("r")
+    assert len(visitor.dots("pin")) == 0
+    visitor.key("Control+z")
+    assert visitor.has_dot("pin", *LEFT) and visitor.has_dot("pin", *RIGHT)

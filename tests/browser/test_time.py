@@ -25,6 +25,25 @@ def test_going_on_from_the_past_shows_other_frames(visitor, until) -> None:
     assert visitor.page.locator(".toast").count() == 0
 
 
+def test_a_drag_is_undone_by_going_back(visitor, until) -> None:
+    visitor.tool("pin")
+    visitor.click(100, 100)
+    visitor.key("Enter")
+    visitor.wait_for_frame(24)
+    visitor.tool("press")
+    visitor.stroke((42, 49), (62, 49))
+    visitor.wait_for_frame(visitor.frame + 36)
+    before = visitor.frame
+    visitor.key("Control+z")
+    visitor.wait_for_state("Waiting")
+    visitor.wait_for_state("Streaming")
+    assert visitor.frame <= before
+    until(lambda: visitor.has_dot("pin", 100, 100), "what came before is there")
+    visitor.key("Control+z")
+    until(lambda: len(visitor.dots("pin")) == 0, "and is undone, too")
+    assert visitor.page.locator(".toast").count() == 0
+
+
 def test_a_hand_that_scrubs_is_not_waited_for_at_every_frame(visitor) -> None:
     visitor.key("Enter")
     visitor.wait_for_frame(45)

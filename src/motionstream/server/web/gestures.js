@@ -1,25 +1,34 @@
 // The gestures of the visitor: those in the stream, those that wait for it to begin, and how to take them back.
 //
-// Pins and paths outlast a stream: the next one begins with them. A drag lives while it is held; let go, it is over
-// and cannot be undone, for the picture has moved on.
+// Pins and paths outlast a stream: the next one begins with them. A drag lives while it is held; once frames have shown
+// that it was let go, it is taken back by going back in time, for the picture has moved on.
 
-import { dotsOf } from "./connection.js";
+import { dotsOf, seconds } from "./connection.js";
 
 /** @typedef {[number, number]} Point x, y in picture pixels; (0, 0) is the centre of the top-left one */
 /** @typedef {{gesture: number, kind: "press" | "pin" | "path", x: number, y: number, fields: Record<string, any>,
- *             points: Point[], known: boolean, done: boolean}} Gesture
- *  `fields` go with it to the server; `x`, `y`: where its anchor is; `known`: the server has said that it has it; `done`:
- *  the server has no use for it any more */
-/** @typedef {{what: "add" | "erase", gesture: Gesture}} Step */
+ *             points: Point[], trail: [number, number, number][], known: boolean, done: boolean, free: boolean,
+ *             frame?: number, freed?: number}} Gesture
+ *  `fields` go with it to the server; `x`, `y`: where its anchor is; `trail`: x, y, seconds of where a drag went that no
+ *  frame has shown yet; `known`: the server has said that it has it; `done`: the server has no use for it any more; `free`:
+ *  it was let go; `frame`, `freed`: from which frame on it counts, and is let go */
+/** @typedef {{what: "add" | "erase" | "clear", gestures: Gesture[]}} Step */
+
+const TRAIL = 600; // samples of a drag at most that are kept for later
 
 export class Gestures extends EventTarget {
   /** @type {Gesture[]} in the order they were made */ list = [];
-  streaming = false;
+  streaming = false; // hears the server of what is done?
+  still = false; // is the stream paused? What is done then is not shown before it goes on
+  recorded = false; // can one go back in it?
   /** @type {Step[]} */ #past = [];
   /** @type {Step[]} */ #future = [];
   /** @type {Set<number>} */ #erased = new Set();
   /** @type {Set<number>} that the server has shown */ #seen = new Set();
   /** @type {Map<number, "release" | "erase">} over here, and the server has not said so */ #ending = new Map();
+  /** @type {Set<number>} erased while no stream could be told */ #meanwhile = new Set();
+  /** @type {Map<number, {fields: Gesture["fields"], points: Point[]}>} by number, what going back can bring back */ #made = new Map();
+  #left = 0; // the first number of those made since the stream was left or ended
   #next = (Date.now() >> 7) & 0x3fffffff; // also after a reload, none is used twice in a stream
 
   /** @param {(type: string, fields: object, at?: number) => void} send */
@@ -43,9 +52,8 @@ export class Gestures extends EventTarget {
    */
   add(kind, points, fields, at) {
     const [[x, y]] = points;
-    /** @type {Gesture} */ const gesture = { gesture: 0, kind, x, y, fields, points, known: false, done: false };
-    this.#past.push({ what: "add", gesture });
-    this.#future = [];
+    /** @type {Gesture} */ const gesture = { gesture: 0, kind, x, y, fields, points, trail: [], known: false, done: false, free: false };
+    this.#did({ what: "add", gestures: [gesture] });
     this.#insert(gesture, at);
     return gesture;
   }
@@ -53,38 +61,43 @@ export class Gestures extends EventTarget {
   /** @param {Gesture} gesture @param {[number, number, number][]} samples x, y, seconds */
   move(gesture, samples) {
     [gesture.x, gesture.y] = samples[samples.length - 1];
+    if (this.still || !this.streaming) gesture.trail = [...gesture.trail, ...samples].slice(-TRAIL);
     if (this.streaming) this.send("move", { gesture: gesture.gesture, samples });
     this.#changed();
   }
 
-  /** Let a drag go. @param {Gesture} gesture @param {number} at */
+  /** Let a drag go. What no frame can have shown yet stays to be seen, and to be undone. @param {Gesture} gesture @param {number} at */
   release(gesture, at) {
+    gesture.free = true;
     this.#end("release", gesture, at);
-    this.#forget(gesture);
+    if (this.streaming && !this.still) this.#leave(gesture);
     this.#changed();
   }
 
   /** @param {Gesture} gesture */
   erase(gesture) {
-    this.#past.push({ what: "erase", gesture });
-    this.#future = [];
+    this.#did({ what: "erase", gestures: [gesture] });
     this.#remove(gesture);
   }
 
+  /** Take the last step back; "back" asks to go back in time for a drag that is over. */
   undo() {
     const step = this.#past.pop();
     if (!step) return;
-    if (step.what === "add") this.#remove(step.gesture);
-    else this.#insert(step.gesture);
-    this.#future.push(step);
+    const [gesture] = step.gestures;
+    const over = step.what === "add" && !this.list.includes(gesture);
+    if (step.what !== "add") step.gestures.forEach((each) => this.#insert(each));
+    else if (!over) this.#remove(gesture);
+    if (!over) this.#future.push(step);
     this.#changed();
+    if (over) this.dispatchEvent(new CustomEvent("back", { detail: gesture.frame }));
   }
 
   redo() {
     const step = this.#future.pop();
     if (!step) return;
-    if (step.what === "add") this.#insert(step.gesture);
-    else this.#remove(step.gesture);
+    if (step.what === "add") step.gestures.forEach((each) => this.#insert(each));
+    else step.gestures.forEach((each) => this.#remove(each));
     this.#past.push(step);
     this.#changed();
   }
@@ -92,8 +105,8 @@ export class Gestures extends EventTarget {
   /** A stream has begun: it gets what waited for it. */
   began() {
     this.streaming = true;
-    this.#seen.clear();
-    this.#ending.clear();
+    for (const numbers of [this.#seen, this.#ending, this.#meanwhile]) numbers.clear();
+    this.#past = this.#past.filter(({ what, gestures: [gesture] }) => what !== "add" || this.list.includes(gesture));
     for (const gesture of this.list) {
       gesture.known = gesture.done = false;
       this.#tell(gesture);
@@ -103,37 +116,63 @@ export class Gestures extends EventTarget {
   /** The stream can be steered again, after a lost connection perhaps: it is told what it has not heard. */
   rejoined() {
     this.streaming = true;
+    for (const { gesture, x, y, trail, known } of this.list) {
+      if (known && trail.length) this.send("move", { gesture, samples: [[x, y, seconds()]] });
+    }
     for (const [gesture, what] of this.#ending) this.send(what, { gesture });
     for (const gesture of this.list.filter(({ known }) => !known)) this.#tell(gesture);
+    this.#meanwhile.clear();
   }
 
-  /** The server has heard of a gesture. @param {string} command @param {number} number */
-  answered(command, number) {
+  /** The server has heard of a gesture. @param {string} command @param {number} number @param {number} [frame] from which it counts */
+  answered(command, number, frame) {
     if (this.#ending.get(number) === command) this.#ending.delete(number);
-    for (const gesture of this.list) gesture.known ||= gesture.gesture === number;
+    for (const gesture of [...this.list, ...this.#past.flatMap(({ gestures }) => gestures)]) {
+      if (gesture.gesture !== number) continue;
+      gesture.known = true;
+      if (command === gesture.kind) gesture.frame = frame;
+      if (command === "release") gesture.freed = frame;
+    }
   }
 
   /** The stream is over. Drags end with it. */
   ended() {
-    this.streaming = false;
-    for (const gesture of this.list.filter(({ kind }) => kind === "press")) this.#forget(gesture);
+    this.leave();
     for (const gesture of this.list) gesture.known = gesture.done = false;
+    this.#changed();
+  }
+
+  /** The stream is left, to go on from an earlier moment of it: what is done from now on is for then. */
+  leave() {
+    this.streaming = false;
     this.#ending.clear();
+    this.#meanwhile.clear();
+    this.#left = this.#next;
+    for (const gesture of this.list.filter(({ kind }) => kind === "press")) this.#forget(gesture);
     this.#changed();
   }
 
   /**
    * The stream goes on from an earlier moment, with these that hold.
-   * @param {[number, string][]} gestures number and kind
+   * @param {[number, string][]} gestures number and kind @param {number} frame the first that will be different
    */
-  continued(gestures) {
+  continued(gestures, frame) {
     const numbers = new Set(gestures.map(([number]) => number));
-    for (const gesture of this.list.filter((each) => !numbers.has(each.gesture))) this.#forget(gesture);
-    [this.#past, this.#future] = [[], []];
-    this.#erased.clear();
+    const isNew = (/** @type {Gesture} */ { gesture, known }) => !known && gesture >= this.#left && !numbers.has(gesture);
+    for (const gesture of this.list.filter((each) => !numbers.has(each.gesture) && !isNew(each))) this.#forget(gesture);
+    this.#future = [];
+    this.#past = this.#past.filter(({ what, gestures: [gesture] }) =>
+      what === "add" && (this.list.includes(gesture) || (gesture.kind === "press" && (gesture.frame ?? frame) < frame)));
+    this.#erased = new Set(this.#meanwhile);
     this.#ending.clear();
-    for (const gesture of this.list) gesture.known = true;
     this.streaming = true;
+    for (const gesture of this.#meanwhile) if (numbers.has(gesture)) this.#end("erase", { gesture });
+    this.#meanwhile.clear();
+    for (const gesture of this.list) {
+      gesture.known = numbers.has(gesture.gesture);
+      gesture.done = false;
+      if (!gesture.known) this.#tell(gesture);
+    }
     this.#changed();
   }
 
@@ -145,15 +184,25 @@ export class Gestures extends EventTarget {
       if (number < 0 || !own.length || this.#erased.has(number) || this.#ending.has(number)) continue;
       if (this.list.some(({ gesture }) => gesture === number)) continue;
       const [x, y] = [own.reduce((sum, dot) => sum + dot.x, 0) / own.length, own.reduce((sum, dot) => sum + dot.y, 0) / own.length];
-      const fields = { radius: 0, spacing: 1 };
-      this.list.push({ gesture: number, kind: /** @type {Gesture["kind"]} */ (kind), x, y, fields, points: [[x, y]], known: true, done: false });
+      const { fields, points } = this.#made.get(number) ?? { fields: gridOf([x, y], own), points: [/** @type {Point} */ ([x, y])] };
+      const place = kind === "press" ? { x, y } : { x: points[0][0], y: points[0][1] };
+      this.list.push({
+        gesture: number, kind: /** @type {Gesture["kind"]} */ (kind), ...place, fields, points, trail: [], known: true, done: false, free: false,
+      });
       this.#seen.add(number);
     }
     this.#changed();
   }
 
-  /** Forget all of them, without telling the server. */
+  /** Take all of them away, to be had back by undo. */
   clear() {
+    if (this.list.length) this.#did({ what: "clear", gestures: this.list });
+    this.list = [];
+    this.#changed();
+  }
+
+  /** Forget all of them, without telling the server. */
+  forget() {
     [this.list, this.#past, this.#future] = [[], [], []];
     this.#changed();
   }
@@ -170,11 +219,18 @@ export class Gestures extends EventTarget {
     return this.#erased.has(number);
   }
 
-  /** These gestures are in the frame shown now. @param {Set<number>} numbers */
-  shown(numbers) {
+  /** These gestures are in the frame shown now. @param {Set<number>} numbers @param {number} frame its index */
+  shown(numbers, frame) {
     for (const gesture of this.list) {
-      if (numbers.has(gesture.gesture)) this.#seen.add(gesture.gesture);
-      else if (gesture.kind === "path" && gesture.fields.release && this.#seen.has(gesture.gesture)) gesture.done = true;
+      const { gesture: number, free, freed } = gesture;
+      const gone = this.#seen.has(number) && !numbers.has(number);
+      if (numbers.has(number)) this.#seen.add(number);
+      if (numbers.has(number) && !this.still && !free) gesture.trail = [];
+      if (gone && gesture.kind === "path" && gesture.fields.release) gesture.done = true;
+      if (free && !this.still && (gone || (freed !== undefined && frame >= freed))) {
+        this.#leave(gesture);
+        this.#changed();
+      }
     }
   }
 
@@ -187,7 +243,9 @@ export class Gestures extends EventTarget {
   #insert(gesture, at) {
     gesture.gesture = this.#next++; // a number is never used twice
     gesture.known = gesture.done = false;
+    gesture.frame = gesture.freed = undefined;
     this.list.push(gesture);
+    this.#made.set(gesture.gesture, { fields: gesture.fields, points: gesture.points });
     if (this.streaming) this.#tell(gesture, at);
     this.#changed();
   }
@@ -196,34 +254,72 @@ export class Gestures extends EventTarget {
   #remove(gesture) {
     this.list = this.list.filter((each) => each !== gesture);
     this.#erased.add(gesture.gesture);
+    if (!this.streaming) this.#meanwhile.add(gesture.gesture);
     if (!gesture.done) this.#end("erase", gesture);
     this.#changed();
   }
 
   /**
    * Have it end in the stream, too: now, or when that can be reached again.
-   * @param {"release" | "erase"} what @param {Gesture} gesture @param {number} [at]
+   * @param {"release" | "erase"} what @param {{gesture: number, known?: boolean}} gesture @param {number} [at]
    */
   #end(what, { gesture, known }, at) {
     if (known || this.streaming) this.#ending.set(gesture, what);
     if (this.streaming) this.send(what, { gesture }, at);
   }
 
+  /** @param {Step} step */
+  #did(step) {
+    this.#past.push(step);
+    this.#future = [];
+  }
+
+  /** A drag is over; only going back in time undoes it. @param {Gesture} gesture */
+  #leave(gesture) {
+    if (!this.recorded) return this.#forget(gesture);
+    this.list = this.list.filter((each) => each !== gesture);
+  }
+
   /** Nothing can bring it back. @param {Gesture} gesture */
   #forget(gesture) {
     this.list = this.list.filter((each) => each !== gesture);
-    this.#past = this.#past.filter((step) => step.gesture !== gesture);
-    this.#future = this.#future.filter((step) => step.gesture !== gesture);
+    const keeps = (/** @type {Step} */ { gestures }) => !gestures.includes(gesture);
+    [this.#past, this.#future] = [this.#past.filter(keeps), this.#future.filter(keeps)];
   }
 
   /** @param {Gesture} gesture @param {number} [at] */
-  #tell({ gesture, kind, x, y, fields, points }, at) {
-    this.send(kind, { gesture, ...(kind === "path" ? { points } : { x, y }), ...fields }, at);
+  #tell(gesture, at) {
+    const { kind, x, y, fields, points, trail, free } = gesture;
+    const [[x0, y0]] = points;
+    this.send(kind, { gesture: gesture.gesture, ...(kind === "path" ? { points } : { x: x0, y: y0 }), ...fields }, at);
+    if (kind !== "press") return;
+    if (free && !this.still && trail.length) return this.#perform(gesture);
+    if (x !== x0 || y !== y0) this.send("move", { gesture: gesture.gesture, samples: [[x, y, seconds()]] });
+    if (free) this.#end("release", gesture);
+  }
+
+  /** A drag that was made and let go before it could be told goes its way once more, as fast as then. @param {Gesture} gesture */
+  async #perform(gesture) {
+    const { gesture: number, trail } = gesture;
+    const begun = seconds();
+    for (const [x, y, at] of trail) {
+      const wait = begun + at - trail[0][2] - seconds();
+      if (wait > 0) await new Promise((resolve) => setTimeout(resolve, 1000 * wait));
+      if (!this.streaming || gesture.gesture !== number || !this.list.includes(gesture)) return;
+      this.send("move", { gesture: number, samples: [[x, y, seconds()]] });
+    }
+    this.#end("release", gesture);
   }
 
   #changed() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+/** A grid that has about these points. @param {Point} centre @param {{x: number, y: number}[]} dots */
+function gridOf([x, y], dots) {
+  const apart = dots.slice(1).map((dot, i) => Math.hypot(dot.x - dots[i].x, dot.y - dots[i].y));
+  return { radius: Math.max(0, ...dots.map((dot) => Math.hypot(dot.x - x, dot.y - y))), spacing: Math.max(1, Math.min(8, ...apart)) };
 }
 
 /**

@@ -28,7 +28,7 @@ const stage = new Stage(
   find("stage"), find("video"), find("overlay"), settings, gestures, () => studio.begin(),
 );
 const player = new Player((frame) => {
-  stage.show(frame.picture, frame.dots);
+  stage.show(frame.picture, frame.dots, frame.index);
   plots.shown(frame.sent);
   if (frame.sent !== null) studio.showed(frame.index, frame.sent);
   timeline.show(frame);
@@ -105,7 +105,7 @@ async function choose(name) {
   await reset();
 }
 
-/** Back to the picture, without frames and gestures. */
+/** Back to the picture, without frames and gestures, which undo brings back. */
 async function reset() {
   studio.stop();
   gestures.clear();
@@ -139,10 +139,6 @@ const use = (/** @type {import("./settings.js").Tool} */ tool) => () => settings
 const grow = (/** @type {number} */ by) => {
   settings.set({ radius: Math.min(Number(field("radius").max), Math.max(0, settings.radius + by)) });
 };
-const deselect = () => {
-  stage.selection = null;
-  stage.draw();
-};
 
 /** @type {import("./keys.js").Shortcut[]} */
 const allShortcuts = [
@@ -160,7 +156,7 @@ const allShortcuts = [
   { keys: ["p"], label: "Pin", group: "Tools", act: use("pin") },
   { keys: ["l"], label: "Draw a path", group: "Tools", act: use("path"), needs: "path" },
   { keys: ["o"], label: "Select an object", group: "Tools", act: use("select"), needs: "select" },
-  { keys: ["escape"], label: "Let the selection go", group: "Tools", act: () => deselect(), needs: "select" },
+  { keys: ["escape"], label: "Cancel, and let the selection go", group: "Tools", act: () => stage.cancel() },
   { keys: ["e"], label: "Erase", group: "Tools", act: use("erase") },
   { keys: ["[", "]"], label: "Smaller or larger grid", group: "Tools", act: (key) => grow(key === "]" ? 1 : -1) },
   { keys: ["h"], label: "Hold what is let go", group: "Tools", act: () => settings.set({ hold: !settings.hold }) },
@@ -197,6 +193,7 @@ find("undo").addEventListener("click", () => gestures.undo());
 find("redo").addEventListener("click", () => gestures.redo());
 find("help-open").addEventListener("click", () => help.showModal());
 help.addEventListener("click", (event) => event.target === help && help.close()); // a click beside it
+gestures.addEventListener("back", (event) => timeline.goBack(/** @type {CustomEvent} */ (event).detail));
 gestures.addEventListener("change", () => {
   field("undo").disabled = !gestures.canUndo;
   field("redo").disabled = !gestures.canRedo;

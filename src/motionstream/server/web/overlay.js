@@ -21,13 +21,23 @@ export function drawOverlay(stage) {
   pen.lineJoin = pen.lineCap = "round";
 
   if (settings.points) {
-    const held = new Set([...pointers.values()].map(({ gesture }) => gesture));
     for (const gesture of gestures.list) {
       if (gesture.done) continue;
       if (gesture.kind === "path") drawLine(pen, gesture.points.map(place), tint("path"), unit);
+      const [start] = gesture.points;
+      if (gesture.trail.length) { // a drag that no frame has shown: what it takes hold of, and which way it goes
+        const way = gesture.trail.map(([x, y]) => /** @type {Point} */ ([x, y]));
+        if (!gestures.isSeen(gesture)) {
+          way.unshift(start);
+          pen.globalAlpha = 0.5;
+          drawDots(pen, gridAround(start, /** @type {any} */ (gesture.fields), stage).map(place), tint("press"), unit);
+          pen.globalAlpha = 1;
+        }
+        drawLine(pen, way.map(place), tint("press"), unit);
+      }
       // Until a frame shows them, its points are where the visitor put them.
-      const waiting = !gestures.streaming || !gestures.isSeen(gesture);
-      if (waiting && !held.has(gesture)) {
+      const waiting = !gestures.streaming || gesture.trail.length || !gestures.isSeen(gesture);
+      if (waiting) {
         drawDots(pen, gridAround([gesture.x, gesture.y], /** @type {any} */ (gesture.fields), stage).map(place), tint(gesture.kind), unit);
       }
     }

@@ -69,6 +69,7 @@ function setUpGeneration(studio) {
   };
   prompt.addEventListener("change", say);
   prompt.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") prompt.value = studio.prompt;
     if (event.key === "Escape" || (event.key === "Enter" && !event.shiftKey)) {
       event.preventDefault();
       prompt.blur(); // which is a change, where something was changed

@@ -52,6 +52,11 @@ export class Player {
     return this.#kept.find(({ first, frames }) => index >= first && index < first + frames);
   }
 
+  /** The latest chunk that has come, if it is kept. */
+  get last() {
+    return this.#kept.at(-1);
+  }
+
   /** Take a chunk; chunks play in the order in which they are pushed. @param {Chunk} chunk */
   push(chunk) {
     this.#keep(chunk);

@@ -45,6 +45,10 @@ export class Stage {
     }
     element.addEventListener("contextmenu", (event) => event.preventDefault());
     for (const source of [settings, gestures]) source.addEventListener("change", () => this.draw());
+    gestures.addEventListener("change", () => { // what is undone while it is held is not held any more
+      for (const [id, { gesture }] of this.pointers) if (gesture && !gestures.list.includes(gesture)) this.pointers.delete(id);
+      this.#pressed();
+    });
     settings.addEventListener("change", () => (element.dataset.tool = settings.tool));
   }
 
@@ -60,12 +64,15 @@ export class Stage {
     this.show(picture, []);
   }
 
-  /** Show a frame; it may be closed when it is not shown any more. @param {CanvasImageSource} picture @param {Dot[]} dots */
-  show(picture, dots) {
+  /**
+   * Show a frame; it may be closed when it is not shown any more.
+   * @param {CanvasImageSource} picture @param {Dot[]} dots @param {number} [index] of the frame
+   */
+  show(picture, dots, index = -1) {
     if (this.picture instanceof ImageBitmap && this.picture !== picture) this.picture.close();
     this.picture = picture;
     this.dots = dots;
-    if (this.gestures.streaming) this.gestures.shown(new Set(dots.map((dot) => dot.gesture)));
+    if (this.gestures.streaming) this.gestures.shown(new Set(dots.map((dot) => dot.gesture)), index);
     this.#paint();
     this.draw();
   }
@@ -75,6 +82,15 @@ export class Stage {
     this.pointers.clear();
     this.dots = [];
     this.draw();
+  }
+
+  /** Let what the pointers are about be: boxes and paths are not drawn, drags are let go, nothing is selected. */
+  cancel() {
+    const [held, at] = [[...this.pointers.values()], performance.now() / 1000];
+    this.pointers.clear();
+    for (const { gesture } of held) if (gesture) this.gestures.release(gesture, at);
+    this.selection = null;
+    this.#pressed();
   }
 
   draw() {
@@ -202,7 +218,7 @@ export class Stage {
 
   /** A drag that was left in place and can be taken up at this point. @param {Point} place */
   #held(place) {
-    const drags = this.gestures.list.filter(({ kind }) => kind === "press");
+    const drags = this.gestures.list.filter(({ kind, free }) => kind === "press" && !free);
     const taken = new Set([...this.pointers.values()].map(({ gesture }) => gesture));
     return this.#nearest(place, drags.filter((gesture) => !taken.has(gesture)));
   }

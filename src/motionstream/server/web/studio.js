@@ -86,7 +86,7 @@ export class Studio extends EventTarget {
   branch(chunk) {
     if (!this.stream.recording) return;
     this.#branching = "Going back";
-    this.gestures.streaming = false;
+    this.gestures.leave();
     this.#ask("start", { recording: this.stream.recording, chunk });
     this.#wait(this.#branching);
   }
@@ -122,7 +122,7 @@ export class Studio extends EventTarget {
   /** Another picture; a stream of the one before ends. @param {string} name */
   choose(name) {
     this.stop();
-    this.gestures.clear();
+    this.gestures.forget();
     this.picture = name;
     this.#become(this.state);
   }
@@ -227,6 +227,7 @@ export class Studio extends EventTarget {
     const waited = this.#inLine;
     this.#inLine = false;
     this.stream = started;
+    this.gestures.recorded = Boolean(started.recording);
     if (started.session) sessionStorage.setItem("stream", JSON.stringify({ session: started.session, picture: this.picture }));
     if (this.#branching) return this.#wait(this.#branching);
     if (this.#adopting || this.watching) {
@@ -243,7 +244,7 @@ export class Studio extends EventTarget {
   #continued({ frame, gestures, paused }) {
     if (this.#branching) this.#tell("branched");
     this.#branching = "";
-    this.gestures.continued(gestures);
+    this.gestures.continued(gestures, frame);
     this.#adopting = true;
     this.#become(paused ? "paused" : "running");
     this.#tell("begin", frame);
@@ -260,7 +261,7 @@ export class Studio extends EventTarget {
 
   /** @param {{command: string, gesture: number | null, frame: number}} accepted */
   #accepted(accepted) {
-    if (accepted.gesture !== null) this.gestures.answered(accepted.command, accepted.gesture);
+    if (accepted.gesture !== null) this.gestures.answered(accepted.command, accepted.gesture, accepted.frame);
     this.#tell("accepted", accepted);
   }
 
@@ -306,6 +307,7 @@ export class Studio extends EventTarget {
   /** @param {State} state */
   #become(state) {
     this.state = state;
+    this.gestures.still = state === "paused";
     this.#tell("state");
   }
 

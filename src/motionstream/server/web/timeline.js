@@ -1,6 +1,6 @@
 // The time of a stream: where it is, looking back at what was shown, and going on from there.
 
-import { field, find } from "./page.js";
+import { complain, field, find } from "./page.js";
 
 /** @typedef {import("./player.js").Frame} Frame */
 
@@ -49,7 +49,7 @@ export class Timeline {
     const frame = await recalled;
     if (!frame) return;
     if (turn !== this.#looking || this.studio.state === "running") return frame.picture.close();
-    this.stage.show(frame.picture, frame.dots);
+    this.stage.show(frame.picture, frame.dots, frame.index);
     this.show(frame);
   }
 
@@ -62,6 +62,14 @@ export class Timeline {
   branch() {
     const chunk = this.player.chunkOf(Number(this.line.value));
     if (!find("past").hidden && chunk?.chunk !== undefined) this.studio.branch(chunk.chunk);
+  }
+
+  /** Go back to before a frame, to take back what was done from it on; where that is not known, it has not come yet. @param {number} [frame] */
+  goBack(frame = Infinity) {
+    const [chunk, last] = [this.player.chunkOf(frame)?.chunk, this.player.last];
+    if (chunk !== undefined) this.studio.branch(chunk);
+    else if (last?.chunk !== undefined && frame >= last.first) this.studio.branch(last.chunk + 1);
+    else complain("That cannot be undone any more: it is too long ago");
   }
 
   reset() {
