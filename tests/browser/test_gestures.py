@@ -99,7 +99,7 @@ def test_the_keyboard_pins_and_drags(visitor, until) -> None:
     until(lambda: visitor.has_dot("press", 88, 62), "it is where the crosshair is")
     visitor.key(" ")
     until(lambda: len(visitor.dots("press")) == 0, "it is let go")
-    assert visitor.page.inner_text("#state") == "Streaming", "and the space bar has done nothing else"
+    visitor.wait_for_state("Streaming")  # the space bar has done nothing else
     visitor.click(20, 20)
     visitor.key(" ")
     visitor.wait_for_state("Paused")

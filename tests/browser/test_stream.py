@@ -37,7 +37,7 @@ def test_looking_back_shows_what_was_shown(visitor) -> None:
     assert difference(visitor.picture(), first) < 12, "frame 0 is the picture"
     visitor.key(".")
     visitor.wait("document.getElementById('timeline').value === '1'")
-    visitor.key(" ")
+    visitor.page.click("#pause")
     visitor.wait_for_frame(31)
 
 

@@ -1,6 +1,7 @@
 """Going back in time, and files to take away."""
 
 import json
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -25,6 +26,30 @@ def test_going_on_from_the_past_shows_other_frames(visitor, until) -> None:
     assert visitor.page.locator(".toast").count() == 0
 
 
+def test_what_is_done_to_the_past_is_for_what_is_seen_there(visitor, until) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_frame(36)
+    visitor.look_at(9)
+    assert visitor.page.is_disabled("#restart"), "which takes the newest frame, and that is not seen"
+    visitor.tool("pin")
+    visitor.click(100, 100)
+    visitor.wait_for_state("Paused")
+    visitor.click(30, 30)
+    assert visitor.has_dot("pin", 100, 100) and visitor.has_dot("pin", 30, 30), "they gather, as while it is paused"
+    visitor.key(" ")
+    visitor.wait_for_frame(13)
+    assert visitor.frame < 36, "the stream has gone back"
+    until(lambda: len(visitor.dots("pin")) > 13, "with the pins")
+    visitor.wait_for_frame(30)
+    visitor.look_at(9)
+    visitor.tool("press")
+    visitor.stroke((42, 49), (62, 49), let_go=False)
+    until(lambda: visitor.has_dot("press", 62, 49), "a drag goes back as well")
+    visitor.wait_for_state("Streaming")
+    visitor.page.mouse.up()
+    assert visitor.page.locator(".toast").count() == 0
+
+
 def test_a_drag_is_undone_by_going_back(visitor, until) -> None:
     visitor.tool("pin")
     visitor.click(100, 100)
@@ -35,13 +60,35 @@ def test_a_drag_is_undone_by_going_back(visitor, until) -> None:
     visitor.wait_for_frame(visitor.frame + 36)
     before = visitor.frame
     visitor.key("Control+z")
-    visitor.wait_for_state("Waiting")
-    visitor.wait_for_state("Streaming")
-    assert visitor.frame <= before
+    until(lambda: visitor.frame < before, "it goes on from before the drag")
     until(lambda: visitor.has_dot("pin", 100, 100), "what came before is there")
     visitor.key("Control+z")
     until(lambda: len(visitor.dots("pin")) == 0, "and is undone, too")
     assert visitor.page.locator(".toast").count() == 0
+
+
+def test_a_take_is_seen_to_its_end_played_again_and_gone_on_from(visitor, server: str, until) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_frame(21)
+    visitor.key("Enter")
+    visitor.wait_for_state("Ready")
+    link = visitor.page.get_attribute("#export-recording", "href")
+    with urllib.request.urlopen(server + link.removesuffix("/recording")) as answer:
+        recorded = sum(json.load(answer)["frames"])
+    until(lambda: visitor.frame >= recorded - 13, "but for a chunk that had not come, all of it is shown")
+    end = visitor.frame
+    visitor.key(" ")
+    until(lambda: visitor.frame < end, "it plays from its beginning")
+    visitor.key(" ")
+    visitor.wait("document.getElementById('replay').textContent.includes('Play')")
+    visitor.page.click("#now")
+    visitor.wait_for_frame(end)
+    visitor.stroke((42, 49), (62, 49))
+    visitor.wait_for_state("Streaming")
+    visitor.wait_for_frame(end + 12)
+    until(lambda: len(visitor.dots("press")) == 0, "what was dragged and let go meanwhile has been")
+    visitor.look_at(3)
+    assert visitor.page.locator(".toast").count() == 0, "what came before can still be looked at"
 
 
 def test_a_hand_that_scrubs_is_not_waited_for_at_every_frame(visitor) -> None:

@@ -157,3 +157,4 @@ def test_who_waits_in_line_drags_once_the_stream_begins(visitor, server: str, un
         until(lambda: visitor.has_dot("press", 70, 96), "what was taken hold of in line is in the stream")
         visitor.page.mouse.up()
         until(lambda: len(visitor.dots("press")) == 0, "and is let go")
+        assert visitor.page.locator(".toast").count() == 0

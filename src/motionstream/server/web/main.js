@@ -25,7 +25,7 @@ const connection = new Connection(() => (share ? `/ws/watch/${share}?codecs=${st
 const gestures = new Gestures((type, fields, at) => connection.send(type, fields, at));
 const studio = new Studio(connection, gestures, Boolean(share));
 const stage = new Stage(
-  find("stage"), find("video"), find("overlay"), settings, gestures, () => studio.begin(),
+  find("stage"), find("video"), find("overlay"), settings, gestures, (moves) => studio.ready(moves),
 );
 const player = new Player((frame) => {
   stage.show(frame.picture, frame.dots, frame.index);
@@ -56,6 +56,7 @@ studio.addEventListener("begin", (event) => {
   player.clear(/** @type {CustomEvent} */ (event).detail);
   plots.clear();
 });
+studio.addEventListener("left", () => player.pause());
 studio.addEventListener("chunk", (event) => {
   const chunk = /** @type {CustomEvent} */ (event).detail;
   if (chunk.still) return player.still(chunk);
@@ -63,7 +64,7 @@ studio.addEventListener("chunk", (event) => {
   player.push(chunk);
 });
 studio.addEventListener("over", () => {
-  player.pause(); // the last frame stays, and what was played can be looked at
+  player.end(); // what has come is still shown, the last frame stays, and all of it can be looked at
   stage.forget();
   if (player.latest < 0) showPicture();
 });
@@ -76,17 +77,17 @@ studio.addEventListener("state", showState);
 
 function showState() {
   const { state, live, picture, words } = studio;
-  const name = { offline: "Not connected", idle: "Ready", waiting: "Waiting", running: "Streaming", paused: "Paused" }[state];
+  const name = { offline: "Not connected", idle: "Ready", waiting: "Waiting", starting: "Starting…", running: "Streaming", paused: "Paused" }[state];
   find("state").textContent = share && state === "running" ? "Watching" : name;
   find("state").dataset.state = state;
   relabel("start", live ? "stop" : "play", live ? "Stop" : "Start");
   find("start").classList.toggle("primary", !live);
   relabel("pause", state === "paused" ? "play" : "pause", state === "paused" ? "Resume" : "Pause");
   field("start").disabled = state === "offline" || !picture;
-  field("pause").disabled = state !== "running" && state !== "paused";
-  find("hint").hidden = state !== "idle";
+  field("pause").disabled = state !== "running" && state !== "paused" && state !== "starting";
+  find("hint").hidden = state !== "idle" || (player.latest >= 0 && !share); // then it is said what one may do instead
   if (share) find("hint").textContent = "The stream has ended";
-  else find("hint").textContent = player.latest < 0 ? "Press on the picture and drag" : "Press and drag to begin anew from the picture";
+  else find("hint").textContent = "Press on the picture and drag";
   find("notice").hidden = state !== "offline" && state !== "waiting";
   find("notice-text").textContent = words;
   if (state === "paused" || state === "offline") player.pause();
@@ -143,10 +144,10 @@ const grow = (/** @type {number} */ by) => {
 /** @type {import("./keys.js").Shortcut[]} */
 const allShortcuts = [
   { keys: ["enter"], label: "Start or end", group: "Stream", act: () => studio.toggleStart() },
-  { keys: [" "], label: "Pause or go on", looks: true, group: "Stream", act: () => studio.togglePause() },
+  { keys: [" "], label: "Pause or go on; play what is looked back at", looks: true, group: "Stream", act: () => timeline.togglePlay() || studio.togglePause() },
   { keys: [",", "."], label: "A frame back or on", looks: true, group: "Stream", act: (key) => timeline.step(key === "." ? 1 : -1) },
   { keys: ["b"], label: "Go on from the frame looked at", group: "Stream", act: () => timeline.branch() },
-  { keys: ["n"], label: "Anew from this frame", group: "Stream", act: () => studio.change("restart", {}), needs: "restart" },
+  { keys: ["n"], label: "Anew from this frame", group: "Stream", act: () => timeline.restart(), needs: "restart" },
   { keys: ["←", "→", "↑", "↓"], label: "Pan; with Shift orbit", group: "Camera", needs: "camera" },
   { keys: ["pageup", "pagedown"], label: "Nearer or farther", group: "Camera", needs: "camera" },
   { keys: ["+", "-"], label: "Zoom", group: "Camera", needs: "camera" },

@@ -91,7 +91,6 @@ function setUpGeneration(studio) {
     studio.seed = studio.stream.seed ?? null;
     seed.value = String(studio.seed ?? "");
   });
-  find("restart").addEventListener("click", () => studio.change("restart", {}));
   field("adaptive").addEventListener("change", () => {
     studio.adaptive = field("adaptive").checked;
     studio.change("refresh", { adaptive: studio.adaptive });
@@ -104,7 +103,6 @@ function setUpGeneration(studio) {
     });
   }
   studio.addEventListener("state", () => {
-    field("restart").disabled = !studio.live;
     for (const radio of radios) radio.checked = Number(radio.value) === (studio.steps ?? studio.stream.steps);
     /** @type {HTMLButtonElement} */ (find("same-seed")).disabled = studio.stream.seed === undefined;
     find("seed-note").textContent = studio.stream.seed === undefined ? "" : `seed ${studio.stream.seed}`;

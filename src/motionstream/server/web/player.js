@@ -96,8 +96,7 @@ export class Player {
   async recall(index) {
     const chunk = this.chunkOf(index);
     if (!chunk) return null;
-    const place = this.#kept.indexOf(chunk);
-    const begin = chunk.kind === JPEG ? place : this.#kept.findLastIndex(({ keyframes }, i) => i <= place && keyframes?.includes(0));
+    const [place, begin] = [this.#kept.indexOf(chunk), this.#before(chunk)];
     if (begin < 0) return null;
     const decoder = new Decoder();
     /** @type {ImageBitmap[]} */ let pictures = [];
@@ -126,6 +125,46 @@ export class Player {
 
   pause() {
     this.paused = true;
+  }
+
+  /** No more will come. What has come is still played, unless that stands still: then it can be looked at. */
+  end() {
+    if (this.paused) this.finish();
+  }
+
+  /** Play no more of what has come; it can be looked at. */
+  finish() {
+    this.#generation++;
+    this.#decoder.reset();
+    this.#frames.forEach((frame) => frame.picture.close());
+    this.#frames = [];
+    if (this.last) this.latest = this.last.first + this.last.frames - 1;
+  }
+
+  /** What is kept, from a frame on and then round and round, each frame decoded when its turn comes. @param {number} index */
+  async *round(index) {
+    const decoder = new Decoder();
+    try {
+      for (let from = index; this.#kept.length; from = this.oldest) {
+        const chunk = this.chunkOf(from);
+        const begin = chunk ? this.#before(chunk) : -1;
+        if (begin < 0) return;
+        for (const each of this.#kept.slice(begin)) {
+          for (const [i, picture] of (await decoder.decode(each)).entries()) {
+            if (each.first + i < from) picture.close();
+            else yield { index: each.first + i, picture, dots: dotsOf(each, i), fps: each.fps, sent: null };
+          }
+        }
+      }
+    } finally {
+      decoder.reset();
+    }
+  }
+
+  /** Where decoding begins for a kept chunk, -1 where that is forgotten. @param {Chunk} chunk */
+  #before(chunk) {
+    const place = this.#kept.indexOf(chunk);
+    return chunk.kind === JPEG ? place : this.#kept.findLastIndex(({ keyframes }, i) => i <= place && keyframes?.includes(0));
   }
 
   resume() {

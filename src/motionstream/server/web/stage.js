@@ -28,15 +28,16 @@ export class Stage {
   /**
    * @param {HTMLElement} element @param {HTMLCanvasElement} video @param {HTMLCanvasElement} overlay
    * @param {import("./settings.js").Settings} settings @param {import("./gestures.js").Gestures} gestures
-   * @param {() => boolean} begin makes sure that a stream runs, for a drag; false where none can
+   * @param {(moves: boolean) => boolean} ready makes sure that a gesture is for what is shown, and that a stream runs
+   *   where it `moves`; false where none can
    */
-  constructor(element, video, overlay, settings, gestures, begin) {
+  constructor(element, video, overlay, settings, gestures, ready) {
     this.element = element;
     this.video = video;
     this.overlay = overlay;
     this.settings = settings;
     this.gestures = gestures;
-    this.begin = begin;
+    this.ready = ready;
     new ResizeObserver(() => this.#resize()).observe(element);
     element.addEventListener("pointerdown", (event) => this.#down(event));
     element.addEventListener("pointermove", (event) => this.#move(event));
@@ -142,21 +143,19 @@ export class Stage {
     if (event.button !== 0 || this.element.hasAttribute("aria-disabled")) return;
     const place = this.#place(event);
     if (!this.#inside(place)) return;
-    if (event.isTrusted) this.element.setPointerCapture(event.pointerId); // the keyboard has none
     const { tool } = this.settings;
+    if (tool !== "erase" && !this.ready(tool === "press" || tool === "select")) return;
+    if (event.isTrusted) this.element.setPointerCapture(event.pointerId); // the keyboard has none
     const at = event.timeStamp / 1000;
     /** @type {Pointer} */ const pointer = { tool, x: place[0], y: place[1], gesture: null, away: [0, 0], line: [place] };
     if (tool === "pin") {
       this.gestures.add("pin", [place], this.#grid(place), at);
     } else if (tool === "press") {
-      if (!this.begin()) return;
       pointer.gesture = this.#held(place);
       if (pointer.gesture) pointer.away = [pointer.gesture.x - place[0], pointer.gesture.y - place[1]];
       else pointer.gesture = this.gestures.add("press", [place], this.#grid(place), at);
     } else if (tool === "erase") {
       this.#eraseAt(place);
-    } else if (tool === "select" && !this.begin()) {
-      return;
     }
     if (tool !== "pin") this.pointers.set(event.pointerId, pointer);
     this.#pressed();
@@ -226,7 +225,7 @@ export class Stage {
   /** @param {Point} place */
   #eraseAt(place) {
     const gesture = this.#nearest(place, this.gestures.list);
-    if (gesture) this.gestures.erase(gesture);
+    if (gesture && this.ready(false)) this.gestures.erase(gesture);
   }
 
   /** The gesture with a point, or a stretch of its path, within reach. @param {Point} place @param {Gesture[]} among */

@@ -3,15 +3,18 @@
 import { VERSION, seconds } from "./connection.js";
 import { complain, sentence } from "./page.js";
 
-/** @typedef {"offline" | "idle" | "waiting" | "running" | "paused"} State */
+/** @typedef {"offline" | "idle" | "waiting" | "starting" | "running" | "paused"} State */
 /** @typedef {{model: string, size: [number, number], fps: number, trained: boolean, capabilities: string[], codecs: string[],
  *             limits: Record<string, number>}} Hello */
 /** @typedef {{seed: number, steps?: number, recording?: string | null, session?: string, share?: string,
  *             frame?: number, paused?: boolean, depth?: boolean}} Started */
 
+const GESTURES = ["press", "pin", "path", "move", "release", "erase", "camera"]; // commands that need no answer in line
+
 /**
  * Announces "state" when anything of it has changed, "hello" on every connection, "begin" (from which frame) when
- * frames of a stream will come, "branched" where that goes on from a recording, "chunk", "accepted", "refused" and "over".
+ * frames of a stream will come, "left" and "branched" where a stream is left for
+ * an earlier moment and goes on from there, "chunk", "accepted", "refused" and "over".
  */
 export class Studio extends EventTarget {
   /** @type {State} */ state = "offline";
@@ -24,9 +27,13 @@ export class Studio extends EventTarget {
   /** @type {string[]} that this browser decodes, best first */ codecs = ["jpeg"];
   /** @type {string | null} name of the picture's depth map; null: a plain guess */ depth = null;
   adaptive = false; // the stream looks at where it is anew, when the first view is left
+  /** The chunk to go on from, where what is shown is not the newest of a stream; null: it is. @type {() => number | null} */
+  whence = () => null;
   words = ""; // why there is no picture: no connection, a queue
   #starting = false; // asked for a stream that has not begun: what still comes belongs to the one before
   #branching = ""; // what begins goes on from a recording: what is said of that, "" where it does not
+  #rests = false; // what goes on from a recording begins paused
+  #deaf = false; // was refused a stream: what was said to it is refused as well, which nobody needs to hear
   #explained = false; // why there is no connection
   #greeting = false; // has the server said hello on this connection?
   #adopting = false; // the next chunk shows gestures that this page does not know
@@ -58,7 +65,7 @@ export class Studio extends EventTarget {
 
   /** Is there a stream, playing or paused, or on its way? */
   get live() {
-    return this.state === "running" || this.state === "paused" || this.state === "waiting";
+    return this.state !== "offline" && this.state !== "idle";
   }
 
   /** May the server be asked for this? @param {string} capability */
@@ -66,10 +73,25 @@ export class Studio extends EventTarget {
     return this.hello?.capabilities.includes(capability) ?? false;
   }
 
-  /** Begin a stream unless one is there. Returns whether one is that takes gestures. */
+  /** Begin a stream unless one is there, or go on from what is shown. Returns whether one is there that can be steered. */
   begin() {
-    if (!this.live) this.start();
-    return this.live && !this.watching && !this.#branching;
+    const chunk = this.whence();
+    if (chunk !== null) this.branch(chunk);
+    else if (!this.live) this.start();
+    return this.live && this.state !== "waiting" && !this.watching;
+  }
+
+  /**
+   * Before a gesture, so that it is for what is shown: where that is the past, the stream goes on from there.
+   * @param {boolean} moves does it need a stream? Else it waits for one, or for a paused one to go on
+   * @returns {boolean} can it be made?
+   */
+  ready(moves) {
+    if (this.watching) return false;
+    if (moves) return this.begin() || this.live;
+    const chunk = this.state === "paused" ? this.whence() : null;
+    if (chunk !== null) this.branch(chunk, { rests: true });
+    return true;
   }
 
   start() {
@@ -77,18 +99,20 @@ export class Studio extends EventTarget {
     const seed = this.seed ?? Math.floor(Math.random() * 2 ** 31);
     const { picture, prompt, steps, depth } = this;
     this.#ask("start", { picture, prompt, seed, ...(steps && { steps }), ...(depth && { depth }) });
-    this.#become("running");
+    this.#become("starting");
     this.#tell("begin", 0);
     this.gestures.began();
   }
 
-  /** Go on from where a chunk of the recorded stream began, in another way. @param {number} chunk */
-  branch(chunk) {
+  /** Go on from where a chunk of the recorded stream began, in another way. @param {number} chunk @param {{rests?: boolean}} [how] paused */
+  branch(chunk, { rests = false } = {}) {
     if (!this.stream.recording) return;
     this.#branching = "Going back";
+    this.#rests = rests;
     this.gestures.leave();
     this.#ask("start", { recording: this.stream.recording, chunk });
     this.#wait(this.#branching);
+    this.#tell("left");
   }
 
   stop() {
@@ -98,7 +122,7 @@ export class Studio extends EventTarget {
   }
 
   pause() {
-    if (this.state !== "running") return;
+    if (this.state !== "running" && this.state !== "starting") return;
     if (!this.watching) this.connection.send("pause");
     this.#become("paused");
   }
@@ -129,7 +153,7 @@ export class Studio extends EventTarget {
 
   /** Tell the stream something that it takes while it runs. @param {string} type @param {object} fields */
   change(type, fields) {
-    if (this.live) this.connection.send(type, fields);
+    if (this.live && this.state !== "waiting") this.connection.send(type, fields);
   }
 
   /** Tell the server whether this page can be seen: while it cannot, it needs no frames, and where nobody looks none are made. */
@@ -182,6 +206,7 @@ export class Studio extends EventTarget {
   /** @param {string} type @param {object} fields */
   #ask(type, fields) {
     this.#starting = true;
+    this.#deaf = false;
     const choice = (this.hello?.codecs.length ?? 0) > 1 ? { codecs: this.codecs } : {};
     this.connection.send(type, { protocol: VERSION, ...choice, ...fields });
   }
@@ -237,17 +262,22 @@ export class Studio extends EventTarget {
       this.gestures.began();
     }
     if (this.adaptive && !this.watching) this.connection.send("refresh", { adaptive: true });
-    this.#become(started.paused ? "paused" : "running");
+    if (this.#adopting || this.watching || started.paused) this.#become(started.paused ? "paused" : "running");
+    else if (this.state === "waiting") this.#become("starting");
+    else this.#tell("state");
   }
 
   /** @param {{frame: number, gestures: [number, string][], paused: boolean}} continued */
   #continued({ frame, gestures, paused }) {
     if (this.#branching) this.#tell("branched");
     this.#branching = "";
+    this.gestures.still = paused || this.#rests;
     this.gestures.continued(gestures, frame);
+    if (this.#rests && !paused) this.connection.send("pause");
     this.#adopting = true;
-    this.#become(paused ? "paused" : "running");
     this.#tell("begin", frame);
+    this.#become(paused || this.#rests ? "paused" : "running");
+    this.#rests = false;
   }
 
   /** @param {import("./connection.js").Chunk} chunk */
@@ -256,6 +286,7 @@ export class Studio extends EventTarget {
     if (this.#acknowledges) this.connection.send("received", { frame: chunk.first });
     if (this.#adopting && !this.watching) this.gestures.adopt(chunk);
     this.#adopting = false;
+    if (this.state === "starting") this.#become("running");
     this.#tell("chunk", chunk);
   }
 
@@ -272,12 +303,17 @@ export class Studio extends EventTarget {
       this.#explained = true;
       return this.#become("offline");
     }
+    if (!failed.fatal && this.#deaf) return;
+    // In line, or before it begins, a stream knows no gestures: it is told them when it does.
+    if (!failed.fatal && (this.#inLine || this.#starting) && GESTURES.includes(failed.command ?? "")) return;
     complain(failed.message);
     this.#tell("refused", failed);
     if (failed.command === "erase" && failed.gesture !== null) this.gestures.answered("erase", failed.gesture);
     else if (failed.gesture !== null) this.gestures.refused(failed.gesture);
     if (!failed.fatal) return; // a command was refused, perhaps while it waits in line: what was asked for still comes
     this.#starting = false;
+    this.#deaf = true;
+    if (this.#branching) this.stream = {}; // it cannot be gone on from: the next one begins with the picture
     if (this.live) this.#over();
   }
 
@@ -292,9 +328,9 @@ export class Studio extends EventTarget {
   #over(state = "idle") {
     sessionStorage.removeItem("stream");
     this.#branching = "";
-    this.#adopting = this.#inLine = false;
-    this.#become(state);
+    this.#adopting = this.#inLine = this.#rests = false;
     this.gestures.ended();
+    this.#become(state);
     this.#tell("over");
   }
 
