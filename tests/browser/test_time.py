@@ -126,3 +126,48 @@ def test_the_session_is_exported(visitor, tmp_path: Path) -> None:
     with visitor.page.expect_download() as download:
         visitor.page.click("#export-picture")
     assert cv2.imread(str(download.value.path())).shape == (128, 128, 3)
+
+
+def test_takes_are_kept_exported_and_gone_on_from(visitor, until, tmp_path: Path) -> None:
+    visitor.choose("Coffee")
+    visitor.key("Enter")
+    visitor.wait_for_frame(12)
+    visitor.key("Enter")
+    visitor.wait_for_state("Ready")
+    visitor.choose("Cat")
+    visitor.key("Enter")
+    visitor.wait_for_frame(3)
+    visitor.key("Enter")
+    visitor.wait_for_state("Ready")
+    visitor.page.reload()
+    visitor.wait_for_state("Ready")
+    titles = [take.get_attribute("title") for take in visitor.page.locator(".take").all()]
+    assert [title.partition(",")[0] for title in titles] == ["Cat", "Coffee"]
+    visitor.page.locator(".take").last.click()
+    visitor.snap("takes")
+    with visitor.page.expect_download() as download:
+        visitor.page.click("#take [data-what=mp4]")
+    ok, _ = cv2.VideoCapture(str(download.value.path())).read()
+    assert ok
+    visitor.page.locator(".take").last.click()
+    visitor.page.click("#take-go-on")
+    visitor.wait_for_state("Streaming")
+    visitor.wait_for_frame(24)
+    assert visitor.page.get_attribute("#gallery [aria-selected=true]", "title") == "Coffee"
+    assert visitor.page.locator(".take").count() == 3
+    assert visitor.page.locator(".toast").count() == 0
+
+
+def test_an_export_that_cannot_be_had_says_so(visitor) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_frame(3)
+    visitor.page.route("**/api/sessions/*", lambda route: route.fulfill(status=404, json={"detail": "none"}))
+    visitor.page.click("#export")
+    visitor.page.click("#export-mp4")
+    assert visitor.message() == "The server does not have this recording any more."
+    visitor.page.unroute("**/api/sessions/*")
+    visitor.page.route("**/api/sessions/*", lambda route: route.abort())
+    visitor.page.click("#export")
+    visitor.page.click("#export-gif")
+    visitor.wait("document.getElementById('toasts').textContent.includes('server cannot be reached')")
+    visitor.problems.clear()  # the browser notes both requests

@@ -4,6 +4,29 @@ import { complain, field, find } from "./page.js";
 
 const FILES = /** @type {const} */ ({ mp4: "mp4", gif: "gif", tracks: "npz", recording: "jsonl" });
 
+const WHAT = /** @type {(keyof FILES)[]} */ (Object.keys(FILES));
+
+/**
+ * Take a file of a recording away, or say why that cannot be.
+ * @param {string} recording @param {keyof FILES} what @param {() => void} [gone] is called where the server has it no more
+ */
+export async function download(recording, what, gone) {
+  try {
+    const answer = await fetch(`/api/sessions/${recording}`); // a link that leads nowhere fails without a word
+    if (answer.status === 404) {
+      gone?.();
+      return complain("The server does not have this recording any more");
+    }
+    if (!answer.ok) return complain((await answer.json()).detail);
+  } catch {
+    return complain("The recording cannot be had: the server cannot be reached");
+  }
+  const link = document.createElement("a");
+  link.href = `/api/sessions/${recording}/${what}`;
+  link.download = `motionstream-${recording.slice(0, 8)}.${FILES[what]}`;
+  link.click();
+}
+
 /** @param {import("./studio.js").Studio} studio @param {import("./stage.js").Stage} stage */
 export function setUpExports(studio, stage) {
   const menu = find("exports");
@@ -11,12 +34,14 @@ export function setUpExports(studio, stage) {
     const { recording, share } = studio.stream;
     field("export").disabled = !recording;
     field("share").disabled = !share || !studio.live;
-    for (const [what, ending] of Object.entries(FILES)) {
-      const link = /** @type {HTMLAnchorElement} */ (find(`export-${what}`));
-      link.href = `/api/sessions/${recording}/${what}`;
-      link.download = `motionstream-${(recording ?? "").slice(0, 8)}.${ending}`;
-    }
+    for (const what of WHAT) /** @type {HTMLAnchorElement} */ (find(`export-${what}`)).href = `/api/sessions/${recording}/${what}`;
   });
+  for (const what of WHAT) {
+    find(`export-${what}`).addEventListener("click", (event) => {
+      event.preventDefault();
+      if (studio.stream.recording) download(studio.stream.recording, what);
+    });
+  }
   menu.addEventListener("click", (event) => {
     if (/** @type {HTMLElement} */ (event.target).closest("a, button")) menu.hidePopover();
   });

@@ -17,6 +17,7 @@ import { Plots } from "./plots.js";
 import { Settings } from "./settings.js";
 import { Stage } from "./stage.js";
 import { Studio } from "./studio.js";
+import { Takes } from "./takes.js";
 import { Timeline } from "./timeline.js";
 
 const settings = new Settings();
@@ -32,6 +33,7 @@ const player = new Player((frame) => {
   plots.shown(frame.sent);
   if (frame.sent !== null) studio.showed(frame.index, frame.sent);
   timeline.show(frame);
+  takes?.shown(frame);
 }, () => studio.fallBack());
 const plots = new Plots(() => studio.state === "running", () => player.waiting);
 
@@ -117,6 +119,20 @@ async function reset() {
   await showPicture();
 }
 
+/** Go on from the end of an earlier stream. @param {import("./takes.js").Take} take */
+async function goOnFrom({ recording, picture, thumbnail }) {
+  studio.stop();
+  gestures.forget();
+  player.clear();
+  timeline.reset();
+  Object.assign(studio, { picture, stream: {} });
+  markChosen(picture);
+  const image = Object.assign(new Image(), { src: thumbnail });
+  studio.branch(undefined, { recording });
+  await image.decode();
+  if (player.latest < 0) stage.still(image); // until it has been made again up to there
+}
+
 async function showPicture() {
   const { picture } = studio;
   if (!picture) return;
@@ -183,6 +199,7 @@ for (const id of ["tools", "gallery"]) rove(find(id));
 setUpExports(studio, stage);
 if (!share) new Camera(studio);
 if (!share) setUpCrosshair(stage);
+const takes = share ? null : new Takes(studio, stage, goOnFrom);
 new Depth(studio);
 const follow = new Follow(studio, stage);
 stage.select = (fields) => studio.change("select", fields);

@@ -104,13 +104,16 @@ export class Studio extends EventTarget {
     this.gestures.began();
   }
 
-  /** Go on from where a chunk of the recorded stream began, in another way. @param {number} chunk @param {{rests?: boolean}} [how] paused */
-  branch(chunk, { rests = false } = {}) {
-    if (!this.stream.recording) return;
-    this.#branching = "Going back";
+  /**
+   * Go on from where a chunk of a recorded stream began, in another way.
+   * @param {number | undefined} chunk its end when undefined @param {{rests?: boolean, recording?: string | null}} [how] `rests`: paused
+   */
+  branch(chunk, { rests = false, recording = this.stream.recording } = {}) {
+    if (!recording || this.state === "offline") return;
+    this.#branching = chunk === undefined ? "Making the take again" : "Going back";
     this.#rests = rests;
     this.gestures.leave();
-    this.#ask("start", { recording: this.stream.recording, chunk });
+    this.#ask("start", { recording, chunk });
     this.#wait(this.#branching);
     this.#tell("left");
   }
