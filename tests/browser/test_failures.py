@@ -1,11 +1,13 @@
 """What the page does when something breaks: a decoder, the server; and a view that is left."""
 
+import io
 import json
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from motionstream import wire
 
@@ -134,14 +136,45 @@ def test_what_is_done_while_the_connection_is_lost_reaches_the_stream(visitor, c
     assert visitor.page.locator(".toast").count() == 0
 
 
+def test_settings_changed_while_the_connection_is_lost_are_told(visitor, cut, told, until) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_frame(1)
+    cut()
+    visitor.page.fill("#prompt", "a cat")
+    visitor.page.press("#prompt", "Enter")
+    visitor.page.click("#steps label:nth-child(1)")
+    told.clear()
+    visitor.page.evaluate("window.cut = false")
+    visitor.wait_for_state("Streaming")
+    until(lambda: {one["command"] for one in messages(visitor, told, "accepted")} >= {"prompt", "steps"}, "both count")
+    cut()
+    visitor.choose("Coffee")
+    visitor.page.evaluate("window.cut = false")
+    visitor.wait_for_state("Ready")
+    assert visitor.page.get_attribute("#gallery [aria-selected=true]", "title") == "Coffee"
+
+
 def test_a_page_outlives_its_server(serve: Callable, see: Callable) -> None:
+    flag = io.BytesIO()
+    Image.new("RGB", (200, 200), (200, 30, 30)).save(flag, "PNG")
     with serve() as address:
         visitor = see(address)
+        visitor.open_file("flag.png", flag.getvalue())
+        visitor.wait("document.querySelector('#gallery [aria-selected=true]')?.title === 'flag.png'")
         visitor.key("Enter")
         visitor.wait_for_frame(12)
     visitor.wait("document.getElementById('state').textContent.startsWith('Not connected')")
     with serve():
         visitor.wait_for_state("Ready")
+        visitor.page.click("#branch")
+        visitor.wait_for_state("Streaming")  # the recording has outlived its server
+        visitor.wait_for_frame(13)
+        visitor.key("r")
+        visitor.tool("pin")
+        visitor.click(30, 30)
         visitor.key("Enter")
         visitor.wait_for_frame(12)
+        assert visitor.has_dot("pin", 30, 30)
+        toasts = visitor.page.locator(".toast").all_inner_texts()
+        assert not any("picture" in words or "Cannot" in words for words in toasts), toasts
         visitor.leave()

@@ -110,3 +110,30 @@ def test_a_file_that_is_no_picture_is_told_and_the_stream_goes_on(visitor, name:
     visitor.snap("error")
     visitor.wait_for_frame(visitor.frame + 12)
     visitor.problems.clear()  # the browser notes the refused request, which was the point
+
+
+def test_a_reload_loses_nothing_that_was_prepared(visitor, until) -> None:
+    visitor.open_file("flag.png", png(drawn()))
+    until(lambda: is_drawn(visitor.picture()), "the picture is on the stage")
+    visitor.page.fill("#prompt", "a flag")
+    visitor.page.fill("#seed", "12")
+    visitor.tool("pin")
+    visitor.click(30, 30)
+    visitor.click(90, 90)
+    visitor.page.reload()
+    visitor.wait_for_state("Ready")
+    until(lambda: is_drawn(visitor.picture()), "it is on the stage again")
+    visitor.wait("document.querySelector('#gallery [aria-selected=true]')?.title === 'flag.png'")
+    assert [visitor.page.input_value(field) for field in ("#prompt", "#seed")] == ["a flag", "12"]
+    assert visitor.has_dot("pin", 30, 30) and visitor.has_dot("pin", 90, 90)
+    visitor.key("Control+z")
+    assert not visitor.has_dot("pin", 90, 90), "what was done can still be undone"
+    visitor.key("Enter")
+    visitor.wait_for_frame(3)
+    visitor.page.reload()
+    visitor.wait_for_state("Streaming")
+    visitor.wait("document.querySelector('#gallery [aria-selected=true]')?.title === 'flag.png'")
+    assert [visitor.page.input_value(field) for field in ("#prompt", "#seed")] == ["a flag", "12"]
+    visitor.key("Enter")
+    visitor.wait_for_state("Ready")
+    assert len(visitor.dots("pin")) == 13, "the pin has the size it had"

@@ -94,3 +94,11 @@ def test_the_number_of_steps_is_changed_while_it_plays(visitor) -> None:
     visitor.wait_for_frame(visitor.frame + 24)
     assert visitor.page.is_checked("input[name=steps][value='1']")
     assert visitor.page.locator(".toast").count() == 0
+
+
+def test_no_stream_is_said_to_run_before_its_first_frame(visitor) -> None:
+    words = visitor.page.evaluate(
+        "() => { document.getElementById('start').click(); return document.getElementById('state').textContent; }"
+    )
+    assert words == "Starting…"
+    visitor.wait_for_state("Streaming")

@@ -128,6 +128,25 @@ def test_the_session_is_exported(visitor, tmp_path: Path) -> None:
     assert cv2.imread(str(download.value.path())).shape == (128, 128, 3)
 
 
+def test_what_is_pinned_and_erased_after_the_end_counts_when_it_goes_on(visitor, until) -> None:
+    visitor.tool("pin")
+    visitor.click(30, 30)
+    visitor.click(90, 90)
+    visitor.key("Enter")
+    visitor.wait_for_frame(12)
+    visitor.key("Enter")
+    visitor.wait_for_state("Ready")
+    visitor.tool("erase")
+    visitor.click(90, 90)
+    visitor.tool("pin")
+    visitor.click(30, 90)
+    visitor.page.click("#branch")
+    visitor.wait_for_state("Streaming")
+    visitor.wait_for_frame(visitor.frame + 24)
+    assert [visitor.has_dot("pin", *place) for place in ((30, 30), (90, 90), (30, 90))] == [True, False, True]
+    assert visitor.page.locator(".toast").count() == 0
+
+
 def test_takes_are_kept_exported_and_gone_on_from(visitor, until, tmp_path: Path) -> None:
     visitor.choose("Coffee")
     visitor.key("Enter")

@@ -14,13 +14,17 @@ import { dotsOf, seconds } from "./connection.js";
  *  it was let go; `frame`, `freed`: from which frame on it counts, and is let go */
 /** @typedef {{what: "add" | "erase" | "clear", gestures: Gesture[]}} Step */
 
+/** @typedef {{list: Gesture[], ending: [number, "release" | "erase"][], made: [number, {fields: Gesture["fields"], points: Point[]}][]}} Kept
+ *  what a reload must not lose */
+
+const MADE = 200; // gestures at most that a reload remembers
 const TRAIL = 600; // samples of a drag at most that are kept for later
 
 export class Gestures extends EventTarget {
   /** @type {Gesture[]} in the order they were made */ list = [];
   streaming = false; // hears the server of what is done?
   still = false; // is the stream paused? What is done then is not shown before it goes on
-  recorded = false; // can one go back in it?
+  recorded = false; // can one go back in streams?
   /** @type {Step[]} */ #past = [];
   /** @type {Step[]} */ #future = [];
   /** @type {Set<number>} */ #erased = new Set();
@@ -35,6 +39,20 @@ export class Gestures extends EventTarget {
   constructor(send) {
     super();
     this.send = send;
+  }
+
+  /** What a reload must not lose. @returns {Kept} */
+  get kept() {
+    return { list: this.list, ending: [...this.#ending], made: [...this.#made].slice(-MADE) };
+  }
+
+  /** Take up what was kept. @param {Kept} kept @param {boolean} streams is there a stream that knows them? */
+  takeUp({ list, ending, made }, streams) {
+    this.list = list.filter(({ kind }) => streams || kind !== "press");
+    this.#past = this.list.map((gesture) => ({ what: "add", gestures: [gesture] }));
+    if (streams) this.#ending = new Map(ending);
+    this.#made = new Map(made);
+    this.#changed();
   }
 
   get canUndo() {
@@ -80,7 +98,7 @@ export class Gestures extends EventTarget {
     this.#remove(gesture);
   }
 
-  /** Take the last step back; "back" asks to go back in time for a drag that is over. */
+  /** Take the last step back; "back" asks to go back in time for a drag that is over, and is cancelled where that must wait. */
   undo() {
     const step = this.#past.pop();
     if (!step) return;
@@ -90,7 +108,7 @@ export class Gestures extends EventTarget {
     else if (!over) this.#remove(gesture);
     if (!over) this.#future.push(step);
     this.#changed();
-    if (over) this.dispatchEvent(new CustomEvent("back", { detail: gesture.frame }));
+    if (over && !this.dispatchEvent(new CustomEvent("back", { detail: gesture.frame, cancelable: true }))) this.#past.push(step);
   }
 
   redo() {
@@ -144,10 +162,12 @@ export class Gestures extends EventTarget {
 
   /** The stream is left, to go on from an earlier moment of it: what is done from now on is for then. */
   leave() {
+    if (this.streaming) {
+      this.#meanwhile.clear();
+      this.#left = this.#next;
+    }
     this.streaming = false;
     this.#ending.clear();
-    this.#meanwhile.clear();
-    this.#left = this.#next;
     for (const gesture of this.list.filter(({ kind }) => kind === "press")) this.#forget(gesture);
     this.#changed();
   }
@@ -182,7 +202,7 @@ export class Gestures extends EventTarget {
     for (const [number, kind] of chunk.groups) {
       const own = dots.filter(({ gesture }) => gesture === number);
       if (number < 0 || !own.length || this.#erased.has(number) || this.#ending.has(number)) continue;
-      if (this.list.some(({ gesture }) => gesture === number)) continue;
+      if (this.list.some(({ gesture }) => gesture === number) || (kind === "press" && this.#made.has(number))) continue;
       const [x, y] = [own.reduce((sum, dot) => sum + dot.x, 0) / own.length, own.reduce((sum, dot) => sum + dot.y, 0) / own.length];
       const { fields, points } = this.#made.get(number) ?? { fields: gridOf([x, y], own), points: [/** @type {Point} */ ([x, y])] };
       const place = kind === "press" ? { x, y } : { x: points[0][0], y: points[0][1] };

@@ -11,7 +11,7 @@ import { setUpExports } from "./exports.js";
 import { Follow } from "./follow.js";
 import { complain, field, find, relabel } from "./page.js";
 import { fitGrid, setUpPanel } from "./panel.js";
-import { loadGallery, markChosen, setUpPictures } from "./pictures.js";
+import { loadGallery, markChosen, sendAgain, setUpPictures } from "./pictures.js";
 import { Player } from "./player.js";
 import { Plots } from "./plots.js";
 import { Settings } from "./settings.js";
@@ -19,6 +19,7 @@ import { Stage } from "./stage.js";
 import { Studio } from "./studio.js";
 import { Takes } from "./takes.js";
 import { Timeline } from "./timeline.js";
+import { keepWork } from "./work.js";
 
 const settings = new Settings();
 const share = location.pathname.match(/^\/watch\/([^/]+)/)?.[1] ?? ""; // a link to look at somebody else's stream
@@ -52,7 +53,9 @@ studio.addEventListener("hello", () => {
     element.hidden = !can(element.dataset.needs ?? "");
   }
   listKeys(shortcuts, can);
-  if (!share) loadGallery(studio.picture, choose);
+  if (share) return;
+  loadGallery(studio.picture, choose);
+  if (!studio.live && player.latest < 0) showPicture(); // of before a reload
 });
 studio.addEventListener("begin", (event) => {
   player.clear(/** @type {CustomEvent} */ (event).detail);
@@ -144,6 +147,12 @@ async function showPicture() {
     if (picture !== studio.picture) return; // another was chosen meanwhile
     if (!studio.live && player.latest < 0) stage.still(image);
   } catch {
+    const again = studio.state === "offline" ? null : await sendAgain(picture);
+    if (picture !== studio.picture) return;
+    if (again) {
+      studio.picture = again;
+      return showPicture();
+    }
     complain("The picture could not be shown; choose another");
   }
   stage.element.setAttribute("aria-busy", "false");
@@ -211,7 +220,10 @@ find("undo").addEventListener("click", () => gestures.undo());
 find("redo").addEventListener("click", () => gestures.redo());
 find("help-open").addEventListener("click", () => help.showModal());
 help.addEventListener("click", (event) => event.target === help && help.close()); // a click beside it
-gestures.addEventListener("back", (event) => timeline.goBack(/** @type {CustomEvent} */ (event).detail));
+gestures.addEventListener("back", (event) => {
+  if (studio.state === "waiting" || studio.state === "starting" || studio.state === "offline") event.preventDefault();
+  else timeline.goBack(/** @type {CustomEvent} */ (event).detail);
+});
 gestures.addEventListener("change", () => {
   field("undo").disabled = !gestures.canUndo;
   field("redo").disabled = !gestures.canRedo;
@@ -239,5 +251,7 @@ function redraw() {
 }
 
 showState();
+if (!share) keepWork(studio, gestures, () => stage.cancel(settings.hold));
+studio.sendAgain = sendAgain;
 studio.codecs = await codecs();
 connection.connect();

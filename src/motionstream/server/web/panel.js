@@ -103,6 +103,9 @@ function setUpGeneration(studio) {
     });
   }
   studio.addEventListener("state", () => {
+    if (document.activeElement !== prompt) prompt.value = studio.prompt;
+    if (document.activeElement !== seed) seed.value = String(studio.seed ?? "");
+    field("adaptive").checked = studio.adaptive;
     for (const radio of radios) radio.checked = Number(radio.value) === (studio.steps ?? studio.stream.steps);
     /** @type {HTMLButtonElement} */ (find("same-seed")).disabled = studio.stream.seed === undefined;
     find("seed-note").textContent = studio.stream.seed === undefined ? "" : `seed ${studio.stream.seed}`;

@@ -2,6 +2,12 @@
 
 import { complain, field, find, sentence } from "./page.js";
 
+/** @typedef {{name: string, title: string, about: string}} Upload */
+
+/** Pictures of the visitor's, which a reload shows again. @type {Upload[]} */
+export const uploads = [];
+/** @type {Map<string, File>} their files, by name, for a server that has forgotten them */ const files = new Map();
+
 const LARGEST = 20 * 2 ** 20; // bytes, the server's limit
 
 /**
@@ -38,6 +44,7 @@ export async function loadGallery(chosen, choose) {
   try {
     const examples = await (await fetch("/api/gallery")).json();
     for (const { name, title, credit } of examples) addThumbnail(name, title, `${title}. ${credit}`, choose);
+    for (const { name, title, about } of uploads) addThumbnail(name, title, about, choose);
     if (chosen) markChosen(chosen);
     else if (examples.length) choose(examples[0].name);
   } catch {
@@ -60,7 +67,7 @@ const fileIn = (data, kind) => [...(data?.files ?? [])].find((file) => file.type
 /** @param {string} name @param {string} title @param {string} about @param {(name: string) => void} choose */
 function addThumbnail(name, title, about, choose) {
   const button = document.createElement("button");
-  Object.assign(button, { type: "button", title, onclick: () => choose(name) });
+  Object.assign(button, { type: "button", title, onclick: () => choose(button.dataset.name ?? name) });
   button.setAttribute("role", "option");
   button.setAttribute("aria-selected", "false");
   Object.assign(button.dataset, { name, about });
@@ -80,12 +87,34 @@ async function upload(file, choose) {
     const answer = await fetch("/api/pictures", { method: "POST", body: file });
     const content = await answer.json();
     if (!answer.ok) return complain(content.detail);
-    addThumbnail(content.name, file.name, `${sentence(content.fitted)} ${file.name}`, choose);
-    choose(content.name);
+    const made = { name: content.name, title: file.name, about: `${sentence(content.fitted)} ${file.name}` };
+    uploads.push(made);
+    files.set(made.name, file);
+    addThumbnail(made.name, made.title, made.about, choose);
+    choose(made.name);
   } catch {
     complain("The picture could not be sent; is the server still running?");
   } finally {
     note.textContent = note.title; // what is said about the picture that is chosen now
+  }
+}
+
+/** Send a picture again that the server has forgotten. Returns its new name, or null where it cannot be sent. @param {string} name */
+export async function sendAgain(name) {
+  const [file, upload] = [files.get(name), uploads.find((each) => each.name === name)];
+  if (!file || !upload) return null;
+  try {
+    const answer = await fetch("/api/pictures", { method: "POST", body: file });
+    if (!answer.ok) return null;
+    const fresh = (await answer.json()).name;
+    for (const button of /** @type {Iterable<HTMLElement>} */ (find("gallery").children)) {
+      if (button.dataset.name === name) button.dataset.name = fresh;
+    }
+    upload.name = fresh;
+    files.set(fresh, file);
+    return fresh;
+  } catch {
+    return null;
   }
 }
 

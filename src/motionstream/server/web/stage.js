@@ -85,11 +85,11 @@ export class Stage {
     this.draw();
   }
 
-  /** Let what the pointers are about be: boxes and paths are not drawn, drags are let go, nothing is selected. */
-  cancel() {
+  /** Let what the pointers are about be: boxes and paths are not drawn, drags are let go, nothing is selected. @param {boolean} [holds] drags are held */
+  cancel(holds = false) {
     const [held, at] = [[...this.pointers.values()], performance.now() / 1000];
     this.pointers.clear();
-    for (const { gesture } of held) if (gesture) this.gestures.release(gesture, at);
+    for (const { gesture } of held) if (gesture && !holds) this.gestures.release(gesture, at);
     this.selection = null;
     this.#pressed();
   }

@@ -6,15 +6,18 @@ import { complain, sentence } from "./page.js";
 /** @typedef {"offline" | "idle" | "waiting" | "starting" | "running" | "paused"} State */
 /** @typedef {{model: string, size: [number, number], fps: number, trained: boolean, capabilities: string[], codecs: string[],
  *             limits: Record<string, number>}} Hello */
+/** @typedef {{message: string, gesture: number | null, command: string | null, fatal: boolean}} Failed */
+/** @typedef {{prompt: string, steps: number | null, adaptive?: boolean}} Told what the stream knows of the settings */
 /** @typedef {{seed: number, steps?: number, recording?: string | null, session?: string, share?: string,
  *             frame?: number, paused?: boolean, depth?: boolean}} Started */
 
+const SETTINGS = ["prompt", "steps", "refresh"]; // what a stream is told once, and again where it has not heard it
 const GESTURES = ["press", "pin", "path", "move", "release", "erase", "camera"]; // commands that need no answer in line
 
 /**
  * Announces "state" when anything of it has changed, "hello" on every connection, "begin" (from which frame) when
- * frames of a stream will come, "left" and "branched" where a stream is left for
- * an earlier moment and goes on from there, "chunk", "accepted", "refused" and "over".
+ * frames of a stream will come, "left" and "branched" where a stream is left for an earlier moment and goes on from
+ * there, "chunk", "accepted", "refused" and "over".
  */
 export class Studio extends EventTarget {
   /** @type {State} */ state = "offline";
@@ -29,11 +32,16 @@ export class Studio extends EventTarget {
   adaptive = false; // the stream looks at where it is anew, when the first view is left
   /** The chunk to go on from, where what is shown is not the newest of a stream; null: it is. @type {() => number | null} */
   whence = () => null;
+  /** Sends a picture again, and says what it is called from now on; null where it cannot. @type {(name: string) => Promise<string | null>} */
+  sendAgain = async () => null;
+  /** @type {Told} */ told = { prompt: "", steps: null, adaptive: false };
   words = ""; // why there is no picture: no connection, a queue
   #starting = false; // asked for a stream that has not begun: what still comes belongs to the one before
   #branching = ""; // what begins goes on from a recording: what is said of that, "" where it does not
+  #from = ""; // the recording that is gone on from
   #rests = false; // what goes on from a recording begins paused
   #deaf = false; // was refused a stream: what was said to it is refused as well, which nobody needs to hear
+  #restored = ""; // the picture that was sent again, for a stream that has not begun
   #explained = false; // why there is no connection
   #greeting = false; // has the server said hello on this connection?
   #adopting = false; // the next chunk shows gestures that this page does not know
@@ -98,6 +106,7 @@ export class Studio extends EventTarget {
     if (this.state === "offline" || !this.picture) return complain("Choose a picture and wait for the connection");
     const seed = this.seed ?? Math.floor(Math.random() * 2 ** 31);
     const { picture, prompt, steps, depth } = this;
+    this.told = { prompt, steps, adaptive: false };
     this.#ask("start", { picture, prompt, seed, ...(steps && { steps }), ...(depth && { depth }) });
     this.#become("starting");
     this.#tell("begin", 0);
@@ -111,7 +120,8 @@ export class Studio extends EventTarget {
   branch(chunk, { rests = false, recording = this.stream.recording } = {}) {
     if (!recording || this.state === "offline") return;
     this.#branching = chunk === undefined ? "Making the take again" : "Going back";
-    this.#rests = rests;
+    [this.#rests, this.#from] = [rests, recording];
+    this.told = { prompt: this.prompt, steps: this.steps, adaptive: this.adaptive };
     this.gestures.leave();
     this.#ask("start", { recording, chunk });
     this.#wait(this.#branching);
@@ -119,7 +129,9 @@ export class Studio extends EventTarget {
   }
 
   stop() {
-    if (!this.live || this.watching) return;
+    if (this.watching) return;
+    if (this.state === "offline" && sessionStorage.getItem("stream")) return this.#over("offline"); // it ends by itself
+    if (!this.live) return;
     this.connection.send("stop");
     this.#over();
   }
@@ -156,7 +168,17 @@ export class Studio extends EventTarget {
 
   /** Tell the stream something that it takes while it runs. @param {string} type @param {object} fields */
   change(type, fields) {
-    if (this.live && this.state !== "waiting") this.connection.send(type, fields);
+    if (!this.live || this.state === "waiting") return; // settings are told when it is there
+    this.connection.send(type, fields);
+    if (SETTINGS.includes(type)) Object.assign(this.told, fields);
+  }
+
+  /** The stream is there, perhaps again: it is told the settings that it does not know. */
+  #tellSettings() {
+    const { prompt, steps, adaptive, told } = this;
+    if (prompt !== told.prompt) this.change("prompt", { prompt });
+    if (steps && steps !== told.steps) this.change("steps", { steps });
+    if (adaptive !== told.adaptive && this.can("refresh")) this.change("refresh", { adaptive });
   }
 
   /** Tell the server whether this page can be seen: while it cannot, it needs no frames, and where nobody looks none are made. */
@@ -187,6 +209,7 @@ export class Studio extends EventTarget {
     this.#greeting = true;
     if (hello.protocol !== VERSION) return complain("The server was updated; reload the page");
     this.hello = { capabilities: [], ...hello };
+    this.gestures.recorded = this.can("recording");
     if (document.hidden) this.see();
     const kept = JSON.parse(sessionStorage.getItem("stream") ?? "null");
     if (kept && !this.watching) {
@@ -255,7 +278,7 @@ export class Studio extends EventTarget {
     const waited = this.#inLine;
     this.#inLine = false;
     this.stream = started;
-    this.gestures.recorded = Boolean(started.recording);
+    this.#restored = "";
     if (started.session) sessionStorage.setItem("stream", JSON.stringify({ session: started.session, picture: this.picture }));
     if (this.#branching) return this.#wait(this.#branching);
     if (this.#adopting || this.watching) {
@@ -264,14 +287,19 @@ export class Studio extends EventTarget {
     } else if (waited) {
       this.gestures.began();
     }
-    if (this.adaptive && !this.watching) this.connection.send("refresh", { adaptive: true });
     if (this.#adopting || this.watching || started.paused) this.#become(started.paused ? "paused" : "running");
     else if (this.state === "waiting") this.#become("starting");
     else this.#tell("state");
+    if (!this.watching) this.#tellSettings();
   }
 
-  /** @param {{frame: number, gestures: [number, string][], paused: boolean}} continued */
-  #continued({ frame, gestures, paused }) {
+  /** @param {{frame: number, prompt: string, steps: number, gestures: [number, string][], paused: boolean}} continued */
+  #continued({ frame, prompt, steps, gestures, paused }) {
+    // Its settings are those of then, unless they have been changed since it was asked for.
+    if (this.prompt === this.told.prompt) this.prompt = prompt;
+    if (this.steps === this.told.steps) this.steps = this.steps && steps;
+    this.stream.steps = steps;
+    this.told = { prompt, steps, adaptive: this.told.adaptive ? undefined : false };
     if (this.#branching) this.#tell("branched");
     this.#branching = "";
     this.gestures.still = paused || this.#rests;
@@ -281,6 +309,7 @@ export class Studio extends EventTarget {
     this.#tell("begin", frame);
     this.#become(paused || this.#rests ? "paused" : "running");
     this.#rests = false;
+    this.#tellSettings();
   }
 
   /** @param {import("./connection.js").Chunk} chunk */
@@ -299,7 +328,7 @@ export class Studio extends EventTarget {
     this.#tell("accepted", accepted);
   }
 
-  /** @param {{message: string, gesture: number | null, command: string | null, fatal: boolean}} failed */
+  /** @param {Failed} failed */
   #failed(failed) {
     if (this.state === "offline") { // while the model loads, or is broken
       this.words = `${failed.message}. Trying again…`;
@@ -309,8 +338,27 @@ export class Studio extends EventTarget {
     if (!failed.fatal && this.#deaf) return;
     // In line, or before it begins, a stream knows no gestures: it is told them when it does.
     if (!failed.fatal && (this.#inLine || this.#starting) && GESTURES.includes(failed.command ?? "")) return;
-    complain(failed.message);
-    this.#tell("refused", failed);
+    if (failed.fatal && failed.command === "start" && !this.#branching && /picture/.test(failed.message)) return this.#restore(failed);
+    this.#refused(failed);
+  }
+
+  /** The server has forgotten the picture, as after a restart: it is sent again, if it can be. @param {Failed} failed */
+  async #restore(failed) {
+    this.#deaf = true;
+    this.gestures.streaming = false;
+    const { picture } = this;
+    const name = picture === this.#restored ? null : await this.sendAgain(picture);
+    if (this.state !== "starting" || picture !== this.picture) return;
+    if (!name) return this.#refused(failed);
+    this.picture = this.#restored = name;
+    this.start();
+  }
+
+  /** @param {Failed} failed */
+  #refused(failed) {
+    const lost = this.#branching && failed.fatal && /no session/i.test(failed.message) ? this.#from : null;
+    complain(lost ? "The server does not have that stream any more; what you do next begins with the picture" : failed.message);
+    this.#tell("refused", { ...failed, lost });
     if (failed.command === "erase" && failed.gesture !== null) this.gestures.answered("erase", failed.gesture);
     else if (failed.gesture !== null) this.gestures.refused(failed.gesture);
     if (!failed.fatal) return; // a command was refused, perhaps while it waits in line: what was asked for still comes

@@ -11,7 +11,6 @@ const SIDE = 112; // pixels of a thumbnail
 export class Takes {
   /** @type {Take[]} the newest first */ #list = [];
   /** @type {Take | null} that the menu is about */ #chosen = null;
-  #asked = ""; // the recording that the server was asked to go on from
 
   /**
    * @param {import("./studio.js").Studio} studio @param {import("./stage.js").Stage} stage
@@ -20,16 +19,18 @@ export class Takes {
   constructor(studio, stage, goOn) {
     this.studio = studio;
     this.stage = stage;
-    try {
-      this.#list = JSON.parse(localStorage.getItem("takes") ?? "[]").slice(0, MOST);
-    } catch {
-      localStorage.removeItem("takes"); // not ours, or of another version
-    }
-    for (const type of ["state", "over"]) studio.addEventListener(type, () => this.#show());
+    this.#read();
+    studio.addEventListener("state", () => this.#show());
+    studio.addEventListener("over", () => this.#keep());
     addEventListener("pagehide", () => this.#keep());
-    studio.addEventListener("begin", () => (this.#asked = ""));
+    addEventListener("storage", ({ key }) => { // another tab has streamed
+      if (key !== "takes") return;
+      this.#read();
+      this.#show();
+    });
     studio.addEventListener("refused", (event) => {
-      if (/** @type {CustomEvent} */ (event).detail.fatal && this.#asked) this.#drop(this.#asked);
+      const { lost } = /** @type {CustomEvent} */ (event).detail;
+      if (lost) this.#drop(lost);
     });
     const menu = find("take");
     menu.addEventListener("click", (event) => {
@@ -40,12 +41,17 @@ export class Takes {
       if (what === "forget") this.#drop(take.recording);
       else if (what !== "go-on") download(take.recording, /** @type {any} */ (what), () => this.#drop(take.recording));
       else if (studio.state === "offline") complain("The stream goes on from here once the server can be reached");
-      else {
-        goOn(take);
-        this.#asked = take.recording;
-      }
+      else goOn(take);
     });
     this.#show();
+  }
+
+  #read() {
+    try {
+      this.#list = JSON.parse(localStorage.getItem("takes") ?? "[]").slice(0, MOST);
+    } catch {
+      localStorage.removeItem("takes"); // not ours, or of another version
+    }
   }
 
   /** A frame of the stream is on the stage. @param {{index: number, fps: number}} frame */
@@ -55,6 +61,7 @@ export class Takes {
     const take = this.#list.find((each) => each.recording === recording);
     if (take) {
       take.seconds = (index + 1) / fps;
+      if (!this.studio.live) this.#show(); // its last frames
       return;
     }
     const { picture } = this.studio;
@@ -76,7 +83,6 @@ export class Takes {
   /** @param {string} recording */
   #drop(recording) {
     this.#list = this.#list.filter((each) => each.recording !== recording);
-    this.#asked = "";
     this.#keep();
     this.#show();
   }
@@ -105,7 +111,6 @@ export class Takes {
       button.addEventListener("click", () => this.#open(take, button));
       return button;
     }));
-    this.#keep();
   }
 
   /** @param {Take} take @param {HTMLElement} button */
