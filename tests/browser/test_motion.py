@@ -1,6 +1,8 @@
 """Objects, the camera, a fresh scene: seen by their pixels."""
 
 import io
+import json
+import urllib.request
 
 import numpy as np
 
@@ -109,4 +111,20 @@ def test_the_scene_begins_anew_from_the_frame_shown(visitor) -> None:
     visitor.wait_for_frame(12)
     visitor.page.click("#restart")
     visitor.wait_for_frame(visitor.frame + 36)
+    assert visitor.page.locator(".toast").count() == 0
+
+
+def test_a_camera_that_moves_after_the_end_goes_on_from_there(visitor, server: str, until) -> None:
+    visitor.key("Enter")
+    visitor.wait_for_frame(12)
+    visitor.key("Enter")
+    visitor.wait_for_state("Ready")
+    visitor.page.focus("#pad")
+    visitor.page.keyboard.down("ArrowRight")
+    visitor.wait_for_state("Streaming")
+    visitor.wait_for_frame(visitor.frame + 24)
+    visitor.page.keyboard.up("ArrowRight")
+    link = visitor.page.get_attribute("#export-recording", "href").removesuffix("/recording")
+    with urllib.request.urlopen(server + link) as answer:
+        assert "camera" in [command for _, command in json.load(answer)["changes"]]
     assert visitor.page.locator(".toast").count() == 0

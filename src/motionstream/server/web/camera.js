@@ -33,6 +33,7 @@ export class Camera {
     document.addEventListener("keydown", (event) => this.#key(event, true));
     document.addEventListener("keyup", (event) => this.#key(event, false));
     addEventListener("blur", () => this.#rest("pan", "orbit", "dolly", "zoom"));
+    studio.addEventListener("state", () => studio.state === "running" && this.#tell()); // what waited for a stream to go on
     studio.addEventListener("over", () => {
       this.#said = "";
       this.#rest("pan", "orbit", "dolly", "zoom");
