@@ -118,7 +118,7 @@ def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int
     if positions.shape[2] == 0:
         none = _nothing(source.static[:, :, None].expand(*positions.shape[:2], len(places)))
         return Relations(none, none, none)
-    tracks = _Tracks.of(positions, visible, source, places, (size[0] // grid, size[1] // grid))
+    tracks = _TrackChoices.of(positions, visible, source, places, (size[0] // grid, size[1] // grid))
     near, home = tracks.nearest(visible), tracks.nearest(visible, then=True)
     otherwise, fields = visible[:, :, None], list[Chosen]()
     if source.things is not None and source.thing is not None:
@@ -136,7 +136,7 @@ def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int
 
 
 @dataclass(frozen=True)
-class _Tracks:
+class _TrackChoices:
     """What there is to choose from at the ``places`` (G, 2). Of every track: the picture's ``index`` (B, N) it began in
     and its ``start`` (B, N, 2) there; its ``position`` (B, T, N, 2), ``move`` since it began, and how it has
     ``turned``, where it is seen; ``gone``, its move since it was at its ``home`` (B, N, 2) in the static picture,
@@ -156,7 +156,7 @@ class _Tracks:
     @classmethod
     def of(
         cls, positions: Tensor, visible: Tensor, source: CarrySource, places: Tensor, cells: tuple[int, int]
-    ) -> _Tracks:
+    ) -> _TrackChoices:
         home = source.start if source.since is None else source.since
         gone = positions - home[:, None]
         gone = torch.where(gone.isnan(), float(source.pictures.shape[-1]), gone)
@@ -212,7 +212,7 @@ class _Tracks:
         (B, T, G, N)."""
         return squares(_pick(self.gone, chosen.track), self.gone) > 1
 
-    def _some(self, counts: Tensor) -> tuple[_Tracks, Tensor, Tensor]:
+    def _some(self, counts: Tensor) -> tuple[_TrackChoices, Tensor, Tensor]:
         """Only those that count (B, T, N) at any time, and a few more where clips have different numbers of them, at
         every other place: the tracks, which of them count, and their rows (B, T, n)."""
         ever = counts.any(dim=1)
