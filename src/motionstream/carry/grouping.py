@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 MOVED = 1.0
 """Pixels from its start where a track moves; what rests needs no cutting out."""
-REACH, STRAIN = 24.0, 0.3
+GROUP_REACH_PX, GROUP_STRAIN = 24.0, 0.3
 """Tracks that began within so many pixels of one another are on one thing if they part by less than this share of their
 distance (a turn by 17 degrees), and a pixel."""
 DENSE = 128
@@ -60,7 +60,7 @@ def groups(tracks: Moving) -> list[np.ndarray]:
     rows = np.flatnonzero(tracks.way > MOVED)
     if not 0 < len(rows) <= DENSE:
         return []
-    near = (_distances(tracks.start[rows]) < REACH) & (tracks.index[rows][:, None] == tracks.index[rows])
+    near = (_distances(tracks.start[rows]) < GROUP_REACH_PX) & (tracks.index[rows][:, None] == tracks.index[rows])
     count, label = connected_components(near, directed=False)
     parts = [part for one in range(count) for part in _parts(tracks, rows[label == one])]
     found: list[np.ndarray] = []
@@ -84,7 +84,7 @@ def others(tracks: Moving, rows: np.ndarray, elsewhere: np.ndarray) -> np.ndarra
     nearest = rows[apart.argmin(axis=1)]
     parting = np.linalg.norm(tracks.move[rest] - tracks.move[nearest], axis=-1)
     still = tracks.way[rest] <= MOVED
-    found: np.ndarray = rest[still | (parting > STRAIN * apart.min(axis=1) + 1) | np.isin(rest, elsewhere)]
+    found: np.ndarray = rest[still | (parting > GROUP_STRAIN * apart.min(axis=1) + 1) | np.isin(rest, elsewhere)]
     return found
 
 
@@ -122,7 +122,7 @@ def _parts(tracks: Moving, rows: np.ndarray) -> list[np.ndarray]:
         rest = rest[~alike]
     parts = _joined(tracks, _with_the_nearest(tracks, parts))
     apart, left = _distances(tracks.start[rows]), np.isin(rows, rest)
-    together = _distances(tracks.move[rows]) < STRAIN * apart + 1
+    together = _distances(tracks.move[rows]) < GROUP_STRAIN * apart + 1
     away = np.where(together & ~left, apart, np.inf)[left]
     joins, nearest = np.isfinite(away.min(axis=1)), rows[away.argmin(axis=1)]
     parts = [np.concatenate([part, rest[joins & np.isin(nearest, part)]]) for part in parts]
@@ -186,7 +186,7 @@ def _grown(tracks: Moving, part: np.ndarray, taken: np.ndarray) -> np.ndarray:
     while True:
         rest = np.setdiff1d(free, part)
         apart = np.abs(then[rest][:, None] - then[part])
-        near = rest[apart.min(axis=1, initial=np.inf) < REACH]
+        near = rest[apart.min(axis=1, initial=np.inf) < GROUP_REACH_PX]
         joined = near[_missed(tracks, _fit(tracks, part), near) < tracks.slack[near]]
         if len(joined) == 0:
             return np.sort(part)
@@ -201,7 +201,7 @@ def _just_begins(tracks: Moving, part: np.ndarray) -> bool:
         return False
     apart = np.linalg.norm(tracks.start[part][:, None] - tracks.start[rest], axis=-1)
     nearest = rest[apart.argmin(axis=1)]
-    return bool(((apart.min(axis=1) < REACH) & (tracks.way[nearest] > tracks.way[part] / 2)).all())
+    return bool(((apart.min(axis=1) < GROUP_REACH_PX) & (tracks.way[nearest] > tracks.way[part] / 2)).all())
 
 
 def _fit(tracks: Moving, part: np.ndarray) -> _Similarity:

@@ -21,9 +21,9 @@ from motionstream.tracks.masks import grown
 
 GROWN = 1
 """Pixel around a mask that is taken out with it."""
-RIM = 3
+RIM_PX = 3
 """Pixels around a hole at which a shifted picture has to agree, at half the picture's size."""
-REACH, STEP = 32, 2
+MAX_SHIFT_PX, SHIFT_STEP_PX = 32, 2
 """How far it is shifted at most, and how finely at first, in the same pixels."""
 THIN = 4
 """Every so many-th pixel is asked about at first."""
@@ -31,7 +31,7 @@ AGREE, COVERS = 0.8, 0.3
 """Shares of the rim and of the hole that a shifted picture has to show at least."""
 SHIFTS = 6
 """A hole that no shift covers is filled by so many at most, the rest smoothly."""
-AROUND = 4
+BAND_PX = 4
 """Pixels around a hole from which is told how far a picture may be from its smooth filling."""
 LITTLE = 1e-4
 """Square of a difference that nobody sees."""
@@ -57,9 +57,9 @@ def heal(pictures: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
 
 def _shifts(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Shifts (S, 2), y and x, of a picture (h, w, 3) that agree best with it around the hole, best first."""
-    rim = np.argwhere(grown(hole, RIM) & ~hole)
+    rim = np.argwhere(grown(hole, RIM_PX) & ~hole)
     inside = np.argwhere(hole)
-    steps = np.arange(-REACH, REACH + 1, STEP)
+    steps = np.arange(-MAX_SHIFT_PX, MAX_SHIFT_PX + 1, SHIFT_STEP_PX)
     coarse = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     best = coarse[_disagreement(picture, hole, rim[::THIN], inside[::THIN], coarse).argsort(kind="stable")[:SHIFTS]]
     around = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), axis=-1).reshape(-1, 2)
@@ -92,7 +92,7 @@ def _known(hole: np.ndarray, pixels: np.ndarray, shifts: np.ndarray) -> np.ndarr
 def _fill(picture: Tensor, hole: np.ndarray, shifts: np.ndarray, scale: int) -> Tensor:
     """The picture (3, H, W), ``scale`` times as large as the model's, with its hole (H, W) filled."""
     smooth = surroundings(picture[None], _as_tensor(hole))[0]
-    rim = _as_tensor(grown(hole, RIM) & ~hole)
+    rim = _as_tensor(grown(hole, RIM_PX) & ~hole)
     usual = _usual_distance(picture, hole, scale)
     out, left = smooth.clone(), hole.copy()
     for y, x in shifts.tolist():
@@ -111,7 +111,7 @@ def _fill(picture: Tensor, hole: np.ndarray, shifts: np.ndarray, scale: int) -> 
 
 def _usual_distance(picture: Tensor, hole: np.ndarray, scale: int) -> Tensor:
     """Mean square of what a smooth filling of what is just around the hole misses there."""
-    wider = grown(hole, AROUND * scale)
+    wider = grown(hole, BAND_PX * scale)
     missed = picture - surroundings(picture[None], _as_tensor(wider))[0]
     share = F.avg_pool2d(_as_tensor(wider & ~hole), 2 * scale)[0, 0]
     return (share * _squares(missed, scale)).sum() / share.sum().clamp(min=1e-6) + LITTLE

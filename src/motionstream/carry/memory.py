@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionstream.carry.grouping import MOVED, STRAIN
+from motionstream.carry.grouping import GROUP_STRAIN, MOVED
 from motionstream.carry.moved import Moved, uncovered, whose
 from motionstream.carry.relations import CarrySource
 from motionstream.carry.things import Things, find, tell
@@ -228,7 +228,7 @@ class CarryMemory:
         )
         nearest = apart.argmin(axis=1)
         parting = np.linalg.norm(np.array([way[t] for t in gone]) - np.array([way[t] for t in stay])[nearest], axis=-1)
-        return bool((parting > STRAIN * apart.min(axis=1) + 1).any())
+        return bool((parting > GROUP_STRAIN * apart.min(axis=1) + 1).any())
 
     def _loose(self, before: Tracks) -> list[tuple[int, int, Birth]]:
         """The tracks that are on no thing: row, id and birth of each."""

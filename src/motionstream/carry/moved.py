@@ -20,9 +20,9 @@ from motionstream.carry.relations import grid_places, with_rims
 from motionstream.carry.thing_motion import source_places
 from motionstream.tracks import Tracks
 
-NEAR = 12.0
+GRASP_GAP_PX = 12.0
 """Pixels from one track to the next of a grasp."""
-RIM = 2
+MASK_RIM_PX = 2
 """Pixels around a thing in which a frame shows some of it."""
 
 
@@ -80,7 +80,7 @@ class Moved:
         on_it = _at(self.mask, torch.from_numpy(self.origin(places)).to(self.mask.device)).cpu().numpy() > 0
         outside = ((places < -0.5) | (places > np.array(self.mask.shape[::-1]) - 0.5)).any(axis=-1)
         apart = np.linalg.norm(places[:, None] - self.now, axis=-1).min(axis=1, initial=np.inf)
-        return np.asarray(on_it | (outside & (apart < NEAR)))
+        return np.asarray(on_it | (outside & (apart < GRASP_GAP_PX)))
 
     def _origin(self, places: Tensor) -> Tensor:
         start, now = (torch.from_numpy(x).to(places.device)[None] for x in (self.start, self.now))
@@ -95,7 +95,7 @@ def whose(things: Sequence[Moved], places: np.ndarray) -> list[np.ndarray]:
     for number, thing in enumerate(things):
         owner[thing.holds(places)] = number
     apart = np.linalg.norm(places[:, None] - places, axis=-1)
-    count, label = connected_components(apart < NEAR, directed=False)
+    count, label = connected_components(apart < GRASP_GAP_PX, directed=False)
     for grasp in [label == one for one in range(count)]:
         loose, on = grasp & (owner < 0), grasp & (owner >= 0)
         if on.sum() < loose.sum():
@@ -108,7 +108,7 @@ def whose(things: Sequence[Moved], places: np.ndarray) -> list[np.ndarray]:
 def uncovered(sizes: Sequence[Tensor], shown: Tensor, behind: Sequence[Tensor]) -> list[Tensor]:
     """A picture in several sizes, (3, H, W) and multiples of it, without a thing that is ``shown`` (H, W) in it:
     ``behind`` that is what these have."""
-    hidden = with_rims(shown[None], RIM)[None]
+    hidden = with_rims(shown[None], MASK_RIM_PX)[None]
     larger = [F.interpolate(hidden, size=picture.shape[-2:], mode="nearest")[0] > 0 for picture in sizes]
     return [torch.where(*each) for each in zip(larger, behind, sizes, strict=True)]
 

@@ -19,16 +19,16 @@ from torch.nn import functional as F
 from motionstream.carry.thing_motion import source_places, squares
 
 FAR = 1e6
-REACH = 24.0
+TURN_REACH_PX = 24.0
 """Pixels within which tracks tell how the content around one of them turns and grows."""
-STIFFNESS = 20.0
+TURN_STIFFNESS_PX2 = 20.0
 """Squared pixels of evidence for no turn at all: a track alone, or two close ones, just move what is there."""
 AS_NEAR = 0.1
 """Pixels by which two things' tracks have to differ for the nearer one to count; else it is what was found later: one
 point may be grasped twice."""
 HAIR = 1e-3
 """Pixels by which what lies between two is nearer to one, that rounding may not decide."""
-STRAIN = 0.6
+TURN_STRAIN = 0.6
 """Two tracks move together if their distance changes by less than this share of it, and a pixel."""
 
 
@@ -334,8 +334,8 @@ def turns(positions: Tensor, visible: Tensor, source: CarrySource) -> Tensor:
     moving = (positions - start).norm(dim=-1) > 0.5
     same = source.index[:, None, :, None] == source.index[:, None, None]
     together = visible[..., None] & visible[:, :, None] & same & (moving[..., None] == moving[:, :, None])
-    together &= ((now - then).norm(dim=-1) < STRAIN * apart + 1) & (apart < 2 * REACH)
-    near = torch.exp(-2 * (apart / REACH) ** 2) * together
+    together &= ((now - then).norm(dim=-1) < TURN_STRAIN * apart + 1) & (apart < 2 * TURN_REACH_PX)
+    near = torch.exp(-2 * (apart / TURN_REACH_PX) ** 2) * together
     turned = _fit(near, now, then)
     error = (turned_by(now, turned[:, :, :, None]) - then).norm(dim=-1)
     return _fit(near / (1 + error**2), now, then)
@@ -345,8 +345,8 @@ def _fit(weight: Tensor, now: Tensor, then: Tensor) -> Tensor:
     """The complex factors (B, T, N, 2) that take offsets ``now`` (B, T, N, N, 2) to ``then``, drawn towards 1."""
     real = (weight * (then * now).sum(-1)).sum(-1)
     imaginary = (weight * (then[..., 1] * now[..., 0] - then[..., 0] * now[..., 1])).sum(-1)
-    return torch.stack([real + STIFFNESS, imaginary], dim=-1) / (
-        (weight * (now**2).sum(-1)).sum(-1) + STIFFNESS
+    return torch.stack([real + TURN_STIFFNESS_PX2, imaginary], dim=-1) / (
+        (weight * (now**2).sum(-1)).sum(-1) + TURN_STIFFNESS_PX2
     ).unsqueeze(-1)
 
 

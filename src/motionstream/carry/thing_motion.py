@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-WIDE = 16.0
+FIELD_WIDTH_PX = 16.0
 """Pixels around a place whose tracks tell how it turns."""
-EVERYWHERE = 0.02
+FAR_WEIGHT = 0.02
 """Weight of the thing's other tracks, however far."""
-STIFFNESS = 1.0
+STIFFNESS_PX2 = 1.0
 """Squared pixels of tracks' spread below which no turn is told."""
-NARROW = 3.0
+RESIDUAL_WIDTH_PX = 3.0
 """Pixels around a track within which what it differs by is its own."""
 
 
@@ -42,7 +42,7 @@ def source_places(places: Tensor, now: Tensor, then: Tensor, on_it: Tensor) -> T
     there = _fitted(places, _wide(apart) @ moments)
     # what is left of it at the tracks themselves
     left = (then - _fitted(now, _wide(squares(now, now)) @ moments)) * told
-    own = (apart / NARROW**2 + 1).square_().reciprocal_()
+    own = (apart / RESIDUAL_WIDTH_PX**2 + 1).square_().reciprocal_()
     spread = own @ torch.cat([left, told], dim=-1)
     return middle_then + there + spread[..., :2] / (spread[..., 2:] + 1e-3)
 
@@ -59,7 +59,7 @@ def squares(places: Tensor, where: Tensor, more: Tensor | None = None) -> Tensor
 
 
 def _wide(square: Tensor) -> Tensor:
-    return (square / (-2 * WIDE**2)).exp_().add_(EVERYWHERE)
+    return (square / (-2 * FIELD_WIDTH_PX**2)).exp_().add_(FAR_WEIGHT)
 
 
 def _fitted(places: Tensor, moments: Tensor) -> Tensor:
@@ -69,7 +69,10 @@ def _fitted(places: Tensor, moments: Tensor) -> Tensor:
     spread = (moments[..., 5:6] - _square(now)).clamp(min=0)
     together = moments[..., 6:] - _product(now, then)
     real, imaginary = together.split(1, dim=-1)
-    real, imaginary = (real + STIFFNESS) / (spread + STIFFNESS), imaginary / (spread + STIFFNESS)
+    real, imaginary = (
+        (real + STIFFNESS_PX2) / (spread + STIFFNESS_PX2),
+        imaginary / (spread + STIFFNESS_PX2),
+    )
     x, y = (places - now).split(1, dim=-1)
     return then + torch.cat([real * x - imaginary * y, real * y + imaginary * x], dim=-1)
 

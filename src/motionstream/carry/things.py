@@ -26,19 +26,19 @@ from motionstream.tracks.masks import Draw, cut_out, grown
 
 MOST_THINGS = 6
 """Of one source; what is left is told apart by likeness alone."""
-WIDE = 0.4
+CAMERA_EXTENT_SHARE = 0.4
 """Share of the picture within whose bounds tracks move together from which on it is the camera that moves."""
-CELLS, EVERYWHERE = 8, 0.5
+CAMERA_CELLS, CAMERA_CELL_SHARE = 8, 0.5
 """Of so many by so many parts of the picture tracks move in this share of them when it is the camera that moves."""
-MISFIT = 4.0
+MISFIT_PX = 4.0
 """Pixels by which tracks miss one similarity from which on they are on two things."""
-GRASP = 6.0
+GRASP_PX = 6.0
 """Pixels around a track beside its thing's mask that go along in any case, unless they are flat."""
-FLAT = 6.0
+FLAT_LEVELS = 6.0
 """Standard deviation, in levels of 255, up to which a patch is flat: nobody sees whether a piece of sky goes along, but
 its border is seen."""
 
-AROUND, PLAIN, ALIKE = 3.0, 0.3, 12
+GROUND_BAND_PX, PLAIN, ALIKE_LEVELS = 3.0, 0.3, 12
 """Pixels beyond those within which flat ground is looked for, how much of them it must be, and levels by which what is
 in its colours may differ."""
 
@@ -56,10 +56,10 @@ def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray, draw: Draw | None 
     plain = _plain(pixels) & beside
     for x, y in on[~_inside(torch.from_numpy(mask), on)]:
         distance = np.hypot(columns - x, rows - y)
-        under = distance <= GRASP
+        under = distance <= GRASP_PX
         patch = pixels[under & beside]
-        if len(patch) and patch.std(axis=0).max() > FLAT:
-            around = ~under & (distance <= GRASP + AROUND)
+        if len(patch) and patch.std(axis=0).max() > FLAT_LEVELS:
+            around = ~under & (distance <= GRASP_PX + GROUND_BAND_PX)
             mask |= under & ~_ground(pixels, under, around, plain)
     return torch.from_numpy(mask).float().to(picture.device)
 
@@ -68,7 +68,7 @@ def _plain(pixels: np.ndarray) -> np.ndarray:
     """Which pixels of uint8 (H, W, 3) have nothing but flat ground around them."""
     values = pixels.astype(np.float32)
     mean, squared = (cv2.blur(part, (5, 5)) for part in (values, values**2))
-    return np.asarray(np.sqrt((squared - mean**2).clip(min=0)).max(axis=-1) <= FLAT)
+    return np.asarray(np.sqrt((squared - mean**2).clip(min=0)).max(axis=-1) <= FLAT_LEVELS)
 
 
 def _ground(pixels: np.ndarray, patch: np.ndarray, around: np.ndarray, plain: np.ndarray) -> np.ndarray:
@@ -78,9 +78,9 @@ def _ground(pixels: np.ndarray, patch: np.ndarray, around: np.ndarray, plain: np
     if plain[around].mean() > PLAIN:
         colours = pixels[around & plain].astype(int)
         # the thing's own even parts may be around, too, but are fewer
-        colours = colours[np.abs(colours - np.median(colours, axis=0)).max(axis=-1) <= 3 * ALIKE]
+        colours = colours[np.abs(colours - np.median(colours, axis=0)).max(axis=-1) <= 3 * ALIKE_LEVELS]
         apart = np.abs(pixels[patch][:, None].astype(int) - colours).max(axis=-1)
-        ground[patch] = (apart <= ALIKE).any(axis=1)
+        ground[patch] = (apart <= ALIKE_LEVELS).any(axis=1)
     _, pieces = cv2.connectedComponents(ground.astype(np.uint8))
     rim = patch & grown(~patch, 1)
     return np.asarray(ground & np.isin(pieces, np.unique(pieces[rim & ground])))
@@ -168,7 +168,7 @@ class Things:
             number = next((one for one in known if one not in whole), known[0] if known else None)
             together = np.concatenate([whole[number], rows]) if number in whole else rows
             room = len(self.masks.keys() | anew) < MOST_THINGS and not _of_a_view(now, rows, pictures.shape[-2:])
-            if number in whole and room and misfit(now.start[together], now.move[together]) > MISFIT:
+            if number in whole and room and misfit(now.start[together], now.move[together]) > MISFIT_PX:
                 assert number is not None
                 anew.add(number)
                 number, together = None, rows
@@ -216,15 +216,15 @@ def _of_a_view(now: Moving, rows: np.ndarray, size: Sequence[int]) -> bool:
     part from the ones around them, as parts of a view do that are at different depths."""
     height, width = size[0], size[1]
     start = np.clip(now.start, 0, (width - 1, height - 1))
-    if np.ptp(start[rows], axis=0).prod() > WIDE * height * width:
+    if np.ptp(start[rows], axis=0).prod() > CAMERA_EXTENT_SHARE * height * width:
         return True
     moving = np.flatnonzero((now.index == now.index[rows[0]]) & (now.way > MOVED))
-    cells = np.unique((start[moving] * CELLS / (width, height)).astype(int), axis=0)
+    cells = np.unique((start[moving] * CAMERA_CELLS / (width, height)).astype(int), axis=0)
     around = np.setdiff1d(moving, rows)
-    if len(cells) < EVERYWHERE * CELLS**2 or len(around) == 0:
+    if len(cells) < CAMERA_CELL_SHARE * CAMERA_CELLS**2 or len(around) == 0:
         return False
     nearest = around[np.linalg.norm(start[rows][:, None] - start[around], axis=-1).argmin(axis=1)]
-    return bool(np.median(np.linalg.norm(now.move[rows] - now.move[nearest], axis=-1)) < MISFIT)
+    return bool(np.median(np.linalg.norm(now.move[rows] - now.move[nearest], axis=-1)) < MISFIT_PX)
 
 
 def find(

@@ -22,7 +22,7 @@ TIMES = 3
 """What is not so many times as large as the hints themselves has not been found: nothing beside them looked alike."""
 ROUNDS = 3
 MOST_CORNERS = 256
-REACH = 8
+MARGIN_DIVISOR = 8
 """What is farther from a guess than this part of the picture's longer side is not of the object."""
 SURELY = 0.5
 """Share of several points that are on the object for certain: the nearest to their middle along paths that shun edges.
@@ -231,7 +231,7 @@ def _edges(lab: np.ndarray) -> np.ndarray:
 
 def _refine(picture: np.ndarray, guess: np.ndarray, hints: _Hints, rounds: int) -> np.ndarray:
     """GrabCut from a guess: certain where hinted, impossible far outside of it."""
-    far = ~grown(guess, max(guess.shape) // REACH)
+    far = ~grown(guess, max(guess.shape) // MARGIN_DIVISOR)
     labels = np.where(guess, cv2.GC_PR_FGD, np.where(far, cv2.GC_BGD, cv2.GC_PR_BGD)).astype(np.uint8)
     labels[hints.never] = cv2.GC_BGD
     labels[hints.sure] = cv2.GC_FGD

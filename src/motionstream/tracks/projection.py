@@ -17,7 +17,7 @@ CELLS = 80
 """Cells along the picture's longer side in which what is nearest is kept."""
 TOLERANCE = 1.1
 """A point is hidden by what is nearer by more than this factor: slanted ground must not hide itself."""
-NEAR = 1e-3
+NEAREST_DEPTH = 1e-3
 """Nothing nearer than this share of the middle's depth is seen."""
 
 
@@ -75,7 +75,7 @@ class DepthScene:
         """Pixels (N, 2) and depth (N,) of world points (N, 3) seen from `pose`; NaN for those behind the camera."""
         camera = _turn(pose.rotation, points - pose.position)
         depth = camera[:, 2]
-        before = depth > NEAR * self.middle
+        before = depth > NEAREST_DEPTH * self.middle
         safe = np.where(before, depth, np.nan)[:, None]
         return camera[:, :2] / safe * (self.focal * pose.zoom) + self.centre, np.where(before, depth, np.nan)
 
