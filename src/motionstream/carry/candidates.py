@@ -1,18 +1,20 @@
-"""Picture content carried along the tracks (``carry_content``): what a small model need not invent.
+"""Warps the source pictures along the tracks, so that a small model need not invent their content (``carry``).
 
-Three candidate pictures are made for every frame to come: the source moved, turned and scaled with the *nearest*
-visible track and those around it that move along, the same for the nearest track that moves *otherwise*, and the source
-left where it is (*static*). Where there is a pixel mixer (``pixel_mixer.py``), what it makes of the three takes the
-second's place. What is carried is that picture; without a mixer, the one moved with the nearest track. All three are
-encoded; a small network says how far the carried one may be off (``prior.py``). The transformer sees all of it
-as further channels and predicts around the carried latents, see ``model/motion_model.py``; what the code does not hold
-of the carried picture is put back when its latents are decoded (``showing.py``).
+Every frame gets three candidate pictures: the source moved, turned and scaled with the *nearest* visible track and the
+tracks around it that move along (*near*); the same for the nearest track that moves differently (*far*); and the source
+left in place (*static*). A pixel mixer (``pixel_mixer.py``), if there is one, replaces the second candidate by its mix
+of the three, and that mix is the carried picture. Without a mixer the near candidate is.
 
-Where content comes from may be known more finely than the model sees it: a photograph nearly always is. The same
-choices then carry the ``fine`` pictures, and what a stream shows is as fine as they.
+All three are encoded, and a small network predicts the error of the carried one (``prior.py``). The transformer gets
+them as further channels and predicts around the carried latents (``model/motion_model.py``). Detail of the carried
+picture that the latents lose is added back on decoding (``showing.py``).
 
-Content is taken from where and when a track begins: the given picture for tracks that start with the stream, the last
-generated frame for a drag that starts later. Legend: B batch, K sources, T frames, N tracks, G grid places, s cell.
+If the source has ``fine`` pictures (a photograph at more than the model's resolution), the same choices carry them, and
+the stream shows frames at their resolution.
+
+Content comes from the picture in which a track begins: the given picture for tracks that start with the stream, the
+last carried frame for later ones. Legend: B batch, K sources, T frames, N tracks, G grid places, s scale of the fine
+pictures.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ from torch.nn import functional as F
 from motionstream.carry.relations import CarrySource, Chosen, Relations, grid_places, relate, thing_of, turned_by
 
 RESTS = 1e-3
-"""Pixels, and parts of a turn or of a size, up to which what a track has done is rounding."""
+"""Motion below this is rounding: displacement in pixels, rotation and scale as a complex factor's distance from 1."""
 
 
 @dataclass(frozen=True)
 class Carried:
-    """``candidates`` (B, 3, 3, T, H, W): candidate, colour; ``features`` (B, 8, T, G_h, G_w) on the look-up grid;
-    ``fine``: the carried picture where the source has fine ones."""
+    """``candidates`` (B, 3, 3, T, H, W), axes 1 and 2 candidate and colour; ``features`` (B, 8, T, G_h, G_w) on the
+    look-up grid; ``fine``: the carried picture in fine resolution, if the source has fine pictures."""
 
     candidates: Tensor
     features: Tensor
@@ -43,8 +45,8 @@ class Carried:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a mixer makes of the candidates: the ``picture`` (B, 3, T, H, W), and of what, ``weights`` (B, 4, T, H, W)
-    of the candidates and of ``fill`` (B, 3, T, H, W), colours of its own."""
+    """A mixer's result: the ``picture`` (B, 3, T, H, W) and the ``weights`` (B, 4, T, H, W) of the three candidates and
+    of ``fill`` (B, 3, T, H, W), colours from the mixer itself."""
 
     picture: Tensor
     weights: Tensor
@@ -52,7 +54,7 @@ class Mixture:
 
 
 Mixer = Callable[[Tensor, Relations, CarrySource], Mixture]
-"""Of candidates (B, 3, 3, T, H, W)."""
+"""Mixes candidates (B, 3, 3, T, H, W)."""
 
 
 @torch.no_grad()
@@ -62,11 +64,10 @@ def carry(
     """Move the source pictures along the tracks.
 
     Args:
-        positions: (B, T, N, 2) pixels. visible: bool (B, T, N). N = 0, or nothing visible, carries nothing: every
-            candidate is the static one.
-        source: where content comes from. grid: pixels between look-up places.
-        mixer: makes the second candidate of all three, and its weights take the second track's place among the
-            features.
+        positions: (B, T, N, 2) pixels. visible: bool (B, T, N). With N = 0 or nothing visible, every candidate is the
+            static one.
+        source: the pictures and where each track began in them. grid: pixels between look-up places.
+        mixer: replaces the second candidate by its mix, and the far track's features by its weights.
     """
     height, width = source.pictures.shape[-2:]
     relations = relate(positions, visible, source, grid=grid)
@@ -88,8 +89,8 @@ def carry(
 
 @dataclass(frozen=True)
 class FineCarry:
-    """The carried picture of a source's fine ones, chosen as at the model's size; made when it is asked for, a few
-    frames at a time, so that the first need not wait for the last."""
+    """The carried picture in fine resolution, with the choices made at the model's size. Computed on request, a few
+    frames at a time, so that the first frames need not wait for the last."""
 
     relations: Relations
     source: CarrySource
@@ -116,8 +117,9 @@ class FineCarry:
         return picture.addcmul_(weights[:, 2:3], self.static(first, stop))
 
     def _settled(self, first: int, stop: int) -> Tensor:
-        """The mixture's weights, what is moved by nothing counted as static. Weights are enlarged smoothly and chosen
-        tracks are not: beside a pin that holds what is here lies what another track would bring, for nothing."""
+        """The mixture's weights, with those of resting content moved to the static candidate. Weights are enlarged
+        smoothly and the choice of tracks is not: without this, content of another track would bleed into the pixels
+        beside a pin."""
         assert self.mixture is not None
         near, far, static, fill = self.mixture.weights[:, :, first:stop].unbind(dim=1)
         parts = []
@@ -133,7 +135,8 @@ class FineCarry:
 
     @cached_property
     def _behind(self) -> Tensor | None:
-        """What healed fine pictures have besides the healed ones, (B, K, 3, sH, sW), where there is something new."""
+        """The fine healed pictures minus the enlarged healed ones, (B, K, 3, sH, sW), zero where healing changed
+        nothing; None without healed fine pictures."""
         source = self.source
         if source.fine is None or source.healed is None or source.fine_healed is None:
             return None
@@ -141,7 +144,7 @@ class FineCarry:
         return (source.fine_healed - enlarge(source.healed.transpose(1, 2), self.scale).transpose(1, 2)) * new
 
     def static(self, first: int, stop: int) -> Tensor:
-        """The same frames with everything left where it is."""
+        """Frames ``first`` … ``stop`` − 1 of the static candidate, (B, 3, T, sH, sW)."""
         assert self.source.fine is not None
         return left_in_place(self.source.fine, self.source.static[:, first:stop])
 
@@ -155,14 +158,14 @@ class FineCarry:
 
 
 def enlarge(video: Tensor, scale: int) -> Tensor:
-    """(B, C, T, H, W), every frame ``scale`` times as large, bilinearly."""
+    """Enlarge every frame of (B, C, T, H, W) by ``scale``, bilinearly."""
     flat = video.transpose(1, 2).flatten(0, 1)
     larger = F.interpolate(flat, scale_factor=scale, mode="bilinear", align_corners=False)
     return larger.unflatten(0, (video.shape[0], video.shape[2])).transpose(1, 2)
 
 
 def warp_all(relations: Relations, source: CarrySource, *, grid: int) -> Tensor:
-    """The three candidates (B, 3, 3, T, H, W): moved with the nearest track, with the other one, and static."""
+    """The three candidates (B, 3, 3, T, H, W): near, far and static."""
     moved = [moved_along(c, source, source.pictures, source.healed, grid=grid) for c in (relations.near, relations.far)]
     return torch.stack([*moved, left_in_place(source.pictures, source.static)], dim=1)
 
@@ -170,9 +173,12 @@ def warp_all(relations: Relations, source: CarrySource, *, grid: int) -> Tensor:
 def moved_along(
     chosen: Chosen, source: CarrySource, pictures: Tensor, healed: Tensor | None, *, grid: int, scale: int = 1
 ) -> Tensor:
-    """A source's ``pictures`` (B, K, C, h, w) moved with the chosen tracks, (B, C, T, h, w). Where those are on no
-    thing, and of an older view than the static picture's, they carry the ``healed`` ones, in which there are no things:
-    where one has left the static picture, a mixer knows, but not where that was in a view that has moved since."""
+    """Move a source's ``pictures`` (B, K, C, h, w) with the chosen tracks, (B, C, T, h, w).
+
+    Tracks that are on no thing and began in another picture than the static one carry the ``healed`` pictures, from
+    which things are removed. The mixer knows which pixels a thing has left in the static picture, but not which pixels
+    those were in an older view that has moved since.
+    """
     points = sampling_points(chosen, source, grid=grid, scale=scale)
     if healed is None or source.thing is None or source.thing.shape[2] == 0:
         return warp(pictures, points)
@@ -186,16 +192,16 @@ def moved_along(
 
 
 def left_in_place(pictures: Tensor, static: Tensor) -> Tensor:
-    """Of pictures (B, K, C, h, w) the static one of every frame (B, T): (B, C, T, h, w)."""
+    """Select the ``static`` picture (B, T) of every frame from pictures (B, K, C, h, w): (B, C, T, h, w)."""
     rows = torch.arange(len(pictures), device=pictures.device)[:, None]
     return pictures[rows, static].transpose(1, 2)
 
 
 def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int, scale: int = 1) -> Tensor:
-    """Where in ``tall`` source pictures the content of every pixel is, if it has moved with its chosen track: as
-    ``grid_sample`` takes it, (B, T, H, W, 2). ``scale``: of a picture so many times as large.
+    """``grid_sample`` coordinates (B, T, H, W, 2) of every pixel's content in the stacked source pictures (see
+    ``warp``), if it has moved with its chosen track. ``scale``: output size relative to the model's.
 
-    Between look-up places the motion is interpolated, but not across an edge of it, see ``_between``.
+    Motion is interpolated between look-up places, but not across motion edges, see ``_between``.
     """
     _, sources, _, height, width = source.pictures.shape
     device, cells = chosen.move.device, (height // grid, width // grid)
@@ -213,16 +219,19 @@ def sampling_points(chosen: Chosen, source: CarrySource, *, grid: int, scale: in
 
 
 def _between(moved: Tensor, grid: int, scale: int) -> Tensor:
-    """Motion (N, 2, h, w) of look-up places → of pixels: interpolated, but not where it breaks off. Nothing moves
-    halfway between two motions: there a pixel has that of the four places around it, each gone on with as it changes on
-    its own side, which is nearest to the interpolated one. So the edge is a line and not stairs, also of what turns."""
+    """Motion (N, 2, h, w) of look-up places → of pixels, interpolated except at motion edges.
+
+    At an edge no pixel should move halfway between two motions. There the motions of the four surrounding places are
+    extrapolated with the slope of their own side, and a pixel takes the one closest to the interpolated motion. So the
+    edge is a line rather than stairs, also for rotating things.
+    """
     factor = grid * scale
     smooth = F.interpolate(moved, scale_factor=factor, mode="bilinear", align_corners=False)
     clip, row, column = _broken(moved, grid).nonzero(as_tuple=True)
     if len(clip) == 0:
         return smooth
     motion, (down, right) = moved.permute(0, 2, 3, 1), _slopes(moved)
-    offset = (torch.arange(factor, device=moved.device) + 0.5) / factor - 0.5  # of a place's pixels from its middle
+    offset = (torch.arange(factor, device=moved.device) + 0.5) / factor - 0.5  # of pixels from their place's centre
     side = offset.sign().long()
     pixels = smooth.unflatten(2, (-1, factor)).unflatten(4, (-1, factor)).permute(0, 2, 4, 3, 5, 1)
     between = pixels[clip, row, column]  # (K, factor, factor, 2)
@@ -241,8 +250,8 @@ def _between(moved: Tensor, grid: int, scale: int) -> Tensor:
 
 
 def _broken(moved: Tensor, grid: int) -> Tensor:
-    """Places (N, h, w) at which motion breaks off: along some line it is not, by more than two steps of the grid, in
-    the middle of what it is before and after. What turns or grows is."""
+    """Places (N, h, w) at a motion edge: along some line through them, motion differs from the mean of both neighbours
+    by more than one grid step. Rotation and scaling are linear, so they make no edge."""
     around, (height, width) = F.pad(moved, (1, 1, 1, 1), mode="replicate"), moved.shape[-2:]
     bend = torch.zeros_like(moved[:, 0])
     for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
@@ -253,8 +262,8 @@ def _broken(moved: Tensor, grid: int) -> Tensor:
 
 
 def _slopes(moved: Tensor) -> tuple[Tensor, Tensor]:
-    """How motion (N, 2, h, w) changes from a place to the next, downwards and to the right, (N, h, w, 2): on that side
-    of a place on which it changes less, for the other may be another thing's."""
+    """Difference of motion (N, 2, h, w) from one place to the next, downwards and to the right, (N, h, w, 2) each: the
+    smaller of the two one-sided differences, since the other may cross to another thing."""
     slopes = []
     for dim, pad in ((2, (0, 0, 1, 1)), (3, (1, 1, 0, 0))):
         steps = F.pad(moved.diff(dim=dim), pad, mode="replicate")
@@ -264,14 +273,15 @@ def _slopes(moved: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _centres(size: int, scale: int, device: torch.device) -> Tensor:
-    """Of the pixels of a side ``scale`` times as long, in pixels of the model's size."""
+    """Pixel centres along a side ``scale`` times as long, in pixels of the model's size."""
     return (torch.arange(size * scale, device=device) + 0.5) / scale - 0.5
 
 
 def warp(pictures: Tensor, points: Tensor) -> Tensor:
-    """Sample sources (B, K, C, h, w), stacked into one tall picture, at ``points`` (B, T, H, W, 2): (B, C, T, H, W).
+    """Sample sources (B, K, C, h, w), stacked vertically into one picture, at ``points`` (B, T, H, W, 2):
+    (B, C, T, H, W).
 
-    Points are relative to the tall picture, so that the sources may have another resolution than the points.
+    Points are relative to the stacked picture's size, so sources may have any resolution.
     """
     tall = pictures.transpose(1, 2).flatten(2, 3)
     sampled = F.grid_sample(tall, points.flatten(1, 2), padding_mode="border", align_corners=False)

@@ -1,4 +1,4 @@
-"""Pictures with parts of them missing, filled from what is around these."""
+"""Fill missing parts of a picture smoothly from their surroundings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 
 def surroundings(picture: Tensor, gone: Tensor) -> Tensor:
-    """A picture (N, 3, h, w) without what is ``gone`` from it (N, 1, h, w), 0 to 1: in its place is what is around it,
-    the coarser the farther away. (A pyramid, averaged on the way up and filled in on the way down.)"""
+    """A picture (N, 3, h, w) with the ``gone`` part, (N, 1, h, w) from 0 to 1, filled from its surroundings, the more
+    coarsely the farther they are (an image pyramid: averaged going up, filled in going down)."""
     kept = 1 - gone
     level = torch.cat([picture * kept, kept], dim=1)
     levels = [level]

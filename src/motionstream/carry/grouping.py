@@ -1,8 +1,8 @@
-"""Which tracks move together, as the points of one thing do: the ways of one similarity (a turn, a growth and a shift).
+"""Groups tracks that lie on one thing: those moved by one similarity (rotation, scale and shift).
 
-Two things may lie side by side and move nearly alike, and what turns moves differently everywhere and rests in its
-middle. So tracks that are near one another and do not come apart are parted into those that one similarity moves, and
-others that it moves as well are joined to them, resting ones too.
+Displacements alone do not tell: two adjacent things may move nearly alike, while a rotating thing moves differently
+everywhere and rests at its centre. So nearby tracks are split into groups that each fit one similarity, and further
+tracks that fit it, resting ones included, are added.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 MOVED = 1.0
-"""Pixels from its start where a track moves; what rests needs no cutting out."""
+"""Displacement in pixels beyond which a track counts as moving. Resting things need no mask."""
 GROUP_REACH_PX, GROUP_STRAIN = 24.0, 0.3
-"""Tracks that began within so many pixels of one another are on one thing if they part by less than this share of their
-distance (a turn by 17 degrees), and a pixel."""
+"""Tracks that began within this distance may be on one thing; they part if their displacements differ by more than this
+share of their distance (a rotation by 17 degrees) plus one pixel."""
 DENSE = 128
-"""So many moving tracks say everywhere what moves."""
+"""With more moving tracks than this no groups are sought: so dense a field says by itself what moves."""
 OFF, OFF_SHARE = 0.3, 0.05
-"""Pixels, and share of its own way, that a track may miss a similarity by that is its thing's."""
+"""A track fits a similarity if it misses it by less than this many pixels plus this share of its displacement."""
 LEAST = 3
-"""Tracks that a similarity has to move alike: two, it moves as one likes."""
+"""Fewest tracks that determine a similarity; any two fit one."""
 NEIGHBOURS, BASE = 6, 3.0
-"""Similarities are tried of each track and so many others, at least so many pixels away."""
+"""Candidate similarities come from each track paired with this many nearest others at least so many pixels away."""
 BENT, BENT_SHARE = 0.5, 0.15
-"""Pixels, and share of their way, root mean square, by which parts of one thing may miss one another's similarity."""
+"""Two parts are one thing if each misses the other's similarity (RMS) by less than this many pixels plus this share of
+its displacement."""
 LARGER = 2.0
-"""No thing grows or shrinks by more while it is being grasped."""
+"""Largest change of scale, either way, of a candidate similarity."""
 
 
 @dataclass(frozen=True)
 class Moving:
-    """Tracks by what they did so far: ``start`` (N, 2) and ``move`` (N, 2) in pixels, NaN where nothing is known, the
-    ``index`` (N,) of the picture they began in."""
+    """The motion of tracks so far: ``start`` (N, 2) and ``move`` (N, 2) in pixels, NaN where unknown, and the ``index``
+    (N,) of the picture they began in."""
 
     start: np.ndarray
     move: np.ndarray
@@ -45,18 +46,18 @@ class Moving:
 
     @property
     def way(self) -> np.ndarray:
-        """Pixels (N,) from where each began."""
+        """Distance (N,) of each from its start, in pixels."""
         return np.asarray(np.hypot(*self.move.T))
 
     @property
     def slack(self) -> np.ndarray:
-        """Pixels (N,) by which each may miss its thing's similarity."""
+        """Distance (N,) in pixels by which each may miss its thing's similarity."""
         return OFF + OFF_SHARE * self.way
 
 
 def groups(tracks: Moving) -> list[np.ndarray]:
-    """Rows of the tracks that are on one thing, the largest group first. Those that rest are in none, unless what they
-    are on turns about them."""
+    """Rows of the tracks on each thing, the largest group first. Resting tracks are in no group unless they fit a
+    group's similarity (the thing rotates about them)."""
     rows = np.flatnonzero(tracks.way > MOVED)
     if not 0 < len(rows) <= DENSE:
         return []
@@ -71,14 +72,14 @@ def groups(tracks: Moving) -> list[np.ndarray]:
 
 
 def misfit(start: np.ndarray, move: np.ndarray) -> float:
-    """Pixels, root mean square, by which tracks miss the similarity that fits them best."""
+    """RMS distance in pixels by which tracks miss their best-fitting similarity."""
     then, now = _complex(start), _complex(start + move)
     return float(np.sqrt(np.mean(np.abs(now - _Similarity.fitted(then, now)(then)) ** 2)))
 
 
 def others(tracks: Moving, rows: np.ndarray, elsewhere: np.ndarray) -> np.ndarray:
-    """Rows of the tracks in the same picture as those of ``rows`` that are not on their thing: they are ``elsewhere``,
-    rest, or part from the nearest of them."""
+    """Rows of the tracks that began in the same picture as ``rows`` but are not on their thing: they are listed in
+    ``elsewhere``, rest, or move differently from the nearest of ``rows``."""
     rest = np.setdiff1d(np.flatnonzero(tracks.index == tracks.index[rows[0]]), rows)
     apart = np.linalg.norm(tracks.start[rest][:, None] - tracks.start[rows], axis=-1)
     nearest = rows[apart.argmin(axis=1)]
@@ -90,7 +91,7 @@ def others(tracks: Moving, rows: np.ndarray, elsewhere: np.ndarray) -> np.ndarra
 
 @dataclass(frozen=True)
 class _Similarity:
-    """z → ``factor`` (z − ``then``) + ``now``, of complex numbers."""
+    """z → ``factor`` (z − ``then``) + ``now``, on complex numbers."""
 
     factor: complex
     then: complex
@@ -98,7 +99,7 @@ class _Similarity:
 
     @classmethod
     def fitted(cls, then: np.ndarray, now: np.ndarray) -> _Similarity:
-        """The best in the least squares; of places that are one, a shift."""
+        """Least-squares fit; a pure shift if all points coincide."""
         middle, goal = then.mean(), now.mean()
         spread = float(np.vdot(then - middle, then - middle).real)
         factor = complex(np.vdot(then - middle, now - goal) / spread) if spread > 1e-6 else 1 + 0j
@@ -109,9 +110,9 @@ class _Similarity:
 
 
 def _parts(tracks: Moving, rows: np.ndarray) -> list[np.ndarray]:
-    """Rows parted into those that one similarity moves, as many as it can, then those of the rest, and so on. Of parts
-    that move nearly alike, as of something that bends, one is made. What no similarity moves goes with the nearest, if
-    it does not part from it."""
+    """Split rows greedily into the largest sets that fit one similarity each. Sets that move nearly alike, such as the
+    halves of a bending thing, are merged. A track that fits no similarity joins its nearest neighbour unless the two
+    part."""
     parts: list[np.ndarray] = []
     rest = rows
     while len(rest) >= LEAST:
@@ -133,7 +134,7 @@ def _parts(tracks: Moving, rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _with_the_nearest(tracks: Moving, parts: list[np.ndarray]) -> list[np.ndarray]:
-    """The same parts, but a track that several similarities move is of the part that it lies nearest to."""
+    """The same parts, with each track that fits several similarities assigned to the nearest of those parts."""
     if len(parts) < 2:
         return parts
     rows = np.concatenate(parts)
@@ -150,7 +151,7 @@ def _with_the_nearest(tracks: Moving, parts: list[np.ndarray]) -> list[np.ndarra
 
 
 def _joined(tracks: Moving, parts: list[np.ndarray]) -> list[np.ndarray]:
-    """Parts of which each is moved nearly as the other's similarity says are one."""
+    """Merge parts that nearly fit one another's similarity."""
     fits = [_fit(tracks, part) for part in parts]
     alike = np.eye(len(parts), dtype=bool)
     for one in range(len(parts)):
@@ -162,7 +163,7 @@ def _joined(tracks: Moving, parts: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _most_alike(tracks: Moving) -> np.ndarray:
-    """Which tracks, bool (N,), the similarity moves that two of them have and most others follow."""
+    """The tracks, bool (N,), that fit the best similarity: of those given by two tracks, the one most tracks fit."""
     then, now, slack = _complex(tracks.start), _complex(tracks.start + tracks.move), tracks.slack
     apart = np.abs(then[:, None] - then)
     near = np.where(apart < BASE, np.inf, apart).argsort(axis=1, kind="stable")[:, :NEIGHBOURS]
@@ -180,7 +181,7 @@ def _most_alike(tracks: Moving) -> np.ndarray:
 
 
 def _grown(tracks: Moving, part: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """A part's rows and those of others near it, but for the ``taken``, that its similarity moves as well."""
+    """A part's rows and those of nearby tracks that fit its similarity and are not ``taken``."""
     then = _complex(tracks.start)
     free = np.setdiff1d(np.flatnonzero((tracks.index == tracks.index[part[0]]) & np.isfinite(tracks.way)), taken)
     while True:
@@ -194,8 +195,8 @@ def _grown(tracks: Moving, part: np.ndarray, taken: np.ndarray) -> np.ndarray:
 
 
 def _just_begins(tracks: Moving, part: np.ndarray) -> bool:
-    """Whether a few tracks are the first of a thing that begins to turn: what is next to them and rests has done half
-    of their way, too."""
+    """Whether a few tracks are the first to pass ``MOVED`` on a thing that begins to rotate: the nearest tracks below
+    it have moved more than half as far."""
     rest = np.setdiff1d(np.flatnonzero((tracks.index == tracks.index[part[0]]) & (tracks.way <= MOVED)), part)
     if len(part) >= LEAST or len(rest) == 0:
         return False
@@ -211,7 +212,7 @@ def _fit(tracks: Moving, part: np.ndarray) -> _Similarity:
 
 
 def _missed(tracks: Moving, fit: _Similarity, rows: np.ndarray) -> np.ndarray:
-    """Pixels by which a similarity misses where tracks are."""
+    """Distance in pixels between the tracks and where the similarity puts them."""
     return np.asarray(np.abs(fit(_complex(tracks.start[rows])) - _complex((tracks.start + tracks.move)[rows])))
 
 

@@ -1,10 +1,10 @@
-"""What was behind a thing: its place filled with what is elsewhere in the picture, as a healing brush does.
+"""Fills the area behind a thing with texture from elsewhere in the picture, as a healing brush does.
 
-The picture is laid over itself, shifted so that it agrees best around the hole; what it has there is copied, and what
-it differs by at the rim is taken off, smoothly. So there is texture where a mean of what is around would be a blur.
-What is copied may be a thing by itself, though, a second head in the water: the farther it is from that mean, by the
-measure of how far the picture is from its own around the hole, the less of it is taken.
-Axes: S shifts, R pixels of the rim, P of the hole.
+The picture is laid over itself, shifted so that it agrees best around the hole. The content there is copied, and its
+difference at the rim is subtracted smoothly. This gives texture where a smooth filling would be a blur. The copy may
+contain a thing of its own, though, such as a second head in the water: the farther it is from the smooth filling,
+relative to the picture's own distance from such a filling around the hole, the less of it is used.
+Axes: S shifts, R pixels of the rim, P pixels of the hole.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from motionstream.carry.filling import surroundings
 from motionstream.tracks.masks import grown
 
 GROWN = 1
-"""Pixel around a mask that is taken out with it."""
+"""Pixels by which a mask is dilated before its content is removed."""
 RIM_PX = 3
-"""Pixels around a hole at which a shifted picture has to agree, at half the picture's size."""
+"""Width of the rim around a hole at which a shifted picture is compared, in pixels at half the model's size."""
 MAX_SHIFT_PX, SHIFT_STEP_PX = 32, 2
-"""How far it is shifted at most, and how finely at first, in the same pixels."""
+"""Largest shift along each axis and step of the coarse search, in the same pixels."""
 THIN = 4
-"""Every so many-th pixel is asked about at first."""
+"""The coarse search compares every fourth pixel."""
 AGREE, COVERS = 0.8, 0.3
-"""Shares of the rim and of the hole that a shifted picture has to show at least."""
+"""Smallest shares of the rim and of the hole that a shifted picture must cover."""
 SHIFTS = 6
-"""A hole that no shift covers is filled by so many at most, the rest smoothly."""
+"""A hole that no single shift covers is filled from at most this many; the rest is filled smoothly."""
 BAND_PX = 4
-"""Pixels around a hole from which is told how far a picture may be from its smooth filling."""
+"""Width in pixels, at the model's size, of the band around a hole in which a picture's usual distance from its smooth
+filling is measured."""
 LITTLE = 1e-4
-"""Square of a difference that nobody sees."""
+"""Squared difference that is invisible."""
 
 
 def heal(pictures: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
-    """A picture in one or several sizes, (3, H, W) and multiples of it, without what a mask (H, W) covers, and a pixel
-    around it. Where nothing, or nearly everything is covered, as it is."""
+    """Remove what a mask (H, W), dilated by ``GROWN``, covers from a picture given in one or several sizes, (3, H, W)
+    and multiples. Returned unchanged if nothing or more than half is covered."""
     whole = grown(mask.cpu().numpy() > 0.5, GROWN)
     hole = np.asarray(whole.reshape(whole.shape[0] // 2, 2, -1, 2).any(axis=(1, 3)))
     if not hole.any() or hole.mean() > 0.5:
         return list(pictures)
-    # which shift is best, no rounding of floats may decide: the mean of four levels of 255 is a multiple of a quarter
+    # on integers, so that float rounding never decides which shift is best; 0.1 keeps means of four levels off a tie
     small = F.avg_pool2d(pictures[0].detach().float().cpu()[None], 2)[0]
     shifts = _shifts((small * 127.5 + 0.1).round().permute(1, 2, 0).numpy(), hole)
     healed = []
@@ -56,7 +57,7 @@ def heal(pictures: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
 
 
 def _shifts(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Shifts (S, 2), y and x, of a picture (h, w, 3) that agree best with it around the hole, best first."""
+    """Shifts (S, 2), y and x, at which a picture (h, w, 3) agrees best with itself around the hole, best first."""
     rim = np.argwhere(grown(hole, RIM_PX) & ~hole)
     inside = np.argwhere(hole)
     steps = np.arange(-MAX_SHIFT_PX, MAX_SHIFT_PX + 1, SHIFT_STEP_PX)
@@ -71,7 +72,8 @@ def _shifts(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
 def _disagreement(
     picture: np.ndarray, hole: np.ndarray, rim: np.ndarray, inside: np.ndarray, shifts: np.ndarray
 ) -> np.ndarray:
-    """Mean square difference at the rim (S,), the more the less of the hole is shown; infinite for shifts of no use."""
+    """Mean square difference at the rim, divided by the share of the hole that is covered (S,); infinite for shifts
+    that cover too little."""
     known, covers = _known(hole, rim, shifts), _known(hole, inside, shifts).mean(axis=1)
     use = (known.mean(axis=1) >= AGREE) & (covers >= COVERS)
     error = np.full(len(shifts), np.inf)
@@ -82,7 +84,7 @@ def _disagreement(
 
 
 def _known(hole: np.ndarray, pixels: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Which of the pixels (P, 2) a shifted picture shows, (S, P): neither its hole nor what is beyond its border."""
+    """Which of the pixels (P, 2) each shifted picture covers, (S, P): those neither in its hole nor past its border."""
     there, size = pixels + shifts[:, None], np.array(hole.shape)
     within = ((there >= 0) & (there < size)).all(axis=-1)
     there = there.clip(0, size - 1)
@@ -90,7 +92,7 @@ def _known(hole: np.ndarray, pixels: np.ndarray, shifts: np.ndarray) -> np.ndarr
 
 
 def _fill(picture: Tensor, hole: np.ndarray, shifts: np.ndarray, scale: int) -> Tensor:
-    """The picture (3, H, W), ``scale`` times as large as the model's, with its hole (H, W) filled."""
+    """Fill the hole (H, W) of a picture (3, H, W) that is ``scale`` times the model's size."""
     smooth = surroundings(picture[None], _as_tensor(hole))[0]
     rim = _as_tensor(grown(hole, RIM_PX) & ~hole)
     usual = _usual_distance(picture, hole, scale)
@@ -110,7 +112,7 @@ def _fill(picture: Tensor, hole: np.ndarray, shifts: np.ndarray, scale: int) -> 
 
 
 def _usual_distance(picture: Tensor, hole: np.ndarray, scale: int) -> Tensor:
-    """Mean square of what a smooth filling of what is just around the hole misses there."""
+    """Mean square error of a smooth filling in the band around the hole."""
     wider = grown(hole, BAND_PX * scale)
     missed = picture - surroundings(picture[None], _as_tensor(wider))[0]
     share = F.avg_pool2d(_as_tensor(wider & ~hole), 2 * scale)[0, 0]
@@ -118,8 +120,8 @@ def _usual_distance(picture: Tensor, hole: np.ndarray, scale: int) -> Tensor:
 
 
 def _squares(difference: Tensor, scale: int) -> Tensor:
-    """Square of a difference (3, H, W) that is more than texture: of means over 2×2 of the model's pixels, the largest
-    of each and those around it, (H', W')."""
+    """Squared difference (3, H, W) without fine texture, (H', W'): averaged over 2×2 of the model's pixels, squared,
+    then the maximum over 3×3 of these."""
     squares = F.avg_pool2d(difference, 2 * scale).square().sum(dim=0, keepdim=True)
     return F.max_pool2d(squares, 3, stride=1, padding=1)[0]
 

@@ -1,4 +1,4 @@
-"""Where the content that a stream carries along its tracks comes from: the pictures in which they began."""
+"""Remembers the pictures in which a stream's tracks began: the sources of the carried content."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from motionstream.tracks import Tracks
 from motionstream.tracks.masks import Draw
 
 MOST_LET_GO = 4
-"""Things that are remembered where they were left; older ones are of the picture."""
+"""Number of released things that are remembered; older ones become part of the picture."""
 
 EXACT = 0.02
-"""Pixels from its place by which a picture may be carried without getting softer."""
+"""Displacement in pixels below which resampling does not soften a picture."""
 
 
 @dataclass(frozen=True)
 class Birth:
-    """Where a track began: the ``key`` of a picture and its ``start`` (2,) in it; and where it is, or was last, in the
-    static picture, ``since`` (2,)."""
+    """Where a track began: the ``key`` of a picture and its ``start`` (2,) there; and ``since`` (2,), its current or
+    last position in the static picture."""
 
     key: int
     start: np.ndarray
@@ -34,20 +34,20 @@ class Birth:
 
 
 class CarryMemory:
-    """Remembers where and when each track of a stream began, and the pictures content is taken from.
+    """Remembers where and when each track of a stream began, and the pictures from which content is taken.
 
-    When the set of tracks changes between chunks, and something has moved, the ``last`` carried frame becomes a new
-    source, the static one: for the tracks that begin there, for whatever no track speaks of (a released object stays
-    where it was let go), and for the tracks that go on, which begin anew in it: what a pin has carried since before
-    does not know of what has been moved meanwhile, and would show it twice. Tracks on a thing that is still held go on
-    from where they began, and so does the view of a moving camera, of which points come and go, until something is let
-    go; and whoever takes hold of a thing where it was left has it from there (``moved.py``). The frame is without what
-    the transformer added, which is not to be added twice. Pictures that nothing refers to any more are dropped, so that
-    memory stays bounded.
+    When the set of tracks changes between chunks and something has moved, the ``last`` carried frame becomes the new
+    static picture: the source for new tracks and for everything that no track covers, so that a released thing stays
+    where it was let go. Continuing tracks begin anew in it, because their old source also shows what has been moved
+    since, which would then appear twice. Exceptions: tracks on a thing that is still held keep their source; so does
+    the view of a moving camera, whose points come and go, until something is let go; and a thing grasped where it was
+    left is carried from the picture it was cut out of (``moved.py``).
 
-    ``picture``: (1, 3, H, W). ``see`` and ``draw``: a pixel mixer's, asked once for every picture or thing rather than
-    at every chunk. ``fine``: the same picture larger; ``last_fine`` is then set with ``last``, whenever frames are
-    made.
+    ``last`` excludes what the transformer added, which would otherwise be added again. Pictures without a reference are
+    dropped, so memory stays bounded.
+
+    ``picture``: (1, 3, H, W). ``see`` and ``draw``: a pixel mixer's methods, called once per picture or thing instead
+    of at every chunk. ``fine``: the same picture, larger; then whoever sets ``last`` also sets ``last_fine``.
     """
 
     def __init__(
@@ -66,17 +66,16 @@ class CarryMemory:
         self._static = 0
         self._births: dict[int, Birth] = {}
         self._before: Tracks | None = None
-        """Of the chunk before."""
+        """The previous chunk's tracks."""
         self._held: dict[int, Moved] = {}
-        """By number, the things that are held, in the static picture; those that it shows where they were found are
-        not among them."""
+        """The held things by number, as they are in the static picture; without those not moved since it was made."""
         self._let_go: list[Moved] = []
         self._at: dict[int, dict[int, np.ndarray]] = {}
-        """By key, where tracks were in a picture that was made."""
+        """By key of a picture that was made from a frame: where the tracks were in it, by id."""
 
     def source(self, tracks: Tracks, device: torch.device, begun_at: np.ndarray | None = None) -> CarrySource:
-        """The sources of a chunk's tracks; called once a chunk, in order. ``begun_at`` (N, 2): where in the frame
-        before those are that begin with it; without it, where they are in its first."""
+        """The source of a chunk's tracks. Call once per chunk, in order. ``begun_at`` (N, 2): positions in the previous
+        frame of the tracks that begin with this chunk; by default their first ones in the chunk."""
         ids, shown = tracks.ids.tolist(), np.any(tracks.visible, axis=0)
 
         def begun() -> list[int]:
@@ -108,8 +107,8 @@ class CarryMemory:
         return source if self._see is None else self._with_things(source, tracks, used)
 
     def _go_on(self, before: Tracks, ids: Sequence[int]) -> None:
-        """The last frame becomes the static picture, in which all begins anew but what is on a held thing. ``before``:
-        the tracks until now, and ``ids`` of those from now on."""
+        """Make the last frame the static picture, in which all tracks begin anew except those on a held thing.
+        ``before``: the tracks until now. ``ids``: those of the coming chunk."""
         things, rests = self._things, self._rests(before)
         behind = things.without(self._sizes(), self._static) if rests else None
         known, torn = list(things.masks), self._torn(before, ids)
@@ -117,7 +116,7 @@ class CarryMemory:
         ended = {track: before.positions[-1, row] for row, track in rows if before.visible[-1, row]}
         moved = {number: thing for number in known if (thing := self._moved(number, ended, behind))}
         loose = [number for number in known if not set(things.on(number)) <= set(ids)]
-        # what was left before the camera moved is elsewhere now
+        # after a camera motion, things left earlier are no longer where they were left
         left = [*(self._let_go if rests else []), *(moved[number] for number in loose if number in moved)]
         self._let_go = left[-MOST_LET_GO:]
         self._held = {number: thing for number, thing in moved.items() if number not in loose}
@@ -137,8 +136,8 @@ class CarryMemory:
         self._births = {track: birth for track, birth in later.items() if birth is not None}
 
     def _keep_last(self, behind: Sequence[Tensor] | None, shown: Sequence[Tensor]) -> None:
-        """The last frame is the static picture from now on. Where that is known, it is what has been ``behind`` all
-        things, with the last frame where these are ``shown``: what nobody has touched does not wear."""
+        """Make the last frame the static picture. If the picture ``behind`` all things is known, take the last frame
+        only where things are ``shown``, so that untouched pixels are not resampled."""
         sizes = [size[0] for size in (self.last, self.last_fine) if size is not None]
         if behind is not None:
             covered = torch.stack([*shown, torch.zeros_like(sizes[0][0])]).amax(dim=0)
@@ -148,9 +147,12 @@ class CarryMemory:
         self._fine[self._static] = sizes[1][None] if len(sizes) > 1 else None
 
     def _later(self, track: int, birth: Birth, here: np.ndarray | None, *, rests: bool, anew: bool) -> Birth | None:
-        """Of a track that is ``here`` in the last frame, if it is seen, in the new static picture. On no thing it
-        begins there: where it was, if all ``rests``, since what is behind things is not taken from the last frame;
-        where it is, or when it is seen again, if that is ``anew``; in any case where nothing is lost by it."""
+        """The birth of a track after a new static picture; ``here``: its position in the last frame, if visible.
+
+        A track on a thing keeps its birth. Any other begins in the new picture: if everything else ``rests``, at its
+        old position, since the ground is not taken from the last frame; with ``anew``, where it is now, or when it is
+        next seen (None); otherwise only if it has not moved, so that nothing is lost by resampling.
+        """
         if self._things.of(track) >= 0:
             return birth if here is None else Birth(birth.key, birth.start, here)
         if rests:
@@ -162,8 +164,8 @@ class CarryMemory:
         return Birth(birth.key, birth.start, here)
 
     def _begin(self, tracks: Tracks, rows: Sequence[int], places: np.ndarray) -> None:
-        """These of a chunk's tracks begin, at the places (N, 2), some on things that are held, or where they were
-        left."""
+        """Begin these rows of a chunk's tracks at the places (N, 2). Some may be on things that are held or were let
+        go."""
         ids = tracks.ids[rows].tolist()
         self._births |= {track: Birth(self._static, here, here) for track, here in zip(ids, places, strict=True)}
         if not ids:
@@ -181,7 +183,7 @@ class CarryMemory:
                 self._births[ids[row]] = Birth(thing.key, start, places[row])
 
     def _take_up(self, thing: Moved) -> int:
-        """A thing that had been let go is held again: its number. What was left upon it stays."""
+        """Hold a released thing again; returns its number. Things that were left on top of it stay on top."""
         number = self._things.new(thing.key, thing.mask)
         for later in self._let_go[self._let_go.index(thing) + 1 :]:
             thing = thing.below(later)
@@ -191,7 +193,7 @@ class CarryMemory:
         return number
 
     def _moved(self, number: int, ended: dict[int, np.ndarray], behind: Sequence[Tensor] | None) -> Moved | None:
-        """A thing where it is in the last frame, in which tracks have ``ended`` there; None where none of its are."""
+        """A thing as it is in the last frame, given by the positions where its tracks ``ended``; None if none did."""
         tracks = [track for track in self._things.on(number) if track in ended]
         if not tracks:
             return None
@@ -199,7 +201,7 @@ class CarryMemory:
         return Moved.found(*self._things.masks[number], tracks, start, now, behind)
 
     def _show_before(self, keys: set[int]) -> None:
-        """Things that have been found in a later picture than the view's own, ``keys``, are in those, too."""
+        """Mark things that were found in a later picture in the pictures of the view, ``keys``, too."""
         for number, (own, mask) in self._things.masks.items():
             for key in keys - {own} - self._things.shown.get(number, {}).keys():
                 there = self._at.get(own, {})
@@ -210,13 +212,13 @@ class CarryMemory:
                     self._things.shown.setdefault(number, {})[key] = thing.shown
 
     def _rests(self, before: Tracks) -> bool:
-        """Whether everything but the things is in the last frame where it was in the static picture."""
+        """Whether all tracks that are on no thing are where they were in the static picture."""
         way = [np.linalg.norm(before.positions[-1, row] - birth.since) for row, _, birth in self._loose(before)]
-        return not any(moved > MOVED for moved in way)  # of what is nowhere nothing is known
+        return not any(moved > MOVED for moved in way)  # NaN positions compare false
 
     def _torn(self, before: Tracks, ids: Sequence[int]) -> bool:
-        """Whether some of what moved and is on no thing has been let go, and does not go on with what is next to it, as
-        the view of a moving camera does, of which points come and go."""
+        """Whether a moved track on no thing has ended and its nearest continuing neighbour moves differently. (Points
+        of a moving camera's view come and go, but their neighbours continue the same motion.)"""
         way = {track: before.positions[-1, row] - birth.since for row, track, birth in self._loose(before)}
         there = {track: birth.since for _, track, birth in self._loose(before)}
         gone = [track for track in way if track not in ids and np.linalg.norm(way[track]) > MOVED]
@@ -231,16 +233,16 @@ class CarryMemory:
         return bool((parting > GROUP_STRAIN * apart.min(axis=1) + 1).any())
 
     def _loose(self, before: Tracks) -> list[tuple[int, int, Birth]]:
-        """The tracks that are on no thing: row, id and birth of each."""
+        """Row, id and birth of each track that is on no thing."""
         rows = enumerate(before.ids.tolist())
         return [(row, t, self._births[t]) for row, t in rows if t in self._births and self._things.of(t) < 0]
 
     def _sizes(self) -> list[Tensor]:
-        """The static picture, and the same larger, where there is that: (3, H, W) and (3, sH, sW)."""
+        """The static picture (3, H, W), and its fine version (3, sH, sW) if there is one."""
         return [size[0] for size in (self._pictures[self._static], self._fine[self._static]) if size is not None]
 
     def _forget(self, used: set[int]) -> None:
-        """All pictures but these."""
+        """Forget all pictures except these."""
         self._pictures = {key: self._pictures[key] for key in used}
         self._fine = {key: self._fine[key] for key in used}
         self._at = {key: places for key, places in self._at.items() if key in used}
@@ -256,7 +258,7 @@ class CarryMemory:
         return tell(source, [self._things], ids, used, tracks.length)
 
     def _all_seen(self, used: list[int]) -> Tensor | None:
-        """What is seen in the pictures ``used``, (1, K, C, h, w); the others are forgotten."""
+        """The mixer's ``see`` of the pictures ``used``, (1, K, C, h, w); cached, and forgotten for other pictures."""
         if self._see is None:
             return None
         self._seen = {key: self._seen[key] for key in used if key in self._seen}

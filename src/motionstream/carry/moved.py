@@ -1,8 +1,8 @@
-"""What becomes of a thing that has been moved: where it is in the frames that show it, and what is behind it.
+"""A thing that has been moved: where it is in the frames that show it, and what is behind it.
 
-A thing that is let go stays in the frame where it was left. Whoever takes hold of it there gets the thing that was cut
-out of the picture it first was in, not of that frame: however often it is taken up anew, it is as sharp as it was, and
-so is the ground that it has covered. Axes: N tracks or places.
+A thing that is let go stays where it was left. When grasped there again, it is carried from the picture it was first
+cut out of rather than from the frame it was left in, so neither the thing nor the ground it covered loses sharpness,
+however often it is moved. Axes: N tracks or places.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from motionstream.carry.thing_motion import source_places
 from motionstream.tracks import Tracks
 
 GRASP_GAP_PX = 12.0
-"""Pixels from one track to the next of a grasp."""
+"""Largest distance in pixels between neighbouring tracks of one grasp."""
 MASK_RIM_PX = 2
-"""Pixels around a thing in which a frame shows some of it."""
+"""Width of the rim around a thing's mask in which a frame still shows some of it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """A thing in a frame: its ``mask`` (H, W) in the picture of this ``key``; its ``tracks``, by id, which began there
-    at ``start`` (N, 2) and are ``now`` (N, 2) in the frame; where the frame has ``shown`` (H, W) it, and of each size
-    the picture ``behind`` it, (3, H, W) and multiples of it, where that is known."""
+    """A thing in a frame.
+
+    ``mask`` (H, W) in the picture of this ``key``; ids of its ``tracks``, their ``start`` (N, 2) in that picture and
+    their positions ``now`` (N, 2) in the frame; ``shown`` (H, W), its mask in the frame; and the picture ``behind`` it
+    in each size, (3, H, W) and multiples, if known.
+    """
 
     key: int
     mask: Tensor
@@ -50,17 +53,18 @@ class Moved:
         now: np.ndarray,
         behind: Sequence[Tensor] | None,
     ) -> Moved:
-        """The same, shown where its tracks are now."""
+        """A thing whose ``shown`` is the mask moved with its tracks."""
         thing = cls(key, mask, tracks, start, now, mask, behind)
         places = grid_places((mask.shape[0], mask.shape[1]), 1, mask.device)
         return replace(thing, shown=_at(mask, thing._origin(places)).view_as(mask))
 
     def below(self, other: Moved) -> Moved:
-        """With another one upon it."""
+        """The same, partly covered by another thing."""
         return replace(self, shown=self.shown * (1 - other.shown))
 
     def at_the_beginning(self, tracks: Tracks) -> Moved:
-        """With its tracks where they are in the first of these frames, as far as they are seen there."""
+        """The same with its tracks at their positions in the first of these frames; tracks not visible there are
+        dropped, unless none is."""
         row = {track: row for row, track in enumerate(tracks.ids.tolist()) if tracks.visible[0, row]}
         kept = [k for k, track in enumerate(self.tracks) if track in row]
         if not kept:
@@ -71,12 +75,12 @@ class Moved:
         )
 
     def origin(self, places: np.ndarray) -> np.ndarray:
-        """Where in its own picture that is which the frame has at the places (N, 2)."""
+        """Map places (N, 2) in the frame to the thing's own picture."""
         return self._origin(torch.from_numpy(places).to(self.mask.device)).cpu().numpy()
 
     def holds(self, places: np.ndarray) -> np.ndarray:
-        """Whether the places (N, 2) are on it, (N,). Its own picture may show what is out of the frame now; where that
-        shows nothing either, what is next to one of its tracks is."""
+        """Whether the places (N, 2) are on it, (N,): inside its mask, or outside of the picture but close to one of its
+        tracks."""
         on_it = _at(self.mask, torch.from_numpy(self.origin(places)).to(self.mask.device)).cpu().numpy() > 0
         outside = ((places < -0.5) | (places > np.array(self.mask.shape[::-1]) - 0.5)).any(axis=-1)
         apart = np.linalg.norm(places[:, None] - self.now, axis=-1).min(axis=1, initial=np.inf)
@@ -89,8 +93,8 @@ class Moved:
 
 
 def whose(things: Sequence[Moved], places: np.ndarray) -> list[np.ndarray]:
-    """Of each thing the rows of the places (N, 2) that take hold of it: those on it, on the later of two, and those on
-    none that belong to the same grasp, if most of that is on things."""
+    """For each thing, the rows of the places (N, 2) that grasp it. A place on two things grasps the later one. If at
+    least half of a grasp (places close together) is on things, its other places go with the nearest of those."""
     owner = np.full(len(places), -1)
     for number, thing in enumerate(things):
         owner[thing.holds(places)] = number
@@ -106,15 +110,15 @@ def whose(things: Sequence[Moved], places: np.ndarray) -> list[np.ndarray]:
 
 
 def uncovered(sizes: Sequence[Tensor], shown: Tensor, behind: Sequence[Tensor]) -> list[Tensor]:
-    """A picture in several sizes, (3, H, W) and multiples of it, without a thing that is ``shown`` (H, W) in it:
-    ``behind`` that is what these have."""
+    """Replace a thing that is ``shown`` (H, W) in a picture by the pictures ``behind`` it; both given in the same
+    sizes, (3, H, W) and multiples."""
     hidden = with_rims(shown[None], MASK_RIM_PX)[None]
     larger = [F.interpolate(hidden, size=picture.shape[-2:], mode="nearest")[0] > 0 for picture in sizes]
     return [torch.where(*each) for each in zip(larger, behind, sizes, strict=True)]
 
 
 def _at(mask: Tensor, places: Tensor) -> Tensor:
-    """A mask (H, W) at places (N, 2), none outside: (N,)."""
+    """Values (N,) of a mask (H, W) at places (N, 2), 0 outside."""
     height, width = mask.shape
     x, y = places.round().long().unbind(-1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)

@@ -1,9 +1,8 @@
-"""Drawing the thing that some points are on: a network's guess, which helps a graph cut of the picture (``things.py``).
+"""A network that predicts the mask of a thing from points on it, as a guess for the graph cut (``things.py``).
 
-It is shown the picture, the points, others that are not on the thing, how far every pixel is from either and how
-different its colour is. It has learnt from rendered pictures (``training/outlining.py``) and may be wrong about
-photographs, so it has a voice and not the last word.
-Axes: N points on the thing, M beside it.
+Its input is the picture, points on the thing and points off it, and for every pixel the distance in space and colour to
+the nearest of each. It is trained on rendered pictures (``training/outlining.py``) and may be wrong about photographs,
+so its guess is refined and can be outvoted. Axes: N points on the thing, M off it.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from torch.nn import functional as F
 from motionstream.carry.unet import UNet
 
 SHOWN = 3 + 2 * 3
-"""Channels: the picture; of points on the thing and beside it, where they are, how far, and how different in colour."""
+"""Channels: the picture; then, for points on the thing and off it each: position, distance, colour difference."""
 FARTHEST, UNLIKEST = 64.0, 2.0
-"""Pixels, and distance of colours in [−1, 1], beyond which it does not matter by how much."""
+"""Distances are clamped to this many pixels, colour differences (of colours in [−1, 1]) to this value."""
 DOT = 1.5
-"""Pixels around a point that stand for it."""
+"""Radius in pixels of the dot that marks a point."""
 
 
 class Outliner(nn.Module):
@@ -32,13 +31,13 @@ class Outliner(nn.Module):
         self.multiple = int(2 ** len(widths))
 
     def forward(self, shown: Tensor) -> Tensor:
-        """What ``show`` makes of pictures, (B, 9, H, W) → the logits (B, H, W) that a pixel is of the thing."""
+        """Channels (B, 9, H, W) from ``show`` → logits (B, H, W) that a pixel belongs to the thing."""
         out: Tensor = F.pixel_shuffle(self.net(F.pixel_unshuffle(shown, 2)).float(), 2)
         return out[:, 0]
 
     @torch.no_grad()
     def draw(self, picture: np.ndarray, on: np.ndarray, off: np.ndarray) -> np.ndarray:
-        """A ``tracks.masks.Draw``, of pictures of any size."""
+        """Implements ``tracks.masks.Draw`` for pictures of any size."""
         device, (height, width) = self.net.inlet.weight.device, picture.shape[:2]
         pixels, *points = (torch.from_numpy(np.array(x, np.float32)).to(device) for x in (picture, on, off))
         shown = show(pixels.permute(2, 0, 1) / 127.5 - 1, *points)
@@ -48,14 +47,14 @@ class Outliner(nn.Module):
 
 
 def show(picture: Tensor, on: Tensor, off: Tensor) -> Tensor:
-    """The channels (9, H, W) that an outliner sees of a picture (3, H, W) and points (N, 2) and (M, 2) in pixels."""
+    """The outliner's input (9, H, W) for a picture (3, H, W) and points on (N, 2) and off (M, 2) a thing, in pixels."""
     smooth = F.avg_pool2d(picture[None], 3, 1, 1, count_include_pad=False)[0]
     return torch.cat([picture, _points(smooth, on), _points(smooth, off)])
 
 
 def _points(smooth: Tensor, points: Tensor) -> Tensor:
-    """Points by where they are, and every pixel by its distance, in the picture and in colour, to the nearest:
-    (3, H, W). Where there are none they are as far as can be."""
+    """Dots at the points, and every pixel's distance in space and in colour to the nearest point: (3, H, W). Without
+    points, both distances have their largest value."""
     height, width = smooth.shape[-2:]
     if len(points) == 0:
         return torch.tensor([0.0, 2.0, UNLIKEST], device=smooth.device)[:, None, None].expand(3, height, width)

@@ -1,14 +1,14 @@
-"""Mixing carried pictures pixel by pixel: which of what was carried there is seen at a pixel, or none of it.
+"""Mixes the candidate pictures pixel by pixel: a network decides which candidate each pixel shows.
 
-Mixing by cells of the latents leaves staircases of 8 pixels and half-transparent doubles. What has to be known is where
-the dragged thing ends, and what it has left behind. So one network *looks* at every source picture and gives every
-pixel a vector, such that pixels of one thing have similar ones; a track's pixel is compared with those that may have
-moved along with it. What that cannot tell a graph cut of the picture can: the masks of ``things.py``, to which a
-network that *outlines* things (``outliner.py``) adds its guess. Another one
-*mixes* the candidates by these likenesses and masks, with a fourth choice for what was hidden and is not any more: the
-colours around what has left, and what it adds to them. All are small U-Nets at half the picture's size.
+Mixing per cell of the latents leaves staircases of 8 pixels and half-transparent doubles. A pixel's choice depends on
+where the dragged thing ends and on the ground it has uncovered. So one network, ``look``, gives every pixel of the
+source pictures a feature vector, similar for pixels of one thing, and a track's pixel is compared with those that may
+have moved along. The masks of ``things.py``, to which another network (``outliner.py``) contributes, give the outlines
+that this comparison misses. A further network, ``mix``, weighs the candidates by these likenesses and masks, with a
+fourth choice for uncovered ground: the colours around the thing that has left, plus a correction. All are small U-Nets
+at half the picture's size.
 
-It is trained by itself, on pictures whose truth is known (``training/mixer.py``), and frozen in every other stage.
+The mixer is trained separately, on pictures with known truth (``training/mixer.py``), and frozen in all other stages.
 Legend: B batch, K sources, T frames, N tracks, h w half the picture's height and width.
 """
 
@@ -32,28 +32,28 @@ CANDIDATES = 3
 CHOICES = CANDIDATES + 1
 DESCRIBED = 4
 SURROUNDINGS = 3 + 1
-BELONGS = 2  # what is known of a relation: whether a pixel is of the thing, and whether that is known
+BELONGS = 2  # channels per relation: whether a pixel belongs to the thing, and whether that is known
 UNLIKELY = -3.0
-"""Logit with which the fourth choice begins."""
+"""Initial logit of the fourth choice."""
 TRUST = 10.0
-"""What masks count for, times what is learnt: weights of the size of others would be long in coming there."""
+"""Constant factor of the learned weights of the masks: at the usual scale of weights they would take long to learn."""
 SURE = 8.0
-"""Logit beyond which the network may not be sure of a choice. It has been seen to be by 25, in a night sky unlike all
-that it was trained on, and masks have to be heard there, too."""
+"""The network's own logits are clamped to this magnitude, so that masks can outvote it. On a night sky unlike its
+training data it reached 25."""
 LEFT = 2.0
-"""Pixels of its track's way that a thing has to go before it has left its place."""
+"""Displacement scale in pixels over which a thing counts as having left its place."""
 
 
 @dataclass(frozen=True)
 class Mixed(Mixture):
-    """``alike`` (B, 3, T, h, w): by relation (near, far, home) the logit that a pixel's content belongs to the track's
-    thing."""
+    """``alike`` (B, 3, T, h, w): for each relation (near, far, home), the logit that a pixel's content belongs to the
+    track's thing."""
 
     alike: Tensor
 
 
 class PixelMixer(nn.Module):
-    """See the module's docstring. ``forward`` is a ``carry.Mixer``.
+    """See the module's docstring. ``forward`` implements ``candidates.Mixer``.
 
     Args:
         grid: pixels between look-up places, even.
@@ -65,7 +65,7 @@ class PixelMixer(nn.Module):
         self.config, self.grid = config, grid
         self.look = UNet(3 * 4, config.look_widths, config.features, kernel=3)
         self.alike = nn.Linear(config.heads + DESCRIBED, 1)
-        nn.init.zeros_(self.alike.weight[:, -2:])  # how far a thing has gone does not tell what belongs to it
+        nn.init.zeros_(self.alike.weight[:, -2:])  # a track's displacement says nothing about what belongs to it
         told = CANDIDATES * (config.heads + DESCRIBED + 1)
         self.mix = UNet(
             3 * 4 * CANDIDATES + CANDIDATES + told + SURROUNDINGS + BELONGS * CANDIDATES,
@@ -74,7 +74,7 @@ class PixelMixer(nn.Module):
         )
         self.trust = nn.Conv2d(BELONGS * CANDIDATES + 1, CHOICES, 1, bias=False)
         nn.init.zeros_(self.trust.weight)
-        with torch.no_grad():  # what belongs goes along, and is gone from where it was
+        with torch.no_grad():  # pixels of the thing move along, and are gone from where they were
             self.trust.weight[0, 0] = self.trust.weight[1, 2] = self.trust.weight[3, -1] = 0.3
             self.trust.weight[2, -1] = -0.3
         nn.init.zeros_(self.mix.outlet.weight)
@@ -84,23 +84,23 @@ class PixelMixer(nn.Module):
         self.outliner = Outliner(config.outline_widths) if config.outline_widths else None
 
     def forward(self, candidates: Tensor, relations: Relations, source: CarrySource) -> Mixture:
-        """The mixed picture, and of what it is mixed. Where nothing moves, nobody has to be asked."""
+        """Mix the candidates; without running a network if nothing moves."""
         if source.start.shape[1] == 0 or _all_rests(relations, source):
             return self._untouched(candidates)
         return self.mix_all(candidates, relations, source)
 
     def see(self, pictures: Tensor) -> Tensor:
-        """What the mixer has to know of source pictures (B, K, 3, H, W), whatever moves: (B, K, C, h, w)."""
+        """Features (B, K, C, h, w) of source pictures (B, K, 3, H, W), independent of the tracks."""
         seen: Tensor = self.look(F.pixel_unshuffle(pictures.flatten(0, 1), 2)).float()
         return seen.unflatten(0, pictures.shape[:2])
 
     @property
     def draw(self) -> Draw | None:
-        """How to draw what points are on, where there is somebody who can."""
+        """The outliner's ``draw``, None without an outliner."""
         return None if self.outliner is None else self.outliner.draw
 
     def _untouched(self, candidates: Tensor) -> Mixture:
-        """What ``forward`` makes of no motion at all: the static picture, and nothing else."""
+        """The result without any motion: the static picture alone."""
         static = candidates[:, 2]
         batch, _, frames, height, width = static.shape
         weights = static.new_zeros(batch, CHOICES, frames, height, width)
@@ -108,7 +108,7 @@ class PixelMixer(nn.Module):
         return Mixture(static, weights, torch.zeros_like(static))
 
     def mix_all(self, candidates: Tensor, relations: Relations, source: CarrySource) -> Mixed:
-        """Candidates (B, 3, 3, T, H, W) as ``carry.warp_all`` makes them."""
+        """Mix candidates (B, 3, 3, T, H, W) from ``candidates.warp_all``."""
         batch, frames = candidates.shape[0], candidates.shape[3]
         told, alike, belongs = self._compare(relations, source)
         coarse = F.avg_pool2d(belongs, 2)
@@ -123,11 +123,11 @@ class PixelMixer(nn.Module):
         near, far, static, other = (
             TRUST * self.trust(torch.cat([belongs, gone * belongs[:, -1:]], dim=1)).float()
         ).split(1, dim=1)
-        # where no track moves otherwise, the second candidate is the static one, and what is known of that holds
+        # without a far track the second candidate equals the static one, so the mask's verdict on that applies
         alone = _to_pixels(relations.far.distance >= FAR, flat.shape[-2:], self.grid).flatten(0, 1)[:, None]
         known = torch.cat([near, torch.where(alone, static, far), static, other], dim=1)
         logits = F.pixel_shuffle(out[:, : 4 * CHOICES], 2).clamp(-SURE, SURE) + known
-        # where nothing is carried, what is there stays there, exactly
+        # without a near or home track only the static candidate is allowed, so it is reproduced exactly
         nothing = (relations.near.distance >= FAR) & (relations.home.distance >= FAR)
         nothing = _to_pixels(nothing, flat.shape[-2:], self.grid).flatten(0, 1)[:, None]
         moved = torch.tensor([True, True, False, True], device=logits.device)[:, None, None]
@@ -141,8 +141,8 @@ class PixelMixer(nn.Module):
         return Mixed(whole(pictures), whole(weights), whole(fill), whole(alike))
 
     def _compare(self, relations: Relations, source: CarrySource) -> tuple[Tensor, Tensor, Tensor]:
-        """What the mixing part is told of the relations, (B T, channels, h, w), the logits (B T, 3, h, w), and for each
-        relation what ``_belongs``, (B T, 6, H, W)."""
+        """Inputs of ``mix`` from the relations, (B T, channels, h, w); logits (B T, 3, h, w); and the result of
+        ``_belongs`` for each relation, (B T, 6, H, W)."""
         seen = self.see(source.pictures) if source.seen is None else source.seen
         starts, size = self._at_starts(seen, source), source.pictures.shape[-2:]
         told, alike, belongs = [], [], []
@@ -160,9 +160,9 @@ class PixelMixer(nn.Module):
         return torch.cat(told, dim=1), torch.cat(alike, dim=1), torch.cat(belongs, dim=1)
 
     def _belongs(self, things: Tensor | None, source: CarrySource, chosen: Chosen, points: Tensor | None) -> Tensor:
-        """Whether what is here belongs to the thing of the chosen track, (B T, 2, H, W): from −1 to 1, 0 where it is
-        not known, and whether it is. ``things`` (B, K, M, H, W): the masks; ``points``: where to sample them, as of
-        ``sampling_points``, or the static pictures'."""
+        """Whether each pixel belongs to the chosen track's thing, (B T, 2, H, W): a value from −1 to 1, 0 if unknown,
+        and whether it is known. ``things`` (B, K, M, H, W): the masks; ``points``: where to sample them, from
+        ``sampling_points``, or None for the static pictures' masks in place."""
         (batch, frames), size = source.static.shape, source.pictures.shape[-2:]
         if things is None or source.thing is None or source.thing.shape[2] == 0:
             return torch.zeros(batch * frames, BELONGS, *size, device=chosen.track.device)
@@ -177,16 +177,16 @@ class PixelMixer(nn.Module):
         return torch.cat([(2 * value - 1) * known, known], dim=1).transpose(1, 2).flatten(0, 1)
 
     def _gone(self, home: Chosen, alike: Tensor, belongs: Tensor, size: torch.Size) -> Tensor:
-        """How surely what the static picture has at a pixel is a thing that has left (B T, 1, H, W), between 0 and 1;
-        ``alike`` (B T, 1, h, w): that it is of the thing whose track began nearest; ``belongs``: what is known."""
+        """Probability (B T, 1, H, W) that a pixel of the static picture belongs to a thing that has left; ``alike``
+        (B T, 1, h, w): logit that it belongs to the thing of the home track; ``belongs``: the masks' verdict."""
         left = 1 - torch.exp(-home.move.square().sum(dim=-1) / (2 * LEFT**2))
         value, known = belongs.split(1, dim=1)
         told = torch.where(known > 0, (value + 1) / 2, torch.sigmoid(_doubled(alike)))
         return told * _to_pixels(left, size, self.grid).flatten(0, 1)[:, None]
 
     def _behind(self, static: Tensor, away: Tensor, known: Tensor, source: CarrySource) -> Tensor:
-        """What may have been hidden by what is ``away`` (B T, 1, h, w) from the static picture (B T, 3, H, W): what is
-        around it, or, where that is ``known`` (B T, 1, H, W) by a mask, the picture healed."""
+        """The ground that a thing, gone with probability ``away`` (B T, 1, h, w), uncovers in the static picture
+        (B T, 3, H, W): its surroundings, or where a mask says so, ``known`` (B T, 1, H, W), the healed picture."""
         around = _doubled(surroundings(F.avg_pool2d(static, 2), away))
         if source.healed is None:
             return around
@@ -194,7 +194,7 @@ class PixelMixer(nn.Module):
         return torch.lerp(around, healed, known)
 
     def _at_starts(self, seen: Tensor, source: CarrySource) -> Tensor:
-        """What was seen where each track begins: (B, N, C)."""
+        """Features (B, N, C) at each track's start."""
         sources, height, width = source.pictures.shape[1], *source.pictures.shape[-2:]
         x = source.start[..., 0].clamp(0, width - 1)
         y = source.start[..., 1].clamp(0, height - 1) + source.index * height
@@ -202,7 +202,8 @@ class PixelMixer(nn.Module):
         return warp(seen, points[:, None, None])[:, :, 0, 0].transpose(1, 2)
 
     def _likeness(self, here: Tensor, starts: Tensor, chosen: Chosen, size: torch.Size) -> Tensor:
-        """Products (B T, heads, h, w) of what is ``here`` (B T, C, h, w) and where the chosen tracks begin."""
+        """Dot products per head (B T, heads, h, w) of the features ``here`` (B T, C, h, w) with those at the chosen
+        tracks' starts."""
         heads = self.config.heads
         if starts.shape[1] == 0:
             return here.new_zeros(here.shape[0], heads, *here.shape[2:])
@@ -227,16 +228,17 @@ def _all_rests(relations: Relations, source: CarrySource) -> bool:
 
 
 def _of_thing(things: Tensor, points: Tensor, picture: Tensor, row: Tensor) -> Tensor:
-    """Masks (B, K, M, H, W) sampled at ``points`` (B, T, H, W, 2) of ``sampling_points``, each pixel its own: of its
-    ``picture`` and ``row``, both (B, T, H, W). (B, 1, T, H, W). (One channel is sampled, not M.)"""
+    """Sample masks (B, K, M, H, W) at ``points`` (B, T, H, W, 2) from ``sampling_points``, each pixel from the mask of
+    its ``picture`` and ``row``, both (B, T, H, W): (B, 1, T, H, W). Masks are stacked, so that one channel is sampled
+    instead of M."""
     sources, rows = things.shape[1:3]
     x, y = points.unbind(-1)
-    y = (y + 1) / 2 * sources + picture * (rows - 1) + row  # in pictures, of all that are stacked
+    y = (y + 1) / 2 * sources + picture * (rows - 1) + row  # in heights of one picture, within the stack
     return warp(things.flatten(1, 2)[:, :, None], torch.stack([x, 2 * y / (sources * rows) - 1], dim=-1))
 
 
 def _without_border(masks: Tensor) -> Tensor:
-    """Nothing is known to come from outside of a picture, where sampling repeats its border."""
+    """Clear the masks' border pixels: sampling repeats the border outside of a picture, where there is no thing."""
     return F.pad(masks[..., 1:-1, 1:-1], (1, 1, 1, 1))
 
 
@@ -245,8 +247,8 @@ def _doubled(maps: Tensor) -> Tensor:
 
 
 def _halved(points: Tensor) -> Tensor:
-    """Sampling points of every second pixel's corner: (B, T, H, W, 2) → (B, T, h, w, 2). Two pixels of a pair are of
-    one look-up place, so that their mean is what lies between them."""
+    """Average sampling points over 2×2 pixels: (B, T, H, W, 2) → (B, T, h, w, 2). The four share a look-up place, so
+    their mean is the point between them."""
     flat = points.flatten(0, 1).permute(0, 3, 1, 2)
     return F.avg_pool2d(flat, 2).permute(0, 2, 3, 1).unflatten(0, points.shape[:2])
 

@@ -1,4 +1,4 @@
-"""How far carried content may be off: a Gaussian prior of the latents, whose mean is the carried picture's.
+"""A Gaussian prior of the clean latents: its mean is the carried picture's latents, its deviation is predicted.
 
 Legend: B batch, T frames, G grid places, C latent channels, F latent frames.
 """
@@ -17,7 +17,7 @@ from motionstream.config import CARRY_CANDIDATES, CARRY_FEATURES, CarryConfig
 
 @dataclass(frozen=True)
 class Prior:
-    """A Gaussian guess of the clean latents, both (B, C, F, h, w)."""
+    """Mean and standard deviation of the clean latents, both (B, C, F, h, w)."""
 
     mean: Tensor
     std: Tensor
@@ -26,12 +26,12 @@ class Prior:
         return Prior(self.mean.detach(), self.std.detach())
 
     def negative_log_likelihood(self, x0: Tensor) -> Tensor:
-        """Per element, up to a constant; what the prior is trained by."""
+        """Per element, up to a constant; the prior's training loss."""
         return 0.5 * ((x0 - self.mean) / self.std) ** 2 + self.std.log()
 
 
 class CarryPrior(nn.Module):
-    """How far the carried candidate may be off, per cell and channel. Works frame by frame: nothing to remember."""
+    """Predicts the carried candidate's standard deviation per cell and channel. Frame by frame, so without state."""
 
     def __init__(self, config: CarryConfig, latent_channels: int, *, spatial: int, temporal: int) -> None:
         super().__init__()

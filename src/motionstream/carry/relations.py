@@ -1,10 +1,10 @@
-"""Which track the content of a place follows (``relate``): what ``candidates.py`` then moves along with it.
+"""Chooses the tracks that the content of each place follows (``relate``), for ``candidates.py`` to warp.
 
-Of every look-up place three are told: the *near*est visible track, the nearest that moves otherwise (*far*), and the
-one that began nearest (*home*), which may have taken away what was here. Where it is known what tracks are on
-(``things.py``), the masks tell first: a place that shows a thing follows that thing, whichever track is nearest, and
-all of a thing moves by one smooth field (``thing_motion.py``). Legend: B batch, K sources, T frames, N tracks, G places
-of the look-up grid.
+Every look-up place gets three tracks: the nearest visible one (*near*), the nearest that moves differently (*far*), and
+the one that began nearest (*home*), which may have taken away what was here. If the things under the tracks are known
+(``things.py``), their masks take precedence: a place that shows a thing follows that thing, whichever track is nearest,
+and all of a thing moves by one smooth field (``thing_motion.py``). Legend: B batch, K sources, T frames, N tracks,
+G places of the look-up grid, M things.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ from torch.nn import functional as F
 
 from motionstream.carry.thing_motion import source_places, squares
 
-FAR = 1e6
+FAR = 1e6  # distance in pixels that stands for "no track"
 TURN_REACH_PX = 24.0
-"""Pixels within which tracks tell how the content around one of them turns and grows."""
+"""Distance in pixels at which the weight of a neighbouring track, from which rotation and scale are estimated, has
+fallen to exp(−2)."""
 TURN_STIFFNESS_PX2 = 20.0
-"""Squared pixels of evidence for no turn at all: a track alone, or two close ones, just move what is there."""
+"""Regularization towards no rotation and scale 1, in squared pixels: single tracks and close pairs only shift."""
 AS_NEAR = 0.1
-"""Pixels by which two things' tracks have to differ for the nearer one to count; else it is what was found later: one
-point may be grasped twice."""
+"""If two things' tracks are equally near within this many pixels, the thing found later wins: one point may be grasped
+twice."""
 HAIR = 1e-3
-"""Pixels by which what lies between two is nearer to one, that rounding may not decide."""
+"""Offset in pixels that keeps rounding errors from deciding between two equally near pixels."""
 TURN_STRAIN = 0.6
-"""Two tracks move together if their distance changes by less than this share of it, and a pixel."""
+"""Two tracks move together if their offset changes by less than this share of their distance plus one pixel."""
 
 
 @dataclass(frozen=True)
 class CarrySource:
-    """Where content comes from.
+    """The pictures that content comes from, and the tracks' beginnings in them.
 
-    ``pictures`` (B, K, 3, H, W) in [−1, 1]; ``index`` (B, N) the picture each track begins in; ``start`` (B, N, 2)
-    its place there in pixels; ``static`` (B, T) the picture that unspecified content is left in, frame by frame, and
-    ``since`` (B, N, 2) the tracks' places in that one, which are their starts where it is not given.
-    ``seen`` (B, K, C, h, w): what a pixel mixer's ``see`` makes of the pictures, where it is known already. ``fine``
-    (B, K, 3, sH, sW): the same pictures s times as large, where they are to be carried, too. ``things``
-    (B, K, M, H, W): masks of what tracks are on, and of which, ``thing`` (B, T, N), −1 where that is not known;
-    ``healed``: the pictures without them, and ``fine_healed`` the fine ones. All or none, see ``things.py``.
+    ``pictures`` (B, K, 3, H, W) in [−1, 1]; ``index`` (B, N): the picture each track begins in; ``start`` (B, N, 2):
+    its position there in pixels; ``static`` (B, T): the picture that content without a track is taken from, frame by
+    frame; ``since`` (B, N, 2): the tracks' positions in the static picture, by default their starts. ``seen``
+    (B, K, C, h, w): a pixel mixer's ``see`` of the pictures, if already computed. ``fine`` (B, K, 3, sH, sW): the same
+    pictures s times as large, if these are to be carried too. ``things`` (B, K, M, H, W): masks of the things under
+    the tracks; ``thing`` (B, T, N): each track's row among them, −1 if unknown; ``healed``: the pictures with the
+    things removed, and ``fine_healed`` the same for the fine ones. All of the last four or none, see ``things.py``.
     """
 
     pictures: Tensor
@@ -58,11 +59,11 @@ class CarrySource:
     since: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> CarrySource:
-        """The same with all of its tensors changed."""
+        """Apply ``change`` to all tensors."""
         return replace(self, **{name: change(x) for name, x in vars(self).items() if x is not None})
 
     def without_tracks(self) -> CarrySource:
-        """The same pictures for no tracks at all."""
+        """The same pictures with N = 0."""
         thing = None if self.thing is None else self.thing[:, :, :0]
         since = None if self.since is None else self.since[:, :0]
         return replace(self, index=self.index[:, :0], start=self.start[:, :0], thing=thing, since=since)
@@ -70,10 +71,13 @@ class CarrySource:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A track for every look-up place: its ``move`` (B, T, G, 2) in pixels since it began, its ``position``
-    (B, T, G, 2) now, how the content around it has ``turned`` (B, T, G, 2), see ``turns``, the ``picture`` (B, T, G) it
-    began in, its ``distance`` (B, T, G) in pixels, at least ``FAR`` where there is none, and its row ``track``
-    (B, T, G). Where there is none it is the static picture, unmoved, and row 0."""
+    """One track for every look-up place.
+
+    ``move`` (B, T, G, 2): pixels since it began; ``position`` (B, T, G, 2) now; ``turned`` (B, T, G, 2): rotation and
+    scale of the content around it, see ``turns``; ``picture`` (B, T, G) it began in; ``distance`` (B, T, G) from the
+    place in pixels; ``track`` (B, T, G), its row. Without a track: distance at least ``FAR``, the static picture,
+    unmoved, row 0.
+    """
 
     move: Tensor
     position: Tensor
@@ -88,16 +92,16 @@ class Chosen:
 
 
 def describe(distance: Tensor, move: Tensor) -> Tensor:
-    """Features (…, 4) of a track at ``distance`` (…) that has gone ``move`` (…, 2), in pixels: closeness at two scales,
-    displacement."""
+    """Features (…, 4) of a track at ``distance`` (…) that has moved by ``move`` (…, 2), in pixels: closeness at two
+    scales, displacement."""
     near = torch.stack([torch.exp(-distance / 8), torch.exp(-distance / 32)], dim=-1)
     return torch.cat([near, move / 16], dim=-1)
 
 
 @dataclass(frozen=True)
 class Relations:
-    """Of every look-up place: the *near*est track, the nearest that moves otherwise (*far*), and the one that began
-    nearest (*home*), which may have taken away what was here, and has gone from there by its move."""
+    """The tracks of every look-up place: the nearest (*near*), the nearest that moves differently (*far*), and the one
+    that began nearest (*home*), whose move is measured from its position in the static picture."""
 
     near: Chosen
     far: Chosen
@@ -112,7 +116,7 @@ def grid_places(size: tuple[int, int], grid: int, device: torch.device) -> Tenso
 
 
 def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int) -> Relations:
-    """Choose the tracks of every look-up place; arguments as of ``carry``."""
+    """Choose the tracks of every look-up place; arguments as in ``candidates.carry``."""
     size = (source.pictures.shape[-2], source.pictures.shape[-1])
     places = grid_places(size, grid, positions.device)
     if positions.shape[2] == 0:
@@ -127,7 +131,7 @@ def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int
         there = [places - field.move for field in fields]
         near = _claimed(near, fields, _owner(near, fields, source.things, source, there))
         left = [tracks.left(on_it) for on_it in on]
-        wider = with_rims(source.things, 1 + grid // 2)  # in all of a look-up place, wherever its middle is
+        wider = with_rims(source.things, 1 + grid // 2)  # to claim every look-up place that the mask overlaps
         home = _claimed(home, left, _owner(home, left, wider, source, [places] * len(left)))
         mine = thing_of(near, source)[..., None]
         otherwise = otherwise & ((source.thing[:, :, None] != mine) | (mine < 0))
@@ -137,10 +141,12 @@ def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int
 
 @dataclass(frozen=True)
 class _TrackChoices:
-    """What there is to choose from at the ``places`` (G, 2). Of every track: the picture's ``index`` (B, N) it began in
-    and its ``start`` (B, N, 2) there; its ``position`` (B, T, N, 2), ``move`` since it began, and how it has
-    ``turned``, where it is seen; ``gone``, its move since it was at its ``home`` (B, N, 2) in the static picture,
-    wherever it is. ``static`` (B, T) as of the source."""
+    """The tracks to choose from at the ``places`` (G, 2), in ``cells`` rows and columns.
+
+    For each track: ``index`` (B, N) of the picture it began in and its ``start`` (B, N, 2) there; ``position``
+    (B, T, N, 2), ``move`` since it began and ``turned`` (see ``turns``), valid while visible; ``gone`` (B, T, N, 2),
+    its move from its ``home`` (B, N, 2) in the static picture, visible or not. ``static`` (B, T): see ``CarrySource``.
+    """
 
     places: Tensor
     cells: tuple[int, int]
@@ -166,7 +172,8 @@ class _TrackChoices:
         return cls(places, cells, source.static, source.index, source.start, home, position, move, turned, gone)
 
     def nearest(self, counts: Tensor, *, then: bool = False) -> Chosen:
-        """Of those that count, (B, T, N) or for every place (B, T, G, N), the nearest now, or in the static picture."""
+        """The nearest of the tracks that count, (B, T, N) or per place (B, T, G, N): by their position now, or with
+        ``then`` by their home in the static picture."""
         where = self.home[:, None].expand_as(self.position) if then else self.position
         if counts.ndim == 4:
             square = torch.where(counts, squares(self.places, where), FAR**2)
@@ -182,7 +189,7 @@ class _TrackChoices:
         return Chosen(move, _pick(self.position, best), turned, picture, distance.sqrt(), best)
 
     def field(self, on_it: Tensor) -> Chosen:
-        """How all of a thing moves, told by the tracks (B, T, N) on it; as far as the nearest of them."""
+        """The motion of a whole thing from the tracks on it (B, T, N); its distance is that of the nearest of them."""
         some, on_it, rows = self._some(on_it)
         near = some.nearest(on_it)
         there = source_places(some.places, some.position, some.start, on_it)
@@ -190,7 +197,8 @@ class _TrackChoices:
         return self._everywhere(move, near.picture, near.distance, _pick(rows, near.track))
 
     def left(self, on_it: Tensor) -> Chosen:
-        """Where a thing was: a thing that is hidden, or has left the picture, is not there any more, either."""
+        """The motion of a thing away from its place in the static picture. Tracks count whether visible or not: a
+        thing that is hidden or has left the picture is gone from there, too."""
         some, on_it, rows = self._some(on_it)
         home = some.nearest(on_it, then=True)
         move = torch.where((home.distance < FAR)[..., None], _pick(some.gone, home.track), 0.0)
@@ -198,23 +206,23 @@ class _TrackChoices:
         return self._everywhere(move, static, home.distance, _pick(rows, home.track))
 
     def _everywhere(self, move: Tensor, picture: Tensor, distance: Tensor, track: Tensor) -> Chosen:
-        """What is known at every other place, at all of them."""
+        """Values at every other place → a choice at all places."""
         smooth = _doubled(torch.cat([move, distance[..., None]], dim=-1), self.cells, "bilinear")
         picture, track = (
             _doubled(torch.stack([picture, track], dim=-1).float(), self.cells, "nearest").long().unbind(-1)
         )
         move, distance = smooth[..., :2], smooth[..., 2]
-        distance = torch.where(distance < 0.9 * FAR, distance, FAR)  # nothing there is not to come nearer by rounding
+        distance = torch.where(distance < 0.9 * FAR, distance, FAR)  # rounding must not turn "no track" into one
         return Chosen(move, self.places.expand_as(move), _unturned(move), picture, distance, track)
 
     def differ(self, chosen: Chosen) -> Tensor:
-        """Which tracks have moved otherwise than the chosen ones since the static picture, by more than a pixel:
+        """Which tracks' moves since the static picture differ from the chosen ones' by more than a pixel:
         (B, T, G, N)."""
         return squares(_pick(self.gone, chosen.track), self.gone) > 1
 
     def _some(self, counts: Tensor) -> tuple[_TrackChoices, Tensor, Tensor]:
-        """Only those that count (B, T, N) at any time, and a few more where clips have different numbers of them, at
-        every other place: the tracks, which of them count, and their rows (B, T, n)."""
+        """The tracks that count (B, T, N) in any frame, padded with others where clips have fewer, to be chosen from at
+        every other place: these tracks, which of them count and their rows, both (B, T, n)."""
         ever = counts.any(dim=1)
         rows = ever.int().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(ever.sum(dim=1).max()))]
         timed = rows[:, None].expand(-1, counts.shape[1], -1)
@@ -233,23 +241,23 @@ class _TrackChoices:
 
 
 def with_rims(things: Tensor, pixels: int = 1) -> Tensor:
-    """Masks (B, K, M, H, W), so many pixels wider: the rim of what has left is not left behind."""
+    """Dilate masks (B, K, M, H, W) by so many pixels, so that the rim of a thing does not stay behind."""
     for _ in range(pixels):
         things = spread(things)
     return things
 
 
 def spread(maps: Tensor) -> Tensor:
-    """The largest number of every pixel (…, H, W) and those around it. (A pooling takes ten times as long.)"""
+    """Maximum over 3×3 pixels of maps (…, H, W); ten times as fast as max pooling."""
     maps = F.pad(maps, (1, 1, 1, 1), value=-torch.inf)
     maps = torch.maximum(torch.maximum(maps[..., :-2, :], maps[..., 1:-1, :]), maps[..., 2:, :])
     return torch.maximum(torch.maximum(maps[..., :-2], maps[..., 1:-1]), maps[..., 2:])
 
 
 def _owner(plain: Chosen, things: list[Chosen], masks: Tensor, source: CarrySource, there: list[Tensor]) -> Tensor:
-    """The thing (B, T, G) whose mask, (B, K, M, H, W), says that a place shows it, or where none does and the plain
-    choice is on a thing, any. Of two the one whose track is nearer, or was found later. ``there``: where in its picture
-    each thing had what it would show, (…, 2)."""
+    """The thing (B, T, G) that owns each place, or −1: the one whose mask (B, K, M, H, W) covers the place, or, if none
+    does but the plain choice is on a thing, the nearest one. Of two things the one with the nearer track wins, at equal
+    distance the one found later. ``there``: every place mapped to each thing's picture, (…, 2)."""
     on_a_thing = thing_of(plain, source) >= 0
     claimed = torch.full_like(plain.track, -1)
     nearest, first, second = claimed, torch.full_like(plain.distance, FAR), torch.full_like(plain.distance, FAR)
@@ -261,13 +269,13 @@ def _owner(plain: Chosen, things: list[Chosen], masks: Tensor, source: CarrySour
 
 
 def _nearer(owner: Tensor, best: Tensor, number: int, thing: Chosen, may: Tensor) -> tuple[Tensor, Tensor]:
-    """The owner (B, T, G) and its ``best`` distance, with one more thing where it ``may``."""
+    """Update the owner (B, T, G) and its ``best`` distance by one more thing, where it ``may`` own the place."""
     takes = may & (thing.distance < torch.where(best < FAR, best + AS_NEAR, FAR))
     return torch.where(takes, number, owner), torch.where(takes, thing.distance, best)
 
 
 def _claimed(plain: Chosen, things: list[Chosen], owner: Tensor) -> Chosen:
-    """Each place's choice among the things', or the plain one where the ``owner`` (B, T, G) is none of them."""
+    """Each place's choice: that of the thing that is its ``owner`` (B, T, G), else the plain one."""
     for number, thing in enumerate(things):
         mine = owner == number
         plain = Chosen(
@@ -280,28 +288,28 @@ def _claimed(plain: Chosen, things: list[Chosen], owner: Tensor) -> Chosen:
 
 
 def thing_of(chosen: Chosen, source: CarrySource) -> Tensor:
-    """What the chosen tracks are on (B, T, G), −1 where that is not known or there is none."""
+    """The thing (B, T, G) under each chosen track, −1 if unknown or without a track."""
     if source.thing is None:
         return torch.full_like(chosen.track, -1)
     return torch.where(chosen.distance < FAR, source.thing.gather(2, chosen.track), -1)
 
 
 def _mask_at(masks: Tensor, picture: Tensor, places: Tensor) -> Tensor:
-    """Masks (B, K, H, W) at places (B, T, G, 2) of pictures (B, T, G): (B, T, G). Nothing is outside."""
+    """Values (B, T, G) of masks (B, K, H, W) at places (B, T, G, 2) of pictures (B, T, G); 0 outside."""
     height, width = masks.shape[-2:]
-    x, y = (places + 0.5 + HAIR).floor().long().unbind(-1)  # tracks often move by whole pixels, to a border
+    x, y = (places + 0.5 + HAIR).floor().long().unbind(-1)  # whole-pixel moves often end on a border between pixels
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     rows = torch.arange(len(masks), device=masks.device)[:, None, None]
     return torch.where(inside, masks[rows, picture, y.clamp(0, height - 1), x.clamp(0, width - 1)], 0.0)
 
 
 def _every_other(places: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Of places (G, 2), rows and columns of ``cells``: the middles of four, (G/4, 2)."""
+    """Centres (G/4, 2) of each 2×2 places of a grid (G, 2) with ``cells`` rows and columns."""
     return F.avg_pool2d(places.T.unflatten(1, cells)[None], 2)[0].flatten(1).T
 
 
 def _doubled(values: Tensor, cells: tuple[int, int], mode: str) -> Tensor:
-    """Values (B, T, G/4, C) of the middles of four → (B, T, G, C) of each."""
+    """Upsample values (B, T, G/4, C), one per 2×2 places, to (B, T, G, C)."""
     maps = values.permute(0, 1, 3, 2).unflatten(3, (cells[0] // 2, cells[1] // 2)).flatten(0, 1)
     return F.interpolate(maps, scale_factor=2, mode=mode).flatten(2).mT.unflatten(0, values.shape[:2])
 
@@ -313,20 +321,20 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _nothing(static: Tensor) -> Chosen:
-    """No track at all: the static picture (B, T, G)."""
+    """The choice without any track: the static picture (B, T, G)."""
     still = torch.zeros(*static.shape, 2, device=static.device)
     none = torch.full(static.shape, FAR, device=static.device)
     return Chosen(still, still, _unturned(still), static, none, torch.zeros_like(static))
 
 
 def turns(positions: Tensor, visible: Tensor, source: CarrySource) -> Tensor:
-    """How the content around each track has turned and grown since it began, told by the tracks that move along.
+    """Rotation and scale of the content around each track since it began, from the neighbours that move with it.
 
-    A least-squares similarity around every track, fitted twice: tracks that contradict the first fit count less.
+    A least-squares similarity around every track, fitted twice: tracks that contradict the first fit weigh less.
 
     Returns:
         (B, T, N, 2): real and imaginary part of the complex number by which an offset from the track now is multiplied
-        to give the offset from its start in the source; (1, 0) for no turn.
+        to give the offset from its start in the source; (1, 0) for no change.
     """
     start = torch.where(visible[..., None], source.start[:, None], 0.0)
     now, then = (x[:, :, None] - x[:, :, :, None] for x in (positions, start))  # [n, j] = x_j − x_n
@@ -342,7 +350,7 @@ def turns(positions: Tensor, visible: Tensor, source: CarrySource) -> Tensor:
 
 
 def _fit(weight: Tensor, now: Tensor, then: Tensor) -> Tensor:
-    """The complex factors (B, T, N, 2) that take offsets ``now`` (B, T, N, N, 2) to ``then``, drawn towards 1."""
+    """The complex factors (B, T, N, 2) that map offsets ``now`` (B, T, N, N, 2) to ``then``, regularized towards 1."""
     real = (weight * (then * now).sum(-1)).sum(-1)
     imaginary = (weight * (then[..., 1] * now[..., 0] - then[..., 0] * now[..., 1])).sum(-1)
     return torch.stack([real + TURN_STIFFNESS_PX2, imaginary], dim=-1) / (

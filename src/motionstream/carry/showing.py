@@ -1,9 +1,9 @@
-"""How latents that were generated around a carried picture become frames.
+"""Decodes latents that were generated around a carried picture.
 
-The carried picture itself is decoded exactly: what the linear code has lost of it, its ``detail``, is put back. To it
-is added what the transformer changed, decoded by the linear code alone and then made fit to look at: spread smoothly
-over places where the carried picture is a guess (``as_around``), brought in over half a second (``slowly``), and
-without the steps between cells and what is no more than noise (``without_steps``).
+The carried picture is decoded exactly: its ``detail``, which the linear code loses, is added back. The transformer's
+change is decoded by the linear code alone, filtered, and added: taken from the surroundings where the carried picture
+is unsure (``as_around``), smoothed over half a second (``slowly``), and cleared of steps between cells and of noise
+(``without_steps``).
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from motionstream.autoencoder.linear import GROUP, PATCH, LinearAutoencoder, fro
 from motionstream.carry.filling import surroundings
 
 KEPT = 0.005
-"""Weight of an unsure cell against a sure one in the average that unsure cells are given. Where all are unsure it has
-no effect."""
+"""Weight of an unsure cell relative to a sure one in the average over the surroundings. It matters only where no cell
+is sure: the average is then of the unsure ones."""
 SLOW = 12.0
-"""Time constant, in frames, of the exponential smoothing of what the transformer adds."""
+"""Time constant, in frames, of the exponential smoothing of the transformer's change."""
 NOISE = 4 / 127.5
-"""What the transformer adds is drawn towards zero by four levels of 255: so much of it is noise, and what nobody
-touches stays as it is."""
+"""The transformer's change is shrunk towards zero by four levels of 255, about its noise, so that untouched pixels stay
+as they are."""
 
 
 @dataclass(frozen=True)
 class CarriedPicture:
     """The carried picture of some latent frames, as decoding needs it: its latents ``around`` (B, C, F, h, w);
-    ``unsure`` (B, 1, F, h, w), 1 where it may be far off; what the linear code has lost of it, ``detail``, blocks
-    (B, 768, F, h, w), None where nothing will be decoded."""
+    ``unsure`` (B, 1, F, h, w), 1 where it may be far off, else 0; ``detail`` (B, 768, F, h, w), blocks of pixels, its
+    residual after the linear code, None if nothing will be decoded."""
 
     around: Tensor
     unsure: Tensor
     detail: Tensor | None = None
 
     def frames(self, start: int, stop: int) -> CarriedPicture:
-        """Of latent frames ``start`` … ``stop`` − 1."""
+        """Select latent frames ``start`` … ``stop`` − 1."""
         detail = None if self.detail is None else self.detail[:, :, start:stop]
         return CarriedPicture(self.around[:, :, start:stop], self.unsure[:, :, start:stop], detail)
 
 
 class ShownState(NamedTuple):
-    """What the transformer had added to the last frame, smoothed over time: (B, 3, H, W)."""
+    """The transformer's change of the last frame, smoothed over time: (B, 3, H, W)."""
 
     added: Tensor
 
@@ -61,7 +61,7 @@ def decode_around(
 ) -> tuple[Tensor, ShownState]:
     """Generated latents (B, C, F, h, w) → video (B, 3, T, 8h, 8w) in [−1, 1], and the state for the next chunk.
 
-    Without a state they begin the stream: T = 4F − 3; with one T = 4F.
+    Without a state the latents begin the stream and T = 4F − 3; with one, T = 4F.
     """
     assert picture.detail is not None
     carried = autoencoder.decode_linear(picture.around)
@@ -72,9 +72,9 @@ def decode_around(
 
 
 def as_around(added: Tensor, unsure: Tensor) -> Tensor:
-    """What was added (B, 3, T, H, W), smoothly going on over the cells (B, 1, F, h, w) where it is ``unsure``, 0 or 1,
-    and those next to them: light and weather fall on all alike, and what a network guesses of a thing that goes by, or
-    of the ground behind it, is a stain."""
+    """Replace the change (B, 3, T, H, W) in ``unsure`` cells (B, 1, F, h, w), 0 or 1, and their neighbours by that of
+    their surroundings: light and weather affect all alike, but a small network's guess at a passing thing, or at the
+    ground behind it, is a stain."""
     near = F.max_pool3d(unsure, (1, 3, 3), stride=1, padding=(0, 1, 1)).repeat_interleave(GROUP, dim=2)
     frames, near = added.transpose(1, 2).flatten(0, 1), near.transpose(1, 2).flatten(0, 1)
     around = surroundings(F.avg_pool2d(frames, PATCH), (1 - KEPT) * near)
@@ -84,8 +84,8 @@ def as_around(added: Tensor, unsure: Tensor) -> Tensor:
 
 
 def slowly(added: Tensor, before: Tensor | None) -> Tensor:
-    """What was added (B, 3, T, H, W), each frame on from the one before it; from ``before`` (B, 3, H, W), or nothing.
-    A network that answers chunk by chunk begins each anew, and light would flicker with the chunks."""
+    """Smooth the change (B, 3, T, H, W) exponentially over time, starting from ``before`` (B, 3, H, W) or zero. Each
+    chunk is generated anew, so light would otherwise flicker from chunk to chunk."""
     frames = torch.arange(added.shape[2], device=added.device)
     kept = (1 - 1 / SLOW) ** (frames[:, None] - frames).clamp(min=0)
     out = torch.einsum("ts,bcshw->bcthw", kept.tril() / SLOW, added)
@@ -93,14 +93,14 @@ def slowly(added: Tensor, before: Tensor | None) -> Tensor:
 
 
 def without_steps(added: Tensor) -> Tensor:
-    """Something that was found cell by cell (B, 3, T, H, W), with steps where two cells meet, averaged over squares as
-    wide as a cell and a pixel: ramps. And less by ``NOISE``, towards zero."""
+    """Average a change (B, 3, T, H, W) over squares one pixel wider than a cell, which turns steps between cells into
+    ramps, and shrink it towards zero by ``NOISE``."""
     down, across = (_near(size, PATCH // 2, added.device) for size in added.shape[-2:])
-    return F.softshrink(down @ (added @ across.T), NOISE)  # (in a third of a pooling's time)
+    return F.softshrink(down @ (added @ across.T), NOISE)  # matrix products take a third of a pooling's time
 
 
 def _near(size: int, reach: int, device: torch.device) -> Tensor:
-    """The matrix (size, size) that takes numbers to the means of those within ``reach``."""
+    """The matrix (size, size) of a moving average over ``reach`` to either side."""
     place = torch.arange(size, device=device)
     near = ((place[:, None] - place).abs() <= reach).float()
     return near / near.sum(dim=1, keepdim=True)

@@ -1,8 +1,8 @@
-"""How all of a thing moves, told by the tracks on it: one smooth field, so that it is not torn between two of them.
+"""The motion of a whole thing from the tracks on it: one smooth field, so that it does not tear between tracks.
 
-At every place a similarity (turn, growth and shift) is fitted to the thing's tracks, near ones counting more (moving
-least squares, Schaefer et al. 2006); what single tracks still differ by is spread around them. So it follows exactly
-where it is told to, bends where its tracks do, and goes on as a rigid thing beyond the outermost.
+At every place a similarity (rotation, scale and shift) is fitted to the thing's tracks, nearer ones weighing more
+(moving least squares, Schaefer et al. 2006). The residuals of single tracks are spread around them. So the field
+follows its tracks exactly, bends where they do, and continues as a similarity beyond the outermost.
 Legend: B batch, T frames, N tracks, G places.
 """
 
@@ -12,24 +12,24 @@ import torch
 from torch import Tensor
 
 FIELD_WIDTH_PX = 16.0
-"""Pixels around a place whose tracks tell how it turns."""
+"""Standard deviation in pixels of the tracks' Gaussian weight around a place."""
 FAR_WEIGHT = 0.02
-"""Weight of the thing's other tracks, however far."""
+"""Weight added to all of the thing's tracks, however far."""
 STIFFNESS_PX2 = 1.0
-"""Squared pixels of tracks' spread below which no turn is told."""
+"""Regularization towards no rotation and scale 1, as squared pixels of the tracks' spread."""
 RESIDUAL_WIDTH_PX = 3.0
-"""Pixels around a track within which what it differs by is its own."""
+"""Distance in pixels at which the weight of a track's residual has fallen to a quarter."""
 
 
 def source_places(places: Tensor, now: Tensor, then: Tensor, on_it: Tensor) -> Tensor:
-    """Where in its source the thing had what it would have at ``places``.
+    """Map ``places`` on the moved thing back to its source picture.
 
     Args:
-        places: (G, 2) pixels. now: (B, T, N, 2) the tracks, and then: (B, N, 2) where they began. on_it: bool
-            (B, T, N), visible and of this thing.
+        places: (G, 2) pixels. now: (B, T, N, 2) the tracks' positions. then: (B, N, 2) where they began. on_it: bool
+            (B, T, N), visible and on this thing.
 
     Returns:
-        (B, T, G, 2); where nothing is visible, what was there.
+        (B, T, G, 2); the places themselves in frames where no track is on it.
     """
     count = on_it.sum(dim=-1).clamp(min=1)[..., None, None]
     middle_now = (now * on_it[..., None]).sum(dim=2, keepdim=True) / count
@@ -40,7 +40,7 @@ def source_places(places: Tensor, now: Tensor, then: Tensor, on_it: Tensor) -> T
     moments = torch.cat([told, now, then, _square(now), _product(now, then)], dim=-1) * told
     apart = squares(places, now)
     there = _fitted(places, _wide(apart) @ moments)
-    # what is left of it at the tracks themselves
+    # the fit's residual at the tracks themselves
     left = (then - _fitted(now, _wide(squares(now, now)) @ moments)) * told
     own = (apart / RESIDUAL_WIDTH_PX**2 + 1).square_().reciprocal_()
     spread = own @ torch.cat([left, told], dim=-1)
@@ -48,9 +48,9 @@ def source_places(places: Tensor, now: Tensor, then: Tensor, on_it: Tensor) -> T
 
 
 def squares(places: Tensor, where: Tensor, more: Tensor | None = None) -> Tensor:
-    """Squared distances (B, T, G, N) of places, (G, 2) or (B, T, G, 2), from (B, T, N, 2), and ``more`` (B, T, N). (One
-    product, |p|² − 2 p·w + |w|²: large tensors are fetched once.)"""
-    middle = places.mean(dim=-2, keepdim=True)  # small numbers round less
+    """Squared distances (B, T, G, N) of places, (G, 2) or (B, T, G, 2), from points (B, T, N, 2), plus ``more``
+    (B, T, N). One matrix product, |p|² − 2 p·w + |w|², so that large tensors are read once."""
+    middle = places.mean(dim=-2, keepdim=True)  # smaller numbers, smaller rounding errors
     places, where = places - middle, where - middle
     length = _square(where) if more is None else _square(where) + more[..., None]
     here = torch.cat([places, _square(places), torch.ones_like(places[..., :1])], dim=-1)
@@ -63,7 +63,7 @@ def _wide(square: Tensor) -> Tensor:
 
 
 def _fitted(places: Tensor, moments: Tensor) -> Tensor:
-    """Places (…, 2) through the similarities of which these are the weighted sums, (…, 8)."""
+    """Apply to places (…, 2) the least-squares similarities given by weighted ``moments`` (…, 8)."""
     moments = moments / moments[..., :1].clamp(min=1e-6)
     now, then = moments[..., 1:3], moments[..., 3:5]
     spread = (moments[..., 5:6] - _square(now)).clamp(min=0)
@@ -82,6 +82,6 @@ def _square(x: Tensor) -> Tensor:
 
 
 def _product(now: Tensor, then: Tensor) -> Tensor:
-    """Of the conjugate of the one and the other, as complex numbers: real and imaginary part, (…, 2)."""
+    """conj(now) · then as complex numbers: real and imaginary part, (…, 2)."""
     real = (now * then).sum(dim=-1)
     return torch.stack([real, now[..., 0] * then[..., 1] - now[..., 1] * then[..., 0]], dim=-1)

@@ -1,9 +1,8 @@
-"""Which pixels go along with a drag: the things that tracks were laid upon, cut out of the pictures they began in.
+"""Masks of the things under the tracks, cut out of the pictures in which the tracks began.
 
-Tracks that move together (``grouping.py``) are taken for one thing, which a graph cut (GrabCut) finds around them and
-apart from those that rest or move otherwise, from several guesses, some of which a network has drawn (``outliner.py``).
-The mixer is told the masks and is heard besides them, since they are guesses, too, and photographs are of more than
-things.
+Tracks that move together (``grouping.py``) are taken to be on one thing. A graph cut (GrabCut) separates it from tracks
+that rest or move differently, starting from several guesses, some drawn by a network (``outliner.py``). Masks can be
+wrong, so the mixer combines them with its own features rather than obeying them.
 """
 
 from __future__ import annotations
@@ -25,28 +24,28 @@ from motionstream.carry.relations import CarrySource
 from motionstream.tracks.masks import Draw, cut_out, grown
 
 MOST_THINGS = 6
-"""Of one source; what is left is told apart by likeness alone."""
+"""Most masks per stream; further things are separated by the mixer's features alone."""
 CAMERA_EXTENT_SHARE = 0.4
-"""Share of the picture within whose bounds tracks move together from which on it is the camera that moves."""
+"""If the bounding box of tracks that move together exceeds this share of the picture, the camera moves."""
 CAMERA_CELLS, CAMERA_CELL_SHARE = 8, 0.5
-"""Of so many by so many parts of the picture tracks move in this share of them when it is the camera that moves."""
+"""The camera may also be moving if tracks move in at least this share of the cells of a grid this wide and high."""
 MISFIT_PX = 4.0
-"""Pixels by which tracks miss one similarity from which on they are on two things."""
+"""If tracks miss one similarity by more than this (RMS), they are on two things."""
 GRASP_PX = 6.0
-"""Pixels around a track beside its thing's mask that go along in any case, unless they are flat."""
+"""Radius of the disc around a track outside its thing's mask that is added to the mask, unless it is flat."""
 FLAT_LEVELS = 6.0
-"""Standard deviation, in levels of 255, up to which a patch is flat: nobody sees whether a piece of sky goes along, but
-its border is seen."""
+"""Standard deviation, in levels of 255, up to which a patch is flat. Moving a piece of sky is invisible except at the
+border of the piece."""
 
 GROUND_BAND_PX, PLAIN, ALIKE_LEVELS = 3.0, 0.3, 12
-"""Pixels beyond those within which flat ground is looked for, how much of them it must be, and levels by which what is
-in its colours may differ."""
+"""Flat ground is removed from such a disc: width of the band around the disc in which it is sought, the share of the
+band it must fill, and the largest difference of its colours."""
 
 
 def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray, draw: Draw | None = None) -> Tensor:
-    """The thing in a picture (3, H, W) in [−1, 1] that tracks which began at ``on`` (N, 2) are on, and others, at
-    ``off`` (M, 2), are not: float (H, W), 0 or 1. ``draw`` has a say in it. What is right under tracks that are beside
-    it goes along, where there is something to be seen, without the flat ground around that."""
+    """Mask, float (H, W), 0 or 1, of the thing in a picture (3, H, W) in [−1, 1] with the points ``on`` (N, 2) on it
+    and ``off`` (M, 2) off it. ``draw`` adds a guess. Points of ``on`` that the cut misses add a disc around them,
+    unless it is flat, without the flat ground in it."""
     pixels = (
         ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     )
@@ -65,19 +64,19 @@ def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray, draw: Draw | None 
 
 
 def _plain(pixels: np.ndarray) -> np.ndarray:
-    """Which pixels of uint8 (H, W, 3) have nothing but flat ground around them."""
+    """Which pixels of uint8 (H, W, 3) lie in a flat 5×5 patch."""
     values = pixels.astype(np.float32)
     mean, squared = (cv2.blur(part, (5, 5)) for part in (values, values**2))
     return np.asarray(np.sqrt((squared - mean**2).clip(min=0)).max(axis=-1) <= FLAT_LEVELS)
 
 
 def _ground(pixels: np.ndarray, patch: np.ndarray, around: np.ndarray, plain: np.ndarray) -> np.ndarray:
-    """What of a patch (H, W) is of the ground ``around`` it, where enough of that is ``plain``: in its colours, and
-    from the patch's rim inwards."""
+    """The part of a patch (H, W) that belongs to the ground ``around`` it, if enough of that is ``plain``: pixels of
+    its colours that are connected to the patch's rim."""
     ground = np.zeros_like(patch)
     if plain[around].mean() > PLAIN:
         colours = pixels[around & plain].astype(int)
-        # the thing's own even parts may be around, too, but are fewer
+        # flat parts of the thing itself may lie in the band, too, but they are fewer
         colours = colours[np.abs(colours - np.median(colours, axis=0)).max(axis=-1) <= 3 * ALIKE_LEVELS]
         apart = np.abs(pixels[patch][:, None].astype(int) - colours).max(axis=-1)
         ground[patch] = (apart <= ALIKE_LEVELS).any(axis=1)
@@ -87,21 +86,21 @@ def _ground(pixels: np.ndarray, patch: np.ndarray, around: np.ndarray, plain: np
 
 
 class Things:
-    """What the tracks of one stream are on: found when they first move, and kept until they are let go. ``draw``: as of
+    """The things under the tracks of one stream: found when they first move, kept until they are let go. ``draw``: see
     ``mask_of``."""
 
     def __init__(self, draw: Draw | None = None) -> None:
         self._draw = draw
         self.masks: dict[int, tuple[int, Tensor]] = {}
-        """By number: the key of the picture they are in, and where, as ``mask_of``."""
+        """By thing number: the key of the picture it was cut out of, and its mask there (H, W)."""
         self.shown: dict[int, dict[int, Tensor]] = {}
-        """By number and key, where they are in other pictures."""
+        """By thing number and picture key: its masks in other pictures."""
         self._of: dict[int, int] = {}
         self._found = 0
         self._healed: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
     def of(self, track: int) -> int:
-        """The row among ``masks`` of what a track is on, −1 where that is not known."""
+        """The row among ``masks`` of a track's thing, −1 if unknown."""
         return list(self.masks).index(self._of[track]) if track in self._of else -1
 
     def on(self, number: int) -> list[int]:
@@ -109,7 +108,7 @@ class Things:
         return [track for track, one in self._of.items() if one == number]
 
     def keep(self, tracks: Sequence[int]) -> None:
-        """Forget whatever has been let go: what any other than these was on."""
+        """Forget things that have been let go: those with a track that is not among these."""
         loose = {number for track, number in self._of.items() if track not in set(tracks)}
         self._of = {track: number for track, number in self._of.items() if number not in loose}
         self.masks = {number: self.masks[number] for number in sorted(set(self._of.values()))}
@@ -118,23 +117,23 @@ class Things:
         self._healed = {key: healed for key, healed in self._healed.items() if key in keys}
 
     def forget(self, keys: set[int]) -> None:
-        """Where things are in all pictures but these."""
+        """Forget the things' masks in all pictures except these."""
         self.shown = {
             number: {key: mask for key, mask in shown.items() if key in keys} for number, shown in self.shown.items()
         }
 
     def new(self, key: int, mask: Tensor) -> int:
-        """One more thing, whose mask in the picture of this key is known; its number."""
+        """Add a thing with a known mask in the picture of this key; returns its number."""
         number, self._found = self._found, self._found + 1
         self.masks[number] = key, mask
         return number
 
     def add(self, number: int, tracks: Sequence[int]) -> None:
-        """These tracks are on a thing, too."""
+        """Put these tracks on a thing."""
         self._of |= dict.fromkeys(tracks, number)
 
     def show(self, number: int, key: int, thing: Moved, sizes: list[Tensor]) -> None:
-        """A thing is in a later picture, of this key and in these sizes, where it has been moved to."""
+        """Record where a moved thing is in a later picture, given its key and sizes."""
         whole = self.without(sizes, key)
         self.shown.setdefault(number, {})[key] = thing.shown
         if thing.behind is not None:
@@ -145,22 +144,22 @@ class Things:
         return [*(pair for shown in self.shown.values() for pair in shown.items()), *self.masks.values()]
 
     def without(self, pictures: list[Tensor], key: int) -> list[Tensor]:
-        """A picture, whose key is given, without all the things in it: (3, H, W), and as ``heal`` takes it."""
+        """Remove all things from the picture of this key, given in one or several sizes as for ``heal``."""
         masks = [mask for of, mask in self._everywhere() if of == key]
         if not masks:
             return pictures
         known, healed = self._healed.get(key, ([], pictures))
         if any(one is not other for one, other in zip(known, masks, strict=False)) or len(known) > len(masks):
             known, healed = [], pictures
-        for mask in masks[len(known) :]:  # one by one: what was behind the first stays, whatever is taken out later
+        for mask in masks[len(known) :]:  # one by one, so that ground healed before stays the same
             healed = heal(healed, mask)
         self._healed[key] = masks, healed
         return healed
 
     def find(self, tracks: Sequence[int], now: Moving, pictures: Tensor, keys: Sequence[int]) -> None:
-        """Those that move together are on one thing: the one that is known of some of them, or a new one. Where the
-        tracks of a known one have parted, it was two, and both are cut out anew. ``now``: what ``tracks`` do, in the
-        same order; ``keys`` of the ``pictures`` (K, 3, H, W)."""
+        """Assign tracks that move together to one thing: that of some of them, or a new one. If a known thing's tracks
+        have parted it was two, and both are cut out again. ``now``: the motion of ``tracks``, in the same order;
+        ``keys``: of the ``pictures`` (K, 3, H, W)."""
         found, whole, anew = groups(now), dict[int, np.ndarray](), set[int]()
         for rows in found:
             members = [tracks[row] for row in rows]
@@ -196,7 +195,8 @@ class Things:
         pictures: Tensor,
         keys: Sequence[int],
     ) -> None:
-        """Cut out what tracks of these rows are on. What rests there all the same holds it: it is on the thing, too."""
+        """Cut out the thing under the tracks of these rows. Resting tracks inside the mask hold it, so they are put on
+        the thing, too."""
         index, off = int(now.index[rows[0]]), others(now, rows, elsewhere)
         mask = mask_of(pictures[index], now.start[rows], now.start[off], self._draw)
         self.masks[number] = keys[index], mask
@@ -205,15 +205,15 @@ class Things:
 
 
 def _inside(mask: Tensor, places: np.ndarray) -> np.ndarray:
-    """Which of the places (N, 2) are in a mask (H, W); those out of the picture are where it ends."""
+    """Which of the places (N, 2), clamped to the picture, are in a mask (H, W)."""
     x, y = np.clip(places.round().astype(int), 0, np.array(mask.shape[::-1]) - 1).T
     inside: np.ndarray = mask.cpu().numpy()[y, x] > 0
     return inside
 
 
 def _of_a_view(now: Moving, rows: np.ndarray, size: Sequence[int]) -> bool:
-    """Whether it is the camera that moves these: they are far apart, or tracks move nearly everywhere and these do not
-    part from the ones around them, as parts of a view do that are at different depths."""
+    """Whether the camera moves these: they span much of the picture, or tracks move nearly everywhere and these move
+    like the ones around them. (Parts of a view at different depths move differently, but without a jump.)"""
     height, width = size[0], size[1]
     start = np.clip(now.start, 0, (width - 1, height - 1))
     if np.ptp(start[rows], axis=0).prod() > CAMERA_EXTENT_SHARE * height * width:
@@ -235,8 +235,8 @@ def find(
     ids: Sequence[int],
     keys: Sequence[int],
 ) -> None:
-    """Have each of the ``clips`` find what its tracks are on in a chunk's ``positions`` (B, T, N, 2) and ``visible``
-    (B, T, N). ``ids`` of the tracks, and ``keys`` of the pictures, are the same in all."""
+    """Update the things of each of the ``clips`` from a chunk's ``positions`` (B, T, N, 2) and ``visible`` (B, T, N).
+    The tracks' ``ids`` and the pictures' ``keys`` are the same in all clips."""
     for things, now, pictures in zip(clips, moving(source, positions, visible), source.pictures, strict=True):
         things.find(ids, now, pictures, keys)
 
@@ -244,8 +244,8 @@ def find(
 def tell(
     source: CarrySource, clips: list[Things], ids: Sequence[int], keys: Sequence[int], frames: int, room: int = 1
 ) -> CarrySource:
-    """The source of a chunk of so many frames, with what has been found; arguments as of ``find``. ``room``: for so
-    many things at least there are masks."""
+    """The source of a chunk of so many frames, completed by the things found; arguments as in ``find``. ``room``: least
+    number of masks."""
     batch, sources, _, height, width = source.pictures.shape
     room = max(room, *(len(things.masks) for things in clips))
     masks = source.pictures.new_zeros(batch, sources, room, height, width)
@@ -256,7 +256,7 @@ def tell(
     some = [clip for clip, things in enumerate(clips) if things.masks]
     healed = [size.clone() for size in sizes] if some else sizes
     for clip in some:
-        for row in {*source.static[clip].tolist(), *loose[clip]}:  # of others nobody asks what is behind things
+        for row in {*source.static[clip].tolist(), *loose[clip]}:  # the ground of other pictures is never used
             without = clips[clip].without([size[clip, row] for size in sizes], keys[row])
             for whole, size in zip(healed, without, strict=True):
                 whole[clip, row] = size
@@ -272,8 +272,8 @@ def tell(
 def with_things(
     source: CarrySource, positions: Tensor, visible: Tensor, starts: Sequence[int], draw: Draw | None = None
 ) -> CarrySource:
-    """The source of whole clips with what their tracks are on, as streams find it chunk by chunk, with room for
-    ``MOST_THINGS``. ``starts``: the chunks' first frames. ``draw``: as of ``mask_of``."""
+    """The source of whole clips, completed by the things that streams would find chunk by chunk, with room for
+    ``MOST_THINGS``. ``starts``: the chunks' first frames. ``draw``: see ``mask_of``."""
     batch, sources = source.pictures.shape[:2]
     clips, ids, keys = [Things(draw) for _ in range(batch)], range(positions.shape[2]), range(sources)
     told, thing = source, []
@@ -286,8 +286,8 @@ def with_things(
 
 
 def moving(source: CarrySource, positions: Tensor, visible: Tensor) -> list[Moving]:
-    """Every clip's tracks where they were last seen. Of those that move, only they that were last seen when most were:
-    one that has left the picture, or is hidden, has stopped, and its thing has not."""
+    """The motion of every clip's tracks until they were last visible. Moving tracks last visible in another frame than
+    most of them are NaN: one that is hidden or outside has stopped, while its thing has moved on."""
     frames = torch.arange(visible.shape[1], device=visible.device)[None, :, None]
     last = torch.where(visible, frames, 0).amax(dim=1)
     where = positions.gather(1, last[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
@@ -297,8 +297,8 @@ def moving(source: CarrySource, positions: Tensor, visible: Tensor) -> list[Movi
 
 
 def _together(start: np.ndarray, move: np.ndarray, index: np.ndarray, last: np.ndarray) -> Moving:
-    """One clip's tracks, of which those that have moved are as ``last`` (N,) seen at the frame of most of them."""
+    """One clip's motion, NaN for moving tracks ``last`` (N,) visible in another frame than most of them."""
     moved = np.hypot(*move.T) > MOVED
-    counts = np.bincount(last[moved], minlength=1)[::-1]  # of as many the later
+    counts = np.bincount(last[moved], minlength=1)[::-1]  # reversed: in a tie the later frame wins
     stale = moved & (last != len(counts) - 1 - counts.argmax())
     return Moving(start, np.where(stale[:, None], np.nan, move), index)

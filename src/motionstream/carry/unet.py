@@ -1,4 +1,4 @@
-"""A small U-Net, as the pixel mixer's parts are."""
+"""The small U-Net that the pixel mixer's parts are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from motionstream.residual import ResidualBlock
 
 
 class UNet(nn.Module):
-    """One block a scale on the way down, one on the way up, skip connections added. ``kernel``: of the first layer."""
+    """One block per scale on the way down and one on the way up, with added skip connections. ``kernel``: size of the
+    first layer's."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int, *, kernel: int = 1) -> None:
         super().__init__()
@@ -26,14 +27,14 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) → (B, outputs, h, w)."""
-        # many channels come in and few go on: turning the few into the faster layout is cheaper
+        # the inlet has many input and few output channels, so converting its output to the faster layout is cheaper
         x, *kept = self._descend(self.inlet(x).contiguous(memory_format=torch.channels_last))
         for up, block in zip(reversed(self.up), reversed(self.right), strict=True):
             x = block(F.interpolate(up(x), scale_factor=2, mode="nearest") + kept.pop())
         return self.outlet(F.silu(x))
 
     def _descend(self, x: Tensor) -> list[Tensor]:
-        """The coarsest scale, then the others, finest first."""
+        """Outputs of the downward blocks: the coarsest first, then the others from the finest."""
         kept = []
         for block, down in zip(self.left, self.down, strict=False):
             x = block(x)
