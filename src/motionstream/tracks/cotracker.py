@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from motionstream.tracks.recorder import Recorder
+from motionstream.tracks.point_log import PointLog
 from motionstream.tracks.tracks import Tracks
 
 
@@ -67,7 +67,7 @@ class CoTracker:
         """See Tracker. In frame 0 the points inside are seen; one that was hidden or outside may be seen again."""
         import torch
 
-        start = Recorder(video, points)
+        start = PointLog(video, points)
         index = np.flatnonzero(start.alive)
         positions = np.repeat(start.current[None], len(video), axis=0)
         visible = np.zeros(positions.shape[:2], bool)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from motionstream.tracks.recorder import Recorder
+from motionstream.tracks.point_log import PointLog
 from motionstream.tracks.tracks import Tracks
 
 _ITERATIONS = 8  # of Gauss-Newton; steps are well below 0.01 px after these
@@ -57,7 +57,7 @@ class TemplateTracker:
 
     def track(self, video: np.ndarray, points: np.ndarray, fps: float = 24.0) -> Tracks:
         """See Tracker."""
-        track = Recorder(video, points)
+        track = PointLog(video, points)
         first = self._prepare(video[0])
         centre = _complex(track.current) + self.margin * (1 + 1j)
         templates = _Templates(first, np.where(track.alive, centre, 0), self.patch)

@@ -11,7 +11,7 @@ import numpy as np
 
 from motionstream.tracks.cotracker import CoTracker, CoTrackerOnline
 from motionstream.tracks.grids import grid_points
-from motionstream.tracks.recorder import Recorder
+from motionstream.tracks.point_log import PointLog
 from motionstream.tracks.template import TemplateTracker
 from motionstream.tracks.tracks import Tracks
 
@@ -61,7 +61,7 @@ class LucasKanade:
         """See Tracker."""
         import cv2
 
-        track = Recorder(video, points)
+        track = PointLog(video, points)
         track.record(0)
         before = cv2.cvtColor(video[0], cv2.COLOR_RGB2GRAY)
         for frame in range(1, len(video)):

@@ -5,7 +5,7 @@ import numpy as np
 from motionstream.tracks.tracks import Tracks, check_counts
 
 
-class Recorder:
+class PointLog:
     """Where points are while a tracker goes through a video, and where they were.
 
     video: uint8 (T, H, W, 3). points: float (N, 2), x and y in pixels of frame 0; those outside are lost at
