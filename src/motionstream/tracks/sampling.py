@@ -149,7 +149,7 @@ def _pick_clip(
             birth = integer(1, len(chunks) - 1, generator) if _later(mix, chunks, generator) else 0
             seen = used & visible[before[birth]]
             area = seen & (layer > 0 if object_wanted else layer == 0)
-            members = grid_around(positions[before[birth]], area, layer, mix.radius, generator)
+            members = sample_press(positions[before[birth]], area, layer, mix.radius, generator)
             end = frames
             if _chance(mix.release, generator):
                 end = integer(min(chunks[birth] + 4, frames), frames, generator)
@@ -169,7 +169,7 @@ def _drag_plan(layer: Tensor, generator: torch.Generator) -> list[bool]:
     return [True] * drags + [False] * pins
 
 
-def grid_around(
+def sample_press(
     places: Tensor, area: Tensor, layer: Tensor, reach: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
     """Tracks of one layer within a random radius of a random one, thinned at random: what a press would make."""

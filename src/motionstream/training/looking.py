@@ -22,7 +22,7 @@ from motionstream.carry.relations import describe
 from motionstream.data.compositing import covering
 from motionstream.data.procedural import SceneConfig, draw_scene, render_scene
 from motionstream.data.textures import TextureBank
-from motionstream.tracks.sampling import TrackMix, grid_around, subset
+from motionstream.tracks.sampling import TrackMix, sample_press, subset
 from motionstream.training.clips import to_float
 from motionstream.training.distributed import keyed_generator, shard
 from motionstream.training.keyed_loader import KeyedLoader, of_step
@@ -92,7 +92,7 @@ def rendered_gestures(
         for gesture in range(GESTURES):
             wanted = layer[clip] == 0 if gesture == GESTURES - 1 else layer[clip] > 0
             area = wanted if wanted.any() else torch.ones_like(wanted)  # all may be covered, or lie outside
-            held = grid_around(places[clip], area, layer[clip], radius, generator)
+            held = sample_press(places[clip], area, layer[clip], radius, generator)
             held = subset(held, MOST_POINTS, generator)
             apart, which = _distances(places[clip], places[clip, held]).min(dim=1)
             nearest.append(held[which])

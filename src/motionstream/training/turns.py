@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from motionstream.data.procedural import Clips, SceneConfig
-from motionstream.tracks.sampling import SampledTracks, TrackMix, grid_around, integer, subset
+from motionstream.tracks.sampling import SampledTracks, TrackMix, integer, sample_press, subset
 
 MOST_POINTS = 20
 """Tracks of one drag, thinned to as many: a clip has a drag for each sprite in every turn."""
@@ -96,7 +96,7 @@ def sample_turns(
     def add(level: int, during: Tensor, born: int) -> None:
         nonlocal used
         before = max(0, chunks[born] - 1)
-        members = grid_around(positions[before], visible[before] & (layer == level), layer, mix.radius, generator)
+        members = sample_press(positions[before], visible[before] & (layer == level), layer, mix.radius, generator)
         members = subset(members, min(MOST_POINTS, count - used), generator)
         rows = slice(used, used + len(members))
         used += len(members)
