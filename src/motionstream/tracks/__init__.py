@@ -1,4 +1,4 @@
-"""Tracks of points: what a stream follows, where they come from (gestures, video) and how they are kept."""
+"""Point tracks, which condition the model: made from gestures, cameras or video, and stored as .npz files."""
 
 from motionstream.tracks.gestures import (
     LiveTracks,

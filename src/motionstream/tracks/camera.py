@@ -1,12 +1,12 @@
-"""A camera that moves before a picture: depth and the camera's way become tracks, live or for a whole clip.
+"""Camera control (paper, section 4.2): a depth map and a camera's path become tracks, live or for a whole clip.
 
-`LiveCamera` is the only mechanism. It keeps points of the scene in space, a grid over the picture and over whatever
-comes into view later, and answers where the camera sees them: the paper's camera control (section 4.2). Tracks of
-objects are layered over it: they go where they are dragged *and* where the camera takes them.
+`LiveCamera` is the only mechanism. It keeps 3D points of the scene, a grid over the picture and over areas that come
+into view later, and projects them into every frame. Tracks of objects are layered over it: their points move as dragged
+*and* with the camera.
 
-A camera that has not moved yet gives no tracks. Points that are out of view, behind the camera or hidden by nearer ones
-are invisible; they appear in the first frame of a chunk, exactly where they are in the last frame made before it, since
-that is where a model takes their content from. Directions are those of pixels: x to the right, y down.
+A camera that has not moved yet gives no tracks. Points out of view, behind the camera or hidden by nearer ones are
+invisible. New points appear in the first frame of a chunk, at their positions in the frame before, since a model takes
+their content from there. Directions are those of pixels: x to the right, y down.
 """
 
 import math
@@ -19,27 +19,27 @@ from motionstream.tracks.motion import Ease
 from motionstream.tracks.projection import DepthScene, Pose
 from motionstream.tracks.tracks import Tracks, check_fps, check_size
 
-PAN_SPEED = 0.2  # shorter sides of the picture a second, at the depth of what the camera turns about
-ORBIT_SPEED = math.radians(20)
-DOLLY_SPEED = ZOOM_SPEED = 0.25  # powers of e a second
+PAN_SPEED = 0.2  # shorter sides of the picture per second, at the pivot's depth
+ORBIT_SPEED = math.radians(20)  # per second
+DOLLY_SPEED = ZOOM_SPEED = 0.25  # natural logarithm of the factor per second
 
 CHUNKS = (9, 12)
-"""Frames of a stream's first and of every later chunk: when points that come into view begin."""
-MOST_POINTS = 6000  # in memory; the oldest go first
+"""Frames of a stream's first chunk and of every later one. Points that come into view begin with a chunk."""
+MOST_POINTS = 6000  # kept in memory; the oldest are dropped first
 SPACING = 11.0
-"""Pixels between points, and at least a 32nd of the picture's shorter side. Carrying content along points every 8
-pixels costs `nano` a quarter of a second a chunk, a tenth along these."""
+"""Pixels between points; at least 1/32 of the picture's shorter side. `nano` takes 0.1 s per chunk to carry content
+along these, and 0.25 s with 8 pixels."""
 VIEW_GRID = 16
 
 
 @dataclass(frozen=True)
 class CameraMove:
-    """Velocities, each from -1 to 1, 0 at rest; at 1:
+    """Velocities, each from -1 to 1, 0 at rest. At 1:
 
-    pan: the camera goes right (down), 20 % of the picture's shorter side a second where it looks at.
-    orbit: it swings around what it looks at, to the right (downwards), 20 degrees a second.
-    dolly: it comes nearer, by 22 % of the distance a second; it never arrives.
-    zoom: it enlarges by 28 % a second.
+    pan: the camera moves right (down) by 20 % of the picture's shorter side per second, at its pivot's depth.
+    orbit: it swings around the pivot, to the right (downwards), by 20 degrees per second.
+    dolly: it approaches the pivot by 22 % of the distance per second, so it never arrives.
+    zoom: it enlarges by 28 % per second.
     """
 
     pan: tuple[float, float] = (0.0, 0.0)
@@ -55,17 +55,17 @@ class CameraMove:
                 raise ValueError(f"camera {name} is {value}; give {wanted} of -1 to 1")
 
     def vector(self) -> np.ndarray:
-        """float64 (6,): pan, orbit, dolly, zoom as amounts a second, see `CameraWay`."""
+        """float64 (6,): pan, orbit, dolly, zoom per second, in the units of `CameraWay.vector`."""
         speeds = (PAN_SPEED, PAN_SPEED, ORBIT_SPEED, ORBIT_SPEED, DOLLY_SPEED, ZOOM_SPEED)
         return np.array([*self.pan, *self.orbit, self.dolly, self.zoom]) * speeds
 
 
 @dataclass(frozen=True)
 class CameraWay:
-    """What a camera does over a whole clip, all at once and eased.
+    """A camera's motion over a whole clip, all components at once, eased.
 
-    pan: right and down, in the picture's shorter sides. orbit: degrees to the right and downwards. dolly: share of the
-    distance by which it comes nearer, below 1; negative goes back. zoom: factor of enlargement.
+    pan: right and down, in shorter sides of the picture. orbit: degrees to the right and downwards. dolly: share of the
+    distance by which it approaches, below 1; negative moves back. zoom: enlargement factor.
     """
 
     pan: tuple[float, float] = (0.0, 0.0)
@@ -87,16 +87,16 @@ class CameraWay:
 
     @property
     def rests(self) -> bool:
-        """Whether it goes nowhere."""
+        """Whether it does not move at all."""
         return not self.vector().any()
 
     def vector(self) -> np.ndarray:
-        """float64 (6,): pan, orbit in radians, and the logarithms of how much nearer and larger."""
+        """float64 (6,): pan; orbit in radians; the logarithms of the distance's reduction and of the enlargement."""
         nearer = -math.log1p(-self.dolly)
         return np.array([*self.pan, *(math.radians(angle) for angle in self.orbit), nearer, math.log(self.zoom)])
 
     def steps(self, frames: int) -> np.ndarray:
-        """float64 (frames, 6): what each frame adds; the first adds nothing."""
+        """float64 (frames, 6): each frame's share of `vector`; zero for the first."""
         u = np.arange(frames) / max(frames - 1, 1)
         u = u * u * (3 - 2 * u) if self.ease == "smooth" else u
         return np.diff(u, prepend=0.0)[:, None] * self.vector()
@@ -113,7 +113,7 @@ class Rig:
     zoom: float = 1.0
 
     def pose(self) -> Pose:
-        """The same as the projection takes it."""
+        """The rig's `Pose`, for projection."""
         a, b = self.yaw, self.pitch
         forward = np.array([-math.sin(a) * math.cos(b), -math.sin(b), math.cos(a) * math.cos(b)])
         right = np.array([math.cos(a), 0.0, math.sin(a)])
@@ -125,7 +125,7 @@ class Rig:
         pan_x, pan_y, yaw, pitch, nearer, larger = step.tolist()
         rotation = self.pose().rotation
         way = (pan_x * rotation[0] + pan_y * rotation[1]) * (side * self.distance / self.zoom)
-        limit = math.radians(80)  # over the top, left and right would change places
+        limit = math.radians(80)  # beyond 90 degrees, left and right would swap
         return Rig(
             pivot=(self.pivot[0] + way[0], self.pivot[1] + way[1], self.pivot[2] + way[2]),
             distance=self.distance * math.exp(-nearer),
@@ -136,16 +136,15 @@ class Rig:
 
 
 class LiveCamera:
-    """A camera cut into the tracks of one chunk after another, like `LiveTracks`, and over it.
+    """A camera that gives the tracks of one chunk after another, like `LiveTracks`, and moves objects' tracks with it.
 
     Args:
         depth: (H, W) of the picture's size, see `depth.py`.
-        size: (height, width). fps: frames a second. spacing: pixels between the scene's points.
-        joined: when the last chunk was cut of a stream that runs already; None before the first.
+        size: (height, width). fps: frames per second. spacing: pixels between the scene's points.
+        joined: for a camera added to a running stream, the time at which the last chunk was cut; None before the first.
 
-    `move` sets velocities, with the time on any clock or from the next cut on; what a key did between two cuts is
-    spread over the next chunk. `steer` cuts a given way instead. Ids of its points are negative, those of `LiveTracks`
-    are not.
+    `move` sets velocities, at a time on any clock or from the next cut on; motion between two cuts is spread over the
+    next chunk. `steer` follows given steps instead. Ids of its points are negative, those of `LiveTracks` are not.
     """
 
     def __init__(
@@ -176,33 +175,33 @@ class LiveCamera:
         self._fill(self.rig.pose(), np.zeros((0, 2)))
 
     def move(self, move: CameraMove, time: float | None = None) -> None:
-        """From `time` on, or from the next cut on, the camera moves like this, until told otherwise."""
+        """Set the velocities from `time` on, or from the next cut on."""
         self._velocity.append((time, move.vector()))
 
     @property
     def pose(self) -> Pose:
-        """Of the last frame that was cut."""
+        """The pose in the last frame that was cut."""
         return self.rig.pose()
 
     def view(self) -> float:
-        """Share of the first view that the last frame cut shows: of a grid over the first picture, how many points are
-        in the picture and not hidden. 1 until it moves."""
+        """Share of the first view that is visible in the last frame cut: the share of a grid over the first picture
+        that is in the frame and not hidden. 1 until the camera moves."""
         x, y = ((np.arange(VIEW_GRID) + 0.5) * (side / VIEW_GRID) - 0.5 for side in self.size[::-1])
         places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
         points = self.scene.lift(places, self.scene.depth_at(places))
         return float(self.scene.seen(*self.scene.project(points, self.pose), self.pose).mean())
 
     def cut(self, objects: Tracks, time: float | None = None, *, pointed: Sequence[int] = ()) -> Tracks:
-        """The tracks of the next chunk: of the scene, and of `objects` layered over it.
+        """The tracks of the next chunk: the scene's, and `objects` layered over them.
 
-        objects: where gestures alone have their points in these frames (`LiveTracks.cut`; `Tracks.empty` for none).
-        time: now, on the clock of `move`. pointed: ids of objects' points that are under somebody's pointer, which has
-        the last word on where they are; all others move with the camera, too.
+        objects: the positions that gestures alone give (`LiveTracks.cut`; `Tracks.empty` for none).
+        time: now, on the clock of `move`. pointed: ids of objects' points that a pointer holds: they stay under it; all
+        others also move with the camera.
         """
         return self.steer(objects, self._steps(objects.length, time), pointed=pointed)
 
     def steer(self, objects: Tracks, steps: np.ndarray, *, pointed: Sequence[int] = ()) -> Tracks:
-        """`cut` along given steps (frames, 6), what each frame adds (`CameraWay.steps`)."""
+        """`cut` along given steps (frames, 6), as from `CameraWay.steps`."""
         if objects.size != self.size or objects.length != len(steps):
             raise ValueError(
                 f"objects of {objects.length} frames at {objects.size}; the camera cuts {len(steps)} at {self.size}"
@@ -220,7 +219,7 @@ class LiveCamera:
         return Tracks.merge([self._background(objects, before, poses), objects])
 
     def _steps(self, frames: int, time: float | None) -> np.ndarray:
-        """What each frame of a chunk adds: the velocities since the last cut, as long as they held."""
+        """The steps (frames, 6) of a chunk: velocities since the last cut, integrated over the times they were set."""
         changes, latest = self._velocity, self._velocity[-1][1]
         self._velocity = [(None, latest)]
         last, self._clock = self._clock, time if time is not None else self._clock
@@ -228,7 +227,7 @@ class LiveCamera:
         if time is None or last is None or time <= last or len(timed) < len(changes) - 1:
             steps = np.repeat(latest[None] / self.fps, frames, axis=0)
         else:
-            # More idle time than two chunks last (a paused stream) is not replayed.
+            # Of a longer gap (a paused stream) only the last two chunks' duration is replayed.
             start = max(last, time - 2 * frames / self.fps)
             knots = np.maximum.accumulate(np.clip([start, *timed, time], start, time))
             way = np.concatenate(
@@ -244,7 +243,7 @@ class LiveCamera:
     # ------------------------------------------------------------------------------------------------ the scene
 
     def _background(self, objects: Tracks, before: Pose, poses: list[Pose]) -> Tracks:
-        """The scene's own points: what the last frame shows of them, where none is an object's."""
+        """Tracks of the scene's points that the last frame shows, except close to objects' points."""
         near_now = objects.positions[0][objects.visible[0]] if objects.count else np.zeros((0, 2))
         self._fill(before, near_now)
         here, depth = self.scene.project(self._points, before)
@@ -264,10 +263,10 @@ class LiveCamera:
         return Tracks(positions, visible, self.size, self.fps, ids)
 
     def _fill(self, pose: Pose, taken: np.ndarray) -> None:
-        """Add points where the picture seen from `pose` has none; `taken` (n, 2) are places of objects.
+        """Add points where the view from `pose` has none; `taken` (n, 2) are places of objects.
 
-        What comes into view at a border is as far as what is next to it; what was hidden until now lies behind: the
-        farthest of the three nearest points is taken.
+        Their depth is the largest among the three nearest points: content at a border is as far as its neighbours, and
+        uncovered content lies behind them.
         """
         x, y = (np.arange(self.spacing / 2 - 0.5, side - 0.5, self.spacing) for side in self.size[::-1])
         places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
@@ -290,7 +289,8 @@ class LiveCamera:
     # ---------------------------------------------------------------------------------------------- the objects
 
     def _anchor(self, objects: Tracks, before: Pose, poses: list[Pose]) -> None:
-        """Note where in space new objects begin, and take the scene's points there away: they go with the object."""
+        """Record the 3D points at which new objects begin, and remove the scene's points there, which are part of the
+        object."""
         self._objects = {track: self._objects[track] for track in objects.ids.tolist() if track in self._objects}
         new = [row for row, track in enumerate(objects.ids.tolist()) if track not in self._objects]
         new = [row for row in new if objects.visible[:, row].any()]
@@ -309,7 +309,7 @@ class LiveCamera:
         self._points, self._ids = self._points[kept], self._ids[kept]
 
     def _layer(self, objects: Tracks, poses: list[Pose], pointed: Sequence[int]) -> Tracks:
-        """Objects moved as the camera moves the places where they began."""
+        """Add to the objects' tracks the camera's shift of the 3D points where they began."""
         mine = np.array([track in self._objects for track in objects.ids.tolist()], bool)
         mine &= ~np.isin(objects.ids, np.asarray(pointed, np.int64))
         if not self.moved or not mine.any():
@@ -333,10 +333,10 @@ def camera_tracks(
     chunks: tuple[int, int] = CHUNKS,
     spacing: float | None = None,
 ) -> Tracks:
-    """Tracks of a whole clip: a camera on its `way`, and `objects` (Tracks.empty for none) layered over it.
+    """Tracks of a whole clip: a camera's `way`, and `objects` (Tracks.empty for none) layered over it.
 
-    Size, length and rate are those of `objects`. The same as a `LiveCamera` cut chunk by chunk; points that come into
-    view begin with a chunk. Ids are numbered anew.
+    Size, length and rate are those of `objects`. Equals a `LiveCamera` cut chunk by chunk; points that come into view
+    begin with a chunk. Ids are renumbered.
     """
     camera = LiveCamera(depth, objects.size, objects.fps, spacing=spacing)
     steps, done = way.steps(objects.length), 0
@@ -349,7 +349,7 @@ def camera_tracks(
 
 
 def _near(places: np.ndarray, others: np.ndarray, reach: float) -> np.ndarray:
-    """bool (N,): which places (N, 2) have one of the others (n, 2) within reach; NaN has none."""
+    """bool (N,): which places (N, 2) have one of the others (n, 2) within reach; false for NaN."""
     if not len(others) or not len(places):
         return np.zeros(len(places), bool)
     apart = np.hypot(places[:, None, 0] - others[:, 0], places[:, None, 1] - others[:, 1])

@@ -64,7 +64,7 @@ class CoTracker:
         self.model = self.model.to(device).eval()
 
     def track(self, video: np.ndarray, points: np.ndarray, fps: float = 24.0) -> Tracks:
-        """See Tracker. In frame 0 the points inside are seen; one that was hidden or outside may be seen again."""
+        """See Tracker. In frame 0 all points inside are visible; points that were hidden or outside may reappear."""
         import torch
 
         start = PointLog(video, points)
@@ -76,7 +76,7 @@ class CoTracker:
             with torch.no_grad():
                 found, seen = self._follow(video, torch.from_numpy(queries).to(self.device)[None])
             positions[1:, index] = found[0, 1:].float().cpu().numpy()
-            visible[0, index] = True  # there they were asked for; the online predictor may be off even in this frame
+            visible[0, index] = True  # frame 0 is the query; the online predictor may miss even there
             visible[1:, index] = seen[0, 1:].bool().cpu().numpy()
         return Tracks(positions, visible, video.shape[1:3], fps).clipped()
 
@@ -102,11 +102,11 @@ class CoTrackerOnline(CoTracker):
     CHECKPOINT: ClassVar[str] = "scaled_online.pth"
 
     def _follow(self, video: np.ndarray, queries: Any) -> tuple[Any, Any]:
-        """Windows of 2 × step frames, each a step further: the first half of one is the second half of the last.
+        """Windows of 2 × step frames that overlap by half.
 
-        The first call takes the queries and forgets the video before; it tracks nothing. Every other one answers for
-        all frames so far, those of its window anew, so the last answer is the result. The last window may be shorter,
-        but must reach beyond the one before it; a video of at most 2 × step frames is one window.
+        The first call sets the queries and resets the predictor; it tracks nothing. Every other call returns all frames
+        so far, updating those of its window, so the last call's result is complete. The last window may be shorter, but
+        must extend beyond the one before it; a video of at most 2 × step frames is one window.
         """
         step = self.model.step
         support = {"add_support_grid": True}  # more points all over the picture; the offline predictor always has them

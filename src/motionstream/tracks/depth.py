@@ -1,7 +1,7 @@
-"""How far away everything in a picture is: from a file, from a model of yours, or a plain guess.
+"""Depth maps of pictures: from a file, from a local model, or a generic prior.
 
-A depth map is float32 (height, width): the distance along the viewing axis, in any unit, all of it positive.
-Relative inverse depth (bright is near), which most networks answer, becomes one by `from_inverse`.
+A depth map is float32 (height, width): the distance along the viewing axis, in any unit, positive everywhere.
+`from_inverse` converts relative inverse depth (bright is near), which most networks return.
 """
 
 import os
@@ -17,17 +17,16 @@ from motionstream.tracks.tracks import check_size
 MAX_PIXELS = 50_000_000
 SUFFIXES = (".png", ".npy")
 FAR = 6.0
-"""The farthest of a relative inverse depth map, in units of its nearest: such maps leave it open."""
+"""Ratio of the farthest to the nearest depth assumed for relative inverse depth, which leaves it undetermined."""
 
 METRIC_MODELS = ("zoedepth", "depth_pro", "glpn", "prompt_depth_anything")
 
 
 def plain_prior(size: tuple[int, int]) -> np.ndarray:
-    """A guess for a picture of which nothing is known: ground that comes nearer towards the bottom, and the middle
-    nearest of all, as people place what they photograph.
+    """A generic prior, independent of the picture: ground that comes nearer towards the bottom, and a subject in the
+    middle, nearest of all.
 
-    It knows nothing of the picture: smooth, without edges, so that whatever stands there bends like a relief and
-    nothing tears. From 1 in the middle to about 1.8 at the top.
+    It is smooth, so content bends like a relief and nothing tears. From 1 in the middle to about 1.8 at the top.
     """
     height, width = check_size(size)
     y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
@@ -48,8 +47,8 @@ def from_inverse(inverse: np.ndarray, far: float = FAR) -> np.ndarray:
 
 
 def check_depth(depth: np.ndarray) -> np.ndarray:
-    """A depth map as float32, its gaps closed: what is not positive or no number gets the nearest known depth, and
-    infinity ten times the largest one.
+    """A depth map as float32 without gaps: values that are not positive or NaN become the nearest known depth, infinity
+    becomes ten times the largest one.
 
     Raises ValueError for another shape, no known depth at all, or more than MAX_PIXELS.
     """
@@ -90,7 +89,7 @@ def read_depth(path: str | os.PathLike[str], *, inverse: bool = False) -> np.nda
     """
     path = Path(path)
     try:
-        # Mapped, so that a header that promises too much costs nothing.
+        # Memory-mapped, so that a header with a huge shape allocates nothing.
         values = np.load(path, "r", allow_pickle=False) if path.suffix.lower() == ".npy" else _read_png(path)
     except OSError as error:
         reason = error.strerror or "it is no picture or damaged"
@@ -114,7 +113,7 @@ def _read_png(path: Path) -> np.ndarray:
         raise ValueError(f"unknown suffix {path.suffix!r}")
     try:
         with warnings.catch_warnings():
-            # Pillow only warns between one and two times its own limit; ours is lower, and refuses.
+            # Pillow only warns up to twice its own limit; ours is lower, and is an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=("PNG",))
     except Image.DecompressionBombError as error:
@@ -133,7 +132,7 @@ def _read_png(path: Path) -> np.ndarray:
 class DepthModel:
     """A depth-estimation model of transformers (Depth Anything, DPT, ZoeDepth, ...) in a local folder. Never downloads.
 
-    Relative models answer inverse depth, metric ones (METRIC_MODELS, and Depth Anything when its config says so) depth.
+    Relative models return inverse depth, metric ones (METRIC_MODELS, and Depth Anything if its config says so) depth.
     Raises ValueError where transformers is missing or the folder holds no such model.
     """
 
@@ -166,9 +165,9 @@ class DepthModel:
 
 
 def fit_depth(depth: np.ndarray, fitting: Fit) -> np.ndarray:
-    """A depth map of a photograph, of its shape at any resolution, cut and scaled as the photograph was.
+    """Crop and scale a photograph's depth map, of any resolution but its aspect ratio, as the photograph was.
 
-    Takes the nearest value: between a thing and what is behind it there is nothing in the middle.
+    Nearest-neighbour sampling: interpolation would invent depths between a thing and its background.
     """
     (rows, columns), (height, width) = depth.shape, fitting.original
     if not 0.98 < rows * width / (columns * height) < 1.02:
@@ -184,11 +183,11 @@ def fit_depth(depth: np.ndarray, fitting: Fit) -> np.ndarray:
 
 
 def align_scale(depth: np.ndarray, points: np.ndarray, known: np.ndarray) -> float:
-    """The single factor that brings a depth map to the scale of a reconstruction (paper, section 4.2: predicted depth
-    to COLMAP's point cloud): the median of known over predicted depth, which wrong points do not move.
+    """The factor that scales a depth map to a reconstruction (paper, section 4.2: predicted depth to COLMAP's point
+    cloud): the median of known over predicted depth, robust to wrong points.
 
-    depth: (H, W). points: (N, 2), pixels (x, y) in which points of known depth (N,) are seen; those outside the picture
-    or without a positive depth are left out. Raises ValueError when none is left.
+    depth: (H, W). points: (N, 2), pixels (x, y) of points with ``known`` depth (N,); those outside the picture or
+    without a positive depth are ignored. Raises ValueError if none is left.
     """
     column, row = np.floor(np.asarray(points) + 0.5).astype(int).T
     known = np.asarray(known, float)

@@ -1,4 +1,4 @@
-"""How much of a first view is still in the picture, told by the tracks alone."""
+"""Estimates from the tracks alone how much of the first view is still in the picture."""
 
 import numpy as np
 
@@ -6,18 +6,18 @@ from motionstream.tracks.tracks import Tracks
 
 LEAST_POINTS = 8
 LEAST_AGREEING = 0.5
-"""Share of the points that a motion of the whole picture must explain; what a drag alone moves does not."""
+"""Smallest share of the points that a motion of the whole picture must explain, so that a drag is not taken for one."""
 LEAST_SPREAD = 0.5
-"""Share of the picture's width and of its height that they must span."""
+"""Smallest share of the picture's width and of its height that the points must span."""
 GRID = 16
 
 
 class FirstView:
-    """Adds up how the whole picture moves, chunk by chunk.
+    """Composes the motion of the whole picture, chunk by chunk.
 
-    Of every chunk the similarity that most of its points agree on is taken (RANSAC), if they span the picture; pins
-    beside a drag agree that nothing moves. `share` is what of a grid over the first view the composed motion leaves in
-    the picture: 1 at first, 0 when the camera has gone elsewhere.
+    Each chunk contributes the similarity that most of its points agree on (RANSAC), if they span the picture. (With
+    pins beside a drag, most agree on no motion.) `share` is the share of a grid over the first view that the composed
+    motion leaves in the picture: 1 at first, 0 once the camera has left it.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -26,22 +26,22 @@ class FirstView:
         self.reset()
 
     def reset(self) -> None:
-        """What is seen now becomes the first view."""
+        """Make the current view the first view."""
         x, y = ((np.arange(GRID) + 0.5) * (side / GRID) - 0.5 for side in self.size[::-1])
         self._grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
     @property
     def share(self) -> float:
-        """Of the first view in the picture, 0 to 1."""
+        """Share of the first view that is in the picture, 0 to 1."""
         height, width = self.size
         inside = (self._grid >= -0.5) & (self._grid < (width - 0.5, height - 0.5))
         return float(inside.all(axis=1).mean())
 
     def add(self, tracks: Tracks) -> float:
-        """The next chunk's tracks; returns the share after it."""
+        """Add the next chunk's tracks; returns the new `share`."""
         rows = np.flatnonzero(tracks.visible[-1])
         first = {row: self._last.get(int(tracks.ids[row])) for row in rows.tolist()}
-        # A point that begins here is compared with where it begins.
+        # A point that begins in this chunk is compared with its first position.
         begins = {row: tracks.positions[np.argmax(tracks.visible[:, row]), row] for row in rows.tolist()}
         before = np.array([begins[row] if place is None else place for row, place in first.items()]).reshape(-1, 2)
         after = tracks.positions[-1, rows].astype(float)
@@ -52,7 +52,7 @@ class FirstView:
         return self.share
 
     def _motion(self, before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
-        """The similarity (2, 3) of the whole picture, or None where the points do not tell."""
+        """The similarity (2, 3) of the whole picture, or None if the points do not determine one."""
         import cv2
 
         extent = np.ptp(before, axis=0) if len(before) else np.zeros(2)

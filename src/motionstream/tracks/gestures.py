@@ -1,8 +1,8 @@
-"""Gestures become tracks: drags, pins and drawn paths, live one chunk at a time or whole clips at once.
+"""Gestures to tracks: drags, pins and drawn paths, live one chunk at a time or whole clips at once.
 
-`LiveTracks` is the only mechanism; `drag_tracks` and `pin_tracks` play a gesture through it in one cut.
-Live tracks have no future: a chunk's positions must be known before it is made, so the pointer's samples
-since the last cut are spread over the frames of the next chunk.
+`LiveTracks` is the only mechanism; `drag_tracks` and `pin_tracks` run a gesture through it in one cut.
+A live pointer's future is unknown, but a chunk's positions must be known before it is generated, so the pointer's
+samples since the last cut are spread over the frames of the next chunk.
 Pixels are (x, y), (0, 0) the centre of the top-left pixel; `size` is (height, width); times are in seconds.
 """
 
@@ -18,28 +18,28 @@ from motionstream.tracks.tracks import MAX_POINTS, Tracks, check_counts, check_f
 
 Point = tuple[float, float]
 
-_FARTHEST_FRACTION = 3.0  # of the picture; a drag may end outside of it
-_FARTHEST = 1e6  # pixels; a pointer may leave the picture, but a number beyond this is a broken message
+_FARTHEST_FRACTION = 3.0  # largest coordinate in fractions of the picture; a drag may end outside of it
+_FARTHEST = 1e6  # largest coordinate in pixels; beyond this a message is broken
 
 
 class LiveTracks:
-    """Any number of gestures at once, cut into the tracks of one chunk after another.
+    """Any number of simultaneous gestures, cut into the tracks of one chunk after another.
 
-    The rules: a gesture begins in the first frame of the next cut, exactly where it was made. The pointer's
-    samples since the last cut are spread over the next chunk's frames in proportion to their times, motion
-    goes on from where the last cut ended, and the last sample is the last frame. Without samples points hold.
-    After a release points rest until the cut's end, and are absent from the next cut; released before its first
-    frame, they are absent at once. (Invisible in the middle of a chunk, a thing would go home to where its source
-    has it for the frames until the next.) Points out of the picture are invisible until they come back. Ids are
-    unique over the whole stream.
+    A gesture begins in the first frame of the next cut, exactly where it was made. The pointer's samples since the last
+    cut are spread over the next chunk's frames in proportion to their times: motion continues from the end of the last
+    cut, and the last sample falls on the last frame. Without samples points hold still. After a release points rest
+    until the end of the cut, and are absent from the next one; released before the cut's first frame, they are absent
+    at once. (If they became invisible within a chunk, the thing would jump back to its place in the source picture
+    until the next chunk.) Points outside of the picture are invisible until they come back. Ids are unique over the
+    whole stream.
 
-    `time` arguments are seconds on one clock, any that does not run backwards; samples without one count as
-    evenly spaced. Where `cut` is told the time too, the chunk shows that much of the clock at its own pace (a
-    quick flick stays quick); otherwise the samples' own span fills it.
+    `time` arguments are seconds on one clock that never runs backwards; samples without a time count as evenly spaced.
+    If `cut` gets the time too, motion keeps its real pace (a quick flick stays quick); otherwise the span of the
+    samples is stretched over the chunk.
     """
 
     def __init__(self, size: tuple[int, int], fps: float = 24.0, *, rest: bool = True) -> None:
-        """``rest`` False: released points are invisible from the very frame on, for clips cut at once."""
+        """``rest`` False: points are invisible from the frame of their release on, for clips made in one cut."""
         self.size = check_size(size)
         self._rest = rest
         self.fps = check_fps(fps)
@@ -47,7 +47,7 @@ class LiveTracks:
         self._gestures: dict[int, Gesture] = {}
         self._next_gesture = 0
         self._next_id = 0
-        self._clock = -math.inf  # the moment of the pointer's clock at which the last cut ended
+        self._clock = -math.inf  # the time on the pointer's clock at which the last cut ended
 
     @property
     def gestures(self) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ class LiveTracks:
         return tuple(self._gestures)
 
     def track_ids(self, gesture: int) -> np.ndarray:
-        """int64 (n,): the ids, in what `cut` returns, of a gesture's points."""
+        """int64 (n,): the ids of a gesture's points in the tracks that `cut` returns."""
         return self._find(gesture).ids
 
     def drag(
@@ -79,7 +79,7 @@ class LiveTracks:
         return self._add(gesture)
 
     def pin(self, x: float, y: float, *, spacing: float = 8, radius: float = 16, mask: np.ndarray | None = None) -> int:
-        """A static grid at (x, y): what it covers stays where it is, until released."""
+        """A static grid around (x, y), which keeps its content in place until released."""
         gesture = self._new((x, y), spacing, radius, mask)
         gesture.pinned = True
         return self._add(gesture)
@@ -97,11 +97,11 @@ class LiveTracks:
         mask: np.ndarray | None = None,
         release_at_end: bool = False,
     ) -> int:
-        """A grid that walks a drawn line (K, 2) by arc length, in `duration` seconds or at `speed` pixels/s.
+        """A grid that follows a drawn line (K, 2) by arc length, in `duration` seconds or at `speed` pixels/s.
 
-        It begins in the next cut, waits at the first point for `start` seconds of the stream's own clock, and
-        at the end holds, or is released. `ease`: "linear", or "smooth", which starts and stops gently in the
-        same time.
+        It begins in the next cut, waits at the first point for `start` seconds of the stream's own clock, and at the
+        end holds or, with `release_at_end`, is released. `ease`: "linear", or "smooth", which starts and stops gently
+        in the same time.
         """
         line = _check_path(points)
         if (duration is None) == (speed is None):
@@ -121,7 +121,7 @@ class LiveTracks:
         return self._add(gesture)
 
     def move(self, gesture: int, x: float, y: float, time: float | None = None) -> None:
-        """A sample of the pointer that drags: all its points move with it. It may leave the picture."""
+        """Add a pointer sample to a drag: all its points move with the pointer, which may leave the picture."""
         found = self._find(gesture)
         if found.pinned or found.path is not None:
             raise ValueError(f"gesture {gesture} is a {'pin' if found.pinned else 'path'}; only drags move")
@@ -133,7 +133,7 @@ class LiveTracks:
         found.samples.append((time, float(x), float(y)))
 
     def release(self, gesture: int, time: float | None = None) -> None:
-        """Let go: the points rest until the next cut's end, and are gone from the one after it."""
+        """Release: the points rest until the end of the next cut and are absent from the one after it."""
         found = self._find(gesture)
         if found.released:
             raise ValueError(f"gesture {gesture} was released already")
@@ -141,7 +141,7 @@ class LiveTracks:
         found.released, found.release_time = True, time
 
     def erase(self, gesture: int) -> None:
-        """Take a gesture away: the next cut does not have its points at all."""
+        """Remove a gesture: its points are absent from the next cut."""
         self._find(gesture)
         del self._gestures[gesture]
 
@@ -171,7 +171,7 @@ class LiveTracks:
         ).clipped()
 
     def _span(self, frames: int, time: float | None) -> Span:
-        """Which stretch of the pointer's clock the next chunk shows; empty where nothing was timed."""
+        """The interval of the pointer's clock that the next chunk shows; empty if nothing has a time."""
         presses = [g.pressed for g in self._gestures.values() if g.new and g.pressed is not None]
         later = [t for g in self._gestures.values() for t in g.times() if t is not None]
         moments = sorted({*presses, *later})
@@ -179,12 +179,12 @@ class LiveTracks:
             return Span(self.frame, frames, 0.0, 0.0)
         start = end = 0.0 if time is None else time
         if moments:
-            # The first sample comes one mean step after the last cut; a press begins the chunk.
+            # The first sample is taken to come one mean interval after the last cut; a press begins the chunk.
             steps = 0 if moments[0] in presses else len(moments) - 1
             start = moments[0] - ((moments[-1] - moments[0]) / steps if steps else 0.0)
             end = moments[-1]
         if time is not None:
-            # Real time, except that more idle time than a chunk lasts (a paused stream) is not replayed.
+            # Real time, except that idle time beyond a chunk's duration (a paused stream) is skipped.
             end = max(end, min(time, end + frames / self.fps))
             start = min(start, end - frames / self.fps)
         start = max(start, self._clock)
@@ -232,9 +232,9 @@ def drag_tracks(
     radius: float = 16,
     mask: np.ndarray | None = None,
 ) -> Tracks:
-    """A drag over a whole clip: a grid eases from `start`, is at `end` by `reach` of the time, and holds.
+    """A drag over a whole clip: a grid eases from `start`, reaches `end` after the share `reach` of the time and holds.
 
-    `end` may lie outside the picture; with `hold` False the points are released once there.
+    `end` may lie outside the picture; with `hold` False the points are released there.
     """
     if not 0 < reach <= 1:
         raise ValueError(f"reach is {reach}; give the part of the time in which the drag arrives, above 0, at most 1")
@@ -281,10 +281,10 @@ def parse_point(text: str) -> Point:
 def parse_drag(text: str, size: tuple[int, int]) -> tuple[Point, Point]:
     """Start and end in pixels of a drag written "x0,y0:x1,y1".
 
-    Four numbers that are all at most 1 in absolute value are fractions of the picture (0 its left or top
-    edge, 1 the other), and so are those whose start is written with a point and lies in 0..1; otherwise all four
-    are pixels. The start lies in the picture, the end anywhere. Raises ValueError also where a start in fractions
-    has an end too far away for one.
+    The numbers are fractions of the picture (0 its left or top edge, 1 the other) if all four are at most 1 in
+    absolute value, or if the start has a decimal point and lies in 0..1; otherwise all four are pixels. The start must
+    lie in the picture, the end may lie anywhere. Raises ValueError also for a start in fractions with an end that is
+    too large for them.
     """
     parts = text.split(":")
     if len(parts) != 2:
@@ -308,13 +308,13 @@ def _in_fractions(parts: list[str], points: list[Point]) -> bool:
 
 
 def _parse_points(text: str, parts: list[str], size: tuple[int, int]) -> list[Point]:
-    """Points in pixels, of which the first lies in the picture; errors name the whole text."""
+    """Points in pixels; the first must lie in the picture. Errors quote the whole text."""
     height, width = size
     try:
         points = [parse_point(part) for part in parts]
         if _in_fractions(parts, points):
             points = [(x * width - 0.5, y * height - 0.5) for x, y in points]
-            # 1 is the far edge, which is just outside, yet a fair place to start: the last pixel is meant.
+            # 1 is the far edge, just outside of the picture: as a start it means the last pixel.
             x, y = points[0]
             points[0] = (x if x < width - 0.5 else width - 1.0, y if y < height - 0.5 else height - 1.0)
         check_start(*points[0], size)
@@ -335,7 +335,7 @@ def _check_path(points: ArrayLike) -> np.ndarray:
 
 
 def _check_time(time: float | None, gesture: Gesture | None) -> None:
-    """A time is finite and not before the gesture's last one."""
+    """Refuse a time that is not finite or is before the gesture's last one."""
     if time is None:
         return
     if not math.isfinite(time):

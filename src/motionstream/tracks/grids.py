@@ -34,9 +34,8 @@ def grid_around(
     """Points `spacing` pixels apart around (x, y): float64 (N, 2), rows from the top, x fastest.
 
     Without a mask: those within `radius` of (x, y), which is itself a point of the grid. With a mask (bool,
-    (height, width)): those inside the mask wherever they are, or, where the mask slips between the grid's
-    points, its pixel nearest to (x, y). Points outside the picture are left out, so there is always at least
-    one.
+    (height, width)): those inside the mask at any distance, or, if the mask falls between the grid's points, its pixel
+    nearest to (x, y). Points outside the picture are left out. There is always at least one point.
 
     Raises ValueError for a start outside the picture, a spacing below one pixel, a negative radius, an empty
     mask or one of another size.
@@ -58,7 +57,7 @@ def grid_around(
 
 
 def _offsets(centre: float, length: int, spacing: float, steps: int) -> np.ndarray:
-    """Whole steps from `centre` that stay in -0.5 <= x < length - 0.5, at most `steps` each way."""
+    """Multiples of `spacing` from `centre` that stay in -0.5 <= x < length - 0.5, at most `steps` each way."""
     first = max(math.ceil((-0.5 - centre) / spacing), -steps)
     stop = min(math.ceil((length - 0.5 - centre) / spacing), steps + 1)
     return np.arange(first, stop)

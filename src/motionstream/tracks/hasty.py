@@ -1,7 +1,7 @@
-"""Tracks as hasty hands make them: what training adds to clean ones so that clumsy drags are followed, too.
+"""Augments clean training tracks with the flaws of hasty input, so that clumsy drags are followed, too.
 
-The video stays as it is; only what the model is told of it changes. The paper wishes for such an augmentation (its
-limitations); ending tracks early is ATI's tail dropout.
+Only the conditioning tracks change, not the video. The paper suggests such an augmentation (limitations); ending tracks
+early is ATI's tail dropout.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class HastyConfig:
-    """How much of each. Probabilities are per clip, of tail dropout per track."""
+    """Strength of each flaw."""
 
     jitter: float = 0.0
-    """Deviation in pixels of a tremble that all tracks of a clip share, as the points under one pointer do."""
+    """Standard deviation in pixels of a tremble shared by all tracks of a clip, as by the points under one pointer."""
     hold: float = 0.0
-    """Chance that the tracks stop for a while and catch up in a burst, as a pointer does whose events come late."""
+    """Probability per clip that the tracks stop for a while and catch up in a burst, as with late pointer events."""
     longest_hold: int = 8
-    """Frames a hold lasts at most; the burst that makes up for it takes as long."""
+    """Longest hold in frames; the burst after it takes as long."""
     tail_dropout: float = 0.0
-    """Chance that a track ends before the clip does."""
+    """Probability per track that it ends before the clip does."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.jitter <= 32:
@@ -39,9 +39,9 @@ class HastyConfig:
 def make_hasty(
     positions: Tensor, visible: Tensor, config: HastyConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """One clip's tracks, positions (T, N, 2) and visible (T, N), as a hasty hand would have given them.
+    """Augment one clip's tracks, positions (T, N, 2) and visible (T, N).
 
-    Frame 0 and the frame in which a track begins are never moved: that is where its content is taken.
+    Positions in frame 0 and in the frame where a track begins never change, since its content is taken from there.
     """
     frames, count = visible.shape
     if frames < 3 or count == 0:
@@ -65,7 +65,7 @@ def make_hasty(
 
 
 def _told(frames: int, longest: int, generator: torch.Generator) -> Tensor:
-    """Which frame's positions are told at every frame (T,): one hold, and a burst at twice the speed behind it."""
+    """The frame whose positions are given at each frame (T,): one hold, followed by a burst at twice the speed."""
     length = int(torch.randint(1, min(longest, frames - 1) + 1, (), generator=generator))
     start = int(torch.randint(0, frames - length, (), generator=generator))
     now = torch.arange(frames)
@@ -74,7 +74,7 @@ def _told(frames: int, longest: int, generator: torch.Generator) -> Tensor:
 
 
 def _tremble(frames: int, generator: torch.Generator) -> Tensor:
-    """Smooth noise of unit deviation (T, 2) that is zero in frame 0: white noise through a window of five frames."""
+    """Smooth noise (T, 2) of unit standard deviation, zero in frame 0: white noise averaged over five frames."""
     white = torch.randn(2, 1, frames + 4, generator=generator)
     smooth = F.conv1d(white, torch.full((1, 1, 5), 5**-0.5))[:, 0].T
     return torch.cat([torch.zeros(1, 2), smooth[1:]])

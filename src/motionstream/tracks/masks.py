@@ -1,4 +1,4 @@
-"""A click, points or a box select an object: GrabCut (Rother et al. 2004), begun from several guesses of where it ends.
+"""Selects an object by a click, points or a box: GrabCut (Rother et al. 2004), from several guesses of its mask.
 
 Pictures are uint8 (H, W, 3), masks bool (H, W), pixels (x, y) with (0, 0) the centre of the top-left one.
 """
@@ -14,33 +14,33 @@ from numpy.typing import ArrayLike
 from skimage.graph import MCP_Geometric
 
 LARGEST = 160
-"""Longer side in pixels at which a picture is cut; larger ones are reduced first, and the mask enlarged."""
+"""Longer side in pixels at which objects are cut out; larger pictures are reduced first, and the mask is enlarged."""
 SHARES = (0.01, 0.02, 0.035, 0.06, 0.1, 0.16, 0.25)
-"""How much of the picture the object may be: a guess each."""
-MOST, LEAST = 0.5, 20  # share of the picture, and pixels: what is larger or smaller is no object
+"""Shares of the picture that the object may fill: one guess each."""
+MOST, LEAST = 0.5, 20  # largest mask as a share of the picture, smallest in pixels
 TIMES = 3
-"""What is not so many times as large as the hints themselves has not been found: nothing beside them looked alike."""
+"""A mask must be this many times as large as its hints, else nothing around them looked alike."""
 ROUNDS = 3
 MOST_CORNERS = 256
 MARGIN_DIVISOR = 8
-"""What is farther from a guess than this part of the picture's longer side is not of the object."""
+"""Pixels farther from a guess than the longer side divided by this are not of the object."""
 SURELY = 0.5
-"""Share of several points that are on the object for certain: the nearest to their middle along paths that shun edges.
-Others may be beside it."""
+"""Share of the points taken to be on the object for certain: those nearest to the middle one along paths that avoid
+edges. The others may miss it."""
 BAND, BAND_ROUNDS = 4, 2
-"""Pixels to either side of a coarse outline within which the fine one is sought."""
+"""Half-width in pixels of the band around a coarse outline in which the fine one is sought; GrabCut rounds there."""
 HEED, EDGE = 0.9, 15.0
-"""What an outline along edges of the picture counts for beside full agreement, and how steep such an edge is, in levels
-of CIELAB a pixel: a patch of sky has none where it ends, whoever agrees on it."""
+"""Weight of an outline along edges of the picture relative to agreement among masks, and the gradient of a full edge in
+CIELAB levels per pixel. (Masks may agree on a patch of sky, whose outline follows no edge.)"""
 LIKELY = (0.25, 0.5, 0.75)
-"""What is drawn is looked at thrice: what is at least so likely."""
+"""Probabilities at which a drawn guess is thresholded into masks."""
 QUICK_SHARES, QUICK_ROUNDS = (0.02, 0.06, 0.16), 2
-"""Fewer guesses and rounds than for a click of a person, in a tenth of the time."""
+"""Guesses and rounds of `cut_out`: fewer than for a click, in a tenth of the time."""
 
 Box = tuple[float, float, float, float]
 Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""How likely every pixel, float32 (H, W), of a picture, uint8 (H, W, 3), is of what points ``on`` (N, 2) are on, and
-others, ``off`` (M, 2), are not, in somebody's view. It is a guess among others and has a say in which is the best."""
+"""Maps a picture, uint8 (H, W, 3), points ``on`` (N, 2) an object and points ``off`` (M, 2) it to the probability,
+float32 (H, W), that a pixel belongs to the object. It adds guesses, and takes part in choosing the best mask."""
 
 
 def select_object(
@@ -49,15 +49,14 @@ def select_object(
     box: Box | None = None,
     draw: Draw | None = None,
 ) -> np.ndarray:
-    """The mask of the object at `point`, or within `box` (left, top, right, bottom); of a point `draw` is asked, too.
+    """The mask of the object at `point`, or within `box` (left, top, right, bottom). `draw` adds guesses for a point.
 
-    From a click the picture is flooded in the order of how far every pixel is along paths that shun edges and other
-    colours; each of the `SHARES` is a guess that GrabCut refines. The mask that agrees best with all the
-    others is taken: where an object is there, most guesses end at its outline. Where none holds, a disc around the
-    click.
+    From a click a region grows along paths that avoid edges and other colours; at each of the `SHARES` it is a guess,
+    which GrabCut refines. The mask that agrees best with the others and follows edges is taken: on an object, most
+    guesses end at its outline. If no mask is plausible, the result is a disc around the click.
 
-    The mask is in one piece, without holes, and holds the click. The same picture and click give the same mask.
-    Raises ValueError for a picture, point or box that does not work.
+    The mask is in one piece, without holes, and contains the click. The same picture and click give the same mask.
+    Raises ValueError for an unusable picture, point or box.
     """
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < 8:
         raise ValueError(f"picture is {picture.dtype} {picture.shape}; give uint8 (height, width, 3), 8 pixels or more")
@@ -70,7 +69,7 @@ def select_object(
         wanted = (max(8, round(width * scale)), max(8, round(height * scale)))
         small = cv2.resize(picture, wanted, interpolation=cv2.INTER_AREA)
     ratio = np.array([small.shape[1] / width, small.shape[0] / height])
-    cv2.setRNGSeed(0)  # GrabCut's clusters begin at random
+    cv2.setRNGSeed(0)  # GrabCut initializes its clusters at random
     if point is not None:
         _check_inside(point, (height, width))
         place = np.floor((np.array(point) + 0.5) * ratio).astype(int)
@@ -89,10 +88,10 @@ def select_object(
 
 
 def cut_out(picture: np.ndarray, on: np.ndarray, off: np.ndarray, draw: Draw | None = None) -> np.ndarray:
-    """The mask of what points ``on`` (N, 2) are on, N at least 1, and points ``off`` (M, 2) are not.
+    """The mask of the object with points ``on`` (N, 2) on it, N at least 1, and points ``off`` (M, 2) off it.
 
-    Quick, some 25 ms of 128×128 and what it takes to ``draw``: guessed at half the picture's size, around the point in
-    the middle, then cut anew near the outline. The same picture, points and drawing give the same mask.
+    Takes about 25 ms at 128×128, plus ``draw``: guesses at half the picture's size around the middle point, then a
+    refinement near the outline at full size. The same picture, points and drawing give the same mask.
     """
     cv2.setRNGSeed(0)
     small = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
@@ -108,8 +107,8 @@ def cut_out(picture: np.ndarray, on: np.ndarray, off: np.ndarray, draw: Draw | N
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
-    """The outer border of a mask's largest piece as a polygon, float (K, 2), within a pixel of it where MOST_CORNERS
-    suffice; K = 0 of an empty mask."""
+    """The outer border of a mask's largest piece as a polygon, float (K, 2), accurate to a pixel if MOST_CORNERS
+    corners suffice; K = 0 for an empty mask."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
         return np.zeros((0, 2))
@@ -120,9 +119,9 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 def filled(corners: ArrayLike, size: tuple[int, int]) -> np.ndarray:
-    """The mask bool (height, width) of what is within a polygon (K, 2), its border included.
+    """The mask, bool (height, width), of a polygon (K, 2), its border included.
 
-    Raises ValueError where it holds no pixel of the picture.
+    Raises ValueError if it covers no pixel of the picture.
     """
     polygon = np.round(np.asarray(corners, float)).astype(np.int32)
     mask = cv2.fillPoly(np.zeros(size, np.uint8), [polygon], 1) > 0
@@ -133,8 +132,8 @@ def filled(corners: ArrayLike, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Hints:
-    """What is known of an object: a ``place`` (x, y) on it, and masks bool (H, W) of what is ``sure`` to be of it, what
-    is ``likely``, and what is ``never``."""
+    """Hints about an object: a ``place`` (x, y) on it, and masks bool (H, W) of pixels that are ``sure`` to belong to
+    it, ``likely`` to, and that ``never`` do."""
 
     place: tuple[int, int]
     sure: np.ndarray
@@ -142,13 +141,13 @@ class _Hints:
     never: np.ndarray
 
     def fit(self, mask: np.ndarray) -> bool:
-        """Whether a mask may be an object: neither next to nothing, nor hardly more than the hints, nor nearly all."""
+        """Whether a mask's size is plausible: not tiny, not hardly more than the hints, not most of the picture."""
         least = max(LEAST, TIMES * int(self.sure.sum()))
         return bool(least <= mask.sum() <= MOST * mask.size)
 
 
 def _hints(on: np.ndarray, off: np.ndarray, size: tuple[int, int], scale: float) -> _Hints:
-    """Of points, the surest first, in a picture ``scale`` times as large as the one they were laid upon."""
+    """Hints from points, the surest first, for a picture ``scale`` times as large as the one they refer to."""
     sure, likely, never = (_dots(points, size, scale) for points in (on[: max(1, round(SURELY * len(on)))], on, off))
     x, y = _pixels(on[:1], size, scale)[0]
     return _Hints((int(x), int(y)), sure, likely, never & ~likely)
@@ -159,7 +158,7 @@ def _pixels(points: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarr
 
 
 def _dots(points: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
-    """Points and the pixels next to them."""
+    """A mask of the points and the pixels next to them."""
     dots = np.zeros(size, np.uint8)
     for x, y in _pixels(points, size, scale):
         cv2.circle(dots, (int(x), int(y)), 1, 1, -1)
@@ -167,7 +166,7 @@ def _dots(points: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray
 
 
 def _views(draw: Draw | None, picture: np.ndarray, on: np.ndarray, off: np.ndarray, hints: _Hints) -> list[np.ndarray]:
-    """What is drawn of a picture and points, as masks of the size of the ``hints``; those that may be an object."""
+    """The plausible masks from ``draw``, in the size of the ``hints``."""
     if draw is None:
         return []
     drawn, size = draw(picture, on, off), hints.sure.shape
@@ -178,7 +177,8 @@ def _views(draw: Draw | None, picture: np.ndarray, on: np.ndarray, off: np.ndarr
 
 
 def _flooded(distance: np.ndarray, hints: _Hints, shares: Sequence[float]) -> list[np.ndarray]:
-    """Guesses that grow by every pixel's ``distance`` (H, W) from the hinted place to these shares of the picture."""
+    """Guesses that contain the hinted place: the nearest pixels by ``distance`` (H, W), for each of these shares of the
+    picture."""
     order = np.sort(distance, axis=None)
     return [_piece(distance <= order[int(share * len(order))], hints.place) for share in shares]
 
@@ -190,8 +190,8 @@ def _best(
     rounds: int,
     views: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-    """Of guesses, each refined, and ``views``, as they are, the one that agrees best with all and ends where the
-    picture has edges."""
+    """Among refined guesses and unrefined ``views``, the mask that agrees best with all and whose outline follows the
+    picture's edges."""
     refined = (_tidied(_refine(picture, guess | hints.likely, hints, rounds), hints.sure) for guess in guesses)
     found = [mask for mask in (*refined, *views) if hints.fit(mask)]
     if not found:
@@ -202,14 +202,14 @@ def _best(
 
 
 def _along_edges(mask: np.ndarray, edges: np.ndarray) -> float:
-    """How much of a mask's outline is at ``edges`` (H, W), 0 to 1; the picture's border does not count."""
+    """How well a mask's outline follows ``edges`` (H, W), 0 to 1; the picture's border does not count."""
     inner = cv2.erode(np.pad(mask, 1, mode="edge").astype(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
     outline = edges[mask & ~inner]
     return float(np.clip(outline / EDGE, 0, 1).mean()) if len(outline) else 0.0
 
 
 def _distance(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
-    """How far every pixel is from `place`, (H, W): each costs by its edges and by how its colour differs there."""
+    """Geodesic distance (H, W) of every pixel from `place`: edges and colours unlike those at the place cost more."""
     (x, y), reach = place, 3
     lab = _lab(picture)
     patch = lab[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1].reshape(-1, 3)
@@ -218,19 +218,19 @@ def _distance(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
 
 
 def _lab(picture: np.ndarray) -> np.ndarray:
-    """The picture smoothed but for its edges, in CIELAB, float32 (H, W, 3)."""
+    """The picture in CIELAB after edge-preserving smoothing, float32 (H, W, 3)."""
     smooth = cv2.bilateralFilter(picture, 5, 30, 3)
     return np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.float32))
 
 
 def _edges(lab: np.ndarray) -> np.ndarray:
-    """How steep it is (H, W)."""
+    """Gradient magnitude (H, W)."""
     slopes = np.concatenate([cv2.Sobel(lab, -1, 1, 0), cv2.Sobel(lab, -1, 0, 1)], axis=-1) / 8
     return np.asarray(np.linalg.norm(slopes, axis=-1))
 
 
 def _refine(picture: np.ndarray, guess: np.ndarray, hints: _Hints, rounds: int) -> np.ndarray:
-    """GrabCut from a guess: certain where hinted, impossible far outside of it."""
+    """GrabCut from a guess: hinted pixels are fixed, pixels far outside of the guess are background."""
     far = ~grown(guess, max(guess.shape) // MARGIN_DIVISOR)
     labels = np.where(guess, cv2.GC_PR_FGD, np.where(far, cv2.GC_BGD, cv2.GC_PR_BGD)).astype(np.uint8)
     labels[hints.never] = cv2.GC_BGD
@@ -239,13 +239,13 @@ def _refine(picture: np.ndarray, guess: np.ndarray, hints: _Hints, rounds: int) 
 
 
 def _sharpened(picture: np.ndarray, mask: np.ndarray, hints: _Hints) -> np.ndarray:
-    """A mask cut anew near its outline."""
+    """GrabCut again in a band around a mask's outline."""
     inner, outer = ~grown(~mask, BAND), grown(mask, BAND)
     labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[inner] = cv2.GC_FGD
     labels[hints.never | ~outer] = cv2.GC_BGD
     labels[hints.sure] = cv2.GC_FGD
-    rows, columns = (_around(np.any(outer, axis=axis), 3 * BAND) for axis in (1, 0))  # the rest is known
+    rows, columns = (_around(np.any(outer, axis=axis), 3 * BAND) for axis in (1, 0))  # all else is background
     out = np.zeros_like(mask)
     out[rows, columns] = _grab(
         np.ascontiguousarray(picture[rows, columns]), np.ascontiguousarray(labels[rows, columns]), BAND_ROUNDS
@@ -254,7 +254,7 @@ def _sharpened(picture: np.ndarray, mask: np.ndarray, hints: _Hints) -> np.ndarr
 
 
 def _around(some: ArrayLike, pad: int) -> slice:
-    """From the first to the last that is true, and ``pad`` more."""
+    """The slice from the first to the last true value, padded by ``pad``."""
     true = np.flatnonzero(some)
     return slice(max(int(true[0]) - pad, 0), int(true[-1]) + pad + 1)
 
@@ -266,7 +266,7 @@ def _grab(picture: np.ndarray, labels: np.ndarray, rounds: int = ROUNDS) -> np.n
 
 
 def _within(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """GrabCut of what is in a box; all of the box where nothing in it stands out."""
+    """GrabCut within a box; the whole box if nothing in it stands out."""
     height, width = picture.shape[:2]
     left, top = np.floor(box[:2]).astype(int)
     right, bottom = np.minimum(np.ceil(box[2:]).astype(int), (width, height))
@@ -283,26 +283,26 @@ def _within(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _tidied(mask: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """The pieces of a mask that hold what is ``sure``, without hairs and holes."""
+    """The pieces of a mask that contain ``sure`` pixels, opened (without thin lines) and without holes."""
     opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
     _, pieces = cv2.connectedComponents((opened | sure).astype(np.uint8))
     return _filled(np.isin(pieces, np.unique(pieces[sure])))
 
 
 def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """A mask bool (H, W), so many pixels wider, by squares."""
+    """Dilate a mask bool (H, W) by so many pixels, with squares."""
     return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((2 * pixels + 1,) * 2, np.uint8)) > 0)
 
 
 def _piece(mask: np.ndarray, place: tuple[int, int]) -> np.ndarray:
-    """The piece of a mask that holds a pixel, its holes filled; empty where the mask does not hold it."""
+    """The piece of a mask that contains a pixel, its holes filled; empty if the pixel is not in the mask."""
     _, pieces = cv2.connectedComponents(mask.astype(np.uint8))
     here = pieces[place[1], place[0]]
     return _filled(pieces == here) if here else np.zeros_like(mask)
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
-    """A mask without its holes: whatever outside of it does not reach the border belongs to it."""
+    """Fill a mask's holes: background that is not connected to the border."""
     _, outside = cv2.connectedComponents((~mask).astype(np.uint8))
     border = np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]])
     return np.asarray(mask | ~np.isin(outside, border))
@@ -325,7 +325,7 @@ def _check_inside(point: tuple[float, float], size: tuple[int, int]) -> None:
 
 
 def _check_box(box: Box, size: tuple[int, int]) -> np.ndarray:
-    """Edges from 0 to the picture's sides, left, top, right, bottom, cut to the picture."""
+    """Left, top, right and bottom, measured from the picture's edge, not its first pixel's centre, and clipped."""
     (height, width), edges = size, np.array(box, float) + 0.5
     if edges.shape != (4,) or not np.isfinite(edges).all():
         raise ValueError(f"box is {box}; give left, top, right, bottom in pixels")

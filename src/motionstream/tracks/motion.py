@@ -1,4 +1,4 @@
-"""What moves a gesture's points over the frames of one chunk; `gestures.py` is the door to it."""
+"""The motion of a gesture's points over the frames of one chunk; used through `gestures.py`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ Ease = Literal["linear", "smooth"]
 
 @dataclass(frozen=True)
 class Span:
-    """The next chunk: which frames it makes, and which stretch of the pointer's clock they show."""
+    """The next chunk: its frames in the stream, and the interval of the pointer's clock that they show."""
 
     first: int
     frames: int
@@ -19,10 +19,10 @@ class Span:
     end: float
 
     def frames_of(self, times: Sequence[float | None], new: bool) -> np.ndarray:
-        """Where moments on the clock fall on the chunk's frames (fractional).
+        """Times on the clock as fractional frames of the chunk.
 
-        What goes on starts from the last cut's last frame, -1 here; a new gesture starts at frame 0. Moments
-        without a time, or on a clock that stands still, are evenly spaced and end with the chunk.
+        A continuing gesture starts from the last cut's last frame, -1 here; a new one starts at frame 0. Missing times,
+        or times on a clock that stands still, are evenly spaced and end with the chunk.
         """
         origin, last = (0 if new else -1), self.frames - 1
         known = [time for time in times if time is not None]
@@ -35,7 +35,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Path:
-    """A drawn line (K, 2), walked by arc length from frame `begin` of the stream in `frames` frames."""
+    """A drawn line (K, 2), followed by arc length from frame `begin` of the stream for `frames` frames."""
 
     points: np.ndarray
     begin: float
@@ -55,12 +55,12 @@ class Path:
 
 @dataclass
 class Gesture:
-    """A rigid grid of points and what moves it."""
+    """A rigid grid of points and the pointer, pin or path that moves it."""
 
     ids: np.ndarray  # (n,)
     grid: np.ndarray  # (n, 2), where its points began
     start: np.ndarray  # (2,), where the pointer was then
-    last: np.ndarray  # (2,), where it is in the last frame that was cut
+    last: np.ndarray  # (2,), where the pointer was in the last frame that was cut
     pressed: float | None = None
     path: Path | None = None
     pinned: bool = False
@@ -68,19 +68,19 @@ class Gesture:
     samples: list[tuple[float | None, float, float]] = field(default_factory=list)  # since the last cut
     released: bool = False
     release_time: float | None = None
-    latest: float | None = None  # the last time it was given
+    latest: float | None = None  # time of its latest event
     finished: bool = False  # its last frame was cut
 
     def times(self) -> list[float | None]:
-        """When what happened since the last cut happened, the press apart."""
+        """Times of the samples and the release since the last cut, without the press."""
         return [sample[0] for sample in self.samples] + [self.release_time] * self.released
 
     def advance(self, span: Span) -> tuple[np.ndarray, np.ndarray]:
-        """The chunk's positions (frames, n, 2), whether they are given (frames,); forgets the samples."""
+        """The chunk's positions (frames, n, 2) and whether they are specified (frames,); forgets the samples."""
         frames = np.arange(span.frames)
         given = np.ones(span.frames, bool)
         if self.new and span.frames == 1:
-            # The only frame is the start: what the pointer did since, no longer datable, is for the next cut.
+            # The only frame is the start: later samples are kept, without their times, for the next cut.
             anchors = self.start[None]
             self.samples = [(None, x, y) for _, x, y in self.samples]
             self.release_time = None
@@ -99,7 +99,7 @@ class Gesture:
 
     def _release_frame(self, span: Span, moments: np.ndarray) -> float:
         undated = self.release_time is None or span.end <= span.start
-        # With nothing else to date it by, a release happened before this chunk and not at its end.
+        # Without any time or sample, a release counts as before this chunk, not at its end.
         return 0.0 if undated and not self.samples and not self.new else float(moments[-1])
 
     def _follow(self, frames: np.ndarray, moments: np.ndarray) -> np.ndarray:

@@ -6,10 +6,10 @@ from motionstream.tracks.tracks import Tracks, check_counts
 
 
 class PointLog:
-    """Where points are while a tracker goes through a video, and where they were.
+    """The points' current positions while a tracker goes through a video, and those recorded so far.
 
-    video: uint8 (T, H, W, 3). points: float (N, 2), x and y in pixels of frame 0; those outside are lost at
-    once. Lost points stay lost, invisible where they were last seen. Raises ValueError naming what is wrong.
+    video: uint8 (T, H, W, 3). points: float (N, 2), x and y in pixels of frame 0; those outside are lost at once. Lost
+    points stay lost: invisible, at their last position. Raises ValueError naming what is wrong.
     """
 
     def __init__(self, video: np.ndarray, points: np.ndarray) -> None:
@@ -41,9 +41,9 @@ class PointLog:
         self.alive[index[~kept]] = False
 
     def record(self, frame: int) -> None:
-        """Note the points as they are now as those of `frame`."""
+        """Record the current points as those of `frame`."""
         self.positions[frame], self.visible[frame] = self.current, self.alive
 
     def tracks(self, fps: float) -> Tracks:
-        """What was recorded."""
+        """The recorded tracks."""
         return Tracks(self.positions, self.visible, self.size, fps)

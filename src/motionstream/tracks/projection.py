@@ -1,8 +1,8 @@
-"""A pinhole camera that looks at a picture's depth map: lifting points, projecting them, and what hides what.
+"""A pinhole camera over a picture's depth map: lifts points into space, projects them, and finds which are hidden.
 
-The world is the first camera's frame: x right, y down, z away from it, in the depth map's unit. Pixels are (x, y),
-(0, 0) the centre of the top-left pixel. Axes: N points. Arithmetic is float64 and elementwise, so that points never
-depend on how many are computed together.
+World coordinates are the first camera's: x right, y down, z away from it, in the depth map's unit. Pixels are (x, y),
+(0, 0) the centre of the top-left pixel. Axes: N points. Arithmetic is float64 and elementwise, so that a point's result
+never depends on how many are computed together.
 """
 
 import math
@@ -14,17 +14,18 @@ from motionstream.tracks.depth import check_depth
 from motionstream.tracks.tracks import check_size
 
 CELLS = 80
-"""Cells along the picture's longer side in which what is nearest is kept."""
+"""Cells of the depth buffer along the picture's longer side."""
 TOLERANCE = 1.1
-"""A point is hidden by what is nearer by more than this factor: slanted ground must not hide itself."""
+"""A point is hidden if its depth exceeds the nearest by more than this factor, so that slanted ground does not hide
+itself."""
 NEAREST_DEPTH = 1e-3
-"""Nothing nearer than this share of the middle's depth is seen."""
+"""Points nearer than this share of the middle's depth are invisible."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a camera is and how it looks: `rotation` (3, 3) from the world's axes to its own, `position` (3,) in the
-    world, `zoom`, the factor of its focal length."""
+    """A camera's pose: `rotation` (3, 3) from the world's axes to its own, `position` (3,) in the world, and `zoom`, a
+    factor of the focal length."""
 
     rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
     position: np.ndarray = field(default_factory=lambda: np.zeros(3))
@@ -32,11 +33,11 @@ class Pose:
 
 
 class DepthScene:
-    """The points of a picture in space.
+    """A picture's pixels as points in space.
 
     Args:
-        depth: (H, W), see `depth.py`; of the picture's `size` (height, width).
-        field_of_view: degrees that the picture's longer side spans; 50 is about a phone's double zoom.
+        depth: (H, W), see `depth.py`; must have the picture's `size` (height, width).
+        field_of_view: degrees spanned by the picture's longer side; 50 is about a phone's double zoom.
 
     Raises ValueError for a depth map of another size.
     """
@@ -59,13 +60,13 @@ class DepthScene:
         self._cloud = self.lift(places, self.depth_at(places))
 
     def depth_at(self, places: np.ndarray) -> np.ndarray:
-        """The depth map at pixels (N, 2) of the picture; beyond its border that of the border."""
+        """Depth (N,) at pixels (N, 2) of the picture, clamped to its border."""
         limits = (self.size[1] - 1, self.size[0] - 1)
         column, row = np.clip(np.floor(places + 0.5).astype(int), 0, limits).T
         return np.asarray(self.depth[row, column], np.float64)
 
     def lift(self, places: np.ndarray, depth: np.ndarray, pose: Pose | None = None) -> np.ndarray:
-        """World points (N, 3) seen at pixels (N, 2) from `pose` (the first camera by default), so far away (N,)."""
+        """World points (N, 3) at pixels (N, 2) and depth (N,) as seen from `pose`, by default the first camera's."""
         pose = pose or Pose()
         flat = (places - self.centre) / (self.focal * pose.zoom)
         camera = np.concatenate([flat * depth[:, None], depth[:, None]], axis=1)
@@ -80,8 +81,8 @@ class DepthScene:
         return camera[:, :2] / safe * (self.focal * pose.zoom) + self.centre, np.where(before, depth, np.nan)
 
     def seen(self, places: np.ndarray, depth: np.ndarray, pose: Pose) -> np.ndarray:
-        """bool (N,): which points, projected to pixels (N, 2) and so far away (N,), lie in the picture and have nothing
-        of the scene before them."""
+        """bool (N,): which points, at pixels (N, 2) and depth (N,) from `pose`, lie in the picture and are not hidden
+        by the scene."""
         height, width = self.size
         inside = np.all((places >= -0.5) & (places < (width - 0.5, height - 0.5)), axis=1)
         nearest = self._nearest(pose)
@@ -89,7 +90,7 @@ class DepthScene:
         return np.asarray(inside & (depth <= TOLERANCE * nearest[cell[:, 1], cell[:, 0]]))
 
     def _nearest(self, pose: Pose) -> np.ndarray:
-        """The least depth in every cell of the picture; infinity where the first picture shows nothing."""
+        """The depth buffer: the least depth in every cell, infinity where no point of the first picture falls."""
         places, depth = self.project(self._cloud, pose)
         rows, columns = self._grid
         nearest = np.full(rows * columns, np.inf)
@@ -104,6 +105,6 @@ class DepthScene:
 
 
 def _turn(rotation: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """rotation (3, 3) times every point (N, 3), summed in a fixed order, which matrix products do not promise."""
+    """rotation (3, 3) times every point (N, 3), summed in a fixed order, which matrix products do not guarantee."""
     x, y, z = points[:, 0:1], points[:, 1:2], points[:, 2:3]
     return np.asarray(x * rotation[:, 0] + y * rotation[:, 1] + z * rotation[:, 2])

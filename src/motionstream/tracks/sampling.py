@@ -1,7 +1,7 @@
-"""Which tracks a training clip is conditioned on: numbers, ids, drags as people make them, mid-frame masking.
+"""Samples the tracks that condition a training clip: their number and ids, drags like people's, mid-frame masking.
 
-All functions take batches: positions (B, T, N, 2), visible (B, T, N), layer (B, N) with 0 for the background, k for the
-k-th object and −1 for unused rows. Randomness comes from one ``torch.Generator`` on the CPU.
+Batches have positions (B, T, N, 2), visible (B, T, N) and layer (B, N): 0 for the background, k for the k-th object,
+−1 for unused rows. Randomness comes from one ``torch.Generator`` on the CPU.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from motionstream.tracks.hasty import HastyConfig, make_hasty
 
 @dataclass(frozen=True)
 class TrackMix:
-    """How often each kind of conditioning is drawn; what remains of 1 is "no tracks at all".
+    """Probability of each kind of conditioning; the rest up to 1 is "no tracks at all".
 
-    ``dense`` and ``random`` follow anything; ``drags`` is what visitors do: one to five rigid grids, on objects mostly,
-    and pins, everything else left unspecified.
+    ``dense`` and ``random`` take tracks from anywhere. ``drags`` imitates users: one to five compact groups of tracks,
+    drags of objects and pins or pushes of the background; everything else is unspecified.
     """
 
     dense: float = 0.2
@@ -27,18 +27,17 @@ class TrackMix:
     drags: float = 0.52
     max_tracks: int = 160
     dense_tracks: int | None = None
-    """``dense`` takes a number from here to ``max_tracks`` (the paper: 1,000 to 2,500); always ``max_tracks`` when
-    None."""
+    """``dense`` draws a number from this to ``max_tracks`` (the paper: 1,000 to 2,500); None: always ``max_tracks``."""
     radius: tuple[float, float] = (4.0, 22.0)
-    """What one gesture of ``drags`` takes hold of, in pixels."""
+    """Smallest and largest radius of one gesture of ``drags``, in pixels."""
     late_birth: float = 0.35
-    """Chance that a drag begins at a later chunk of the clip instead of with it."""
+    """Probability that a drag begins with a later chunk instead of the first."""
     release: float = 0.3
-    """Chance that a drag is released before the clip ends."""
+    """Probability that a drag is released before the clip ends."""
     mask_probability: float = 0.0
     """Stochastic mid-frame masking (paper, section 3.1): 0.2 in the second phase of the teacher."""
     hasty: HastyConfig | None = None
-    """What is done to the chosen tracks so that clumsy ones are followed, too; nothing by default."""
+    """Augmentation of the chosen tracks by flaws of hasty input; None: none."""
 
     def __post_init__(self) -> None:
         total = self.dense + self.random + self.drags
@@ -54,11 +53,13 @@ class TrackMix:
 
 @dataclass(frozen=True)
 class SampledTracks:
-    """Conditioning tracks (B, T, M, …). ``birth`` (B, M): the chunk in which each begins, its content being taken from
-    ``start`` (B, M, 2) in the frame before that chunk (in frame 0 for chunk 0). ``events`` (B, chunks): whether any
-    track begins at that chunk, anew behind a mask, too, or ended in the one before, that is, whether the static picture
-    is taken anew. Positions
-    are NaN where a track is unspecified (not begun, released, masked, an unused row), numbers where it is hidden."""
+    """Conditioning tracks (B, T, M, …).
+
+    ``positions`` are NaN where a track is unspecified (not begun, released, masked, an unused row), but finite where it
+    is hidden. ``birth`` (B, M): the chunk in which each track begins; its content is taken from ``start`` (B, M, 2) in
+    the frame before that chunk (frame 0 for chunk 0). ``events`` (B, chunks): whether the static picture is renewed at
+    that chunk, because a track begins (also after a mask) or ended in the chunk before.
+    """
 
     positions: Tensor
     visible: Tensor
@@ -73,7 +74,7 @@ def chunk_starts(frames: int, first: int, later: int) -> list[int]:
 
 
 def draw_ids(generator: torch.Generator, batch: int, count: int, id_range: int) -> Tensor:
-    """Random ids (B, N), different within a scene."""
+    """Random ids (B, N), distinct within a clip."""
     return torch.stack([torch.randperm(id_range, generator=generator)[:count] for _ in range(batch)])
 
 
@@ -93,11 +94,11 @@ def sample_tracks(
 
 
 def layers_of(positions: Tensor, visible: Tensor, size: tuple[int, int]) -> Tensor:
-    """Layers (N,) of one clip's tracked points, positions (T, N, 2), where nobody has drawn objects: 1 for those that
-    move otherwise than most, 0 for the others, −1 for those never seen moving.
+    """Layers (N,) of one clip's tracked points, positions (T, N, 2), without known objects: 1 for points with motion of
+    their own, 0 for the others, −1 for points visible in less than two frames or not in the first.
 
-    What most points do, frame by frame, is taken for the camera's motion (their median); two hundredths of the
-    picture's height away from it, at any time, is motion of one's own.
+    The median displacement of each frame is taken as the camera's motion. A point that ever deviates from it by more
+    than 2 % of the picture's height has motion of its own.
     """
     together = visible & visible[:1]
     moves = torch.where(together[..., None], positions - positions[:1], torch.nan)
@@ -112,12 +113,12 @@ def _chance(probability: float, generator: torch.Generator) -> bool:
 
 
 def integer(low: int, high: int, generator: torch.Generator) -> int:
-    """Uniform in low … high, both included."""
+    """A uniform random integer in low … high, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 def subset(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """At most ``count`` of ``indices``, in their order."""
+    """A random choice of at most ``count`` of ``indices``, in their order."""
     order = torch.randperm(len(indices), generator=generator)[:count].to(indices.device)
     return indices[order.sort().values]
 
@@ -172,7 +173,8 @@ def _drag_plan(layer: Tensor, generator: torch.Generator) -> list[bool]:
 def sample_press(
     places: Tensor, area: Tensor, layer: Tensor, reach: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Tracks of one layer within a random radius of a random one, thinned at random: what a press would make."""
+    """Indices of the tracks that a random press would hold: those of one layer within a random radius of a random track
+    of the ``area`` (N,), thinned at random. ``reach``: smallest and largest radius in pixels."""
     candidates = area.nonzero()[:, 0]
     if len(candidates) == 0:
         return candidates
@@ -217,7 +219,7 @@ def _assemble(
         if after_release:
             events[after_release[0]] = True
     events[0] = True
-    if mix.hasty is not None:  # before masking, or what is held could be a place that was masked
+    if mix.hasty is not None:  # before masking, because a hold could otherwise repeat a masked position
         out_positions, out_visible = make_hasty(out_positions, out_visible, mix.hasty, generator)
     if _chance(mix.mask_probability, generator):
         first = integer(1, max(1, frames - 4), generator)
@@ -229,8 +231,8 @@ def _assemble(
 
 
 def _begun_behind_mask(positions: Tensor, birth: Tensor, start: Tensor, chunks: list[int]) -> tuple[Tensor, Tensor]:
-    """``birth`` and ``start`` once positions (T, M, 2) are masked: a track whose first chunk is masked throughout
-    begins with the one in which it is told of, at its first position there, as in a stream."""
+    """``birth`` and ``start`` after masking of positions (T, M, 2): a track whose first chunk is masked completely
+    begins in the first chunk that has a position, at that position, as in a stream."""
     told = positions.isfinite().all(dim=-1)
     first = told.int().argmax(dim=0)
     chunk = torch.bucketize(first, torch.tensor(chunks, device=first.device), right=True) - 1
@@ -240,6 +242,6 @@ def _begun_behind_mask(positions: Tensor, birth: Tensor, start: Tensor, chunks: 
 
 
 def _changes(positions: Tensor, chunks: list[int]) -> Tensor:
-    """At which chunks (chunks,) other tracks are told of than in the one before, (T, M, 2), as a stream is told."""
+    """Which chunks (chunks,) have other tracks, positions (T, M, 2), than the chunk before, as a stream sees it."""
     told = torch.stack([part.isfinite().all(dim=-1).any(dim=0) for part in positions.tensor_split(chunks[1:])])
     return torch.cat([torch.zeros_like(told[:1, 0]), (told[1:] != told[:-1]).any(dim=1)])

@@ -1,8 +1,8 @@
-"""The measuring tracker: patches of the first frame, found again by correlation and aligned below the pixel.
+"""The tracker for measurements: finds patches of the first frame by correlation, with subpixel alignment.
 
-A point of the plane is the complex number x + iy here, so that a patch moved, turned and scaled is
-z -> pose * z + centre: |pose| its size and the angle of pose its turn, relative to frame 0.
-Axes: N points, P the patch's side, D = P * P * 3 its numbers.
+Points are complex numbers x + iy, so that a moved, rotated and scaled patch is z -> pose * z + centre: |pose| is its
+scale and the angle of pose its rotation, relative to frame 0.
+Axes: N points, P the patch's side, D = P * P * 3 its values.
 """
 
 from dataclasses import dataclass
@@ -14,23 +14,23 @@ from motionstream.tracks.point_log import PointLog
 from motionstream.tracks.tracks import Tracks
 
 _ITERATIONS = 8  # of Gauss-Newton; steps are well below 0.01 px after these
-_MAX_SHIFT = 2.5  # pixels that alignment may add to where it started; more is another place
-_MAX_TURN = 0.3  # change of pose in one frame: 17 degrees or 30 % in size
-_SCALES = (0.4, 2.5)  # size of the patch relative to frame 0
-_MIN_TEXTURE = 0.5  # of 255, about what the rounding of 8-bit pictures makes of a flat one
+_MAX_SHIFT = 2.5  # largest distance in pixels from the start of an alignment; beyond it, it found another place
+_MAX_TURN = 0.3  # largest change of pose in one frame: 17 degrees or 30 % in scale
+_SCALES = (0.4, 2.5)  # smallest and largest scale of the patch relative to frame 0
+_MIN_TEXTURE = 0.5  # smallest contrast, in levels of 255: about the rounding error of a flat 8-bit picture
 
 
 @dataclass(frozen=True)
 class TemplateTracker:
-    """Template matching for small rendered video, where optical flow is misled by large soft shapes.
+    """Template matching for small rendered video, whose large soft shapes mislead optical flow.
 
-    Every point's patch of frame 0 (`patch` pixels a side, its middle weighing most) is aligned to each frame
-    by inverse-compositional Gauss-Newton (Baker and Matthews 2004) over shift, turn and size, from where it
-    was one frame earlier. Where the correlation stays below `search`, the patch in its present pose is also
-    looked for within `radius` pixels (normalised cross-correlation). Templates are always frame 0's, so
-    nothing drifts; brightness and contrast do not matter. A point is lost for good where the correlation is
-    below `threshold`, its patch has no texture, or it leaves the picture; it then stays where it was last
-    seen. `smoothing` (sigma in pixels) makes patches of sharp and of slightly blurred pictures comparable.
+    Every point's patch of frame 0 (`patch` pixels a side, the centre weighing most) is aligned to each frame by
+    inverse-compositional Gauss-Newton (Baker and Matthews 2004) over shift, rotation and scale, starting from the
+    previous frame's result. If the correlation stays below `search`, the patch in its present pose is also searched
+    within `radius` pixels (normalised cross-correlation). Templates are always frame 0's, so nothing drifts; brightness
+    and contrast do not matter. A point is lost for good if its correlation is below `threshold`, its patch has no
+    texture, or it leaves the picture; it then stays at its last position. `smoothing` (sigma in pixels) makes patches
+    of sharp and of slightly blurred pictures comparable.
     """
 
     patch: int = 11
@@ -52,7 +52,7 @@ class TemplateTracker:
 
     @property
     def margin(self) -> int:
-        """Pixels by which frames are extended, by reflection, so that patches and searches stay inside."""
+        """Pixels by which frames are padded, by reflection, so that patches and searches stay inside."""
         return self.patch + self.radius
 
     def track(self, video: np.ndarray, points: np.ndarray, fps: float = 24.0) -> Tracks:
@@ -88,7 +88,7 @@ class TemplateTracker:
         centre: np.ndarray,
         pose: np.ndarray,
     ) -> "_Fit":
-        """The best fit for the points `index`, given where and how they were one frame earlier."""
+        """The best fit for the points `index`, given their centre and pose one frame earlier."""
         best = _Fit(centre.copy(), pose.copy(), np.full(len(index), -1.0))
         best.improve(np.arange(len(index)), templates.align(picture, index, centre, pose))
         unsure = np.flatnonzero(best.score < self.search)
@@ -97,7 +97,7 @@ class TemplateTracker:
             patch = templates.posed(index[row], pose[row])
             peaks[row] = _search(picture, patch, centre[row], self.radius)
         best.improve(unsure, templates.align(picture, index[unsure], peaks[unsure], pose[unsure]))
-        # An edge or a blur leaves turn and size undetermined: then the shift alone, in the last known pose.
+        # An edge or a blur leaves rotation and scale undetermined: then fit the shift alone, in the last known pose.
         bad = np.flatnonzero(best.score < self.threshold)
         best.improve(bad, templates.align(picture, index[bad], peaks[bad], pose[bad], shift_only=True))
         return best
@@ -105,21 +105,21 @@ class TemplateTracker:
 
 @dataclass
 class _Fit:
-    """Where patches are, how they are posed, and how well they correlate there (-1: not found)."""
+    """Centres and poses of patches, and their correlation there (-1: not found)."""
 
     centre: np.ndarray
     pose: np.ndarray
     score: np.ndarray
 
     def improve(self, rows: np.ndarray, other: "_Fit") -> None:
-        """Take over, for the patches `rows`, what fits better."""
+        """Adopt the `other` fit of the patches `rows` where it is better."""
         better = other.score > self.score[rows]
         for mine, new in zip(vars(self).values(), vars(other).values(), strict=True):
             mine[rows[better]] = new[better]
 
 
 class _Templates:
-    """Patches (N, D) of the first frame, weighted, without mean and of unit length, and their derivatives."""
+    """Patches (N, D) of the first frame, weighted, mean-free and of unit length, and their derivatives."""
 
     def __init__(self, picture: np.ndarray, centre: np.ndarray, patch: int) -> None:
         self.picture, self.centre = picture, centre
@@ -135,29 +135,30 @@ class _Templates:
         along_x = _sample(picture, where + 0.5) - _sample(picture, where - 0.5)
         along_y = _sample(picture, where + 0.5j) - _sample(picture, where - 0.5j)
         x, y = x[..., None], y[..., None]
-        # Shift in x and y, growth, turn: the real and imaginary parts of centre and pose.
+        # Shift in x and y, scale, rotation: the real and imaginary parts of centre and pose.
         slopes = [along_x, along_y, along_x * x + along_y * y, along_y * x - along_x * y]
         scale = np.maximum(contrast, 1e-3)[:, None]
         self.slopes = np.stack([self._centred(slope) / scale for slope in slopes], axis=1)  # (N, 4, D)
-        # A change of contrast is no motion.
+        # Remove the component along the patch itself: a change of contrast, not motion.
         self.slopes -= (self.slopes @ self.patches[..., None]) * self.patches[:, None]
         self.hessian = self.slopes @ self.slopes.transpose(0, 2, 1)
         damping = 1e-3 / 4 * np.trace(self.hessian, axis1=1, axis2=2) + 1e-12
         self.hessian += damping[:, None, None] * np.eye(4, dtype=np.float32)
 
     def _centred(self, patches: np.ndarray) -> np.ndarray:
-        """(N, P, P, 3) -> (N, D): without the weighted mean, and weighted so that inner products are."""
+        """(N, P, P, 3) -> (N, D): minus the weighted mean, times the root of the weights, so that inner products are
+        weighted."""
         mean = (patches * self.weights).sum(axis=(1, 2), keepdims=True)
         return ((patches - mean) * np.sqrt(self.weights)).reshape(len(patches), 3 * self.offsets.size)
 
     def _normalise(self, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors (N, D), whose inner products are correlations, and the contrast they had (N,)."""
+        """Unit vectors (N, D), whose inner products are correlations, and their former lengths, the contrast (N,)."""
         vectors = self._centred(patches)
         contrast = np.sqrt((vectors**2).sum(axis=1))
         return vectors / np.maximum(contrast, 1e-3)[:, None], contrast
 
     def posed(self, index: int, pose: complex) -> np.ndarray:
-        """The first frame's patch (P, P, 3) of one point as it looks in a pose."""
+        """One point's patch (P, P, 3) of the first frame, in a pose."""
         return _sample(self.picture, self.centre[index] + self.offsets / pose)
 
     def align(
@@ -197,7 +198,7 @@ def _complex(points: np.ndarray) -> np.ndarray:
 
 
 def _sample(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) between its pixels, bilinear: complex positions (...,) -> values (..., 3)."""
+    """Sample a picture (H, W, 3) bilinearly: complex positions (...,) -> values (..., 3)."""
     height, width = picture.shape[:2]
     x = np.clip(where.real, 0, width - 1.001)
     y = np.clip(where.imag, 0, height - 1.001)

@@ -44,9 +44,9 @@ class Tracker(Protocol):
 class LucasKanade:
     """Pyramidal Lucas-Kanade optical flow (OpenCV), each step checked by going back.
 
-    A point is lost for good when the flow fails, the way back misses by more than `max_error` pixels, or it
-    leaves the picture; it then stays where it was last seen. Made for textured video: large soft shapes
-    mislead it, see `TemplateTracker`.
+    A point is lost for good when the flow fails, backward flow misses its origin by more than `max_error` pixels, or it
+    leaves the picture; it then stays at its last position. Made for textured video: large soft shapes mislead it, see
+    `TemplateTracker`.
     """
 
     window: int = 21
@@ -74,13 +74,14 @@ class LucasKanade:
         return track.tracks(fps)
 
     def follow(self, before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where points float32 (n, 2) of one grey picture uint8 (H, W) are in the next; (n,) whether to trust it."""
+        """Positions in the next grey picture of points float32 (n, 2) of one, uint8 (H, W), and whether they passed the
+        check (n,)."""
         end, found = self._flow(before, after, points)
         back, returned = self._flow(after, before, end)
         return end, found & returned & (np.hypot(*(back - points).T) <= self.max_error)
 
     def _flow(self, before: Any, after: Any, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where points (n, 2) of one grey picture are in another, and whether they were found (n,)."""
+        """Positions (n, 2) in another grey picture of points of one, and whether they were found (n,)."""
         import cv2
 
         window = (self.window, self.window)

@@ -1,4 +1,4 @@
-"""`Tracks`: where points are in every frame, what the model is told to follow and what trackers report.
+"""`Tracks`: points' positions and visibility in every frame, which condition the model and which trackers return.
 
 Pixels are (x, y) with (0, 0) the centre of the top-left pixel, so a picture spans -0.5 <= x < width - 0.5.
 Axes: T frames, N points. `size` is always (height, width).
@@ -30,10 +30,10 @@ class Tracks:
 
     positions: float32 (T, N, 2), x and y in pixels; NaN only where not visible. Points may lie outside the
     picture.
-    visible: bool (T, N). What is not visible is hidden, out of the picture or simply not specified.
+    visible: bool (T, N). A point that is not visible is hidden, out of the picture or not specified.
     size: (height, width) of the picture in pixels.
     fps: frames per second.
-    ids: int64 (N,), unique: which track is which over the chunks of a stream. Default 0..N-1.
+    ids: int64 (N,), unique: they identify tracks across the chunks of a stream. Default 0..N-1.
 
     Raises ValueError naming the offending index or value, and, before anything is copied, for more than
     MAX_FRAMES, MAX_POINTS or MAX_POSITIONS.
@@ -43,7 +43,7 @@ class Tracks:
     visible: np.ndarray
     size: tuple[int, int]
     fps: float = 24.0
-    ids: np.ndarray = None  # type: ignore[assignment]  # None is only how the default is asked for
+    ids: np.ndarray = None  # type: ignore[assignment]  # None requests the default; it is never kept
 
     def __post_init__(self) -> None:
         positions, visible = np.asarray(self.positions), np.asarray(self.visible)
@@ -73,7 +73,7 @@ class Tracks:
 
     @classmethod
     def empty(cls, frames: int, size: tuple[int, int], fps: float = 24.0) -> "Tracks":
-        """Tracks of no points: no motion given."""
+        """Tracks without points: no motion specified."""
         check_counts(frames, 0)
         return cls(np.zeros((frames, 0, 2), np.float32), np.zeros((frames, 0), bool), size, fps)
 
@@ -136,7 +136,7 @@ class Tracks:
         return replace(self, positions=self.positions[:, index], visible=self.visible[:, index], ids=self.ids[index])
 
     def inside(self) -> np.ndarray:
-        """bool (T, N): which points lie in the picture, seen or not. NaN does not."""
+        """bool (T, N): which points lie in the picture, visible or not; false for NaN."""
         height, width = self.size
         x, y = self.positions[..., 0], self.positions[..., 1]
         return (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
@@ -146,7 +146,7 @@ class Tracks:
         return replace(self, visible=self.visible & self.inside())
 
     def resize(self, size: tuple[int, int]) -> "Tracks":
-        """The same tracks on the picture stretched to another (height, width)."""
+        """The same tracks for the picture stretched to another (height, width)."""
         size = check_size(size)
         scale = np.array([size[1] / self.size[1], size[0] / self.size[0]])  # x, y
         return replace(self, positions=(self.positions + 0.5) * scale - 0.5, size=size)
@@ -176,7 +176,7 @@ class Tracks:
         )
 
     def hold(self, frames: int) -> "Tracks":
-        """`frames` frames more, in which every point stays as it is in the last one."""
+        """Append `frames` frames in which every point stays as in the last one."""
         if frames < 0:
             raise ValueError(f"cannot hold for {frames} frames; give 0 or more")
         check_counts(self.length + frames, self.count)
@@ -184,8 +184,8 @@ class Tracks:
         return replace(self, positions=self.positions[index], visible=self.visible[index])
 
     def beginnings(self) -> np.ndarray:
-        """Where each point begins, (N, 2): its place in the first frame, even if it is not visible there yet (points
-        that enter the picture are not); otherwise the first place where it is."""
+        """Where each point begins, (N, 2): its position in the first frame if finite, visible or not (a point may enter
+        the picture later); otherwise its first visible position."""
         first = self.visible.argmax(axis=0)
         seen: np.ndarray = self.positions[first, np.arange(self.count)]
         known = np.isfinite(self.positions[0]).all(axis=-1, keepdims=True) if self.length else False
@@ -195,7 +195,7 @@ class Tracks:
     def merge(parts: Sequence["Tracks"], renumber: bool = False) -> "Tracks":
         """All points of several Tracks of the same length, size and fps, as one.
 
-        Their ids must differ, or are numbered anew from 0 (`renumber`).
+        Their ids must differ, unless `renumber` numbers them from 0.
         """
         _check_alike(parts, ("length", "size", "fps"))
         check_counts(parts[0].length, sum(part.count for part in parts))
@@ -229,7 +229,7 @@ class Tracks:
 
 
 def check_counts(frames: int, points: int) -> None:
-    """Refuse too much before any of it is allocated."""
+    """Refuse tracks that are too large, before anything is allocated."""
     if frames < 1:
         raise ValueError(f"tracks of {frames} frames; they have at least 1")
     if frames > MAX_FRAMES:

@@ -1,9 +1,9 @@
-"""Motion transfer: what moves in a source, a video or a live camera, moves the picture.
+"""Motion transfer: the motion of a source, a video or a live camera, becomes tracks for the picture.
 
-`LiveTransfer` takes the source's frames as they come and answers the tracks of one chunk after another, as `LiveTracks`
-does; `VideoTransfer` feeds it a video at the stream's own time, and `transfer_tracks` cuts all of one. Points are
-followed by optical flow from frame to frame, so nothing of the source's future is known. Pixels are (x, y), (0, 0) the
-centre of the top-left one; sizes are (height, width); times are seconds. Axes: N points.
+`LiveTransfer` takes the source's frames as they arrive and gives the tracks of one chunk after another, like
+`LiveTracks`; `VideoTransfer` feeds it a video in step with the stream, and `transfer_tracks` converts a whole video.
+Points are followed by optical flow from frame to frame, so the source's future is never used. Pixels are (x, y), (0, 0)
+the centre of the top-left one; sizes are (height, width); times are seconds. Axes: N points.
 """
 
 import math
@@ -18,14 +18,14 @@ from motionstream.tracks.tracker import LucasKanade
 from motionstream.tracks.tracks import Tracks, check_fps, check_size
 
 LARGEST = 320
-"""Longer side in pixels at which a source is followed; larger ones are reduced."""
+"""Longer side in pixels at which a source is tracked; larger ones are reduced."""
 SPACING = 11.0
-"""Pixels of the picture between points, and at least a 32nd of its shorter side."""
+"""Pixels of the picture between points; at least 1/32 of its shorter side."""
 CHUNKS = (9, 12)
 MOST_FRAMES = 600
-"""Source frames that may wait for a cut; of more the oldest are forgotten."""
+"""Most source frames that may wait for a cut; beyond this the oldest are dropped."""
 FIRST_ID = 1 << 40
-"""Ids of transferred points begin here: those of gestures count up from 0."""
+"""First id of transferred points; those of gestures count up from 0."""
 
 Pair = tuple[tuple[float, float], tuple[float, float]]
 Waiting = tuple[float, np.ndarray, np.ndarray]
@@ -33,7 +33,7 @@ Waiting = tuple[float, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Similarity:
-    """Scales, turns and moves points: z -> factor z + shift, with x + iy for a point (x, y)."""
+    """Scales, rotates and shifts points: z -> factor z + shift, with x + iy for a point (x, y)."""
 
     factor: complex
     shift: complex
@@ -44,16 +44,16 @@ class Similarity:
         return np.stack([moved.real, moved.imag], axis=-1)
 
     def inverse(self) -> "Similarity":
-        """The way back."""
+        """The inverse similarity."""
         return Similarity(1 / self.factor, -self.shift / self.factor)
 
 
 def align(source: tuple[int, int], picture: tuple[int, int], pairs: Sequence[Pair] = ()) -> Similarity:
-    """From a source's pixels to the picture's, sizes (height, width).
+    """The similarity from a source's pixels to the picture's; sizes are (height, width).
 
-    Two pairs of points (one in the source, one in the picture) say all: where, how large and how turned. One pair says
-    where; the size is then that of the fit. Without any the source is fitted as a picture is: it covers the picture,
-    middle on middle. Raises ValueError for more pairs, equal source points, or equal picture points.
+    Two pairs of points (one in the source, one in the picture) determine it. One pair determines the shift; scale and
+    rotation are then those of the default, which scales the source to cover the picture, centre on centre. Raises
+    ValueError for more pairs, equal source points, or equal picture points.
     """
     fitting = Fit(check_size(source), check_size(picture))
     fitted = Similarity(complex(fitting.scale), complex(*fitting.to_fitted(np.zeros(2))))
@@ -72,7 +72,7 @@ def align(source: tuple[int, int], picture: tuple[int, int], pairs: Sequence[Pai
 
 
 def point_spacing(size: tuple[int, int]) -> float:
-    """Pixels between the points over a picture of this size."""
+    """Distance in pixels between points, for a picture of this size."""
     return max(SPACING, min(size) / 32)
 
 
@@ -85,15 +85,15 @@ def parse_pair(text: str) -> Pair:
 
 
 class LiveTransfer:
-    """Points that a source carries, cut into chunks.
+    """Points that move with a source, cut into chunks.
 
     Args:
         source: (height, width) of its frames. size, fps: of the stream.
-        pairs: how source and picture lie on one another, see `align`.
-        first_id: of its points; another source of the same stream begins with `next_id` of the one before.
+        pairs: the alignment of source and picture, see `align`.
+        first_id: of its points; a further source in the same stream begins with the last one's `next_id`.
 
-    A grid over the picture is laid back onto the source. A point that flow loses is gone; where the grid has become
-    empty, new points begin with the next chunk.
+    A grid over the picture is mapped onto the source and tracked there. Points that flow loses are dropped; where the
+    grid has gaps, new points begin with the next chunk.
     """
 
     def __init__(
@@ -114,17 +114,17 @@ class LiveTransfer:
         self._ids = np.zeros(0, np.int64)
         self._next_id = self._unborn = first_id  # points from `_unborn` on have not been in a chunk yet
         self._started = False  # whether a chunk was cut
-        # since the last cut, the frame before it first: time, ids, places in the picture
+        # frames since the last cut, preceded by the frame at it: time, ids, positions in the picture
         self._waiting: list[Waiting] = []
         self._reduction = min(1.0, LARGEST / max(self.source))
 
     @property
     def next_id(self) -> int:
-        """The id that its next point will have."""
+        """The id of its next new point."""
         return self._next_id
 
     def feed(self, frame: np.ndarray, time: float) -> None:
-        """The source's next frame, uint8 (height, width, 3), and when it is shown; time never goes back."""
+        """Add the source's next frame, uint8 (height, width, 3), and its time, which must not decrease."""
         if frame.dtype != np.uint8 or frame.shape != (*self.source, 3):
             raise ValueError(f"source frame is {frame.dtype} {frame.shape}; give uint8 {(*self.source, 3)}")
         if not math.isfinite(time) or (self._waiting and time < self._waiting[-1][0]):
@@ -143,22 +143,23 @@ class LiveTransfer:
             del self._waiting[1]
 
     def cut(self, frames: int, time: float | None = None) -> Tracks:
-        """The tracks of the next chunk: what the source did since the last cut, or until `time` of its clock.
+        """The tracks of the next chunk: the source's motion since the last cut, up to `time` on its clock or its latest
+        frame.
 
-        Its pace is kept, but not more than two chunks' time is caught up with. Where nothing has come, points hold.
+        Of a longer gap only the last two chunks' duration is shown. Without new frames points hold still.
         """
         if not self._waiting:
             return Tracks.empty(frames, self.size, self.fps)
         start, end = self._waiting[0][0], self._waiting[-1][0] if time is None else time
         end = max(start, end)
         start = max(start, end - 2 * frames / self.fps)
-        # The stream's first frame is the source's first; later chunks go on from where the last one ended.
+        # The stream's first frame is the source's first; later chunks continue where the last one ended.
         moments = np.linspace(start, end, frames) if not self._started else np.linspace(start, end, frames + 1)[1:]
         ids = np.unique(np.concatenate([known for _, known, _ in self._waiting]))
         positions, visible = self._sample(moments, ids)
         _, known, places = self._waiting[0]
         new, rows = known >= self._unborn, np.searchsorted(ids, known)
-        # What is new begins in the first frame exactly where it was at the end of the last one.
+        # A new point's position in the chunk's first frame is that at the end of the last chunk.
         positions[0, rows[new]], visible[0, rows[new]] = places[new], True
         tracks = Tracks(np.where(visible[..., None], positions, np.nan), visible, self.size, self.fps, ids).clipped()
         last = visible[-1]
@@ -168,7 +169,8 @@ class LiveTransfer:
         return tracks
 
     def _sample(self, moments: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places (T, N, 2) at moments, between the two frames around each; seen (T, N) where both have the point."""
+        """Positions (T, N, 2) at moments, interpolated between the two frames around each; visible (T, N) if both have
+        the point."""
         times = np.array([time for time, _, _ in self._waiting])
         table = np.full((len(times), len(ids), 2), np.nan)
         for row, (_, known, places) in enumerate(self._waiting):
@@ -181,7 +183,7 @@ class LiveTransfer:
         return positions, np.isfinite(positions).all(axis=-1)
 
     def _fill(self, waiting: list[Waiting]) -> list[Waiting]:
-        """Add points where the grid over the picture has none, as of now, to everything that waits, and return it."""
+        """Add points where the grid over the picture currently has gaps, to all waiting frames; returns these."""
         x, y = (np.arange(self.spacing / 2 - 0.5, side - 0.5, self.spacing) for side in self.size[::-1])
         grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
         taken = self._places(self._points)
@@ -200,7 +202,7 @@ class LiveTransfer:
         ]
 
     def _places(self, points: np.ndarray) -> np.ndarray:
-        """Where points (N, 2) of the reduced source are in the picture, float64."""
+        """Map points (N, 2) of the reduced source to the picture, float64."""
         return self.alignment.apply((points.astype(float) + 0.5) / self._reduction - 0.5)
 
     def _reduce(self, frame: np.ndarray) -> np.ndarray:
@@ -214,9 +216,9 @@ class LiveTransfer:
 
 
 class VideoTransfer:
-    """What a video's motion makes of one chunk after another: its own pace at the stream's rate.
+    """Tracks of one chunk after another from a video's motion, in real time at the stream's frame rate.
 
-    ``live`` must be new. A video that ends holds; `ended` says so.
+    ``live`` must be new. After the video's end points hold still; see `ended`.
     """
 
     def __init__(self, video: Iterable[np.ndarray], source_fps: float, live: LiveTransfer) -> None:
@@ -233,7 +235,7 @@ class VideoTransfer:
     def cut(self, frames: int) -> Tracks:
         """The tracks of the next `frames` frames."""
         end = (self._cut + frames - 1) / self.live.fps
-        # One frame beyond the chunk's end, so that its last moment lies between two.
+        # One frame beyond the chunk's end, so that its last time lies between two frames.
         while self._next is not None and (self._fed == 0 or (self._fed - 1) / self.source_fps < end):
             self.live.feed(self._next, self._fed / self.source_fps)
             self._next, self._fed = next(self._coming, None), self._fed + 1
@@ -252,9 +254,9 @@ def transfer_tracks(
     pairs: Sequence[Pair] = (),
     chunks: tuple[int, int] = CHUNKS,
 ) -> Tracks:
-    """Tracks of `frames` frames by the motion of a video of `source_fps`: its own pace at the stream's rate.
+    """Tracks of `frames` frames from the motion of a video at `source_fps`, in real time at the stream's frame rate.
 
-    The same as a live source cut chunk by chunk. A video that ends earlier holds. Ids are numbered anew.
+    Equals a live source cut chunk by chunk. After the video's end points hold still. Ids are renumbered.
     """
     transfer, done = VideoTransfer(video, source_fps, LiveTransfer(source, size, fps, pairs)), 0
     parts: list[Tracks] = []
