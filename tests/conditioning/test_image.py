@@ -196,7 +196,7 @@ def test_broken_folders(folder, tmp_path):
 
 def test_missing_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match=r'transformers .*pip install "motionstream\[wan\]"'):
+    with pytest.raises(ValueError, match=r'transformers .*pip install -e "\.\[wan\]"'):
         CLIPImageEncoder.random(CONFIG).encode(pictures(1, 60, 90))
 
 

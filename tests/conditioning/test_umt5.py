@@ -156,7 +156,7 @@ def test_cleaning(written, clean):
 def test_the_small_encoder_needs_no_ftfy(monkeypatch):
     monkeypatch.setitem(sys.modules, "ftfy", None)
     assert clean_text("schÃ¶n &amp; ") == "schÃ¶n &"
-    with pytest.raises(ValueError, match=r'ftfy .*pip install "motionstream\[wan\]"'):
+    with pytest.raises(ValueError, match=r'ftfy .*pip install -e "\.\[wan\]"'):
         clean_text("a fox", fix_encoding=True)
 
 
@@ -238,7 +238,7 @@ def test_eight_bits(folders):
 
 def test_missing_libraries(monkeypatch, folders):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match=r'transformers .*pip install "motionstream\[wan\]"'):
+    with pytest.raises(ValueError, match=r'transformers .*pip install -e "\.\[wan\]"'):
         UMT5TextEncoder.from_folder(*folders, CONFIG)
 
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.component_config import CLIPConfig
-from motionstream.conditioning.resident import (
+from motionstream.conditioning.pretrained import (
     Device,
-    Resident,
     WeightSource,
     assemble,
     check_folder,
@@ -28,6 +27,7 @@ from motionstream.conditioning.resident import (
     random_weights,
     write_folder,
 )
+from motionstream.conditioning.resident import Resident
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.component_config import TextConfig
-from motionstream.conditioning.resident import optional_import
+from motionstream.conditioning.pretrained import optional_import
 
 
 class TextEncoder(Protocol):

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from motionstream.component_config import UMT5Config
 from motionstream.conditioning.int8 import to_int8
-from motionstream.conditioning.resident import (
+from motionstream.conditioning.pretrained import (
     Device,
-    Resident,
     WeightSource,
     assemble,
     check_folder,
@@ -28,6 +27,7 @@ from motionstream.conditioning.resident import (
     random_weights,
     write_folder,
 )
+from motionstream.conditioning.resident import Resident
 from motionstream.conditioning.text import clean_text
 
 Quantise = Literal["none", "int8"]

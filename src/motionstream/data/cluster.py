@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from motionstream.components import Placement
-from motionstream.conditioning.resident import optional_import
+from motionstream.conditioning.pretrained import optional_import
 from motionstream.data.encode import PrepareSettings
 from motionstream.data.prepare import Execution, Unit, UnitPreparer
 

@@ -36,7 +36,7 @@ from motionstream.component_config import (
 )
 from motionstream.conditioning import image as clip
 from motionstream.conditioning import umt5
-from motionstream.conditioning.resident import optional_import
+from motionstream.conditioning.pretrained import optional_import
 from motionstream.conditioning.text import HashedTextEncoder
 from motionstream.config import CausalConfig, ModelConfig
 from motionstream.memory.live_bytes import dry_run, nbytes, peak_of, weights_of

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from motionstream.conditioning.resident import optional_import
+from motionstream.conditioning.pretrained import optional_import
 from motionstream.model.motion_model import MotionModel
 from motionstream.model.precision import cast_with_islands
 
