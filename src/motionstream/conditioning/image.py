@@ -1,4 +1,4 @@
-"""The CLIP image encoder of Wan 2.1: the first picture as 257 tokens of the layer before the last."""
+"""The CLIP image encoder of Wan 2.1: the first picture as 257 tokens from the second-to-last layer."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ _LAYER = {
 
 
 class CLIPImageEncoder:
-    """Pictures → (B, tokens, hidden_size); Wan reads the layer before the last, the class token first.
+    """Pictures → (B, tokens, hidden_size) from the second-to-last layer, as Wan uses it, the class token first.
 
-    The model is in memory while a picture not among the last 16 is encoded, and longer only with ``keep``. It may live
-    on another device than its output.
+    The last 16 pictures are cached; the model is in memory only while another is encoded, longer only with ``keep``. It
+    may be on another device than its output.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class CLIPImageEncoder:
         keep: bool = False,
         output_device: Device | None = None,
     ) -> CLIPImageEncoder:
-        """Random weights, the same whenever they are made again."""
+        """Random weights, reproducible from ``seed``."""
         weights = partial(random_weights, seed=seed)
         return cls(config, weights, dtype, device, keep=keep, output_device=output_device)
 
@@ -98,7 +98,7 @@ class CLIPImageEncoder:
         keep: bool = False,
         output_device: Device | None = None,
     ) -> CLIPImageEncoder:
-        """Weights as transformers saves them. Only file headers are read until a picture is encoded.
+        """Load weights as transformers saves them. Only file headers are read until a picture is encoded.
 
         Raises:
             ValueError: folder or library missing, files damaged or of another model.
@@ -115,12 +115,12 @@ class CLIPImageEncoder:
         return self._resident.resident
 
     def release(self) -> None:
-        """Free the model's memory; encoded pictures stay."""
+        """Free the model's memory; encoded pictures stay cached."""
         self._resident.release()
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
-        """Tokens (B, tokens, hidden_size) on ``output_device`` of pictures (B, 3, H, W) in [−1, 1]."""
+        """Pictures (B, 3, H, W) in [−1, 1] → tokens (B, tokens, hidden_size) on ``output_device``."""
         assert pictures.ndim == 4 and pictures.shape[1] == 3, f"pictures are B 3 H W, not {tuple(pictures.shape)}"
         pixels = preprocess(pictures, self.config)
         keys = [hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in pixels]
@@ -142,9 +142,9 @@ class CLIPImageEncoder:
 
 
 def preprocess(pictures: Tensor, config: CLIPConfig) -> Tensor:
-    """Pictures (B, 3, H, W) in [−1, 1] → what CLIP takes, (B, 3, side, side), float32 on the CPU.
+    """Pictures (B, 3, H, W) in [−1, 1] → CLIP's input (B, 3, side, side), float32 on the CPU.
 
-    On the CPU because Apple's devices lack the antialiased resize, and one small picture costs nothing.
+    On the CPU because Apple's devices lack the antialiased resize, and a small picture takes no time.
     """
     pictures, side = pictures.detach().to("cpu", torch.float32), config.image_size
     if config.preprocess == "squash":
@@ -156,7 +156,8 @@ def preprocess(pictures: Tensor, config: CLIPConfig) -> Tensor:
 
 
 def _crop(pictures: Tensor, side: int) -> Tensor:
-    """The middle square in [0, 1], the shorter side resized to ``side``, in 8-bit levels as CLIPImageProcessor does."""
+    """Resize the shorter side to ``side`` and crop the centre square, in 8-bit levels like CLIPImageProcessor; values
+    in [0, 1]."""
     height, width = pictures.shape[-2:]
     short = min(height, width)
     size = (side * height // short, side * width // short)
@@ -183,12 +184,12 @@ def transformers_config(config: CLIPConfig) -> Any:
 
 
 def from_official(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
-    """The image half of ``models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`` under transformers' names.
+    """The image encoder of ``models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`` under transformers' names.
 
-    Its text half and the projection into their common space are left out: Wan does not use them.
+    The text encoder and the projection into the common space are left out: Wan does not use them.
 
     Raises:
-        ValueError: the state is not of the official model, or of another size than ``config``.
+        ValueError: the state is not that of the official model, or of another size than ``config``.
     """
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -204,7 +205,7 @@ def from_official(state: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, 
 
 
 def _transformers(key: str, value: Tensor) -> list[tuple[str, Tensor]]:
-    """Names and values of one official weight; queries, keys and values are one matrix there."""
+    """Names and values for one official weight; the official code joins queries, keys and values in one matrix."""
     if key == "cls_embedding":
         return [("embeddings.class_embedding", value.flatten())]
     if key == "pos_embedding":
@@ -228,7 +229,7 @@ def _skeleton(config: CLIPConfig) -> nn.Module:
 
 
 def _canonical(name: str) -> str | None:
-    """transformers 4 and most files say ``vision_model.``, transformers 5 does not."""
+    """See ``Canonical``. transformers 4 and most files prefix names with ``vision_model.``, transformers 5 does not."""
     if name.startswith(("text_model.", "text_projection.", "visual_projection.", "logit_scale")):
         return None
     return None if name.endswith("position_ids") else name.removeprefix("vision_model.")

@@ -1,7 +1,7 @@
-"""Linear layers with their weights in eight bits: half of bfloat16's memory, for encoders that run once a prompt.
+"""Linear layers with int8 weights: half of bfloat16's memory, for encoders that run once per prompt.
 
-Plain PyTorch, so it runs on every device. Weights alone are rounded, one scale for every output; activations keep
-their precision, and a layer's weights are widened while it runs.
+Plain PyTorch, so it runs on every device. Only weights are quantised, with one scale per output; they are converted to
+the activations' precision while a layer runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class Int8Linear(nn.Module):
-    """``linear`` with int8 weights: y = (x Wᵀ) · scale + bias, scale (outputs,) the largest weight of a row / 127."""
+    """``linear`` with int8 weights: y = (x Wᵀ) · scale + bias; scale (outputs,) is a row's largest magnitude / 127."""
 
     weight: Tensor
     scale: Tensor
@@ -32,8 +32,8 @@ class Int8Linear(nn.Module):
 
 
 def to_int8(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every ``nn.Linear`` in place and move all to ``device``, layer by layer: the device never holds the
-    weights in full precision."""
+    """Replace every ``nn.Linear`` in place and move the module to ``device``, layer by layer, so that the device never
+    holds all weights in full precision."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, Int8Linear(child).to(device))

@@ -16,7 +16,7 @@ from motionstream.conditioning.pretrained import optional_import
 
 
 class TextEncoder(Protocol):
-    """Encodes sentences; the empty sentence is the null condition of guidance and dropout."""
+    """Encodes sentences; the empty one is the null condition for guidance and dropout."""
 
     def encode(self, sentences: list[str]) -> Tensor: ...
 
@@ -24,8 +24,8 @@ class TextEncoder(Protocol):
 def clean_text(sentence: str, *, fix_encoding: bool = False) -> str:
     """Unescape HTML twice and collapse white space, as Wan cleans prompts.
 
-    ``fix_encoding``: repair wrongly decoded letters first, as Wan also does. It needs ftfy, which only the Wan models
-    require; a ValueError says so where it is missing.
+    ``fix_encoding``: first repair wrongly decoded characters, as Wan does. Needs ftfy, which only the Wan models
+    require; ValueError if it is missing.
     """
     if fix_encoding:
         sentence = optional_import("ftfy").fix_text(sentence)
@@ -33,16 +33,16 @@ def clean_text(sentence: str, *, fix_encoding: bool = False) -> str:
 
 
 def word_features(word: str, buckets: int) -> list[int]:
-    """Buckets of a word: itself and its 3- to 5-character n-grams, so that an unknown word is near its relatives."""
+    """Hash buckets of a word and its 3- to 5-character n-grams, which place an unknown word near similar ones."""
     marked = f"<{word}>"
     grams = {marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1)}
     return [zlib.crc32(gram.encode()) % buckets for gram in sorted(grams | {marked})]
 
 
 class HashedTextEncoder(nn.Module):
-    """A word is the mean of hashed n-gram embeddings; a place embedding and a small network follow.
+    """Each word is the mean of its hashed n-gram embeddings, plus a position embedding, followed by a small network.
 
-    Trained with the model. Places beyond the sentence are zero, as the Wan models' padding is.
+    Trained with the model. Tokens after the sentence's end are zero, like the padding of the Wan models.
     """
 
     def __init__(self, config: TextConfig, dim: int) -> None:
@@ -54,7 +54,7 @@ class HashedTextEncoder(nn.Module):
         self.mix = nn.Sequential(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
 
     def encode(self, sentences: list[str]) -> Tensor:
-        """Tokens (B, tokens, dim); words beyond ``tokens`` are left out."""
+        """Tokens (B, tokens, dim); further words are ignored."""
         device = self.place.device
         out = torch.zeros(len(sentences), self.config.tokens, self.dim, device=device, dtype=self.place.dtype)
         for row, sentence in enumerate(sentences):

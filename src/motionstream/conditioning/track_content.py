@@ -1,9 +1,9 @@
-"""What tracks bring along beside their ids (``ModelConfig.latents_along_tracks``): the latents from where they began.
+"""Copies latents along tracks from where the tracks began (``ModelConfig.latents_along_tracks``).
 
-Not in the paper, whose ids say only that this cell and that one are the same; what is there has to be found by
-attention, which takes a small model very long to learn (docs/log.md). Wan-Move (arXiv 2512.08765) copies the
-picture's latents along trajectories in place of ids; here a track has both. One that is there from the start brings the
-given picture's latents, a later one those of the last latent frame before its chunk, which a stream has made itself.
+Not in the paper, whose random ids only mark cells as the same; their content must be found by attention, which a small
+model is very slow to learn (docs/log.md). Wan-Move (arXiv 2512.08765) copies the picture's latents along trajectories
+instead of ids; here a track carries both. A track from the start carries the given picture's latents, a later one those
+of the last latent frame before its chunk, which the stream generated itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from motionstream.tracks import Tracks
 
 
 def latents_at(latents: Tensor, places: Tensor, cell: int) -> Tensor:
-    """Latents (B, C, h, w) at pixels (B, N, 2), between cells by distance; beyond the border, the border's: (B, N, C).
-    Zero where a place is not a number. ``cell``: pixels per cell."""
+    """Sample latents (B, C, h, w) bilinearly at pixels (B, N, 2), clamped to the border: (B, N, C). Zero for NaN.
+    ``cell``: pixels per cell."""
     sides = cell * torch.tensor([latents.shape[3], latents.shape[2]], device=places.device)
     grid = (2 * places + 1) / sides - 1
     known = grid.isfinite().all(dim=-1)
@@ -38,11 +38,11 @@ def content_map(
     group: int,
     first: bool,
 ) -> Tensor:
-    """The tracks' ``content`` (B, N, C) in the cells where they are seen, mean of the frames of a latent frame in which
-    one is: float32 (B, C, F, h, w), zero where none is.
+    """The tracks' ``content`` (B, N, C) in the cells where they are visible, averaged over those frames of a latent
+    frame in which the cell has a track: float32 (B, C, F, h, w), zero without one.
 
-    ``positions``, ``visible``, ``size``, ``cell`` as of ``track_map``; ``group``: frames of a latent frame; ``first``
-    as of ``TrackHead``.
+    ``positions``, ``visible``, ``size``, ``cell``: see ``track_map``; ``group``: frames per latent frame; ``first``:
+    see ``TrackHead``.
     """
     told = torch.cat([content.float(), torch.ones_like(content[..., :1])], dim=-1)
     maps = track_map(positions, visible, told, size=size, cell=cell)
@@ -51,9 +51,9 @@ def content_map(
 
 
 class TrackContent:
-    """Of one stream: remembers what each of its tracks brought along.
+    """Remembers the content that each track of one stream carries.
 
-    ``latent``: (1, C, h, w), the given picture's. ``last`` is set to the last latent frame whenever a chunk is made.
+    ``latent``: (1, C, h, w), the given picture's. After every chunk, set ``last`` to its last latent frame.
     """
 
     def __init__(self, latent: Tensor, cell: int) -> None:
@@ -61,7 +61,7 @@ class TrackContent:
         self._known: dict[int, Tensor] = {}
 
     def of(self, tracks: Tracks) -> Tensor:
-        """Of a chunk's tracks, (1, N, C); asked for in order."""
+        """The content (1, N, C) of a chunk's tracks. Call once per chunk, in order."""
         ids = tracks.ids.tolist()
         self._known = {track: content for track, content in self._known.items() if track in ids}
         new = [row for row, track in enumerate(ids) if track not in self._known and tracks.visible[:, row].any()]

@@ -1,8 +1,8 @@
-"""The track head (paper, eq. 1 and section 3.1): tracks → channels beside the noisy latents.
+"""The track head (paper, eq. 1 and section 3.1): tracks → channels that are concatenated to the noisy latents.
 
-Each track draws a random id; its sinusoidal embedding is written into the cell it is in at every frame in which it is
-visible and inside. Where tracks meet in a cell, the last of them wins, on every device. Time is then compressed 4×
-(frame 0 alone, then groups of four, so chunk by chunk equals whole clip), and a 1×1×1 convolution ends the head.
+Each track draws a random id, whose sinusoidal embedding is written into the track's cell in every frame in which it is
+visible and inside. If several tracks share a cell the last one wins, on every device. Time is then compressed 4×
+(frame 0 alone, then groups of four, so chunk by chunk equals whole clip), followed by a 1×1×1 convolution.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def embed_ids(ids: Tensor, dim: int) -> Tensor:
 
 
 def track_cells(positions: Tensor, visible: Tensor, size: tuple[int, int], cell: int) -> Tensor:
-    """Flat cell index (B, T, N) of each track, −1 where it is hidden, outside or not a number."""
+    """Flat cell index (B, T, N) of each track, −1 where it is not visible, outside or NaN."""
     height, width = size
     x, y = positions.unbind(-1)
     inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)  # false for NaN
@@ -46,12 +46,12 @@ def track_map(
     cell: int,
     offsets: bool = False,
 ) -> Tensor:
-    """Equation 1: the tracks' embeddings on the grid.
+    """Equation 1: the tracks' embeddings on the latent grid.
 
     Args:
         positions: (B, T, N, 2) pixels. visible: bool (B, T, N). embeddings: (B, N, dim), ``embed_ids`` of their ids.
         size: (height, width) in pixels. cell: pixels per cell, the autoencoder's spatial compression.
-        offsets: say behind them where in the cell the track is, x and y in −1..1. Not in the paper.
+        offsets: append the track's position within its cell, x and y in −1..1. Not in the paper.
 
     Returns:
         float32 (B, dim or dim + 2, T, height / cell, width / cell); zero where no track is.
@@ -60,7 +60,7 @@ def track_map(
     dim = embeddings.shape[-1]
     rows, columns = size[0] // cell, size[1] // cell
     cells = track_cells(positions, visible, size, cell)
-    # one extra cell takes what is hidden; amax is order-free, hence deterministic on every device
+    # one extra cell collects hidden tracks; amax does not depend on order, so it is deterministic on every device
     target = torch.where(cells < 0, rows * columns, cells)
     order = torch.arange(count, device=positions.device).expand(batch, frames, count)
     winner = torch.full((batch, frames, rows * columns + 1), -1, device=positions.device)
@@ -78,9 +78,9 @@ def track_map(
 
 
 def group_frames(x: Tensor, group: int, *, first: bool, mode: str = "zeros") -> Tensor:
-    """Frames (B, C, T, …) → (B, C, T', group, …): frame 0 of a stream stands alone at the end of its group.
+    """Frames (B, C, T, …) → (B, C, T', group, …). With ``first``, frame 0 is alone at the end of its group.
 
-    ``mode`` says what fills the places before it: "zeros" or "replicate".
+    ``mode``: padding before it, "zeros" or "replicate".
     """
     if first:
         head = x[:, :, :1] if mode == "replicate" else torch.zeros_like(x[:, :, :1])
@@ -104,9 +104,9 @@ class TrackHead(nn.Module):
     def forward(self, positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], first: bool) -> Tensor:
         """Channels (B, out_channels, F, height / s, width / s).
 
-        ``first``: the frames begin the stream, so frame 0 is a latent frame of its own (1 + 4k frames in), otherwise
-        4k frames. Shapes of the others as in ``track_map``. No tracks (N = 0) is "no motion given". A track that is not
-        visible is hidden where its position is a number, and unspecified where it is NaN.
+        ``first``: the frames begin the stream: 1 + 4k of them, frame 0 being a latent frame of its own; otherwise 4k.
+        Shapes of the others as in ``track_map``. N = 0 means "no motion specified". A track that is not visible is
+        hidden if its position is finite, unspecified if it is NaN.
         """
         shown = [visible]
         if self.config.hidden_map:

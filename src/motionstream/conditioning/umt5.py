@@ -50,11 +50,11 @@ _ENDS = {"token_embedding": "shared", "norm": "encoder.final_layer_norm"}
 
 
 class UMT5TextEncoder:
-    """Sentences → (B, tokens, d_model), zero behind every sentence; Wan's transformer has no mask and relies on that.
+    """Sentences → (B, tokens, d_model), zero after each sentence's end: Wan's transformer has no mask and relies on it.
 
-    The model is in memory while a sentence not among the last 16 is encoded, and longer only with ``keep``. It may
-    live on another device than its output (offload). Sentences go through one by one and unpadded: the padding is
-    masked in the official code, so the numbers are the same, at a fraction of 512 tokens' work.
+    The last 16 sentences are cached; the model is in memory only while another is encoded, longer only with ``keep``.
+    It may be on another device than its output (offload). Sentences are encoded one by one without padding: the
+    official code masks the padding, so results are the same at a fraction of the cost of 512 tokens.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class UMT5TextEncoder:
         quantise: Quantise = "none",
         output_device: Device | None = None,
     ) -> UMT5TextEncoder:
-        """Random weights, the same whenever they are made again; bytes stand in for the words of the vocabulary."""
+        """Random weights, reproducible from ``seed``, and a tokenizer of bytes instead of words."""
         transformers = optional_import("transformers")
         return cls(
             config,
@@ -119,11 +119,11 @@ class UMT5TextEncoder:
         quantise: Quantise = "none",
         output_device: Device | None = None,
     ) -> UMT5TextEncoder:
-        """Weights and tokenizer as transformers saves them. Only file headers are read until a sentence is encoded.
+        """Load weights and tokenizer as transformers saves them. Only headers are read until a sentence is encoded.
 
         Args:
-            quantise: "int8" keeps the linear weights in eight bits.
-            output_device: where tokens are wanted, if not on ``device``.
+            quantise: "int8" keeps the linear layers' weights in eight bits.
+            output_device: device of the tokens; ``device`` by default.
 
         Raises:
             ValueError: folders or libraries missing, files damaged or of another model.
@@ -149,12 +149,12 @@ class UMT5TextEncoder:
         return self._resident.resident
 
     def release(self) -> None:
-        """Free the model's memory; encoded sentences stay."""
+        """Free the model's memory; encoded sentences stay cached."""
         self._resident.release()
 
     @torch.no_grad()
     def encode(self, sentences: list[str]) -> Tensor:
-        """Tokens (B, tokens, d_model) on ``output_device``; what a sentence has beyond ``tokens`` is left out."""
+        """Tokens (B, tokens, d_model) on ``output_device``; longer sentences are truncated."""
         cleaned = [clean_text(sentence, fix_encoding=True) for sentence in sentences]
         rows = self._resident.outputs(cleaned, lambda model, index: self._encode_one(model, cleaned[index]))
         shape = (len(rows), self.config.tokens, self.config.d_model)
@@ -164,7 +164,7 @@ class UMT5TextEncoder:
         return out
 
     def save(self, text_encoder_folder: str | Path, tokenizer_folder: str | Path) -> None:
-        """Write folders that ``from_folder`` and transformers read. ValueError where the weights are 8-bit."""
+        """Write folders that ``from_folder`` and transformers read. ValueError if the weights are quantised."""
         if self.quantise != "none":
             raise ValueError(f"a text encoder with quantise = {self.quantise!r} cannot be saved: load it with 'none'")
         with self._resident.borrowed() as model:
@@ -210,7 +210,7 @@ def from_official(state: Mapping[str, Tensor], config: UMT5Config) -> dict[str, 
     """Rename the parameters of ``models_t5_umt5-xxl-enc-bf16.pth`` to transformers' names; nothing is copied.
 
     Raises:
-        ValueError: the state is not of the official encoder, or of another size than ``config``.
+        ValueError: the state is not that of the official encoder, or of another size than ``config``.
     """
     renamed = {_transformers_name(key): value for key, value in state.items()}
     shapes = {key: value.shape for key, value in renamed.items()}
@@ -234,11 +234,11 @@ def _skeleton(config: UMT5Config) -> nn.Module:
     transformers = optional_import("transformers")
     with torch.device("meta"):
         model = transformers.UMT5EncoderModel(transformers_config(config))
-    model.set_input_embeddings(model.shared)  # one table under both of its names
+    model.set_input_embeddings(model.shared)  # ties the two names of the embedding table
     return model
 
 
 def _canonical(name: str) -> str | None:
-    if name.startswith(("decoder.", "lm_head.")):  # of the whole UMT5, which also translates
+    if name.startswith(("decoder.", "lm_head.")):  # files of the full UMT5 have a decoder, too
         return None
     return "shared.weight" if name == "encoder.embed_tokens.weight" else name
