@@ -1,4 +1,4 @@
-"""What every autoencoder of this library answers to."""
+"""The interface of all autoencoders."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class StreamingAutoencoder(Protocol):
-    """Latents are normalised B C T H W; videos B 3 T H W in [−1, 1]. State belongs to the caller, one per stream.
+    """Latents are normalised, B C T H W; videos are B 3 T H W in [−1, 1]. The caller keeps the state of each stream.
 
-    The first latent frame of a stream stands for one frame, every other for four. Without a state a call begins a
-    stream: ``decode`` makes 4F − 3 frames, ``encode`` takes 4F − 3; with the state of the call before, 4F. Chunk by
-    chunk equals whole. A state is never changed: it may be used again, to branch.
+    The first latent frame of a stream stands for one frame, every other for four. A call without a state begins a
+    stream and handles 4F − 3 frames, as input of ``encode`` or output of ``decode``; with the previous call's state it
+    handles 4F. Chunk by chunk equals whole. A state is immutable, so it can be reused to branch a stream.
     """
 
     latent_channels: int

@@ -1,7 +1,7 @@
 """``nano``'s autoencoder: principal components of 8×8 pixels × 4 frames, refined by a small residual decoder.
 
-A linear code costs nothing to fit or to run, and carried content can be encoded at every chunk. The first frame of a
-stream is coded as four copies of itself, so that a still picture has the same latent in every latent frame.
+A linear code is cheap to fit and to run, so carried content can be encoded at every chunk. The first frame of a stream
+is coded as four copies of itself, so that a still picture has the same latent in every latent frame.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK_VALUES = 3 * GROUP * PATCH * PATCH
 
 
 def cosine_basis(count: int) -> Tensor:
-    """The ``count`` smoothest cosines of a block, orthonormal rows (count, 768): what is there before ``fit``."""
+    """The ``count`` smoothest cosines of a block, orthonormal rows (count, 768): the basis before ``fit``."""
 
     def cosines(size: int) -> Tensor:
         n = torch.arange(size, dtype=torch.float64)
@@ -38,11 +38,11 @@ def cosine_basis(count: int) -> Tensor:
 
 
 class EncoderState(NamedTuple):
-    """The stream has begun; a linear code remembers nothing else."""
+    """Marks that the stream has begun; a linear code needs no other state."""
 
 
 class DecoderState(NamedTuple):
-    """The last latent frame of the chunk before: all that decoding remembers."""
+    """The last latent frame of the previous chunk."""
 
     latent: Tensor
 
@@ -61,13 +61,13 @@ def to_blocks(video: Tensor, *, first: bool) -> Tensor:
 
 
 def from_blocks(blocks: Tensor) -> Tensor:
-    """The inverse of ``to_blocks`` without its padding: (B, 768, F, h, w) → (B, 3, 4F, 8h, 8w)."""
+    """The inverse of ``to_blocks``, with padding kept: (B, 768, F, h, w) → (B, 3, 4F, 8h, 8w)."""
     x = blocks.unflatten(1, (3, GROUP, PATCH, PATCH)).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
 class LinearAutoencoder(nn.Module):
-    """Linear code and a residual decoder over the present and the previous latent frame.
+    """A linear code and a residual decoder over the current and the previous latent frame.
 
     ``basis`` (latents, 768) has orthonormal rows, ``mean`` (768,), ``scale`` (latents,) the divisor of each latent.
     """
@@ -87,14 +87,14 @@ class LinearAutoencoder(nn.Module):
         self.inlet = nn.Conv2d(2 * config.latent_channels, channels, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(config.decoder_blocks)))
         self.outlet = nn.Conv2d(channels, BLOCK_VALUES, 1)
-        # the decoder begins as the linear one
+        # before training, the decoder equals the linear one
         nn.init.zeros_(self.outlet.weight)
         assert self.outlet.bias is not None
         nn.init.zeros_(self.outlet.bias)
 
     @torch.no_grad()
     def fit(self, blocks: Tensor) -> float:
-        """Set the basis to the principal components of ``blocks`` (samples, 768); returns the energy kept, 0..1."""
+        """Set the basis to the principal components of ``blocks`` (samples, 768); returns the variance kept, 0..1."""
         mean = blocks.mean(dim=0)
         centred = (blocks - mean).double()
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(blocks))
@@ -109,30 +109,30 @@ class LinearAutoencoder(nn.Module):
         return float(values[:kept].sum() / values.sum())
 
     def encode(self, video: Tensor, state: EncoderState | None = None) -> tuple[Tensor, EncoderState]:
-        """Video (B, 3, T, H, W) in [−1, 1] → latents (B, C, F, H/8, W/8) and the state for what follows."""
+        """Video (B, 3, T, H, W) in [−1, 1] → latents (B, C, F, H/8, W/8) and the state for the next call."""
         return self.encode_part(video, first=state is None), EncoderState()
 
     def encode_part(self, video: Tensor, *, first: bool) -> Tensor:
-        """Latents of any part of a stream, without its past: carried content is encoded at every chunk."""
+        """Latents of any part of a stream; needs no state, so carried content can be encoded at every chunk."""
         blocks = to_blocks(video, first=first)
         weight = self.basis / self.scale[:, None]
         bias = weight @ self.mean
         return F.conv3d(blocks, weight[:, :, None, None, None], -bias)
 
     def decode_linear(self, latents: Tensor) -> Tensor:
-        """The linear part alone: (B, C, F, h, w) → blocks (B, 768, F, h, w)."""
+        """Decode by the linear code alone: (B, C, F, h, w) → blocks (B, 768, F, h, w)."""
         weight = (self.basis * self.scale[:, None]).T
         return F.conv3d(latents, weight[:, :, None, None, None], self.mean)
 
     def lost(self, video: Tensor, latents: Tensor, *, first: bool) -> Tensor:
-        """What the linear code of a video (B, 3, T, H, W), its ``latents``, does not hold: blocks (B, 768, F, h, w)."""
+        """A video (B, 3, T, H, W) minus the linear decoding of its ``latents``: blocks (B, 768, F, h, w)."""
         return to_blocks(video, first=first) - self.decode_linear(latents)
 
     def decode(self, latents: Tensor, state: DecoderState | None = None) -> tuple[Tensor, DecoderState]:
         """Latents (B, C, F, h, w) → video (B, 3, T, 8h, 8w) in [−1, 1] and the state for the next chunk.
 
-        Without a state the latents begin the stream: T = 4F − 3; with one T = 4F. Models that carry content decode
-        around what they carry instead: ``carry/showing.py``.
+        Without a state the latents begin the stream and T = 4F − 3; with one, T = 4F. Models that carry content decode
+        around the carried picture instead, see ``carry/showing.py``.
         """
         previous = latents[:, :, :1] if state is None else state.latent
         before = torch.cat([previous, latents[:, :, :-1]], dim=2)

@@ -1,6 +1,6 @@
-"""Overlapping spatial tiles: where they lie and how their results become one picture again.
+"""Overlapping spatial tiles: their layout, and blending of their results.
 
-Lengths are latent cells; ``scale`` is how many cells of the result one latent cell stands for.
+Lengths are in latent cells; ``scale`` is the number of result pixels (or cells) per latent cell.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ Span = tuple[int, int]
 
 
 def tile_spans(length: int, tile: int | None, overlap: int) -> tuple[Span, ...]:
-    """Tiles along one axis, (start, stop): as few as ``tile`` allows, of one size, overlapping by ``overlap`` or more.
+    """Tiles along one axis, (start, stop): as few as possible, of equal size up to ``tile``, overlapping by at least
+    ``overlap``.
 
-    The size is at most ``tile``: 17 cells in tiles of 16 with an overlap of 4 are two tiles of 11.
+    For example, 17 cells with tiles of up to 16 and an overlap of 4 give two tiles of 11.
     """
     if tile is None:
         return ((0, length),)
@@ -34,7 +35,7 @@ def tile_spans(length: int, tile: int | None, overlap: int) -> tuple[Span, ...]:
 
 
 def blend_weights(spans: Sequence[Span], scale: int) -> list[Tensor]:
-    """Weights of each tile along one axis, float32 (size · scale,): linear in the overlaps, 1 in all everywhere."""
+    """Weights of each tile along one axis, float32 (size · scale,): linear in the overlaps, summing to 1 everywhere."""
     weights = []
     for i, (start, stop) in enumerate(spans):
         weight = torch.ones((stop - start) * scale)
@@ -46,7 +47,7 @@ def blend_weights(spans: Sequence[Span], scale: int) -> list[Tensor]:
     total = torch.zeros(spans[-1][1] * scale)
     for (start, stop), weight in zip(spans, weights, strict=True):
         total[start * scale : stop * scale] += weight
-    # more than two tiles may meet in one place when the overlap is near half a tile
+    # normalise, since more than two tiles may overlap in one place when the overlap is near half a tile
     return [weight / total[start * scale : stop * scale] for (start, stop), weight in zip(spans, weights, strict=True)]
 
 
@@ -72,7 +73,7 @@ class TileGrid:
                 yield frame[..., top * scale : bottom * scale, left * scale : right * scale]
 
     def join(self, tiles: Sequence[Tensor], scale: int = 1) -> Tensor:
-        """The inverse of ``crops``, in float32: overlaps are blended linearly, a single tile is returned as it is."""
+        """The inverse of ``crops``, in float32: overlaps are blended linearly; a single tile is returned unchanged."""
         assert len(tiles) == len(self)
         if len(tiles) == 1:
             return tiles[0].float()

@@ -1,8 +1,8 @@
 """The tiny autoencoder (paper, appendix A): the community's TAEHV, streaming.
 
-Structure and parameter names are those of https://github.com/madebyollin/taehv, so ``taew2_1`` and ``taew2_2`` load as
-they are. Only 2D convolutions; time goes through memory blocks, which see the previous frame, and through
-convolutions that merge or split pairs of frames. All that a stream remembers is the last input of every memory block.
+Structure and parameter names are those of https://github.com/madebyollin/taehv, so ``taew2_1`` and ``taew2_2`` load
+unchanged. It has only 2D convolutions; time is handled by memory blocks, which see the previous frame, and by
+convolutions that merge or split pairs of frames. A stream's state is the last input of every memory block.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from motionstream.checkpoint_files import read_state, write_tensors
 from motionstream.component_config import TinyAutoencoderConfig
 
 GROUP = 4
-"""Frames of a latent frame: 2 × 2, from two of the three stages."""
+"""Frames per latent frame: 2 × 2, from two of the three stages."""
 
 CELL = 8
-"""Cells of a frame, after the patches, to a latent cell along each axis: 2 × 2 × 2."""
+"""Spatial compression along each axis, after the patches: 2 × 2 × 2."""
 
 STAGE_GROWTH = (1, 2, 2)
-"""Frames that the decoder's stages make of one. The encoder's stages merge them again, 2, 2 and 1."""
+"""Frames that each of the decoder's stages makes from one. The encoder's stages merge them in reverse: 2, 2 and 1."""
 
 Part = Literal["encoder", "decoder"]
 
@@ -37,7 +37,7 @@ Memory = tuple[Tensor, ...]
 
 @dataclass(frozen=True, eq=False)
 class TinyState:
-    """What the encoder or decoder remembers of a stream. It is never changed: a call returns the next one.
+    """The encoder's or decoder's state of a stream. Immutable: every call returns a new one.
 
     ``frame``: batch, height and width in latent cells.
     """
@@ -48,7 +48,7 @@ class TinyState:
 
     @property
     def nbytes(self) -> int:
-        """Memory held; it does not grow with the stream."""
+        """Size in bytes; it does not grow with the stream."""
         return sum(x.nbytes for x in self.memory)
 
 
@@ -66,7 +66,7 @@ class MemoryBlock(nn.Module):
 
 
 class TemporalPool(nn.Module):
-    """Merge ``stride`` frames that follow one another into one: (B·T, C, h, w) → (B·T / stride, C, h, w)."""
+    """Merge every ``stride`` consecutive frames into one: (B·T, C, h, w) → (B·T / stride, C, h, w)."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class TemporalGrow(nn.Module):
 
 
 class SoftClamp(nn.Module):
-    """Latents far out would leave the range the decoder was trained on."""
+    """Limits latents to ±3, the range that the decoder was trained on."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 3 * torch.tanh(x / 3)
@@ -119,7 +119,7 @@ def _decoder(config: TinyAutoencoderConfig) -> nn.Sequential:
 
 
 def _run(layers: nn.Sequential, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-    """Frames (B, T, C, H, W) through the layers; without a memory the stream begins, after frames of zeros."""
+    """Run frames (B, T, C, H, W) through the layers. Without a memory the stream begins, with zeros as its past."""
     batch = x.shape[0]
     x = x.flatten(0, 1)
     kept: list[Tensor] = []
@@ -130,7 +130,7 @@ def _run(layers: nn.Sequential, x: Tensor, memory: Memory | None) -> tuple[Tenso
         frames = x.unflatten(0, (batch, -1))
         before = torch.zeros_like(frames[:, 0]) if memory is None else memory[len(kept)]
         past = torch.cat([before[:, None], frames[:, :-1]], dim=1)
-        # a copy, since a view would keep all the frames alive as long as the stream waits
+        # a copy, since a view would keep all frames in memory until the next call
         kept.append(frames[:, -1].clone())
         x = layer(x, past.flatten(0, 1))
     return x.unflatten(0, (batch, -1)), tuple(kept)
@@ -148,16 +148,16 @@ def _memory(state: TinyState | None, part: Part, frame: tuple[int, int, int]) ->
 
 def _state(part: Part, frame: tuple[int, int, int], memory: Memory | None) -> TinyState:
     assert memory is not None, "a call codes at least one latent frame"
-    # a graph that hung on the state would grow with the stream
+    # detached, since a graph attached to the state would grow with the stream
     return TinyState(part, frame, tuple(x.detach() for x in memory))
 
 
 class TinyAutoencoder(nn.Module):
-    """Follows ``StreamingAutoencoder``; its latents are the normalised ones of the Wan autoencoder it stands in for.
+    """Implements ``StreamingAutoencoder``; its latents are the normalised ones of the Wan autoencoder it replaces.
 
-    One latent frame is coded at a time, so that the layers need the same memory however long a call is, and chunk by
-    chunk equals whole bit for bit. The result has the input's dtype. Gradients reach back to the call's own input, not
-    into the state. Inside, pictures are in [0, 1].
+    Latent frames are processed one at a time, so that the layers' memory does not depend on the length of a call, and
+    chunk by chunk equals whole bit for bit. The result has the input's dtype. Gradients flow to the call's input, not
+    into the state. Internally, pictures are in [0, 1].
     """
 
     def __init__(self, config: TinyAutoencoderConfig) -> None:
@@ -174,12 +174,13 @@ class TinyAutoencoder(nn.Module):
     def encode(self, video: Tensor, state: TinyState | None = None) -> tuple[Tensor, TinyState]:
         """Video (B, 3, T, H, W) in [−1, 1] → latents (B, C, F, H / 8p, W / 8p) and the state for the next call.
 
-        Without a state the video begins the stream: T = 4F − 3; with one T = 4F. At the beginning frame 0 stands three
-        times more in front. The community's code pads at the end instead, where its groups of four frames begin three
-        frames later than Wan's (0 | 1 … 4 | 5 … 8) and than those its own decoder makes (it drops the first three).
+        Without a state the video begins the stream and T = 4F − 3; with one, T = 4F. At the beginning, frame 0 is
+        repeated three more times in front, which gives Wan's grouping (0 | 1 … 4 | 5 … 8). The community's code pads at
+        the end instead: its groups begin three frames later than Wan's and than its own decoder's, which drops the
+        first three frames.
 
         Raises:
-            ValueError: another number of frames, a size that is no multiple of the compression, another stream's state.
+            ValueError: a wrong number of frames, a size that is no multiple of the compression, another stream's state.
         """
         frames, height, width = video.shape[2:]
         cell = CELL * self.config.patch_size
@@ -206,11 +207,11 @@ class TinyAutoencoder(nn.Module):
     ) -> tuple[Tensor, TinyState]:
         """Latents (B, C, F, h, w) → video (B, 3, T, 8ph, 8pw) in [−1, 1] and the state for the next call.
 
-        Without a state the latents begin the stream: T = 4F − 3; with one T = 4F. ``clamp=False`` is for training: a
-        pixel out of range keeps its value, and with it a gradient.
+        Without a state the latents begin the stream and T = 4F − 3; with one, T = 4F. ``clamp=False`` is for training:
+        a pixel out of range keeps its value and its gradient.
 
         Raises:
-            ValueError: no latent frames, another number of channels, another stream's state.
+            ValueError: no latent frames, a wrong number of channels, another stream's state.
         """
         batch, channels, frames, height, width = latents.shape
         if channels != self.latent_channels or frames < 1:
@@ -227,7 +228,7 @@ class TinyAutoencoder(nn.Module):
             pictures = pictures.clamp(0, 1) if clamp else pictures
             groups.append(pictures.transpose(1, 2).to(latents.dtype) * 2 - 1)
         video = torch.cat(groups, dim=2)
-        # the first latent frame stands for one frame, the last of its four
+        # the first latent frame stands for one frame: the last of its four
         return (video if state is not None else video[:, :, GROUP - 1 :]), _state("decoder", frame, memory)
 
     @classmethod
@@ -244,14 +245,14 @@ class TinyAutoencoder(nn.Module):
 
         Args:
             path: a .safetensors file; another suffix is a pickle and needs ``allow_pickle``.
-            config: what the file must be; None takes it as it is. Shapes alone cannot tell Wan 2.1's from that of
-                other latents with 16 channels.
+            config: the required config; None infers it from the file's shapes, which do not distinguish Wan 2.1's
+                latents from others with 16 channels.
             dtype: of the weights in memory.
-            device: where they go.
-            allow_pickle: read a pickle, tensors only (``weights_only``).
+            device: of the weights.
+            allow_pickle: allow a pickle, tensors only (``weights_only``).
 
         Raises:
-            ValueError: no such file, incomplete, a pickle, another kind of model, keys or shapes that do not fit.
+            ValueError: the file is missing, incomplete, a pickle or of another kind of model; keys or shapes differ.
         """
         tensors = read_state(path, allow_pickle=allow_pickle)
         if not {"encoder.0.weight", "decoder.1.weight"} <= set(tensors):
@@ -278,7 +279,7 @@ class TinyAutoencoder(nn.Module):
 
 
 def recognise(tensors: dict[str, Tensor], path: str | Path = "the file") -> TinyAutoencoderConfig:
-    """The config of a table of tensors in TAEHV's layout, from its shapes."""
+    """Infer the config of tensors in TAEHV's layout from their shapes."""
 
     def shape(name: str) -> torch.Size:
         if name not in tensors:

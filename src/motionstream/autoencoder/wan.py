@@ -1,8 +1,8 @@
-"""Wan's autoencoders, 2.1 and 2.2, as streams: diffusers' ``AutoencoderKLWan`` with its feature caches held outside.
+"""Wan's autoencoders, 2.1 and 2.2, for streams: diffusers' ``AutoencoderKLWan`` with its feature caches held outside.
 
-A causal convolution needs the last two frames of its own input. diffusers keeps them inside the module and forgets them
-at the end of every call; here they are a value that goes in and comes out, so that streams without an end share one set
-of weights. Latent frames pass one at a time, so chunks give exactly what the whole clip gives, whatever their lengths.
+A causal convolution needs the last two frames of its input. diffusers keeps them inside the module and drops them at
+the end of every call; here they are passed in and returned, so that endless streams can share one set of weights.
+Latent frames are processed one at a time, so chunks of any length give exactly the whole clip's result.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Cache = tuple[Tensor | str | None, ...]
 
 @dataclass(frozen=True, eq=False)
 class WanState:
-    """What an encoder or decoder remembers of a stream. It is never changed: a call returns the next one.
+    """The encoder's or decoder's state of a stream. Immutable: every call returns a new one.
 
-    ``frame``: batch, height and width in latent cells. ``caches``: one for every tile of ``grid``.
+    ``frame``: batch, height and width in latent cells. ``caches``: one per tile of ``grid``.
     """
 
     part: Literal["encoder", "decoder"]
@@ -45,15 +45,15 @@ class WanState:
 
     @property
     def nbytes(self) -> int:
-        """Memory held; it does not grow with the stream."""
+        """Size in bytes; it does not grow with the stream."""
         return sum(x.nbytes for cache in self.caches for x in cache if isinstance(x, Tensor))
 
 
 class WanAutoencoder(nn.Module):
     """Streaming ``AutoencoderKLWan``. Latents are normalised here and nowhere else, always in float32.
 
-    ``tile`` and ``tile_overlap`` (latent cells) may be set at any time and count from the next stream on. The result
-    has the input's dtype. Gradients reach back to the call's own input, not into the state.
+    ``tile`` and ``tile_overlap`` (latent cells) may be set at any time and take effect with the next stream. The result
+    has the input's dtype. Gradients flow to the call's input, not into the state.
     """
 
     latents_mean: Tensor
@@ -66,7 +66,7 @@ class WanAutoencoder(nn.Module):
         self.tile = config.tile
         self.tile_overlap = config.tile_overlap
         self.vae = AutoencoderKLWan(**diffusers_arguments(config))
-        # on the CPU even where the weights are built on the meta device
+        # on the CPU even if the weights are built on the meta device
         for name in ("latents_mean", "latents_std"):
             self.register_buffer(name, self._column(name, torch.device("cpu")), persistent=False)
 
@@ -75,7 +75,7 @@ class WanAutoencoder(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WanAutoencoder:
         super()._apply(fn, recurse)
-        for name in ("latents_mean", "latents_std"):  # .to(bfloat16) rounded them
+        for name in ("latents_mean", "latents_std"):  # restore float32 after .to(bfloat16)
             setattr(self, name, self._column(name, getattr(self, name).device))
         return self
 
@@ -94,13 +94,13 @@ class WanAutoencoder(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> WanAutoencoder:
-        """From weights under diffusers' names; ``wan_checkpoint.from_official`` makes them of the official ones.
+        """From weights under diffusers' names; ``wan_checkpoint.from_official`` converts official weights to them.
 
         Args:
-            source: what error messages call the weights.
+            source: name of the weights in error messages.
 
         Raises:
-            ValueError: names or shapes do not fit.
+            ValueError: names or shapes differ.
         """
         with torch.device("meta"):
             model = cls(config)
@@ -121,10 +121,10 @@ class WanAutoencoder(nn.Module):
         """Load diffusers' ``vae/`` folder: ``config.json`` and safetensors.
 
         Args:
-            config: what the model needs; None takes the folder's own settings.
+            config: the required config; None takes the folder's.
 
         Raises:
-            ValueError: files missing, pickled or damaged; settings or weights that do not fit.
+            ValueError: files are missing, pickled or damaged; settings or weights differ.
         """
         folder = Path(folder)
         found = read_config(folder)
@@ -140,10 +140,11 @@ class WanAutoencoder(nn.Module):
     def encode(self, video: Tensor, state: WanState | None = None) -> tuple[Tensor, WanState]:
         """Video (B, 3, T, H, W) in [−1, 1] → normalised latents (B, C, F, h, w) and the state for the next frames.
 
-        The latents are the posterior's mean. Without a state the video begins a stream: T = 4F − 3; with one T = 4F.
+        The latents are the posterior's mean. Without a state the video begins a stream and T = 4F − 3; with one,
+        T = 4F.
 
         Raises:
-            ValueError: another number of frames, a size that is no multiple of the compression, another stream's state.
+            ValueError: a wrong number of frames, a size that is no multiple of the compression, another stream's state.
         """
         group, scale = self.config.scale_factor_temporal, self.config.scale_factor_spatial
         frames, height, width = video.shape[2:]
@@ -165,7 +166,7 @@ class WanAutoencoder(nn.Module):
         sizes = [1] * first + [group] * (rest // group)
         tiles, caches = [], []
         for crop, cache in zip(state.grid.crops(x, scale // patch), state.caches, strict=True):
-            features = list(cache)  # diffusers writes into it
+            features = list(cache)  # a copy, since diffusers writes into it
             parts = [
                 self.vae.quant_conv(self.vae.encoder(x, feat_cache=features, feat_idx=[0]))
                 for x in crop.split(sizes, dim=2)
@@ -178,10 +179,10 @@ class WanAutoencoder(nn.Module):
     def decode(self, latents: Tensor, state: WanState | None = None) -> tuple[Tensor, WanState]:
         """Normalised latents (B, C, F, h, w) → video (B, 3, T, H, W) in [−1, 1] and the state for the next latents.
 
-        Without a state the latents begin a stream: T = 4F − 3; with one T = 4F.
+        Without a state the latents begin a stream and T = 4F − 3; with one, T = 4F.
 
         Raises:
-            ValueError: no latent frames, another number of channels, another stream's state.
+            ValueError: no latent frames, a wrong number of channels, another stream's state.
         """
         batch, channels, frames, height, width = latents.shape
         if channels != self.latent_channels or frames < 1:
@@ -210,7 +211,7 @@ class WanAutoencoder(nn.Module):
     def _state(
         self, part: Literal["encoder", "decoder"], frame: tuple[int, int, int], state: WanState | None
     ) -> WanState:
-        """The state of a stream that begins, or the given one if it belongs to this part and these frames."""
+        """The initial state of a stream, or the given one after checking that it is for this part and frame size."""
         if state is None:
             grid = TileGrid.of(frame[1:], self.tile, self.tile_overlap)
             convolutions = sum(isinstance(m, WanCausalConv3d) for m in getattr(self.vae, part).modules())
@@ -224,5 +225,5 @@ class WanAutoencoder(nn.Module):
 
 
 def _detached(features: list[Tensor | str | None]) -> Cache:
-    """A graph that hung on the state would grow with the stream."""
+    """Detach the features: a graph attached to the state would grow with the stream."""
     return tuple(x.detach() if isinstance(x, Tensor) else x for x in features)

@@ -1,4 +1,4 @@
-"""Files of Wan autoencoders: diffusers' ``vae/`` folders, and the parameter names of the official checkpoints."""
+"""Files of Wan autoencoders: diffusers' ``vae/`` folders, and conversion of the official checkpoints' names."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def diffusers_arguments(config: WanAutoencoderConfig) -> dict[str, Any]:
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the parameters of ``Wan2.1_VAE.pth`` or ``Wan2.2_VAE.pth`` to diffusers' names; nothing is copied.
 
-    Names after wan/modules/vae2_1.py and vae2_2.py of github.com/Wan-Video/Wan2.2. Version and number of blocks are
-    read off the names.
+    Names follow wan/modules/vae2_1.py and vae2_2.py of github.com/Wan-Video/Wan2.2. The version and the number of
+    blocks are inferred from the names.
 
     Raises:
-        ValueError: the state is not of the official autoencoders.
+        ValueError: the state is not that of an official autoencoder.
     """
     if "decoder.middle.0.residual.0.gamma" not in state or "conv2.weight" not in state:
         raise ValueError(
@@ -59,7 +59,7 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _diffusers_name(key: str, resamples: list[int]) -> str:
-    """``resamples``: places of the upsamplers in 2.1's flat ``decoder.upsamples``; each ends a stage."""
+    """``resamples``: indices of the upsamplers in 2.1's flat ``decoder.upsamples``; each ends a stage."""
     top, _, rest = key.partition(".")
     if top in ("conv1", "conv2"):
         return f"{'quant_conv' if top == 'conv1' else 'post_quant_conv'}.{rest}"
@@ -84,10 +84,10 @@ def _diffusers_name(key: str, resamples: list[int]) -> str:
 
 
 def read_config(folder: Path) -> WanAutoencoderConfig:
-    """The settings in ``config.json`` of a ``vae/`` folder.
+    """The config from ``config.json`` of a ``vae/`` folder.
 
     Raises:
-        ValueError: no such file, or it is not of an ``AutoencoderKLWan`` that can be built from our settings.
+        ValueError: no such file, or it does not describe an ``AutoencoderKLWan`` that our config can express.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -110,7 +110,7 @@ def read_config(folder: Path) -> WanAutoencoderConfig:
 
 
 def check_config(found: WanAutoencoderConfig, wanted: WanAutoencoderConfig, source: Path) -> None:
-    """Raise ValueError where the settings of a folder are not those of the model."""
+    """Raise ValueError if a folder's settings differ from the model's."""
     for name, value in diffusers_arguments(found).items():
         expected = diffusers_arguments(wanted)[name]
         same = value == expected
