@@ -1,4 +1,4 @@
-"""The many-step bidirectional sampler: the teacher."""
+"""The teacher's sampler: many steps, bidirectional."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from motionstream.sampler.guidance import joint_guidance
 
 @dataclass(frozen=True)
 class Guidance:
-    """Joint guidance: the two conditions with one of them dropped, and the weights of equation 2."""
+    """Joint guidance: the conditions without text and without motion, and the weights of equation 2."""
 
     no_text: Conditions
     no_motion: Conditions
@@ -33,7 +33,7 @@ def guided_velocity(
     guidance: Guidance | None,
     context: AttentionContext | None = None,
 ) -> Tensor:
-    """One evaluation without guidance, three with it."""
+    """The velocity, by one model evaluation without guidance, by three with it."""
     full = model(noisy, t, conditions, context)
     if guidance is None:
         return full
@@ -53,16 +53,16 @@ def trajectory(
     guidance: Guidance | None = None,
     context: AttentionContext | None = None,
 ) -> Iterator[tuple[float, Tensor, Tensor]]:
-    """Solve the flow's differential equation by Euler steps, from noise to data.
+    """Solve the flow's ODE by Euler steps, from noise to data.
 
     Args:
         noise: (B, C, F, h, w).
-        first_latent: the given picture's latent (B, C, 1, h, w); it is held in latent frame 0 (``hold_picture``), where
-            the solution ends in it.
+        first_latent: the given picture's latent (B, C, 1, h, w); latent frame 0 is held to it (``hold_picture``) and
+            ends in it.
         context: attention context; bidirectional when None.
 
     Yields:
-        (t, x_t, x0 as predicted from it) for every time of the schedule but the last, then (0, x_0, x_0).
+        (t, x_t, the x0 predicted from x_t) for every time of the schedule but the last, then (0, x_0, x_0).
     """
     times = schedule(steps, shift).tolist()
     x = noise
@@ -80,6 +80,6 @@ def trajectory(
 
 
 def sample(model: MotionModel, noise: Tensor, conditions: Conditions, **settings: object) -> Tensor:
-    """The end of ``trajectory``: clean latents (B, C, F, h, w)."""
+    """The final clean latents (B, C, F, h, w) of ``trajectory``."""
     *_, (_, end, _) = trajectory(model, noise, conditions, **settings)  # type: ignore[arg-type]
     return end

@@ -15,11 +15,11 @@ def joint_guidance(full: Tensor, no_text: Tensor, no_motion: Tensor, text: float
         full: v(c_t, c_m), both conditions.
         no_text: v(∅, c_m).
         no_motion: v(c_t, ∅).
-        text: w_t; with ``motion`` = 0 this is ordinary classifier-free guidance of scale w_t on the text.
-        motion: w_m; with ``text`` = 0 ordinary guidance on the motion.
+        text: w_t; with ``motion`` = 0 this is classifier-free guidance of scale w_t on the text.
+        motion: w_m; with ``text`` = 0 it is classifier-free guidance on the motion.
 
     Raises:
-        ValueError: both weights are zero (α would be 0/0) or one is negative.
+        ValueError: a weight is negative, or both are zero (α would be 0/0).
     """
     if text < 0 or motion < 0:
         raise ValueError(f"guidance weights ({text}, {motion}) must not be negative")

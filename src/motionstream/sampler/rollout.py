@@ -1,7 +1,7 @@
-"""THE chunk loop (paper, section 3.2). Training, evaluation and serving call it; there is no other.
+"""The chunk loop (paper, section 3.2), the only one: training, evaluation and serving all use it.
 
-Each chunk is denoised in a few steps against the rolling cache, handed out, and then passed once more at t = 0, which
-writes its clean keys and values.
+Each chunk is denoised in a few steps against the rolling cache, returned, and then passed through the model once more
+at t = 0, which writes its clean keys and values to the cache.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from motionstream.model.motion_model import Conditions, MotionModel
 class Rollout:
     """Generates a stream chunk by chunk.
 
-    The generator function ``rollout`` is the plain way to use it. A server calls ``step`` and, once the chunk's
-    frames are on their way, ``settle``: the clean pass then costs throughput but no latency.
+    The generator function ``rollout`` is the simple way to use it. A server calls ``step``, sends the chunk's frames,
+    and then calls ``settle``, so that the clean pass costs throughput but no latency.
 
     Args:
-        times: noise levels of the few-step student, falling (``SamplerConfig.student_times``).
-        first_latent: latent of the given picture (B, C, 1, h, w). It is held in latent frame 0 (``hold_picture``), and
-            whatever the model makes of that frame, the picture's latent is what is handed out and what the sink keeps.
-        latent_size: (height, width) of the latents where there is no picture; the model's own when None.
-        seed: every random number depends on (seed, sample, chunk, step) alone. With one seed for each sample of the
-            batch, a sample depends on its own and not on its place among the others.
-        cache: an empty cache to stream against, of other sink and window sizes than the model's own (training draws
-            them); the model's own when None.
-        exit_step: training's gradient truncation (section 3.2, Self-Forcing). Every chunk ends at this step of
-            ``times``: its x0 is the chunk, and only it carries a gradient; the steps before it, like the clean pass
-            that writes the cache, carry none. None: all steps, with gradients if the caller has them on.
+        times: decreasing noise levels of the few-step student (``SamplerConfig.student_times``).
+        first_latent: latent of the given picture (B, C, 1, h, w). Latent frame 0 is held to it (``hold_picture``);
+            whatever the model predicts there, the picture's latent is returned and kept in the sink.
+        latent_size: (height, width) of the latents if there is no picture; the model's own when None.
+        seed: every random number depends only on (seed, sample, chunk, step). With one seed per sample of the batch, a
+            sample depends on its own seed, not on its index in the batch.
+        cache: an empty cache, possibly with other sink and window sizes than the model's own (training draws them);
+            the model's own when None.
+        exit_step: gradient truncation in training (section 3.2, Self-Forcing). Every chunk ends at this step of
+            ``times``, whose x0 is the chunk. Only this step carries a gradient; earlier steps and the clean pass carry
+            none. None: all steps, with gradients if the caller enables them.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class Rollout:
         return self.cache.chunks + (self._unsettled is not None)
 
     def step(self, conditions: Conditions) -> Tensor:
-        """The next chunk's clean latents (B, C, chunk_frames, h, w). Gradients flow unless the caller forbids them;
-        with ``exit_step`` through that step alone."""
+        """The next chunk's clean latents (B, C, chunk_frames, h, w). Gradients flow if enabled; with ``exit_step`` only
+        through that step."""
         self.settle()
         picture = self.first_latent if self.cache.chunks == 0 else None
         x0: Tensor | None = None
@@ -85,7 +85,7 @@ class Rollout:
         return x0
 
     def _denoise(self, x0: Tensor | None, step: int, conditions: Conditions, picture: Tensor | None) -> Tensor:
-        """One evaluation: x0 as predicted from the last step's x0 noised to this step's level."""
+        """One model evaluation: noise the last step's x0 to this step's level and predict x0 anew."""
         config, frames = self.model.config, self.cache.causal.chunk_frames
         t = torch.full((self.batch, frames), self.times[step], device=self.model.device)
         noise = self._noise((self.batch, config.latent_channels, frames, *self.latent_size), step)
@@ -104,7 +104,8 @@ class Rollout:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Write the last chunk's clean keys and values (one pass at t = 0). Called by ``step`` if nobody else does."""
+        """Write the last chunk's clean keys and values to the cache (one pass at t = 0). ``step`` calls it if the
+        caller has not."""
         if self._unsettled is None:
             return
         x0, conditions = self._unsettled
@@ -125,7 +126,7 @@ def rollout(
     cache: RollingKVCache | None = None,
     exit_step: int | None = None,
 ) -> Iterator[Tensor]:
-    """Yield the clean latents of one chunk for each of ``conditions``, which may be endless and made on demand."""
+    """Yield the clean latents of one chunk for each of ``conditions``, which may be endless and lazy."""
     state = Rollout(
         model, times=times, seed=seed, first_latent=first_latent, batch=batch, cache=cache, exit_step=exit_step
     )
@@ -134,10 +135,10 @@ def rollout(
 
 
 def times_of(student_times: tuple[float, ...], steps: int) -> tuple[float, ...]:
-    """Noise levels for another number of steps than the student's own: 1 to MAX_STEPS, or as many as it has.
+    """Noise levels for a number of steps other than the student's own: 1 to MAX_STEPS, or more if the student has more.
 
-    The first ones of ``student_times``, for Self-Forcing trains every one of them as the last. Steps beyond those go on
-    from there, halving the level each time.
+    Fewer steps take the first ``student_times``, since Self-Forcing trains each of them as the last. Additional steps
+    halve the last level each time.
     """
     most = max(MAX_STEPS, len(student_times))
     if not 1 <= steps <= most:
