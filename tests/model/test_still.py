@@ -7,7 +7,7 @@ import torch
 
 from motionstream.config import ModelConfig
 from motionstream.model.flow import velocity_to_x0
-from motionstream.model.motion_model import LOUD, ImageInput, MotionInput, MotionModel
+from motionstream.model.motion_model import ID_GAIN, ImageInput, MotionInput, MotionModel
 from motionstream.presets import debug, preset
 
 STD = 0.5
@@ -79,7 +79,7 @@ def test_attention_begins_by_likeness_and_ids_are_loud():
         assert torch.equal(one.attn1.to_k.weight, one.attn1.to_q.weight)
         assert not torch.equal(other.attn1.to_k.weight, other.attn1.to_q.weight)
     louder = alike.transformer.patch_embedding.weight / usual.transformer.patch_embedding.weight
-    assert torch.allclose(louder[:, 12:16], torch.full_like(louder[:, 12:16], LOUD))
+    assert torch.allclose(louder[:, 12:16], torch.full_like(louder[:, 12:16], ID_GAIN))
     assert torch.equal(louder[:, :12], torch.ones_like(louder[:, :12]))
     assert torch.equal(louder[:, 16:], torch.ones_like(louder[:, 16:]))
 

@@ -31,7 +31,7 @@ from motionstream.tracks.sampling import chunk_starts
 UNSURE = 0.6
 """The prior's deviation, of latents whose own is 1, above which what a network adds to what is carried is a guess."""
 
-LOUD = 4.0
+ID_GAIN = 4.0
 """Times the usual size with which the tracks' slice enters a network that has to go by ids."""
 
 
@@ -150,10 +150,10 @@ class MotionModel(nn.Module):
             nn.init.zeros_(self.transformer.proj_out.weight)
             nn.init.zeros_(self.transformer.proj_out.bias)
         if config.still_std is not None:
-            self._begin_alike()
+            self._init_keys_as_queries()
 
     @torch.no_grad()
-    def _begin_alike(self) -> None:
+    def _init_keys_as_queries(self) -> None:
         """Begin with attention by likeness, that of tracks above all: keys are made as queries are, and ids are loud.
         That an id is the same here and there is then seen from the start, which takes thousands of clips to be found
         out (docs/log.md)."""
@@ -162,7 +162,7 @@ class MotionModel(nn.Module):
         names = [name for name, _ in self.config.inputs]
         before = sum(width for _, width in self.config.inputs[: names.index("tracks")])
         tracks = slice(before, before + self.config.track_head.out_channels)
-        self.transformer.patch_embedding.weight[:, tracks] *= LOUD
+        self.transformer.patch_embedding.weight[:, tracks] *= ID_GAIN
 
     @property
     def dtype(self) -> torch.dtype:
