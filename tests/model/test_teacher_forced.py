@@ -114,7 +114,7 @@ def test_it_is_the_rollout_that_is_learned(model):
 def test_it_wants_clean_and_noisy_clips_and_whole_chunks(model):
     causal = CausalConfig.parse("c3s1w1")
     clean, conditions = draw(model, 6)
-    with pytest.raises(ValueError, match="a batch of 1 is no clean clips and as many noisy ones"):
+    with pytest.raises(ValueError, match="a batch of 1 cannot be clean clips and as many noisy ones"):
         model(clean, torch.zeros(1, 6), conditions, TeacherForced(causal))
     with pytest.raises(ValueError, match="4 latent frames do not divide into chunks of 3"):
         forced(model, causal, clean[:, :, :4], clean[:, :, :4], torch.ones(1, 4), conditions.frames(0, 4))

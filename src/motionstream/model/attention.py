@@ -1,8 +1,8 @@
-"""Self-attention contexts: what makes one transformer bidirectional, block-causal or cached.
+"""Self-attention contexts, which make one transformer bidirectional, block-causal or cached.
 
-A context gets the pre-rope queries, keys and values of one layer and answers the attention output. Weights and the
-rest of the forward never know which context they run in. Tensors are (B, tokens, heads, head_dim), tokens ordered
-(frame, row, column); ``grid`` is (frames, rows, columns) of tokens.
+A context gets the pre-rope queries, keys and values of one layer and returns the attention output. The weights and the
+rest of the forward do not depend on it. Tensors are (B, tokens, heads, head_dim), tokens ordered (frame, row, column);
+``grid`` is (frames, rows, columns) of tokens.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Grid = tuple[int, int, int]
 
 
 class AttentionContext(Protocol):
-    """Attends within one layer; knows rope positions and what may be seen."""
+    """Attention of one layer; determines rope positions and which tokens are visible."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor: ...
 
 
 class Bidirectional:
-    """Everything sees everything, rope by frame: the teacher and the critic."""
+    """Every token sees every token, with the frame's index as rope position: for the teacher and the critic."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
         rope = rope_table(query.shape[-1], tuple(range(grid[0])), grid[1], grid[2], query.device)
@@ -46,11 +46,11 @@ class Bidirectional:
 
 
 class BlockCausal:
-    """A whole clip in one forward, each chunk seeing sink ∪ window ∪ itself, roped as the cache would rope it.
+    """A whole clip in one forward: each chunk sees sink ∪ window ∪ itself, with rope positions as in the cache.
 
-    Stands in for the cache during causal initialisation and in the tests. Every query chunk gathers its own keys,
-    so that sinks can be roped relative to the query chunk's slot and no mask is needed. ``full_history`` ignores sink
-    and window: every earlier chunk is seen (Self-Forcing's case).
+    Replaces the cache during causal initialisation and in tests. Every query chunk gathers its own keys, so sinks can
+    be roped relative to the query chunk's slot and no mask is needed. ``full_history`` ignores sink and window: every
+    earlier chunk is visible (as in Self-Forcing).
     """
 
     def __init__(self, causal: CausalConfig, *, full_history: bool = False) -> None:
@@ -85,14 +85,14 @@ class BlockCausal:
 class TeacherForced(BlockCausal):
     """Every chunk of a noisy clip against the clean past that streaming would have cached, all in one forward.
 
-    The batch holds the clean clips, at t = 0, and behind them the same clips noised, (2 B, ...). A clean chunk sees
-    sink ∪ window ∪ itself, as in the clean pass that writes the cache; a noisy one the clean chunks of its sink and
-    window, and itself. Nothing is detached: the loss on noisy chunks trains the clean pass, too.
+    The batch (2 B, ...) holds the clean clips, at t = 0, followed by the same clips with noise. A clean chunk sees
+    sink ∪ window ∪ itself, as in the clean pass that writes the cache; a noisy one sees the clean chunks of its sink
+    and window, and itself. Nothing is detached: the loss on noisy chunks trains the clean pass, too.
     """
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
         if query.shape[0] % 2:
-            raise ValueError(f"a batch of {query.shape[0]} is no clean clips and as many noisy ones")
+            raise ValueError(f"a batch of {query.shape[0]} cannot be clean clips and as many noisy ones")
         (clean_query, noisy_query), (clean_key, noisy_key), (clean_value, noisy_value) = (
             x.chunk(2) for x in (query, key, value)
         )
@@ -117,7 +117,7 @@ class TeacherForced(BlockCausal):
 
 
 class Cached:
-    """One chunk against the rolling cache: streaming. With ``write`` the chunk's keys and values are staged."""
+    """Streaming: one chunk against the rolling cache. With ``write``, stages the chunk's keys and values."""
 
     def __init__(self, cache: RollingKVCache, *, write: bool = False) -> None:
         self.cache = cache
@@ -128,7 +128,7 @@ class Cached:
             self.cache.write(layer, key, value)
         rope = rope_table(query.shape[-1], self.cache.current_positions, grid[1], grid[2], query.device)
         past_keys, past_values, _ = self.cache.read(layer)
-        # the cache holds the weights' precision; under autocast torch.cat would promote to it, and not the queries
+        # the cache has the weights' dtype; under autocast torch.cat would promote the keys to it, but not the queries
         keys = torch.cat([past_keys.to(key.dtype), apply_rope(key, rope)], dim=1)
         values = torch.cat([past_values.to(value.dtype), value], dim=1)
         return attention(apply_rope(query, rope), keys, values)

@@ -1,14 +1,14 @@
 """Attention backends: the same softmax attention by different kernels.
 
-Tensors are (B, tokens, heads, head_dim), without a mask: contexts gather what may be seen (``model/attention.py``).
-"auto", the default, takes for every call
+Tensors are (B, tokens, heads, head_dim), without a mask: contexts gather the visible tokens (``model/attention.py``).
+The default, "auto", picks for every call
 
-- on the CPU the plain product when gradients are needed (SDPA's backward is much slower at small sizes), else SDPA;
-- on CUDA FlashAttention 3 where it is installed and runs, else SDPA. Recent versions of torch prefer cuDNN's kernel
-  within SDPA themselves, on Hopper and data-centre Blackwell; "cudnn" insists on it.
+- on the CPU: the plain product if gradients are needed (SDPA's backward is much slower at small sizes), else SDPA;
+- on CUDA: FlashAttention 3 if it is installed and supports the inputs, else SDPA. Recent versions of torch prefer
+  cuDNN's kernel within SDPA on Hopper and data-centre Blackwell; "cudnn" forces it.
 
-Never picked by "auto": "flex" gains nothing without a mask. What was chosen by name is never replaced by another:
-where it cannot run it is an error. The choice holds for the whole process.
+"auto" never picks "flex", which gains nothing without a mask. A backend chosen by name is never replaced: if it cannot
+run, that is an error. The choice applies to the whole process.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ AUTO = "auto"
 HALF = (torch.float16, torch.bfloat16)
 
 CUDNN_VERSION = 91501
-"""Older ones go wrong at lengths that are no multiple of 128, hence torch's SDPA does not prefer them either
+"""Older versions are wrong for lengths that are no multiple of 128, and torch's SDPA does not prefer them either
 (``sdp_utils.cpp``). A chunk of Wan 2.1 has 4680 tokens."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a backend's fitness depends on. The defaults are those of Wan while streaming."""
+    """The properties of inputs that decide whether a backend supports them. Defaults: Wan while streaming."""
 
     device: torch.device
     dtype: torch.dtype
@@ -45,7 +45,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Backend:
-    """``run`` is the attention; ``obstacle`` says why it cannot take some inputs, None if it can."""
+    """``run`` computes attention; ``obstacle`` returns why it cannot take the inputs, None if it can."""
 
     run: Callable[[Tensor, Tensor, Tensor], Tensor]
     obstacle: Callable[[Inputs], str | None]
@@ -53,7 +53,7 @@ class Backend:
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The definition, (B, heads, L, dim); twin of every faster backend."""
+    """The definition, (B, heads, L, dim); the reference for all faster backends."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     return scores.softmax(dim=-1) @ value
 
@@ -78,14 +78,14 @@ def _cudnn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _flash3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     out = import_module("flash_attn_interface").flash_attn_func(query, key, value)
-    # its first releases answer the log-sum-exp as well
+    # its first releases also return the log-sum-exp
     return out[0] if isinstance(out, tuple) else out
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     q, k, v = _heads_first(query, key, value)
     if q.device.type == "cpu":
-        # on the CPU it refuses whatever could need a gradient, even where none is asked for
+        # on the CPU it refuses tensors that require gradients, even within no_grad
         q, k, v = q.detach(), k.detach(), v.detach()
     run = _flex_kernel(q.device.type == "cuda" and not torch.compiler.is_compiling())
     return run(q, k, v).transpose(1, 2)
@@ -161,17 +161,17 @@ _chosen = AUTO
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention, (B, L, heads, dim) × (B, S, heads, dim) → (B, L, heads, dim), by the backend chosen.
+    """Softmax attention, (B, L, heads, dim) × (B, S, heads, dim) → (B, L, heads, dim), by the chosen backend.
 
     Raises:
-        ValueError: a backend chosen by name that cannot take these inputs.
+        ValueError: the backend was chosen by name and cannot take these inputs.
     """
     gradients = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     name = _resolve(_chosen, query.device, query.dtype, query.shape[-1], gradients)
     return BACKENDS[name].run(query, key, value)
 
 
-# torch.compile runs it once, while it compiles: whatever it depends on is an argument
+# torch.compile runs it only once, at compile time, so everything it depends on must be an argument
 @torch.compiler.assume_constant_result
 def _resolve(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, gradients: bool) -> str:
     inputs = Inputs(device, dtype, head_dim, gradients)
@@ -193,18 +193,18 @@ def _check(name: str, inputs: Inputs) -> None:
 
 
 def available(device: torch.device | str, dtype: torch.dtype) -> list[str]:
-    """The names of the backends that run on ``device`` with ``dtype``."""
+    """Names of the backends that run on ``device`` with ``dtype``."""
     inputs = Inputs(torch.device(device), dtype)
     return [name for name, backend in BACKENDS.items() if backend.obstacle(inputs) is None]
 
 
 def choice(device: torch.device | str, dtype: torch.dtype, *, head_dim: int = 128, gradients: bool = False) -> str:
-    """The backend that ``attention`` takes for such inputs as things stand, for reports."""
+    """The name of the backend that ``attention`` would currently use for such inputs, for reports."""
     return _resolve(_chosen, torch.device(device), dtype, head_dim, gradients)
 
 
 def _usual() -> Inputs:
-    """What models get on this machine: half precision on a GPU, float32 on the CPU."""
+    """The usual inputs on this machine: bfloat16 on a GPU, float32 on the CPU."""
     if torch.cuda.is_available():
         return Inputs(torch.device("cuda"), torch.bfloat16)
     return Inputs(torch.device("cpu"), torch.float32)
@@ -224,7 +224,7 @@ def set_backend(name: str) -> None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """``set_backend`` for the length of a ``with`` block."""
+    """``set_backend`` for the duration of a ``with`` block."""
     global _chosen
     before = _chosen
     set_backend(name)
@@ -235,7 +235,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def describe() -> list[str]:
-    """A line for every backend: what it is, or why it does not run on this machine."""
+    """One line per backend: a summary, or why it does not run on this machine."""
     inputs = _usual()
     taken = choice(inputs.device, inputs.dtype)
     lines = []

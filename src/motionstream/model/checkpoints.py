@@ -1,7 +1,7 @@
-"""Checkpoints of Wan's transformer → ours: diffusers, official, VideoX-Fun, causal students, our own folders.
+"""Loads Wan transformers from diffusers, official, VideoX-Fun and causal-student checkpoints, and our own folders.
 
-Everything that both models have is taken as it is. What ours has and the checkpoint lacks begins at zero, so that a
-partly initialised model computes what its base computed; see ``fit_inputs`` and ``_fresh_image_branch``.
+Weights that both models have are copied. Parts that the checkpoint lacks begin with zero output, so that the model
+computes what its base did; see ``fit_inputs`` and ``_fresh_image_branch``.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from motionstream.model.precision import cast_with_islands
 from motionstream.model.transformer import MotionTransformer
 
 DROPPED_PARTS = ("ref_conv", "control_adapter")
-"""Parts of VideoX-Fun's control models that have no place here: a reference picture's and a camera's branch."""
+"""Unsupported parts of VideoX-Fun's control models: the branches for a reference picture and for a camera."""
 
 STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint.
+    """The outcome of loading a checkpoint.
 
-    ``fresh`` and ``dropped`` say in words what the model has of its own and what of the file was left out.
-    ``track_head``: whether the model already follows tracks, true for our own folders alone.
+    ``fresh`` and ``dropped`` describe the model's newly initialised parts and the file's unused parts. ``track_head``:
+    whether the model already follows tracks, true only for our own folders.
     """
 
     path: Path
@@ -71,19 +71,19 @@ def load_transformer(
     device: str | torch.device = "cpu",
     allow_pickle: bool = False,
 ) -> tuple[MotionTransformer, LoadReport]:
-    """Read any Wan transformer into the one of ``config``.
+    """Load any Wan transformer as the one of ``config``.
 
-    The model is built without memory of its own and takes the file's tensors one by one as they are cast.
+    The model is built on the meta device and takes over the file's tensors, so it never exists twice in memory.
 
     Args:
         path: a file or folder (see ``read_state``), with diffusers' or the official names.
-        config: the model to fill; its sizes must be the checkpoint's.
-        dtype: of the weights; islands of full precision stay in float32. None keeps what the file has, mapped from it.
-        device: where the weights go.
+        config: the model to build; its sizes must be the checkpoint's.
+        dtype: of the weights; some parts stay in float32 (``precision.ISLANDS``). None keeps the file's, memory-mapped.
+        device: of the weights.
         allow_pickle: see ``read_state``.
 
     Raises:
-        ValueError: the file cannot be read, is something else, is of another size, or lacks names.
+        ValueError: the file is unreadable, no Wan transformer, of another size, or lacks names.
     """
     path = Path(path)
     own = own_config(path)
@@ -112,7 +112,7 @@ def load_transformer(
 def _adapted(
     state: State, found: Recognised, config: ModelConfig, expected: Mapping[str, torch.Size]
 ) -> tuple[State, list[str], list[str]]:
-    """``state`` with the input channels and the branches of ``config``'s model; what is fresh, what was left out."""
+    """``state`` with the input channels and branches of ``config``'s model; the fresh parts; the dropped parts."""
     assert found.layout is not None, "_check_size refuses unknown layouts"
     patch = "patch_embedding.weight"
     state = state | {patch: fit_inputs(state[patch], found.layout, config.inputs)}
@@ -132,14 +132,14 @@ def _adapted(
 
 
 def _let_go(model: nn.Module, state: State) -> None:
-    """Copy what needed no cast: one tensor that still lies in the file would keep all of it mapped."""
+    """Copy parameters that needed no cast: a single tensor backed by the file would keep all of it mapped."""
     for name, parameter in model.named_parameters():
         if parameter.data_ptr() == state[name].data_ptr():
             parameter.data = parameter.data.clone()
 
 
 def own_config(path: str | Path) -> ModelConfig | None:
-    """The config of the MotionStream folder that ``path`` is, or is the transformer of; None for anything else."""
+    """The config if ``path`` is a MotionStream folder, its transformer folder or a file in that; otherwise None."""
     path = Path(path)
     inside = [folder.parent for folder in (path, path.parent) if folder.name == "transformer"]
     for folder in (path, *inside):
@@ -153,11 +153,11 @@ def own_config(path: str | Path) -> ModelConfig | None:
 
 
 def fit_inputs(weight: Tensor, source: Layout, target: Layout) -> Tensor:
-    """The patch embedding's weight (width, C, 1, 2, 2) for another order of input channels; C as in ``target``.
+    """Rearrange the patch embedding's weight (width, C, 1, 2, 2) from the input channels of ``source`` to ``target``.
 
-    Slices of the same name are copied. A new slice is zero: the model begins as its base, whatever the new channels
-    hold. It still learns: the slice's gradient is the product of its input and of what flows back, neither of them
-    zero, and once the slice has moved, the track head behind it gets gradients, too.
+    Slices of the same name are copied. New slices are zero, so the model begins as its base, whatever the new channels
+    contain. They still learn: a slice's gradient is the product of its input and the backward signal, neither of them
+    zero, and once the slice has changed, the track head before it gets gradients, too.
     """
     total = sum(width for _, width in source)
     if weight.shape[1] != total:
@@ -180,9 +180,9 @@ def _lacking(layout: Layout, other: Layout) -> Layout:
 
 
 def _fresh_image_branch(expected: Mapping[str, torch.Size], dtype: torch.dtype) -> State:
-    """An image branch as the official code initialises it, but for the values: at zero, they silence its output.
+    """An image branch initialised as in the official code, except for ``add_v_proj``: zero, so that its output is zero.
 
-    ``add_v_proj`` alone gets gradients in the first step, everything before it from the second on.
+    In the first step only ``add_v_proj`` gets gradients, from the second on everything before it does.
     """
     generator = torch.Generator().manual_seed(0)
     state: State = {}
@@ -199,7 +199,7 @@ def _fresh_image_branch(expected: Mapping[str, torch.Size], dtype: torch.dtype) 
 
 
 def _check_size(found: Recognised, config: ModelConfig, path: Path, state: State) -> None:
-    """Refuse what is no transformer, or one of other sizes, and say what it is and where it would fit."""
+    """Refuse anything but a transformer of these sizes; the message says what the file is and which preset it fits."""
     if found.kind not in TRANSFORMERS:
         raise ValueError(f"{path} looks like {found.describe()} (names such as {_some(state)}); give a Wan transformer")
     if found.in_channels == 0:
@@ -222,7 +222,7 @@ def _check_size(found: Recognised, config: ModelConfig, path: Path, state: State
 
 
 def _check_names(state: State, expected: Mapping[str, torch.Size], path: Path, found: Recognised) -> None:
-    """Every name there, none unknown, every shape right, every tensor a plain floating-point one."""
+    """Refuse missing or unknown names, wrong shapes and tensors that are not plain floating-point."""
     missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     problems = [f"lacks {_some(missing)}"] * bool(missing) + [f"has unknown {_some(unknown)}"] * bool(unknown)
     wrong = [

@@ -1,5 +1,5 @@
-"""Rectified flow: x_t = (1 − t) x0 + t noise, velocity = noise − x0 (paper, eq. A1). The one place where velocity
-and x0 are turned into one another. t is (B,) or (B, F); latents are B C F H W.
+"""Rectified flow: x_t = (1 − t) x0 + t noise, velocity = noise − x0 (paper, eq. A1). The only place that converts
+between velocity and x0. t is (B,) or (B, F); latents are B C F H W.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def add_noise(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def hold_picture(x: Tensor, t: Tensor, picture: Tensor, noise: Tensor, *, clean: bool) -> tuple[Tensor, Tensor]:
-    """Put the given picture's latent into latent frame 0, at every step of every sampler.
+    """Put the given picture's latent into latent frame 0, as every sampler does in every step; returns (x, t).
 
     Args:
         x: noisy latents (B, C, F, h, w) at ``t`` (B, F).
         picture: (B, C, 1, h, w).
-        noise: what ``x`` was noised with.
-        clean: as it is, with t = 0 (``first_latent``, Wan 2.2). Otherwise (``concat``, Wan 2.1) at the noise level of
-            the other frames, all that such a model has seen: along its own straight path from noise to picture.
+        noise: the noise in ``x``.
+        clean: insert it without noise, with t = 0 (``first_latent``, Wan 2.2). Otherwise (``concat``, Wan 2.1) insert
+            it at the noise level of the other frames, since such models are trained with one level for all frames.
     """
     if clean:
         t = torch.cat([torch.zeros_like(t[:, :1]), t[:, 1:]], dim=1)
@@ -44,12 +44,12 @@ def velocity_to_x0(noisy: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
 
 
 def x0_to_velocity(noisy: Tensor, x0: Tensor, t: Tensor, floor: float = 1e-3) -> Tensor:
-    """v = (x_t − x0) / t; where t is below ``floor`` (clean frames) the velocity carries no meaning but is finite."""
+    """v = (x_t − x0) / t; for t below ``floor`` (clean frames) the velocity is meaningless but finite."""
     return (noisy - x0) / per_frame(t).clamp(min=floor)
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
-    """t' = k t / (1 + (k − 1) t) (paper, appendix D): k > 1 spends more of the schedule near noise."""
+    """t' = k t / (1 + (k − 1) t) (paper, appendix D): with k > 1, more of the schedule is near noise."""
     return shift * t / (1 + (shift - 1) * t)
 
 
@@ -63,8 +63,8 @@ def keyed_noise(
 ) -> Tensor:
     """Standard normal noise that depends only on (seed, sample in the batch, chunk, step).
 
-    However a stream is paced, paused, resumed or served, and on whatever device, it meets the same noise: it is drawn
-    on the CPU, sample by sample.
+    Drawn on the CPU, sample by sample, so a stream gets the same noise on any device, however it is paced, paused,
+    resumed or served.
     """
     samples = []
     for sample in range(shape[0]):

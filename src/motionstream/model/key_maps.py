@@ -1,4 +1,4 @@
-"""Names of Wan's transformer: official ⇄ diffusers, and what a checkpoint is, told by its names and shapes.
+"""Parameter names of Wan's transformer, official ⇄ diffusers, and recognition of checkpoints by names and shapes.
 
 The official names are those of ``wan/modules/model.py`` (Wan2.1, Wan2.2); VideoX-Fun and Self-Forcing use them, too.
 Ours are diffusers'.
@@ -49,10 +49,10 @@ BLOCK = {
 
 OFFICIAL_MARK = "time_embedding.0.weight"
 DIFFUSERS_MARK = "condition_embedder.time_embedder.linear_1.weight"
-"""Every transformer has one of the two; what stands before it is the prefix of the whole model."""
+"""Every transformer has one of the two; the text before it is the whole model's prefix."""
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 PREFERRED = ("generator_ema", "generator", "ema")
-"""Which model is meant where a file holds several: Self-Forcing's inference runs the average of the student."""
+"""Prefixes by preference if a file holds several models: Self-Forcing's inference uses the student's EMA."""
 
 LAYOUTS: dict[tuple[int, int], Layout] = {
     (16, 16): (("noise", 16),),
@@ -61,7 +61,7 @@ LAYOUTS: dict[tuple[int, int], Layout] = {
     (48, 48): (("noise", 48),),
     (48, 148): (("noise", 48), ("control", 48), ("mask", 4), ("masked video", 48)),
 }
-"""Input layouts by (output, input) channels, of checkpoints that are not ours."""
+"""Input layouts of others' checkpoints by (output, input) channels."""
 
 PRESETS = {
     (1536, 30, 16): "wan2.1-1.3b",
@@ -87,7 +87,7 @@ KINDS = {
 }
 TRANSFORMERS = ("motionstream", "diffusers", "official", "control", "student")
 
-# The first pattern found in any name decides.
+# The first pattern that matches any name decides.
 _OTHER_KINDS = {
     "lora": r"\blora_|\.lora\.|\.hada_",
     "taehv": r"^(encoder|decoder)\.\d+\.conv\.\d+\.weight$",
@@ -99,10 +99,10 @@ _OTHER_KINDS = {
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a checkpoint is. ``kind`` is one of ``KINDS``; the numbers are 0 for what is no transformer.
+    """A checkpoint's kind and sizes. ``kind`` is one of ``KINDS``; the numbers are 0 unless it is a transformer.
 
-    ``layout`` is None where the order of the input channels is not known. ``extras`` names groups of tensors that no
-    Wan transformer has. ``prefix`` is what stands before every name.
+    ``layout`` is None if the order of the input channels is unknown. ``extras`` names groups of tensors that no Wan
+    transformer has. ``prefix`` is the common prefix of the transformer's names.
     """
 
     kind: str
@@ -116,7 +116,7 @@ class Recognised:
     prefix: str = ""
 
     def describe(self) -> str:
-        """In words, for messages."""
+        """A description for messages."""
         if self.kind not in TRANSFORMERS:
             return KINDS[self.kind]
         branch = "with" if self.has_image_branch else "without"
@@ -142,7 +142,7 @@ def _inverse(table: dict[str, str]) -> dict[str, str]:
 
 
 def to_diffusers(state: State) -> State:
-    """Official names → diffusers'. Unknown names stay as they are, and so does a state that has diffusers' names."""
+    """Official names → diffusers'. Unknown names, and a state that has diffusers' names already, are unchanged."""
     if OFFICIAL_MARK not in state:
         return dict(state)
     return {_renamed(key, TOP, BLOCK): value for key, value in state.items()}
@@ -157,10 +157,10 @@ def to_official(state: State) -> State:
 
 
 def strip_prefixes(state: State) -> tuple[State, str]:
-    """The transformer inside ``state`` under its plain names, and the prefix that it had.
+    """The transformer inside ``state`` under its plain names, and the prefix that was removed.
 
-    Wrappers of parallel training and compilation go wherever they stand. Of several models in one file the first of
-    ``PREFERRED`` is taken; without a transformer everything stays.
+    ``WRAPPERS`` are removed anywhere in a name. Of several models in one file the first of ``PREFERRED`` is taken;
+    without a transformer everything is kept.
     """
     plain = {unwrapped(key): value for key, value in state.items()}
     marks = (OFFICIAL_MARK, DIFFUSERS_MARK)
@@ -177,14 +177,14 @@ def strip_prefixes(state: State) -> tuple[State, str]:
 
 
 def unwrapped(key: str) -> str:
-    """``key`` without the ``WRAPPERS`` that parallel training and compilation put into names."""
+    """``key`` without the ``WRAPPERS`` that parallel training and compilation insert into names."""
     for wrapper in WRAPPERS:
         key = key.replace(wrapper, "")
     return key
 
 
 def recognise(state: State) -> Recognised:
-    """What the tensors are, from names and shapes alone; nothing is read from the file but its header."""
+    """Recognise tensors by names and shapes alone; of a file only the header is read."""
     inner, prefix = strip_prefixes(state)
     if OFFICIAL_MARK not in inner and DIFFUSERS_MARK not in inner:
         for kind, pattern in _OTHER_KINDS.items():
@@ -227,13 +227,13 @@ def is_image_branch(key: str) -> bool:
 
 
 def unknown_names(keys: Iterable[str]) -> list[str]:
-    """Those of ``keys`` that are no diffusers names of a Wan transformer's parameters."""
+    """Those of ``keys`` that are not diffusers' names of a Wan transformer's parameters."""
     top, block = _inverse(TOP), _inverse(BLOCK)
     return [key for key in keys if _renamed(key, top, block) == key and not key.startswith("patch_embedding.")]
 
 
 def groups(keys: Iterable[str]) -> dict[str, int]:
-    """Names by their first part, within blocks by the part after the number, and how many there are of each."""
+    """Counts of names by their first part, within blocks by the part after the block's number."""
     return dict(Counter(_group(key) for key in keys))
 
 
@@ -243,5 +243,5 @@ def _group(key: str) -> str:
 
 
 def guess_preset(found: Recognised) -> str | None:
-    """The preset that a transformer's sizes are those of."""
+    """The preset with these sizes, if there is one."""
     return PRESETS.get((found.width, found.layers, found.out_channels))

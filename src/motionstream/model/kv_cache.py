@@ -1,8 +1,8 @@
 """The rolling cache of keys and values (paper, section 3.2).
 
-Fixed buffers [sink | window]: a slot *is* a rope position, and slots fill compactly, so a young stream simply has
-fewer of them. Sinks are roped once and stay. The window is kept pre-rope as well, and is roped anew for its slots
-whenever it rolls, once per chunk; the steps of a chunk only read.
+Fixed buffers [sink | window]: a slot *is* a rope position, and slots fill in order, so a new stream simply uses fewer
+of them. Sinks are roped once. The window is also kept pre-rope, and is roped anew for its slots whenever it rolls, once
+per chunk; the denoising steps of a chunk only read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class RollingKVCache:
         layers, batch, heads, head_dim: of the transformer.
         grid: tokens per latent frame as (height, width).
 
-    ``read(layer)`` answers (keys, values, positions); ``write`` and ``commit`` append one clean chunk.
+    ``read(layer)`` returns (keys, values, positions); ``write`` and ``commit`` append one clean chunk.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RollingKVCache:
         return sum(b.numel() * b.element_size() for b in buffers)
 
     def positions(self, chunk_position: int) -> tuple[int, ...]:
-        """Rope positions of the latent frames of a chunk that sits at ``chunk_position``."""
+        """Rope positions of the latent frames of a chunk in slot ``chunk_position``."""
         frames = self.causal.chunk_frames
         return tuple(range(chunk_position * frames, (chunk_position + 1) * frames))
 
@@ -115,9 +115,9 @@ class RollingKVCache:
                 self._place(slot, raw, None, position)
 
     def refresh_sink(self) -> None:
-        """The newest chunks of the window become the sinks, roped for the sinks' slots; the window stays as it is.
+        """Replace the sinks by the newest chunks of the window, roped for the sinks' slots; the window is unchanged.
 
-        Raises ValueError where the window is shorter than the sink, or not full yet.
+        Raises ValueError if the window is shorter than the sink, or not full yet.
         """
         sink, window, n = self.causal.sink_chunks, self.causal.window_chunks, self.chunk_tokens
         if window < sink:
@@ -133,7 +133,7 @@ class RollingKVCache:
     def _place(self, slot: int, raw_keys: Tensor, values: Tensor | None, position: int) -> None:
         rope = rope_table(self.head_dim, self.positions(position), *self.grid, self.device)
         span = slice(slot * self.chunk_tokens, (slot + 1) * self.chunk_tokens)
-        for layer in range(self.layers):  # roping is in float32: all layers at once would take gigabytes
+        for layer in range(self.layers):  # rope runs in float32: all layers at once would take gigabytes
             self._keys[layer, :, span] = apply_rope(raw_keys[layer], rope)
         if values is not None:
             self._values[:, :, span] = values

@@ -1,7 +1,6 @@
-"""The whole trainable model: track head, carried content, transformer; one velocity out.
+"""The whole trainable model: track head, carried content and transformer, which predict a velocity.
 
-``forward`` is the only way in, for the teacher, the causal initialisation and the stream; which of them it is lies in
-the attention context alone.
+Teacher, causal initialisation and stream all use ``forward``; they differ only in the attention context.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from motionstream.tracks.masks import Draw
 from motionstream.tracks.sampling import chunk_starts
 
 UNSURE = 0.6
-"""The prior's deviation, of latents whose own is 1, above which what a network adds to what is carried is a guess."""
+"""Standard deviation of the prior, for latents of unit deviation, above which the carried picture counts as unsure."""
 
 ID_GAIN = 4.0
-"""Times the usual size with which the tracks' slice enters a network that has to go by ids."""
+"""Factor on the initial weights of the tracks' input channels, for models that rely on track ids."""
 
 
 @dataclass(frozen=True)
 class MotionInput:
-    """Tracks of the frames to come: ``positions`` (B, T, N, 2), ``visible`` (B, T, N), ``ids`` (B, N).
+    """Tracks of the frames to generate: ``positions`` (B, T, N, 2), ``visible`` (B, T, N), ``ids`` (B, N).
 
-    ``size``: (height, width) of the video in pixels. ``first``: the frames begin the stream. ``source`` is needed by
-    models that carry content, ``content`` (B, N, C) by those whose tracks bring latents along.
+    ``size``: (height, width) of the video in pixels. ``first``: the frames begin the stream. Models that carry content
+    need ``source``; models with ``latents_along_tracks`` need ``content`` (B, N, C), the tracks' latents.
     """
 
     positions: Tensor
@@ -52,7 +51,7 @@ class MotionInput:
     content: Tensor | None = None
 
     def without_tracks(self) -> MotionInput:
-        """The null motion: no tracks, hence an empty map and everything left where it is."""
+        """The null motion: no tracks, hence an empty map and all content left in place."""
         source = self.source
         if source is not None:
             source = source.without_tracks()
@@ -68,7 +67,7 @@ class MotionInput:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """The given picture: ``latent`` (B, C, 1, h, w), ``tokens`` (B, n, image_dim) where there is an image encoder."""
+    """The given picture: ``latent`` (B, C, 1, h, w), and ``tokens`` (B, n, image_dim) if there is an image encoder."""
 
     latent: Tensor
     tokens: Tensor | None = None
@@ -76,16 +75,16 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class FinePicture:
-    """The carried picture as the model sees it, ``base`` (B, 3, T, H, W), and what makes it finer. ``begins``: the
-    first of its frames is the given picture itself, which begins the stream."""
+    """The carried picture at the model's size, ``base`` (B, 3, T, H, W), and its finer version, ``carry``. ``begins``:
+    the first frame is the given picture itself, at the stream's beginning."""
 
     base: Tensor
     carry: FineCarry
     begins: bool
 
     def show(self, video: Tensor, first: int) -> Tensor:
-        """A decoded video (B, 3, T', H, W), from frame ``first`` of the carried ones on, as finely as these are known:
-        what differs from them is enlarged, the rest is there."""
+        """A decoded video (B, 3, T', H, W), from the carried frame ``first`` on, in fine resolution: the fine carried
+        picture plus the enlarged difference between video and ``base``."""
         stop = first + video.shape[2]
         picture = self.carry.picture(first, stop)
         if self.begins and first == 0:
@@ -95,9 +94,9 @@ class FinePicture:
 
 @dataclass(frozen=True)
 class CarriedLatents:
-    """Carried content as the model takes it: ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w). For the
-    decoder ``detail`` (B, 768, F, h, w), what the code does not hold of the carried picture, where it will be asked;
-    ``fine`` where the source was."""
+    """Encoded carried content: ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w); for the decoder
+    ``detail`` (B, 768, F, h, w), the carried picture's residual after the linear code, if it will be decoded; ``fine``
+    if the source has fine pictures."""
 
     candidates: Tensor
     features: Tensor
@@ -107,11 +106,11 @@ class CarriedLatents:
 
 @dataclass(frozen=True)
 class Conditions:
-    """All that the transformer is told about some latent frames.
+    """The conditions of some latent frames.
 
-    ``text`` (B, tokens, dim); ``channels`` (B, C', F, h, w), concatenated behind the noisy latents; ``image`` tokens
-    for models with an image branch; ``prior`` for models that carry content or predict around the picture. ``carried``
-    is for decoding the latents of models that carry content; ``fine``, of all frames, for whoever shows them.
+    ``text`` (B, tokens, dim); ``channels`` (B, C', F, h, w), concatenated to the noisy latents; ``image`` tokens for
+    models with an image branch; ``prior`` for models that carry content or predict around the picture. The decoder uses
+    ``carried``, for models that carry content, and ``fine`` (always of all frames) for finer output.
     """
 
     text: Tensor
@@ -146,7 +145,7 @@ class MotionModel(nn.Module):
                 self.pixel_mixer = PixelMixer(config.carry.mixer, grid=config.carry.grid).requires_grad_(False)
             self.carry_prior = CarryPrior(config.carry, config.latent_channels, **compression)
         if config.carry is not None or config.still_std is not None:
-            # the model begins as what it predicts around: the residual starts at zero
+            # zero output: before training, the prediction is the mean of the prior's posterior
             nn.init.zeros_(self.transformer.proj_out.weight)
             nn.init.zeros_(self.transformer.proj_out.bias)
         if config.still_std is not None:
@@ -154,9 +153,9 @@ class MotionModel(nn.Module):
 
     @torch.no_grad()
     def _init_keys_as_queries(self) -> None:
-        """Begin with attention by likeness, that of tracks above all: keys are made as queries are, and ids are loud.
-        That an id is the same here and there is then seen from the start, which takes thousands of clips to be found
-        out (docs/log.md)."""
+        """Initialise self-attention as similarity: keys are projected like queries, and the tracks' input weights are
+        scaled up by ``ID_GAIN``. Then cells with the same track id attend to one another from the start, which
+        otherwise takes thousands of clips to learn (docs/log.md)."""
         for block in self.transformer.blocks:
             block.attn1.to_k.load_state_dict(block.attn1.to_q.state_dict())
         names = [name for name, _ in self.config.inputs]
@@ -170,12 +169,12 @@ class MotionModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        # not the transformer's: its blocks may wait elsewhere until they are due
+        # not the transformer's, whose blocks may be offloaded
         return self.track_head.project.weight.device
 
     @property
     def draw(self) -> Draw | None:
-        """How to draw what points in a picture are on, for a model that has learnt it."""
+        """The pixel mixer's ``draw``, None without one."""
         return None if self.pixel_mixer is None else self.pixel_mixer.draw
 
     def encode_carried(self, motion: MotionInput, autoencoder: object) -> CarriedLatents | None:
@@ -196,7 +195,7 @@ class MotionModel(nn.Module):
         detail = autoencoder.lost(candidates[:, config.carried], latents[:, config.carried], first=motion.first)
         if made.fine is not None:
             fine = FinePicture(candidates[:, config.carried].clone(), made.fine, motion.first)
-        if motion.first:  # the given picture itself, as latent frame 0 is its latent
+        if motion.first:  # latent frame 0 is the given picture's latent, so its detail is that picture's
             given = candidates[:, 2, :, :1]
             detail[:, :, :1] = autoencoder.lost(given, latents[:, 2, :, :1], first=True)
             if fine is not None:
@@ -204,7 +203,7 @@ class MotionModel(nn.Module):
         return CarriedLatents(latents, self.carry_prior.pool(made.features, first=motion.first), detail, fine)
 
     def with_things(self, motion: MotionInput) -> CarrySource:
-        """The source of whole clips, with what a pixel mixer is told of the things in it."""
+        """The source of whole clips, completed by the things in it if there is a pixel mixer."""
         assert motion.source is not None
         if self.pixel_mixer is None:
             return motion.source
@@ -221,15 +220,15 @@ class MotionModel(nn.Module):
     ) -> Conditions:
         """Assemble the conditions of some latent frames from tracks, text tokens, carried content and the picture.
 
-        A model that concatenates the picture sees its latent in the stream's latent frame 0 and zeros in every later
-        one (the layout of VideoX-Fun's Control models), hence zeros alone in every chunk but the first; the image
-        tokens stay for as long as the stream lasts.
+        A model that concatenates the picture gets its latent in the stream's latent frame 0 and zeros in all others
+        (the layout of VideoX-Fun's Control models), hence only zeros after the first chunk; the image tokens are the
+        same throughout the stream.
         """
         tracks = self.track_head(motion.positions, motion.visible, motion.ids, size=motion.size, first=motion.first)
         slices = {"tracks": tracks}
         if self.config.image_conditioning == "concat":
             if image is None:
-                raise ValueError(f"{self.config.name} is told the picture beside the noise: conditions need an image")
+                raise ValueError(f"{self.config.name} takes the picture as input channels: conditions need an image")
             slices["image"] = picture_slice(image.latent, tracks.shape[2], first=motion.first)
             if self.config.latents_along_tracks:
                 slices["image"] = slices["image"] + self._along_tracks(motion)
@@ -237,7 +236,7 @@ class MotionModel(nn.Module):
         if self.carry_prior is not None:
             assert carried is not None, "carried content is missing; encode_carried makes it"
             prior = self.carry_prior(carried.candidates, carried.features)
-            # the transformer's loss must not bend the prior, which has a likelihood of its own
+            # detached: the prior is trained by its own likelihood, not by the transformer's loss
             spread = prior.std.detach().log()
             slices["carry"] = torch.cat([carried.candidates.flatten(1, 2), spread, carried.features], dim=1)
         channels = torch.cat([slices[name].float() for name, _ in self.config.inputs if name in slices], dim=1)
@@ -250,15 +249,15 @@ class MotionModel(nn.Module):
             return Conditions(text=text, channels=channels, image=tokens, prior=prior)
         assert carried is not None and prior is not None
         around = prior.mean.detach()
-        if motion.first:  # the given picture, as its detail
+        if motion.first:  # latent frame 0 is the given picture, as in ``encode_carried``
             around = torch.cat([carried.candidates[:, 2, :, :1], around[:, :, 1:]], dim=2)
         unsure = (prior.std.detach().mean(dim=1, keepdim=True) > UNSURE).float()
         picture = CarriedPicture(around, unsure, carried.detail)
         return Conditions(text, channels, tokens, prior, picture, carried.fine)
 
     def _along_tracks(self, motion: MotionInput) -> Tensor:
-        """What the tracks bring along, for the image slice: not to the stream's first latent frame, the picture's."""
-        assert motion.content is not None, "tracks bring latents along: MotionInput.content is missing"
+        """The tracks' latents for the image slice; zero in the stream's first latent frame, which has the picture's."""
+        assert motion.content is not None, "latents_along_tracks: MotionInput.content is missing"
         config = self.config
         maps = content_map(
             motion.positions,
@@ -274,7 +273,7 @@ class MotionModel(nn.Module):
     def forward(
         self, noisy: Tensor, t: Tensor, conditions: Conditions, context: AttentionContext | None = None
     ) -> Tensor:
-        """The velocity at noise level ``t``, (B,) or (B, F), of ``noisy`` (B, C, F, h, w)."""
+        """The velocity of ``noisy`` (B, C, F, h, w) at noise level ``t``, (B,) or (B, F)."""
         inputs = torch.cat([noisy, conditions.channels], dim=1).to(self.dtype)
         image = None if conditions.image is None else conditions.image.to(self.dtype)
         out = self.transformer(inputs, t, conditions.text.to(self.dtype), image, context).to(noisy.dtype)
@@ -288,7 +287,7 @@ class MotionModel(nn.Module):
     ) -> RollingKVCache:
         """An empty rolling cache for ``batch`` streams with latents of this (height, width).
 
-        ``causal``: another sink and window than the model's own, as training draws them.
+        ``causal``: sink and window if not the model's own (training draws them).
         """
         patch = self.config.transformer.patch_size
         rows, columns = latent_size
@@ -309,17 +308,17 @@ def picture_slice(latent: Tensor, frames: int, *, first: bool) -> Tensor:
 
 
 def still(latent: Tensor, frames: int, std: float) -> Prior:
-    """The picture's ``latent`` (B, C, 1, h, w) in all ``frames`` latent frames, of a deviation of ``std``: what is
-    known of a video before any motion is told. No gradient goes through it."""
+    """The prior of a still video: the picture's ``latent`` (B, C, 1, h, w) in all ``frames`` latent frames, with
+    standard deviation ``std``. It carries no gradient."""
     mean = latent.detach().float().expand(-1, -1, frames, -1, -1)
     return Prior(mean, torch.full_like(mean, std))
 
 
 def posterior(prior: Prior, noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of x0 given ``noisy`` = (1 − t) x0 + t n and the Gaussian prior.
+    """Mean and standard deviation of x0 given ``noisy`` = (1 − t) x0 + t n and the Gaussian prior.
 
-    Where the carried content is trusted (small deviation) the mean stays near it whatever the noise says, so sampling
-    adds none of its own; where it is not, this is the usual preconditioning of a diffusion model.
+    Where the prior's deviation is small, the mean stays near the carried content regardless of the noise, so sampling
+    adds no noise; where it is large, this is the usual preconditioning of a diffusion model.
     """
     time = per_frame(t)
     keep = 1 - time

@@ -1,4 +1,4 @@
-"""Blocks that wait in the computer's memory and come to the device when they are due."""
+"""Offloads transformer blocks to CPU memory; each is copied to the device when it runs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from motionstream.model.transformer import MotionTransformer
 
 
 def offload_blocks(transformer: MotionTransformer, device: torch.device) -> None:
-    """Keep the weights of ``transformer`` on the CPU and bring each block to ``device`` for as long as it runs.
+    """Keep the weights of ``transformer`` on the CPU and copy each block to ``device`` while it runs.
 
-    Only for networks that run without gradients: by the time of a backward pass the weights are gone. On CUDA the next
-    block is fetched while one is running.
+    Only for networks without gradients: a backward pass would not find the weights. On CUDA the next block is copied
+    while one is running.
     """
     from diffusers.hooks import apply_group_offloading
 

@@ -1,7 +1,8 @@
-"""Which weights stay in float32 when a model runs in half precision.
+"""The weights that stay in float32 when a model runs in half precision ("islands").
 
-Wan's islands of full precision: norms, modulation tables and the time embedding (official code, wan/modules/model.py;
-diffusers' ``_keep_in_fp32_modules``). They are small; rounding them is not. So is what carries the picture itself.
+In Wan: norms, modulation tables and the time embedding (official code, wan/modules/model.py; diffusers'
+``_keep_in_fp32_modules``). They are small, but rounding them has a large effect. So it has for the networks that carry
+picture content.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ ISLANDS = (
     "carry_prior",
     "pixel_mixer",
 )
-"""Parts of parameter names; a parameter with one of them among its dotted parts is an island."""
+"""A parameter is an island if one of its name's dotted parts is among these."""
 
 
 def is_island(name: str) -> bool:
-    """Whether the parameter of this dotted name stays in float32."""
+    """Whether the parameter with this dotted name stays in float32."""
     return any(part in ISLANDS for part in name.split("."))
 
 

@@ -1,7 +1,7 @@
-"""Rotary position embedding over time, height and width, as Wan has it.
+"""Rotary position embedding over time, height and width, as in Wan.
 
-The head dimension splits in three, θ = 10⁴, each axis with frequencies of its own, interleaved pairs
-(diffusers ``WanRotaryPosEmbed``). Tables are computed in float64 and kept in float32 whatever the model's dtype.
+The head dimension is split over the three axes, each with its own frequencies, θ = 10⁴ and interleaved pairs (diffusers
+``WanRotaryPosEmbed``). Tables are computed in float64 and kept in float32 whatever the model's dtype.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ THETA = 10_000.0
 
 
 def axis_dims(head_dim: int) -> tuple[int, int, int]:
-    """How the head dimension splits over time, height, width: 128 → 44, 42, 42."""
+    """The head dimension's split over time, height, width: 128 → 44, 42, 42."""
     spatial = 2 * (head_dim // 6)
     return head_dim - 2 * spatial, spatial, spatial
 
@@ -30,7 +30,7 @@ def _angles(positions: Tensor, dim: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 def rope_table(head_dim: int, frames: tuple[int, ...], height: int, width: int, device: torch.device) -> Rope:
-    """The table of tokens ordered (frame, row, column); ``frames`` are the rope positions of the latent frames."""
+    """The table for tokens ordered (frame, row, column); ``frames`` are the rope positions of the latent frames."""
     dim_t, dim_h, dim_w = axis_dims(head_dim)
     t = _angles(torch.tensor(frames), dim_t)[:, None, None].expand(-1, height, width, -1)
     h = _angles(torch.arange(height), dim_h)[None, :, None].expand(len(frames), -1, width, -1)

@@ -1,6 +1,6 @@
-"""The diffusion transformer: Wan's, with the self-attention context handed in.
+"""The diffusion transformer: Wan's, with the self-attention context as an argument.
 
-Parameter names are those of diffusers' ``WanTransformer3DModel``, so its checkpoints load as they are. Legend:
+Parameter names are those of diffusers' ``WanTransformer3DModel``, so its checkpoints load unchanged. Legend:
 B batch, F latent frames, L tokens = F × rows × columns, D width.
 """
 
@@ -23,7 +23,7 @@ TIME_SCALE = 1000.0
 
 
 class RMSNorm(nn.Module):
-    """One norm across all heads, in float32."""
+    """RMS norm across all heads, computed in float32."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class _Projection(nn.Module):
-    """diffusers' GELU projection; a module only so that the parameter is called ``net.0.proj``."""
+    """diffusers' GELU projection; a module only so that the parameter is named ``net.0.proj``."""
 
     def __init__(self, dim: int, hidden: int, approximate: str) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class FeedForward(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections with QK-norm across all heads. Self-attention takes a context, cross-attention takes tokens."""
+    """Projections with QK-norm across all heads. Self-attention takes a context, cross-attention tokens."""
 
     def __init__(self, dim: int, heads: int, eps: float, added_kv_dim: int | None = None) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Attention(nn.Module):
         return self.to_out[0](out.flatten(-2))
 
     def cross_attention(self, x: Tensor, text: Tensor, image: Tensor | None) -> Tensor:
-        """The image branch reuses the query; its output is added before the output projection."""
+        """Attend to text and image tokens. The image branch reuses the query; outputs are summed before projection."""
         query = self._split(self.norm_q(self.to_q(x)))
         out = attention(query, self._split(self.norm_k(self.to_k(text))), self._split(self.to_v(text)))
         if image is not None:
@@ -124,7 +124,7 @@ class TransformerBlock(nn.Module):
         context: AttentionContext,
         grid: Grid,
     ) -> Tensor:
-        """``modulation`` is float32 (B, F or 1, 6, D): shift, scale, gate of the attention, then of the ffn."""
+        """``modulation``: float32 (B, F or 1, 6, D), shift, scale and gate of the attention, then of the ffn."""
         table = self.scale_shift_table.float() + modulation
         shift1, scale1, gate1, shift2, scale2, gate2 = table.unsqueeze(3).unbind(2)
         h = modulate(self.norm1(x.float()), shift1, scale1).to(x.dtype)
@@ -135,12 +135,12 @@ class TransformerBlock(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (B, L, D) with per-frame shift and scale (B, F or 1, 1, D)."""
+    """Apply per-frame shift and scale (B, F or 1, 1, D) to x (B, L, D)."""
     return torch.addcmul(shift, x.unflatten(1, (shift.shape[1], -1)), 1 + scale).flatten(1, 2)
 
 
 def gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    """The residual in float32, then back to the dtype of ``x``."""
+    """Add ``update`` · ``gate`` to ``x`` in float32; the result has the dtype of ``x``."""
     frames = gate.shape[1]
     out = torch.addcmul(x.float().unflatten(1, (frames, -1)), update.float().unflatten(1, (frames, -1)), gate)
     return out.flatten(1, 2).to(x.dtype)
@@ -207,7 +207,7 @@ class ConditionEmbedder(nn.Module):
 class MotionTransformer(ModelMixin, ConfigMixin):
     """One transformer for teacher, critic, causal initialisation and streaming; only the context differs.
 
-    Constructor arguments, config and parameter names are diffusers' ``WanTransformer3DModel``.
+    Constructor arguments, config and parameter names are those of diffusers' ``WanTransformer3DModel``.
     """
 
     _supports_gradient_checkpointing = False
@@ -289,7 +289,7 @@ class MotionTransformer(ModelMixin, ConfigMixin):
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
     def cache_geometry(self) -> dict[str, Any]:
-        """What a key-value cache needs to know: layers, heads, head_dim."""
+        """Arguments for a key-value cache: layers, heads, head_dim."""
         config = self.config
         return {
             "layers": config["num_layers"],
