@@ -1,6 +1,6 @@
-"""Settings of the parts around the transformer: text and image encoders, autoencoders.
+"""Configs of the parts around the transformer: text and image encoders, autoencoders.
 
-Where a model may have one of several kinds, ``kind`` names it in files.
+``kind`` distinguishes alternatives in files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ processor."""
 
 
 def require(condition: bool, setting: str, value: object, rule: str) -> None:
-    """A ValueError that names the setting, its value and the rule, unless ``condition``."""
+    """Raise a ValueError with the setting, its value and the rule, unless ``condition``."""
     if not condition:
         raise ValueError(f"{setting} = {value!r}: {rule}")
 
@@ -72,8 +72,8 @@ class CLIPConfig:
     num_attention_heads: int = 16
     projection_dim: int = 1024
     preprocess: Literal["squash", "crop"] = "squash"
-    """``squash``: the whole frame is squeezed to a square, as the official code does. ``crop``: its middle is cut out,
-    as diffusers does."""
+    """``squash``: the whole frame is resized to a square, as in the official code. ``crop``: its centre square is used,
+    as in diffusers."""
 
     def __post_init__(self) -> None:
         side, patch = self.image_size, self.patch_size
@@ -84,7 +84,7 @@ class CLIPConfig:
 
     @property
     def tokens(self) -> int:
-        """The class token and one for every patch."""
+        """Number of tokens: the class token and one per patch."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
@@ -96,7 +96,7 @@ class LinearAutoencoderConfig:
     decoder_channels: int = 192
     decoder_blocks: int = 3
     scale_exponent: float = 0.25
-    """Latent c is divided by eigenvalue(c) ** scale_exponent: 0.5 whitens, 0 keeps the pictures' own energies."""
+    """Latent c is divided by eigenvalue(c) ** scale_exponent: 0.5 whitens, 0 keeps the variances."""
     kind: Literal["linear"] = "linear"
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class LinearAutoencoderConfig:
 class WanAutoencoderConfig:
     """Constructor arguments of diffusers' ``AutoencoderKLWan``; the defaults are Wan 2.1's (8×8×4, 16 channels).
 
-    ``latents_mean`` and ``latents_std`` normalise the latents; this is the only place where they are.
+    ``latents_mean`` and ``latents_std`` normalise the latents and are stored only here.
     """
 
     base_dim: int = 96
@@ -127,7 +127,7 @@ class WanAutoencoderConfig:
     latents_mean: tuple[float, ...] = ()
     latents_std: tuple[float, ...] = ()
     tile: int | None = None
-    """Largest side of a tile in latent cells; None takes the whole frame at once. Tiles bound the memory."""
+    """Largest side of a tile in latent cells; None processes whole frames. Tiles bound the memory."""
     tile_overlap: int = 4
     kind: Literal["wan"] = "wan"
 
@@ -154,7 +154,7 @@ class TinyAutoencoderConfig:
 
     latent_channels: int = 16
     patch_size: int = 1
-    """Pixels that the outermost layers unshuffle: 1 for Wan 2.1, 2 for 2.2."""
+    """Side in pixels of the patches that the outermost layers unshuffle: 1 for Wan 2.1, 2 for 2.2."""
     encoder_channels: int = 64
     decoder_channels: tuple[int, int, int, int] = (256, 128, 64, 64)
     blocks: int = 3

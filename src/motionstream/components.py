@@ -1,7 +1,7 @@
-"""The parts around the transformer, whatever their kind: autoencoder, tiny decoder, text encoder, image encoder.
+"""The parts around the transformer: autoencoder, tiny decoder, text encoder, image encoder.
 
-A model's folder holds them as their own libraries write them: ``vae/`` (diffusers), ``text_encoder/``, ``tokenizer/``
-and ``image_encoder/`` (transformers), ``tiny_decoder.safetensors`` (TAEHV's names); the embedded model's own parts are
+In a model's folder they have the layout of their libraries: ``vae/`` (diffusers), ``text_encoder/``, ``tokenizer/`` and
+``image_encoder/`` (transformers), ``tiny_decoder.safetensors`` (TAEHV's names). Those of the embedded model are
 ``autoencoder.safetensors`` and ``text_encoder.safetensors``.
 """
 
@@ -39,18 +39,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and in which form the parts of a model live; none of it changes what a model is."""
+    """Device, precision and memory-saving options of a model's parts."""
 
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes CUDA, else MPS, else the CPU."""
     dtype: Precision | None = None
-    """Precision of weights and activations, the islands aside; the model's own when None."""
+    """Precision of weights and activations, except parts that stay in float32; the model's own when None."""
     decoder: DecoderChoice = "full"
     text_encoder: TextPlacement = "released"
     tile: int | None = None
-    """Side of the autoencoder's tiles in latent cells; None does the whole frame at once."""
+    """Side of the autoencoder's tiles in latent cells; None processes whole frames."""
     offload_blocks: bool = False
-    """Keep the transformer's blocks in the computer's memory and bring each to the device when it is due."""
+    """Keep the transformer's blocks in CPU memory and copy each to the device when it runs."""
 
     def __post_init__(self) -> None:
         decoders, places = get_args(DecoderChoice), get_args(TextPlacement)
@@ -63,7 +63,7 @@ class Placement:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device that is meant; ValueError where this machine has none of that kind."""
+        """The torch device; ValueError if this machine has none of that kind."""
         if self.device == "auto":
             mps = torch.backends.mps.is_available()
             return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
@@ -77,17 +77,17 @@ class Placement:
         return device
 
     def adapted(self, config: ModelConfig) -> ModelConfig:
-        """``config`` in the precision that is meant."""
+        """``config`` in this placement's precision."""
         return config if self.dtype is None else replace(config, dtype=self.dtype)
 
     def torch_dtype(self, config: ModelConfig) -> torch.dtype:
-        """The precision to load ``config``'s weights in."""
+        """The precision of ``config``'s weights in memory."""
         return DTYPES[self.dtype or config.dtype]
 
 
 @dataclass
 class Components:
-    """The parts of one model. ``decoder`` is the autoencoder, or the tiny one in its place."""
+    """The parts of one model. ``decoder`` is the tiny autoencoder if there is one, else the full one."""
 
     autoencoder: StreamingAutoencoder
     text_encoder: TextEncoder
@@ -104,8 +104,8 @@ class Components:
         return self.autoencoder if self.tiny is None else self.tiny
 
     def decode(self, latents: Tensor, state: Any = None, carried: CarriedPicture | None = None) -> tuple[Tensor, Any]:
-        """Latents (B, C, F, h, w) → video and the state for what follows: around a ``carried`` picture where there is
-        one, unless the tiny decoder, which knows nothing of that, was asked for."""
+        """Latents (B, C, F, h, w) → video and the state for the next call. Decodes around a ``carried`` picture if one
+        is given, except with the tiny decoder, which ignores it."""
         if carried is None or self.tiny is not None:
             return self.decoder.decode(latents, state)
         assert isinstance(self.autoencoder, LinearAutoencoder)
@@ -119,7 +119,7 @@ def random_components(config: ModelConfig, placement: Placement, seed: int = 0) 
         torch.manual_seed(seed)
         autoencoder: LinearAutoencoder | WanAutoencoder
         if isinstance(config.autoencoder, LinearAutoencoderConfig):
-            autoencoder = LinearAutoencoder(config.autoencoder).to(device)  # as precise as the picture it carries
+            autoencoder = LinearAutoencoder(config.autoencoder).to(device)  # always float32: carried pictures are exact
         elif isinstance(config.autoencoder, WanAutoencoderConfig):
             autoencoder = WanAutoencoder(config.autoencoder).to(device, dtype)
             autoencoder.tile = placement.tile
@@ -141,7 +141,7 @@ def random_components(config: ModelConfig, placement: Placement, seed: int = 0) 
 
 
 def load_components(folder: Path, config: ModelConfig, placement: Placement) -> Components:
-    """Parts from a model's folder. ValueError names what is missing or damaged."""
+    """Load the parts from a model's folder. ValueError names what is missing or damaged."""
     device, dtype = placement.torch_device, placement.torch_dtype(config)
     autoencoder: StreamingAutoencoder
     if isinstance(config.autoencoder, LinearAutoencoderConfig):
@@ -174,7 +174,7 @@ def load_components(folder: Path, config: ModelConfig, placement: Placement) -> 
 
 
 def save_components(parts: Components, folder: Path) -> None:
-    """Write the parts to ``folder``: the embedded model's in half precision, others in their own."""
+    """Write the parts to ``folder``: the embedded model's as float16, others in their own precision."""
     if isinstance(parts.autoencoder, WanAutoencoder):
         parts.autoencoder.save(folder / "vae")
         give_usual_mode(folder / "vae")

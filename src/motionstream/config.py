@@ -1,7 +1,7 @@
-"""The settings of a model, as frozen dataclasses that check themselves.
+"""Model configs, as frozen dataclasses that check themselves.
 
 Axes: latents and videos are ``B C T H W``; ``size`` is always (height, width). A *chunk* is the latent frames generated
-together; a *sink* the first chunks, always attended to; a *window* the last ones.
+together; the *sink* the first chunks, always attended to; the *window* the last ones.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ MAX_STEPS = 4
 
 CARRY_CANDIDATES = 3
 CARRY_FEATURES = 8
-"""Pictures that carried content offers for every frame, and numbers that describe where they come from."""
+"""Candidate pictures per frame of carried content, and channels that describe the chosen tracks."""
 
 
 @dataclass(frozen=True)
 class CausalConfig:
-    """Which chunks a chunk attends to while streaming (paper, section 3.2). Written c3s1w1 in the paper's tables."""
+    """The chunks that a chunk attends to while streaming (paper, section 3.2), c3s1w1 in the paper's notation."""
 
     chunk_frames: int = 3
     sink_chunks: int = 1
     window_chunks: int = 1
     rope: Literal["slot", "absolute"] = "slot"
-    """``slot``: a chunk's rope position is its place in the cache. ``absolute``: its place in the stream; it exists
-    only to reproduce the paper's sliding-window baseline (c3s0w6)."""
+    """``slot``: a chunk's rope position is its slot in the cache. ``absolute``: its index in the stream, only for the
+    paper's sliding-window baseline (c3s0w6)."""
 
     def __post_init__(self) -> None:
         require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "must be at least 1 latent frame")
@@ -70,11 +70,11 @@ class CausalConfig:
         return f"c{self.chunk_frames}s{self.sink_chunks}w{self.window_chunks}"
 
     def slot(self, chunk: int) -> int:
-        """The slot, hence the rope position in chunks, in which ``chunk`` (from 0) is generated."""
+        """The slot in which ``chunk`` (from 0) is generated, which is its rope position in chunks."""
         return chunk if self.rope == "absolute" else min(chunk, self.sink_chunks + self.window_chunks)
 
     def visible_chunks(self, chunk: int) -> list[tuple[int, int]]:
-        """(chunk, rope position in chunks) of everything ``chunk`` attends to, itself last; each chunk once."""
+        """(chunk, rope position in chunks) of every chunk that ``chunk`` attends to, itself last."""
         slot = self.slot(chunk)
         sinks = [(j, j) for j in range(min(self.sink_chunks, chunk))]
         first = max(self.sink_chunks, chunk - self.window_chunks)
@@ -127,17 +127,17 @@ class TrackHeadConfig:
     id_dim: int = 64
     hidden_channels: int = 64
     id_range: int = 100_000
-    """Ids are drawn from 0 … id_range − 1, each at most once in a scene."""
+    """Ids are drawn from 0 … id_range − 1, each at most once per scene."""
     hidden_map: bool = False
-    """A second map for points that are hidden (somewhere, but not seen). Without it hidden and unspecified are one and
-    the same input, zeros, which the paper names as its limitation (section 3.1)."""
+    """Add a second map for hidden points. Without it, hidden and unspecified points give the same input, zeros, a
+    limitation that the paper names (section 3.1)."""
 
     offsets: bool = False
-    """Two more channels of each map: where in its cell a track is. Ids alone say it to the cell."""
+    """Add two channels to each map: a track's position within its cell."""
 
     @property
     def map_channels(self) -> int:
-        """Of all maps together."""
+        """Channels of all maps together."""
         return (2 if self.hidden_map else 1) * (self.id_dim + (2 if self.offsets else 0))
 
     def __post_init__(self) -> None:
@@ -148,17 +148,17 @@ class TrackHeadConfig:
 
 @dataclass(frozen=True)
 class MixerConfig:
-    """The network that mixes carried pictures pixel by pixel, see ``carry/pixel_mixer.py``. Its parts work at
-    half the picture's size and halve it once for every further width."""
+    """The network that mixes candidate pictures pixel by pixel, see ``carry/pixel_mixer.py``. Its U-Nets work at half
+    the picture's size and halve it again for every further width."""
 
     look_widths: tuple[int, ...] = (24, 48, 64, 64)
-    """Of the part that sees a source picture once and finds what belongs together."""
+    """Widths of ``look``, which computes features once per source picture."""
     mix_widths: tuple[int, ...] = (20, 40, 48, 48)
-    """Of the part that chooses, frame by frame."""
+    """Widths of ``mix``, which weighs the candidates, frame by frame."""
     outline_widths: tuple[int, ...] = ()
-    """Of the part that draws what a drag is on, once; empty: that is cut out without its help."""
+    """Widths of the outliner, which predicts the mask of a thing once; empty: things are cut out without it."""
     features: int = 16
-    """Channels of the former's answer, compared in ``heads`` groups."""
+    """Output channels of ``look``, compared in ``heads`` groups."""
     heads: int = 4
 
     def __post_init__(self) -> None:
@@ -176,23 +176,23 @@ class MixerConfig:
 
     @property
     def multiple(self) -> int:
-        """Pictures must have sides that are multiples of this."""
+        """The sides of pictures must be multiples of this."""
         return int(2 ** max(len(self.look_widths), len(self.mix_widths), len(self.outline_widths)))
 
 
 @dataclass(frozen=True)
 class CarryConfig:
-    """Picture content carried along the tracks (``carry_content``), see ``carry/candidates.py``."""
+    """Picture content carried along the tracks, see ``carry/candidates.py``."""
 
     grid: int = 2
     """Pixels between the places at which the nearest track is looked up."""
     mixer: MixerConfig | None = None
-    """Mixes the candidates pixel by pixel; None: what is moved with the nearest track is carried as it is."""
+    """Mixes the candidates pixel by pixel; None: the candidate moved with the nearest track is carried."""
     max_tracks: int = 512
-    """More tracks than this are thinned evenly before the look-up, to keep the latency constant."""
+    """More tracks than this are thinned evenly before the look-up, to bound the latency."""
     hidden_channels: int = 96
     min_std: float = 0.02
-    """Floor of the learned standard deviation of what the carried content cannot tell, in latent units."""
+    """Smallest standard deviation of the prior, in latent units."""
 
     def __post_init__(self) -> None:
         require(self.grid >= 1, "carry.grid", self.grid, "must be at least one pixel")
@@ -202,7 +202,7 @@ class CarryConfig:
 
     @property
     def carried(self) -> int:
-        """Which of the candidates is the carried picture: the mixer's, or the one moved with the nearest track."""
+        """Index of the carried picture among the candidates: the mixer's, or the one moved with the nearest track."""
         return 0 if self.mixer is None else 1
 
 
@@ -216,7 +216,7 @@ class SamplerConfig:
     shift: float = 5.0
     """Timestep shift k of the teacher's schedule, t' = k t / (1 + (k − 1) t)."""
     temperature: float = 1.0
-    """Scale of the noise sampling starts from. Below 1 a small model stays nearer its mean: calmer, less rich."""
+    """Factor on the sampling noise. Below 1 a small model stays nearer its mean: calmer, less varied."""
     text_guidance: float = 3.0
     motion_guidance: float = 1.5
     negative_prompt: str = ""
@@ -236,10 +236,10 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that names a model. ``inputs`` lists the channel slices of the transformer's input in order.
+    """The complete config of a model. ``inputs`` lists the channel slices of the transformer's input in order.
 
     Slices: ``noise`` (the noisy latents, always first), ``tracks`` (the track head), ``image`` (the picture's latent in
-    frame 0, zeros after it; needed by ``concat``), ``carry`` (carried content).
+    frame 0, zeros after it; for ``concat``), ``carry`` (carried content).
     """
 
     name: str
@@ -251,28 +251,28 @@ class ModelConfig:
     track_head: TrackHeadConfig
     image_conditioning: Literal["first_latent", "concat"] = "first_latent"
     latents_along_tracks: bool = False
-    """The image slice of later frames holds, where tracks are, the latents from where they began, instead of zeros:
+    """Fill the image slice of later frames, where tracks are, with the latents from where these began instead of zeros;
     see ``conditioning/track_content.py``. Not in the paper."""
     carry: CarryConfig | None = None
     still_std: float | None = None
-    """Predict around the given picture standing still, as if the latents of all frames were its own but for a deviation
-    of so much (as models that carry content predict around that); None: the plain velocity, as Wan's. A network
-    narrower than its tokens' latents cannot predict a velocity: that holds all the noise."""
+    """Predict around a still video: the prior of every latent frame is the given picture's latent, with this standard
+    deviation (models that carry content predict around that instead). None: predict the plain velocity, like Wan. A
+    network narrower than its tokens' latents cannot predict a velocity, which contains all the noise."""
     text: TextEncoderConfig | None = None
     image_encoder: CLIPConfig | None = None
     autoencoder: AutoencoderConfig | None = None
     tiny_decoder: TinyAutoencoderConfig | None = None
-    """A small autoencoder over the same latents, whose decoder may stand in for the full one."""
+    """A small autoencoder for the same latents, whose decoder can replace the full one."""
     causal: CausalConfig = field(default_factory=CausalConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     spatial_compression: int = 8
     temporal_compression: int = 4
     sizes: tuple[tuple[int, int], ...] = ()
-    """Other (height, width) the model takes besides ``size``: portrait and square at the same number of pixels."""
+    """Further supported (height, width): portrait and square with the same number of pixels."""
     clip_frames: int = 45
-    """Length in frames of the clips the model is trained on, whole chunks of them."""
+    """Length in frames of the training clips; must be whole chunks."""
     dtype: Precision = "float32"
-    """The precision of weights and activations; the islands of full precision aside."""
+    """Precision of weights and activations, except parts that stay in float32 (``model/precision.py``)."""
 
     def __post_init__(self) -> None:
         multiple = self.spatial_compression * self.transformer.patch_size[1]
@@ -341,22 +341,22 @@ class ModelConfig:
 
     @property
     def all_sizes(self) -> tuple[tuple[int, int], ...]:
-        """``size`` and the others, without repetition."""
+        """``size`` and ``sizes``, without repetition."""
         return tuple(dict.fromkeys((self.size, *self.sizes)))
 
     def nearest_size(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) of this model whose shape is nearest to that of a picture."""
+        """The supported (height, width) nearest in aspect ratio to a picture's."""
         return min(self.all_sizes, key=lambda size: abs(math.log(size[1] / size[0] * height / width)))
 
     def checked_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """``size`` (height, width), if the latents can have it."""
+        """``size`` (height, width); ValueError if it is impossible for the latents."""
         multiple = self.spatial_compression * self.transformer.patch_size[1]
         if any(side < multiple or side % multiple for side in size):
             raise ValueError(f"size {size[1]}x{size[0]}: width and height of {self.name} are multiples of {multiple}")
         return size
 
     def latents_of(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the latents of a (height, width) video."""
+        """Height and width of the latents for a (height, width) video."""
         return size[0] // self.spatial_compression, size[1] // self.spatial_compression
 
     @property
@@ -364,16 +364,16 @@ class ModelConfig:
         return self.size[0] // self.spatial_compression, self.size[1] // self.spatial_compression
 
     def frames_of(self, latent_frames: int) -> int:
-        """Frames that ``latent_frames`` latent frames from the start of a stream stand for."""
+        """Number of frames that the first ``latent_frames`` latent frames of a stream stand for."""
         return (latent_frames - 1) * self.temporal_compression + 1
 
     def whole_chunks(self, frames: int) -> int:
-        """The most frames, at most ``frames``, that are whole chunks: of Wan 2.2's 121 and 241 frames, 117 and 237."""
+        """``frames`` rounded down to whole chunks: for Wan 2.2's 121 and 241 frames, 117 and 237."""
         latent = (frames - 1) // self.temporal_compression + 1
         return self.frames_of(latent // self.causal.chunk_frames * self.causal.chunk_frames)
 
     def chunk_video_frames(self, chunk: int) -> int:
-        """Frames of chunk ``chunk`` (from 0): 9 for the first, 12 for every other at the usual sizes."""
+        """Number of frames of chunk ``chunk`` (from 0): with the usual sizes 9 for the first, 12 for every other."""
         frames = self.causal.chunk_frames
         return self.frames_of(frames) if chunk == 0 else frames * self.temporal_compression
 
@@ -382,7 +382,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of ``to_dict``, from JSON. An unknown setting is an error that names it."""
+        """The inverse of ``to_dict``, from JSON. ValueError names an unknown setting."""
         settings = {k: _build(NESTED[k], v) if k in NESTED and v is not None else v for k, v in values.items()}
         if "inputs" in settings:
             settings["inputs"] = tuple((str(name), int(width)) for name, width in settings["inputs"])
@@ -402,11 +402,11 @@ NESTED: dict[str, tuple[type, ...]] = {
     "causal": (CausalConfig,),
     "sampler": (SamplerConfig,),
 }
-"""Settings that are configs themselves; where there is a choice, ``kind`` tells which (the first without one)."""
+"""Settings that are configs themselves. Among several types, ``kind`` selects one; without it, the first."""
 
 
 INNER: dict[type, dict[str, type]] = {CarryConfig: {"mixer": MixerConfig}}
-"""Settings that are configs within such a config."""
+"""Settings within these that are configs, too."""
 
 
 def _build(choices: type[T] | tuple[type[T], ...], values: dict[str, Any]) -> T:

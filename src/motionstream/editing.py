@@ -1,4 +1,4 @@
-"""Drag editing: a picture is dragged once and held; the last frame, at the picture's own size, is the edited picture.
+"""Drag editing: the result of a single drag is the last frame, brought to the picture's own size.
 
 Axes: pictures uint8 (H, W, 3) at their own size, frames uint8 (T, h, w, 3) at the model's; points (x, y).
 """
@@ -16,19 +16,19 @@ from motionstream.scene import Picture, read_rgb
 from motionstream.tracks import Tracks
 
 SAME, CHANGED = 8.0, 24.0
-"""Levels of 255 by which a pixel of the last frame differs from the first: below the one it is the same, above the
-other it is changed."""
+"""Difference between the last and the first frame, in levels of 255: up to the first value a pixel is unchanged, from
+the second on fully changed."""
 REACH = 1.5
-"""Fine detail goes along with a dragged point within this many spacings of its grid."""
+"""Fine detail moves with a dragged point within this many spacings of its grid."""
 
 SEAM = 6.0
-"""Pixels of the model's over which a change fades out towards what was cropped away."""
+"""Width in pixels at the model's size over which changes fade out towards cropped parts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """``picture`` uint8 (H, W, 3), the edited picture at the size of the given one; ``transition`` uint8 (T, h, w, 3),
-    the frames that lead there, the first of them the picture as the model sees it."""
+    """``picture`` uint8 (H, W, 3): the edited picture at the given one's size. ``transition`` uint8 (T, h, w, 3): the
+    frames that lead there, the first being the picture at the model's size."""
 
     picture: np.ndarray
     transition: np.ndarray
@@ -37,8 +37,8 @@ class Edit:
 def edit_picture(
     pipeline: MotionStreamPipeline, image: Picture, tracks: Tracks, prompt: str = "", seed: int = 0
 ) -> Edit:
-    """Edit ``image`` by dragging it along ``tracks``, of one of the model's sizes, which hold at their end as those of
-    ``drag_tracks`` do. Raises ValueError as the pipeline does.
+    """Edit ``image`` by dragging it along ``tracks``, in one of the model's sizes, which should end at rest like those
+    of ``drag_tracks``. Raises ValueError as the pipeline does.
     """
     picture = read_rgb(image)
     frames = pipeline(picture, tracks, prompt, seed, size=tracks.size)
@@ -46,10 +46,10 @@ def edit_picture(
 
 
 def enlarge(picture: np.ndarray, first: np.ndarray, last: np.ndarray, tracks: Tracks) -> np.ndarray:
-    """What ``last``, a frame of the picture fitted to the model's size, shows at the picture's own: uint8 (H, W, 3).
+    """Bring ``last``, a frame at the model's size, to the picture's own size: uint8 (H, W, 3).
 
-    What has not changed since ``first`` keeps the picture's own pixels, and so does what was cropped away. What has is
-    the enlarged frame, and near dragged points the picture's fine detail, which the model never saw, moved along.
+    Pixels that are unchanged since ``first``, and cropped parts, are the picture's own. Changed pixels are the enlarged
+    frame, plus, near dragged points, the picture's fine detail moved along with them.
     """
     fitting = Fit((picture.shape[0], picture.shape[1]), (last.shape[0], last.shape[1]))
     x, y = (np.arange(side, dtype=np.float32) for side in picture.shape[1::-1])
@@ -71,7 +71,7 @@ def enlarge(picture: np.ndarray, first: np.ndarray, last: np.ndarray, tracks: Tr
 
 
 def _fade(places: np.ndarray, fitting: Fit) -> np.ndarray:
-    """From 0 to 1 within ``SEAM`` pixels of a border beyond which the picture was cropped, 1 elsewhere: (H, W)."""
+    """Weights (H, W): 1, falling to 0 within ``SEAM`` pixels of a border beyond which the picture was cropped."""
     fade = np.ones(places.shape[:2], np.float32)
     for axis, cropped in enumerate(fitting.crop):
         if cropped > 0.5:
@@ -82,8 +82,8 @@ def _fade(places: np.ndarray, fitting: Fit) -> np.ndarray:
 
 
 def _moves(tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
-    """How far the nearest point seen in the last frame has gone since it was first seen, float32 (h, w, 2), and whether
-    one is near, float32 (h, w) from 0 to 1."""
+    """Displacement of the nearest point visible in the last frame since it was first visible, float32 (h, w, 2), and
+    whether such a point is near, float32 (h, w) from 0 to 1."""
     height, width = tracks.size
     rows = np.flatnonzero(tracks.visible[-1])
     if not len(rows):

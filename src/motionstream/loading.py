@@ -1,4 +1,4 @@
-"""From a name to a model's weights: embedded models, folders, checkpoints of others, repositories on the hub."""
+"""Finds and loads a model's weights by name: embedded models, folders, others' checkpoints, hub repositories."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from motionstream.presets import preset
 
 WEIGHTS = Path(__file__).parent / "weights"
 STAGES = {"teacher": "no trained track head", "causal": "not distilled into a streaming student"}
-"""The training stages that streaming needs, and what a checkpoint without them lacks."""
+"""The training stages that streaming needs, with a description of a checkpoint that lacks one."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A model's files: ``folder`` with all its parts, ``transformer`` (a folder or file), its config and its stages."""
+    """A model's files: ``folder`` with all its parts, ``transformer`` (a folder or file), its config and stages.
+    ``ours``: a folder with model.json, not others' checkpoint."""
 
     folder: Path
     transformer: Path
@@ -38,10 +39,10 @@ class Found:
 
 
 def locate(name: str | Path) -> Found | None:
-    """Find what ``name`` means; None where it is the name of a preset without weights, or of nothing.
+    """Find a model's files by name or path; None if there are none (a preset without weights, or an unknown name).
 
     Raises:
-        ValueError: there are files of this name, but not of a model.
+        ValueError: the files are not a model's, or a repository cannot be downloaded.
     """
     embedded = WEIGHTS / name if isinstance(name, str) else None
     path = embedded if embedded is not None and embedded.is_dir() else Path(name).expanduser()
@@ -56,7 +57,7 @@ def locate(name: str | Path) -> Found | None:
 
 
 def refuse_missing(name: str, missing: Iterable[str]) -> None:
-    """ValueError that names the training stages without which a model's video would mean nothing."""
+    """ValueError that names the missing training stages, if any: without them a model's video is meaningless."""
     missing = list(missing)
     if missing:
         why = ", ".join(STAGES[stage] for stage in missing)
@@ -67,7 +68,7 @@ def refuse_missing(name: str, missing: Iterable[str]) -> None:
 
 
 def load_model(found: Found, config: ModelConfig, placement: Placement) -> MotionModel:
-    """The transformer and its conditioning; what a foreign checkpoint lacks begins at random."""
+    """Load the transformer and its conditioning; parts that a foreign checkpoint lacks are random."""
     dtype = placement.torch_dtype(config)
     transformer, report = load_transformer(found.transformer, config, dtype=dtype)
     model = attach(transformer, config, dtype)
@@ -86,7 +87,7 @@ def load_model(found: Found, config: ModelConfig, placement: Placement) -> Motio
 
 
 def attach(transformer: MotionTransformer, config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> MotionModel:
-    """A model around ``transformer``, its conditioning random and in ``dtype``."""
+    """A model with this ``transformer`` and random conditioning in ``dtype``."""
     with torch.device("meta"):
         model = MotionModel(config)
     model.transformer = transformer
@@ -105,7 +106,7 @@ def attach(transformer: MotionTransformer, config: ModelConfig, dtype: torch.dty
 
 @torch.no_grad()
 def random_model(config: ModelConfig, placement: Placement, seed: int = 0) -> MotionModel:
-    """A model with random weights. Large ones are filled where and in the precision they are used: none is moved."""
+    """A model with random weights, filled directly in their final precision and on their device unless float32."""
     dtype, device = placement.torch_dtype(config), placement.torch_device
     device = torch.device("cpu") if placement.offload_blocks else device
     with torch.random.fork_rng():
@@ -136,7 +137,7 @@ def _read_settings(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
 
 
 def _foreign(path: Path) -> Found:
-    """A checkpoint of somebody else: diffusers' pipeline or transformer folder, official files, VideoX-Fun."""
+    """Others' checkpoint: diffusers' pipeline or transformer folder, official files, VideoX-Fun."""
     transformer = path / "transformer" if (path / "transformer").is_dir() else path
     seen = recognise(read_state(transformer))
     name = guess_preset(seen)

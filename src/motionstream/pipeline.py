@@ -1,4 +1,4 @@
-"""The public pipeline: a picture, a sentence and tracks in, frames out; at once or chunk by chunk, without an end."""
+"""The public pipeline: from a picture, a sentence and tracks to frames, as a whole clip or an endless stream."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from motionstream.whole_clip import make_clip
 
 
 class MotionStreamPipeline:
-    """A model with the parts around it.
+    """A model with its autoencoder and encoders.
 
     ``model`` predicts velocities, ``parts`` holds the autoencoder and the encoders; ``stages`` names the training
-    stages the weights went through.
+    stages that the weights went through.
     """
 
     def __init__(self, model: MotionModel, parts: Components, stages: Iterable[str] = ()) -> None:
@@ -71,16 +71,16 @@ class MotionStreamPipeline:
 
         Args:
             name: a preset with embedded weights ("nano"), a folder written by ``save_pretrained`` or ``motionstream
-                convert``, a folder of diffusers' or of the official Wan files, or the id of a repository of one on the
-                Hugging Face hub ("owner/name").
+                convert``, a folder of diffusers' or the official Wan files, or the id of a Hugging Face repository
+                with such files ("owner/name").
             untrained: accept weights that lack a training stage (a preset without weights gets random ones).
-            causal: another attention pattern than the model's own, written like c3s1w1.
-            placement: device, precision, tiny decoder, and what saves memory.
-            needs: the stages that must not be missing; the teacher's sampler needs ("teacher",).
+            causal: attention pattern instead of the model's own, such as c3s1w1.
+            placement: device, precision, tiny decoder and memory-saving options.
+            needs: required training stages; the teacher's sampler needs ("teacher",).
 
         Raises:
-            ValueError: nothing of this name, files missing, damaged or of another model, stages missing, or not enough
-                memory on the device (with what would make it fit).
+            ValueError: the name is unknown; files are missing, damaged or of another model; stages are missing; or the
+                device has too little memory (the message names options that would fit).
         """
         placement = placement or Placement()
         found = locate(name)
@@ -98,7 +98,7 @@ class MotionStreamPipeline:
         return cls(_placed(model, placement), load_components(found.folder, config, placement), found.stages)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write everything to ``folder`` as safetensors: float32 models in half precision, others in their own.
+        """Write everything to ``folder`` as safetensors: float32 weights as float16, others in their own precision.
 
         The transformer is written as diffusers writes it.
         """
@@ -128,20 +128,20 @@ class MotionStreamPipeline:
         size: tuple[int, int] | None = None,
         scale: int = 1,
     ) -> Stream:
-        """Begin an endless stream from ``image`` (a path, uint8 (H, W, 3) or a Pillow picture; fitted and cropped).
+        """Begin an endless stream from ``image`` (a path, uint8 (H, W, 3) or a Pillow image; scaled and cropped).
 
-        ``size``: (height, width); without it the one of the model's sizes whose shape is nearest to the picture's.
-        ``steps``: denoising steps of a chunk, 1 to 4; as many as the model was distilled to when None.
-        ``scale``: frames so many times as large, as finely as the picture is known, 1 to 4; more than 1 for models
-            that carry content alone.
+        ``steps``: denoising steps per chunk, 1 to 4; None: as many as the model was distilled to.
+        ``size``: (height, width); None: the model's size nearest to the picture's aspect ratio.
+        ``scale``: size of the frames relative to ``size``, 1 to 4, in the picture's own detail; above 1 only for models
+            that carry content.
         """
         own = self.config.sampler.student_times
         times = own if steps is None else times_of(own, steps)
         return Stream(self.model, self.parts, image, prompt, seed, times=times, size=size, scale=scale)
 
     def warm_up(self, scale: int = 1) -> None:
-        """Stream a little of a drag over a made-up picture, so that who comes first need not wait for what happens only
-        once: kernels are chosen, tables made, a thing is cut out."""
+        """Stream two chunks of a drag over a random picture, so that one-time work (kernel selection, tables, the first
+        mask) does not delay the first user."""
         height, width = self.config.size
         picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         stream = self.stream(picture, scale=scale)
@@ -164,7 +164,7 @@ class MotionStreamPipeline:
         scale: int = 1,
     ) -> Iterator[np.ndarray]:
         """Stream along given tracks: yields uint8 frames chunk by chunk, ``tracks.length`` frames in all. ``steps``,
-        ``size`` and ``scale`` as of ``stream``."""
+        ``size`` and ``scale``: see ``stream``."""
         if tracks.length == 0:
             raise ValueError("the tracks have no frames; give at least one")
         stream = self.stream(image, prompt, seed, steps=steps, size=size, scale=scale)
@@ -214,7 +214,7 @@ def _embedded() -> str:
 
 
 def _with_causal(config: ModelConfig, causal: str | None) -> ModelConfig:
-    """With another pattern, and clips of as many whole chunks of it as there were frames."""
+    """The config with another attention pattern, and its clip length rounded down to whole chunks of it."""
     if causal is None:
         return config
     pattern = CausalConfig.parse(causal)
@@ -223,7 +223,7 @@ def _with_causal(config: ModelConfig, causal: str | None) -> ModelConfig:
 
 
 def _check_memory(config: ModelConfig, placement: Placement) -> None:
-    """Refuse what cannot fit before anything is loaded; the embedded model always does."""
+    """Refuse a model that does not fit in memory before anything is loaded; the embedded model always fits."""
     if not isinstance(config.autoencoder, LinearAutoencoderConfig):
         check_fits(
             placement.adapted(config),
@@ -236,7 +236,7 @@ def _check_memory(config: ModelConfig, placement: Placement) -> None:
 
 
 def _placed(model: MotionModel, placement: Placement) -> MotionModel:
-    """The model on its device, its blocks on the CPU where they are brought in one by one."""
+    """The model on its device, or with ``offload_blocks`` its transformer on the CPU, copied block by block."""
     device = placement.torch_device
     if not placement.offload_blocks:
         return model.to(device)

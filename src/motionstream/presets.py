@@ -1,4 +1,4 @@
-"""Named models. A preset is a function that returns a whole config; ``debug()`` is the size tests use."""
+"""Named models. A preset is a function that returns a complete config; ``debug()`` is for tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from motionstream.wan_presets import wan21_1_3b, wan21_14b, wan21_debug, wan22_5
 
 
 def carry_channels(latent_channels: int) -> int:
-    """Width of the carry slice: the candidates' latents, the deviation of the carried one, the features."""
+    """Width of the carry slice: the candidates' latents, the prior's deviation, the features."""
     return (CARRY_CANDIDATES + 1) * latent_channels + CARRY_FEATURES
 
 
@@ -48,7 +48,7 @@ def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> Mod
         carry=CarryConfig(mixer=MixerConfig(outline_widths=(32, 64, 96, 128, 160))),
         text=TextConfig(),
         autoencoder=LinearAutoencoderConfig(latent_channels=latent_channels),
-        # a ninth of the residual decoder's weights but no faster on a CPU: full-resolution layers cost time there
+        # a ninth of the residual decoder's weights, but no faster on a CPU, where full-resolution layers are slow
         tiny_decoder=TinyAutoencoderConfig(
             latent_channels=latent_channels, encoder_channels=16, decoder_channels=(64, 32, 8, 8), blocks=1
         ),
@@ -58,10 +58,10 @@ def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> Mod
 
 
 def nano_ids() -> ModelConfig:
-    """``nano`` with the paper's motion conditioning alone: random ids where the tracks are, beside the picture's
-    latents, and no content carried along. Not embedded; what the carried content is compared with. Tokens are single
-    cells: the network has to find by their ids what the carried content finds by its place. It samples at temperature
-    1, as the paper's models do: without noise it could not be distilled by distribution matching."""
+    """``nano`` with only the paper's motion conditioning: random track ids and the picture's latents as input channels,
+    no carried content. Not embedded; the baseline for carried content. Tokens are single cells, since the network has
+    to find content by the ids of cells. It samples at temperature 1 like the paper's models, since distribution
+    matching needs noise."""
     whole = nano()
     inputs = (*(slice_ for slice_ in whole.inputs if slice_[0] != "carry"), ("image", whole.latent_channels))
     return replace(
@@ -77,7 +77,7 @@ def nano_ids() -> ModelConfig:
 
 
 def debug() -> ModelConfig:
-    """``nano`` with almost nothing inside: 32×32, two layers. For tests; its pictures mean nothing."""
+    """``nano`` in miniature for tests: 32×32, two layers; its frames are meaningless."""
     latent_channels, tracks = 12, 4
     inputs = (("noise", latent_channels), ("tracks", tracks), ("carry", carry_channels(latent_channels)))
     return ModelConfig(

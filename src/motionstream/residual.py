@@ -1,4 +1,4 @@
-"""A residual block of two convolutions, which the linear autoencoder's decoder and the U-Nets are made of."""
+"""A residual block of two convolutions, used by the linear autoencoder's decoder and the U-Nets."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        # in place where nobody will ask for gradients: large tensors cost more to fetch than to compute
+        # in place without gradients: memory traffic of large tensors costs more than the arithmetic
         inside = F.silu(self.conv1(F.silu(x)), inplace=not torch.is_grad_enabled())
         return self.conv2(inside).add_(x)

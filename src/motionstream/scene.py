@@ -1,4 +1,4 @@
-"""What a video begins with: the given picture and the identity of its tracks, as the model takes them."""
+"""The beginning of a video: the given picture, encoded, and the conditions made from its tracks."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from motionstream.model.motion_model import Conditions, ImageInput, MotionInput,
 from motionstream.tracks import Tracks
 
 MOST_SCALE = 4
-"""How many times as large as the model sees them frames can be shown."""
+"""Largest factor by which frames can be larger than the model's size."""
 
 LIVE_THREADS = 4
-"""From so many on frames twice as large are made in real time on a processor."""
+"""Fewest CPU threads with which frames at twice the model's size are generated in real time."""
 
 Picture = str | Path | np.ndarray | Image.Image
 
 
 class Scene:
-    """One picture, fitted to one of the model's sizes and encoded, and what is needed to make conditions from tracks.
+    """One picture, fitted to one of the model's sizes and encoded, and the state for making conditions from tracks.
 
     Args:
-        size: (height, width) of the video; the model's size nearest to the picture's shape when None.
-        scale: frames are shown so many times as large, as finely as the picture is known; more than 1 for models that
-            carry content alone.
+        size: (height, width) of the video; the model's size nearest to the picture's aspect ratio when None.
+        scale: size of the frames relative to the model's, in the picture's own detail; above 1 only for models that
+            carry content.
         seed: draws the track ids of equation 1.
 
     Raises:
-        ValueError: a picture that cannot be read, a size that the latents cannot have, a scale that cannot be shown.
+        ValueError: the picture is unreadable, the size impossible for the latents, or the scale not supported.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Scene:
         self.picture, self.fit = fit(picture, self.size)
         pixels, fine = _to_tensor(self.picture, model.device), None
         if scale > 1:
-            # the smaller one is made of the finer one, so that a recording of that alone gives both again
+            # made from the finer picture, so that a recording needs to store only that one
             self.picture, _ = fit(picture, (scale * self.size[0], scale * self.size[1]))
             fine = _to_tensor(self.picture, model.device)
             pixels = F.avg_pool2d(fine, scale)
@@ -69,8 +69,8 @@ class Scene:
 
     @torch.no_grad()
     def begin_anew(self, pixels: Tensor, fine: Tensor | None = None) -> None:
-        """Encode a picture, float (1, 3, H, W) in [−1, 1] of the scene's size, and take content from it from now on, or
-        from the ``fine`` one, which is larger."""
+        """Encode a picture, float (1, 3, H, W) in [−1, 1] of the scene's size, and take content from it from now on.
+        ``fine``: the same picture, larger, for finer frames."""
         latent, _ = self.parts.autoencoder.encode(pixels[:, :, None])
         tokens = None if self.parts.image_encoder is None else self.parts.image_encoder.encode(pixels)
         self.image = ImageInput(latent.float(), tokens)
@@ -80,18 +80,18 @@ class Scene:
 
     @torch.no_grad()
     def conditions(self, tracks: Tracks, prompt: str, *, first: bool) -> Conditions:
-        """Conditions of the frames of ``tracks``; called in the order of the stream. ``first``: they begin it."""
+        """Conditions of the frames of ``tracks``. Call in the stream's order. ``first``: they begin the stream."""
         return self.conditions_of(self.motion(tracks, first=first), prompt)
 
     @torch.no_grad()
     def conditions_of(self, motion: MotionInput, prompt: str) -> Conditions:
-        """Conditions of tracks that are the model's input already."""
+        """Conditions of tracks that ``motion`` has converted."""
         text = self.parts.text_encoder.encode([prompt]).to(self.model.device)
         carried = self.model.encode_carried(motion, self.parts.autoencoder)
         return self.model.conditions(motion, text, carried, self.image)
 
     def motion(self, tracks: Tracks, *, first: bool) -> MotionInput:
-        """Tracks as the model takes them, with ids drawn for them and the places their content comes from."""
+        """Tracks as the model's input, with random ids and the sources of their content."""
         config = self.model.config
         if tuple(tracks.size) != tuple(self.size):
             raise ValueError(
@@ -116,14 +116,14 @@ class Scene:
 
 
 def usual_scale(config: ModelConfig, device: torch.device | None = None) -> int:
-    """The scale that people are shown a model's frames at unless they ask for another. ``device``: they are watched as
-    they are made there, and two cores are not enough for that."""
+    """The default ``scale``: 2 for models that carry content, otherwise 1. ``device``: frames are generated live on
+    it; then a CPU with fewer than ``LIVE_THREADS`` threads also gets 1."""
     enough = device is None or device.type != "cpu" or torch.get_num_threads() >= LIVE_THREADS
     return 2 if config.carry is not None and enough else 1
 
 
 def check_scale(config: ModelConfig, scale: int) -> None:
-    """ValueError for a ``scale`` that a model's frames cannot be shown at."""
+    """ValueError for a ``scale`` that the model does not support."""
     most = 1 if config.carry is None else MOST_SCALE
     if not 1 <= scale <= most:
         why = "" if config.carry is not None else f", for {config.name} carries no picture content"
@@ -131,7 +131,7 @@ def check_scale(config: ModelConfig, scale: int) -> None:
 
 
 def thinned(tracks: Tracks, most: int) -> Tracks:
-    """At most so many tracks, evenly chosen; those that are never seen go first."""
+    """At most ``most`` tracks, chosen evenly; those that are never visible are dropped first."""
     order = np.flatnonzero(tracks.visible.any(axis=0))
     order = np.arange(tracks.count) if len(order) < most else order
     return tracks.select(order[np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)])

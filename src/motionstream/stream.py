@@ -1,4 +1,4 @@
-"""One endless video, chunk by chunk."""
+"""Generates one endless video, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from motionstream.tracks import Tracks
 from motionstream.tracks.first_view import FirstView
 
 KEPT_VIEW = 0.5
-"""Share of the view an attention sink stands for below which an adaptive stream takes another."""
+"""An adaptive stream replaces its attention sink when less than this share of the sink's view is in the picture."""
 
 
 @dataclass
 class Timings:
-    """Seconds of the last step: conditions, generation, decoding, and ``latency`` from the call to the frames."""
+    """Seconds of the last step by part; ``latency`` is from the call to the frames."""
 
     conditions: float = 0.0
     generate: float = 0.0
@@ -39,17 +39,17 @@ class Timings:
 
 
 class Stream:
-    """``step`` makes the next chunk; the same seed gives the same frames however it is paced.
+    """``step`` makes the next chunk; the same seed gives the same frames however the stream is paced.
 
-    Frames are ``scale`` times as large as the model's ``size``, in which tracks are given: ``frame_size``. What was
-    carried is shown as finely as the picture is known, what the model made of it is enlarged; all else is the same.
+    Tracks are given in the model's ``size``; frames have ``frame_size``, ``scale`` times that. At a scale above 1,
+    carried content has the given picture's own detail, and the model's changes are enlarged.
 
     ``prompt`` may be set at any time and takes effect with the next chunk. ``settle`` does the clean pass early: call
-    it once a chunk is on its way; ``step`` does it otherwise.
+    it after sending a chunk; otherwise ``step`` does it.
 
-    ``adaptive``, which may be set at any time, refreshes the attention sink by itself (the paper's future work,
-    appendix F): when the tracks say that less than ``KEPT_VIEW`` of the view it stands for is left in the picture, the
-    last chunk becomes the sink. ``refreshes`` counts how often that happened.
+    ``adaptive``, which may be set at any time, refreshes the attention sink automatically (the paper's future work,
+    appendix F): when, according to the tracks, less than ``KEPT_VIEW`` of the sink's view is left in the picture, the
+    last chunk becomes the sink. ``refreshes`` counts these.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Stream:
 
     @property
     def steps(self) -> int:
-        """Denoising steps of a chunk. May be set at any time, 1 to 4, and takes effect with the next chunk."""
+        """Denoising steps per chunk. May be set at any time, 1 to 4, and takes effect with the next chunk."""
         return len(self._rollout.times)
 
     @steps.setter
@@ -91,17 +91,17 @@ class Stream:
 
     @property
     def chunk(self) -> int:
-        """Index of the chunk that ``step`` makes next; a restart does not begin it anew."""
+        """Index of the chunk that ``step`` makes next; a restart does not reset it."""
         return self._chunks_made
 
     @property
     def frame(self) -> int:
-        """Index of the first frame that ``step`` makes next."""
+        """Index of the first frame of the next chunk; a restart does not reset it."""
         return self._frames_made
 
     @property
     def next_frames(self) -> int:
-        """How many frames ``step`` makes next: 9, then 12, and 9 again after a restart."""
+        """Number of frames of the next chunk: 9, then 12, and 9 again after a restart."""
         return self.model.config.chunk_video_frames(self._rollout.chunk)
 
     @torch.no_grad()
@@ -110,9 +110,9 @@ class Stream:
     ) -> np.ndarray:
         """Make the next chunk, uint8 (``next_frames``, *``frame_size``, 3).
 
-        ``tracks``: positions for these frames, at the stream's size; fewer frames hold their last positions, None
-        leaves everything unspecified. Track identity over chunks is ``tracks.ids``. ``on_frames`` is given the frames
-        of each latent frame as soon as they are decoded, before those of the next are.
+        ``tracks``: positions for these frames, in the stream's ``size``. Fewer frames hold their last positions; None
+        leaves everything unspecified. ``tracks.ids`` identifies tracks across chunks. ``on_frames`` is called with the
+        frames of each latent frame as soon as they are decoded, before the next are.
         """
         frames = self.next_frames
         tracks = self._whole_chunk(tracks, frames)
@@ -144,8 +144,8 @@ class Stream:
         return np.concatenate(pictures)
 
     def _carried(self, conditions: Conditions, frames: int) -> tuple[Tensor, Tensor | None]:
-        """The chunk's last frame without what the transformer added, and as finely as it is known: what is carried on.
-        Were it the frame that is shown, all that the transformer adds would be there already when it adds it again."""
+        """The chunk's last carried picture, also in fine resolution: the source for later tracks. Unlike the shown
+        frame it lacks the transformer's change, which would otherwise be added again in later chunks."""
         end = conditions.frames(conditions.channels.shape[2] - 1, conditions.channels.shape[2])
         if end.carried is None:
             return self._last
@@ -156,11 +156,10 @@ class Stream:
 
     @torch.no_grad()
     def restart(self, seed: int | None = None) -> None:
-        """The last frame becomes the picture: a fresh sink, cache and decoder, the same prompt, steps and tracks.
+        """Restart from the last frame as the given picture: new sink, cache and decoder state; same prompt and steps.
 
-        The next chunk begins with that frame once more, as it comes back from the autoencoder. Tracks go on; their
-        content is taken from it. ``seed``: of the noise from here on; without it the same as before. Before the first
-        chunk there is nothing to restart from.
+        The next chunk begins with that frame again, as the autoencoder reproduces it. Tracks continue, with content
+        taken from it. ``seed``: of the noise from now on, unchanged if None. Has no effect before the first chunk.
         """
         if self._frames_made == 0:
             return
@@ -173,16 +172,16 @@ class Stream:
         self._view.reset()
 
     def refresh_sink(self) -> None:
-        """The last chunk becomes the attention sink, in place of the first ones. Frames go on without a seam.
+        """Replace the attention sink by the last chunks of the window. The video continues without a cut.
 
-        Raises ValueError for a model whose window is shorter than its sink, and before both are full.
+        Raises ValueError if the model's window is shorter than its sink, or before both are full.
         """
         self.settle()
         self._rollout.cache.refresh_sink()
         self._view.reset()
 
     def _refresh_if_due(self) -> None:
-        """Adaptive refresh: only once the window holds more than the sink does."""
+        """Adaptive refresh, once sink and window are full."""
         causal = self._rollout.cache.causal
         full = self._rollout.chunk >= causal.sink_chunks + causal.window_chunks
         if self.adaptive and causal.sink_chunks and full and self._view.share < KEPT_VIEW:
@@ -191,7 +190,7 @@ class Stream:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Write the last chunk's clean keys and values now rather than at the next ``step``."""
+        """Write the last chunk's clean keys and values to the cache now rather than in the next ``step``."""
         clock = StageClock(self.model.device)
         self._rollout.settle()
         clock.mark("settle")

@@ -1,4 +1,4 @@
-"""The teacher's video: a whole clip at once, in many steps, under joint guidance (paper, section 3.1, eq. 2)."""
+"""Generates a whole clip at once with the teacher: many steps, joint guidance (paper, section 3.1, eq. 2)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def make_clip(
     """Video uint8 (T, H, W, 3) for the T frames of ``tracks``, which are at the scene's size.
 
     Args:
-        guided: joint guidance by ``sampler``'s weights, three evaluations a step; otherwise the plain conditional
+        guided: joint guidance with ``sampler``'s weights, three evaluations per step; otherwise the plain conditional
             velocity, one evaluation.
-        causal: attend as the student will, chunk by chunk under sink and window, rather than to the whole clip.
+        causal: attend as the student will, chunk by chunk with sink and window, instead of to the whole clip.
         after_step: called after each of the sampler's steps.
 
-    Latent frames stand for 1 + 4k frames, and whole chunks of them where ``causal`` is given: the tracks hold their
-    last positions up to there, and what was not asked for is trimmed.
+    The clip is generated with 1 + 4k frames, or with whole chunks if ``causal`` is given: the tracks hold their last
+    positions up to there, and surplus frames are trimmed.
     """
     if tracks.length == 0:
         raise ValueError("the tracks have no frames; give at least one")
@@ -69,7 +69,7 @@ def make_clip(
         if t < 1:
             after_step()
     pictures, state, size = [], None, model.config.causal.chunk_frames
-    for at in range(0, frames, size):  # in parts: a whole clip decoded is large
+    for at in range(0, frames, size):  # in parts, since a whole decoded clip is large
         part = conditions.frames(at, at + size)
         video, state = scene.parts.decode(end[:, :, at : at + size], state, part.carried)
         pictures.append(to_pictures(video))
@@ -77,6 +77,6 @@ def make_clip(
 
 
 def latent_frames(model: MotionModel, frames: int, causal: CausalConfig | None = None) -> int:
-    """How many latent frames stand for at least ``frames`` frames, whole chunks where ``causal`` is given."""
+    """Number of latent frames for at least ``frames`` frames, in whole chunks if ``causal`` is given."""
     needed = -(-(frames - 1) // model.config.temporal_compression) + 1
     return needed if causal is None else -(-needed // causal.chunk_frames) * causal.chunk_frames
