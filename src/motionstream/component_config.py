@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["float32", "bfloat16"]
-"""Of weights and activations."""
+"""Precision of weights and activations."""
 DecoderChoice = Literal["full", "tiny"]
 """The full autoencoder's decoder, or the tiny one."""
 TextPlacement = Literal["resident", "released", "int8", "cpu"]
-"""Where the text encoder is, from the most memory on the device to the least. ``resident``: stays there. ``released``:
-is loaded for a new prompt and freed again. ``int8``: released, with linear weights of 8 bits. ``cpu``: encodes on the
-processor."""
+"""Placement of the text encoder, from the most device memory to the least. ``resident``: stays on the device.
+``released``: loaded for a new prompt and freed again. ``int8``: released, with 8-bit linear weights. ``cpu``: encodes on
+the CPU."""
 
 
 def require(condition: bool, setting: str, value: object, rule: str) -> None:

@@ -1,9 +1,9 @@
-"""How many floating-point operations a model needs: what a measured time is held against.
+"""Counts a model's floating-point operations, for comparison with measured times.
 
-A multiplication with its addition counts two, as ``torch.utils.flop_counter`` counts: matrix products, convolutions
-and attention. Norms, softmax and other element-wise work count nothing, nor does looking up tracks. The transformer and
-the encoders are formulas, so that no attention backend hides from the count; autoencoders and the small convolutional
-parts run on the meta device under torch's counter. Neither allocates anything.
+Counted as in ``torch.utils.flop_counter``: matrix products, convolutions and attention, a multiply-add being two
+operations. Norms, softmax, other element-wise work and the look-up of tracks are not counted. The transformer and the
+encoders are given by formulas, which count any attention backend; autoencoders and the small convolutional parts run on
+the meta device under torch's counter. Nothing is allocated.
 
 Legend: D width, L tokens, S keys, F latent frames.
 """
@@ -45,10 +45,10 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class ForwardFlops:
-    """One evaluation of the transformer. The attentions are the products of queries, keys and values alone.
+    """One evaluation of the transformer. The attentions count only the products of queries, keys and values.
 
-    ``context``: embeddings, keys and values of the text and image tokens. They are the same at every evaluation, so a
-    cache could save them; the model computes them anew.
+    ``context``: embeddings, keys and values of the text and image tokens. They are the same in every evaluation and
+    could be cached, but the model computes them each time.
     """
 
     self_attention: int
@@ -63,7 +63,7 @@ class ForwardFlops:
 
 @dataclass(frozen=True)
 class ChunkFlops:
-    """One chunk of a stream in steady state; the names are those of the stages that are timed.
+    """One chunk of a stream in steady state, by the stages that ``stream.Timings`` times.
 
     ``conditions``: track head and carried content. ``decode``: all latent frames of the chunk.
     """
@@ -89,7 +89,7 @@ class ChunkFlops:
 
 @dataclass(frozen=True)
 class StartFlops:
-    """What a stream costs once: ``picture`` through the autoencoder, ``text`` and ``image`` through their encoders."""
+    """One-time cost of a stream: ``picture`` through the autoencoder, ``text`` and ``image`` through their encoders."""
 
     picture: int
     text: int
@@ -97,13 +97,13 @@ class StartFlops:
 
 
 def chunk_flops(config: ModelConfig, *, size: Size | None = None, decoder: DecoderChoice = "full") -> ChunkFlops:
-    """A chunk of ``config``'s student once sink and window are full.
+    """One chunk of ``config``'s student once sink and window are full.
 
     Args:
         size: (height, width) of the video; the model's own when None.
 
     Raises:
-        ValueError: a tiny decoder for a model that has none, or no autoencoder at all.
+        ValueError: the model lacks the tiny decoder, or any autoencoder.
     """
     causal = config.causal
     visible = len(causal.visible_chunks(causal.sink_chunks + causal.window_chunks))
@@ -117,7 +117,7 @@ def chunk_flops(config: ModelConfig, *, size: Size | None = None, decoder: Decod
 
 
 def clip_flops(config: ModelConfig, latent_frames: int, *, size: Size | None = None) -> ForwardFlops:
-    """One evaluation over a whole clip, everything attending to everything: the teacher's. Guidance takes three."""
+    """One evaluation of the teacher over a whole clip, with full attention. Guidance takes three."""
     tokens = latent_frames * tokens_per_frame(config, size)
     return _forward(config, tokens=tokens, keys=tokens, times=latent_frames)
 
@@ -125,16 +125,16 @@ def clip_flops(config: ModelConfig, latent_frames: int, *, size: Size | None = N
 def causal_clip_flops(
     config: ModelConfig, latent_frames: int, causal: CausalConfig, *, size: Size | None = None, cached: bool = False
 ) -> ForwardFlops:
-    """One evaluation of every chunk of a clip, each attending to its sink, its window and itself, as training does.
+    """One evaluation of every chunk of a clip, each attending to its sink, window and itself, as in training.
 
     Args:
-        latent_frames: whole chunks of ``causal``, from the beginning of a stream.
-        cached: chunk by chunk against the cache, each with keys and values of the text and image tokens of its own;
-            otherwise the whole clip in one forward.
+        latent_frames: in whole chunks of ``causal``, from the beginning of a stream.
+        cached: chunk by chunk against the cache, so that every chunk computes the keys and values of the text and image
+            tokens; otherwise the whole clip in one forward.
     """
     frame = tokens_per_frame(config, size)
     chunk_tokens, chunks = causal.chunk_frames * frame, latent_frames // causal.chunk_frames
-    pairs = sum(len(causal.visible_chunks(chunk)) for chunk in range(chunks))  # (chunk, chunk that it sees)
+    pairs = sum(len(causal.visible_chunks(chunk)) for chunk in range(chunks))  # (chunk, visible chunk)
     whole = _forward(config, tokens=chunks * chunk_tokens, keys=0, times=latent_frames)
     chunk = _forward(config, tokens=chunk_tokens, keys=chunk_tokens, times=causal.chunk_frames)
     context = whole.context * (chunks if cached else 1)
@@ -142,14 +142,14 @@ def causal_clip_flops(
 
 
 def condition_flops(config: ModelConfig, latent_frames: int, *, size: Size | None = None) -> int:
-    """The track head, the prior of carried content and the small text encoder over a clip whose content is encoded
-    already, as training meets them."""
+    """The track head, the prior of carried content and the small text encoder over a clip, as in training, where
+    carried content is already encoded."""
     text = 0 if not isinstance(config.text, TextConfig) else text_flops(config.text, config.transformer.text_dim)
     return text + _condition_parts(config, latent_frames, size or config.size)
 
 
 def start_flops(config: ModelConfig, *, size: Size | None = None) -> StartFlops:
-    """What is encoded before a stream begins; a sentence is taken to fill all its tokens."""
+    """The encoding before a stream begins; the sentence is assumed to fill all tokens."""
     text = 0 if config.text is None else text_flops(config.text, config.transformer.text_dim)
     image = 0 if config.image_encoder is None else clip_image_flops(config.image_encoder)
     return StartFlops(picture=encode_flops(config, 1, size=size), text=text, image=image)
@@ -181,13 +181,13 @@ def transformer_flops(
     """One evaluation of ``MotionTransformer`` for a batch of one.
 
     Args:
-        tokens, keys: L and S, queries and what they attend to, themselves included.
-        times: noise levels, one per latent frame (F) or 1.
-        text_tokens, image_tokens: of the encoders; no image tokens for models without an image branch.
+        tokens, keys: L queries and the S keys that each attends to, itself included.
+        times: number of noise levels: one per latent frame (F) or 1.
+        text_tokens, image_tokens: numbers of tokens; 0 image tokens for models without an image branch.
     """
     width, patch = config.width, math.prod(config.patch_size)
     image_dim, added = config.image_dim or 0, config.added_kv_proj_dim or 0
-    # multiplications with their additions from here on, to be doubled
+    # multiply-adds from here on, doubled at the end
     block = tokens * (6 * width**2 + 2 * width * config.ffn_dim)  # q, k, v, out; q, out; feed-forward
     ends = tokens * patch * (config.in_channels + config.out_channels) * width
     time = times * (config.freq_dim * width + width**2 + 6 * width**2)
@@ -202,7 +202,7 @@ def transformer_flops(
 
 
 def text_flops(config: TextEncoderConfig, dim: int) -> int:
-    """One sentence of all its tokens. ``dim``: width of the small encoder's tokens; the large one has its own."""
+    """Encoding one sentence that fills all tokens. ``dim``: width of the small encoder's tokens, unused for UMT5."""
     tokens = config.tokens
     if not isinstance(config, UMT5Config):
         return 2 * tokens * 4 * dim**2
@@ -212,7 +212,7 @@ def text_flops(config: TextEncoderConfig, dim: int) -> int:
 
 
 def clip_image_flops(config: CLIPConfig) -> int:
-    """One picture through the image encoder, its last layer included, though only the one before it is used."""
+    """Encoding one picture, including the last layer, although only the one before it is used."""
     width, tokens = config.hidden_size, config.tokens
     layer = tokens * (4 * width**2 + 2 * width * config.intermediate_size) + 2 * tokens**2 * width
     patches = (tokens - 1) * 3 * config.patch_size**2 * width
@@ -236,14 +236,14 @@ def _autoencoder_of(config: ModelConfig) -> AutoencoderConfig:
 
 
 def count(run: Callable[[], object]) -> int:
-    """What torch's counter counts while ``run`` runs."""
+    """Operations of ``run`` according to torch's counter."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
 
 
 def on_meta(build: Callable[[], Module]) -> Module:
-    """A module without memory, its buffers included."""
+    """Build a module on the meta device, buffers included."""
     with torch.device("meta"):
         return build().to("meta")
 
@@ -264,7 +264,7 @@ def _decode_flops(config: AutoencoderConfig | TinyAutoencoderConfig, latent_size
     latent = torch.empty(1, config.latent_channels, 1, *latent_size, device="meta")
     with torch.no_grad():
         _, state = autoencoder.decode(latent)
-        if isinstance(autoencoder, LinearAutoencoder):  # with what was carried, as every stream of it
+        if isinstance(autoencoder, LinearAutoencoder):  # decodes around a carried picture, as in every stream
             detail = torch.empty(1, BLOCK_VALUES, 1, *latent_size, device="meta")
             picture = CarriedPicture(latent, latent[:, :1], detail)
             return count(lambda: decode_around(autoencoder, latent, picture, None))
@@ -293,7 +293,7 @@ def _condition_flops(config: ModelConfig, size: Size) -> int:
 
 @lru_cache(maxsize=64)
 def _condition_parts(config: ModelConfig, latent_frames: int, size: Size) -> int:
-    """Track head and prior of some latent frames, the content they carry being encoded."""
+    """Track head and prior for some latent frames, with carried content already encoded."""
     spatial, temporal, cells = config.spatial_compression, config.temporal_compression, config.latents_of(size)
     head = on_meta(lambda: TrackHead(config.track_head, spatial=spatial, temporal=temporal))
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Pictures and video files: read safely, written whole or not at all, and drawn for people to look at.
+"""Reads pictures and videos safely, writes them atomically, and draws overlays and contact sheets.
 
 Axes: pictures are uint8 `H W 3`, videos uint8 `T H W 3`, both RGB; `size` is (height, width). Points are
 (x, y) in pixels with (0, 0) the centre of the top-left pixel.
@@ -26,14 +26,14 @@ from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
 
 from motionstream.yuv import mark_bt709, to_rgb, to_yuv
 
-MAX_PIXELS = 50_000_000  # of one picture or one frame
-MAX_FRAMES = 10_000  # of one video read at once
-MAX_VIDEO_PIXELS = 1_000_000_000  # of one video read at once: 3 GB of memory
+MAX_PIXELS = 50_000_000  # per picture or frame
+MAX_FRAMES = 10_000  # per video read at once
+MAX_VIDEO_PIXELS = 1_000_000_000  # per video read at once: 3 GB of memory
 
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 VIDEO_SUFFIXES = (".mp4",)
-# Only containers that hold their own data: a playlist could name other files or addresses.
+# Only self-contained formats: a playlist could name other files or addresses.
 VIDEO_CONTAINERS = "mov,mp4,matroska,webm,avi,gif,mpegts"
 
 Timed = Iterator[tuple[float, np.ndarray]]  # frames with their times in seconds
@@ -42,7 +42,7 @@ Timed = Iterator[tuple[float, np.ndarray]]  # frames with their times in seconds
 def check_output(path: str | Path, suffixes: Sequence[str] = ()) -> Path:
     """Refuse a file that cannot be written, before anything is computed for it.
 
-    Returns the path with links followed. Raises ValueError, naming the path and the remedy.
+    Returns the path with links resolved. Raises ValueError naming the path and the remedy.
     """
     if suffixes and Path(path).suffix.lower() not in suffixes:
         raise ValueError(f"cannot write {path}: unknown suffix; end the name in {' or '.join(suffixes)}")
@@ -54,7 +54,7 @@ def check_output(path: str | Path, suffixes: Sequence[str] = ()) -> Path:
             raise ValueError(f"cannot write {path}: there is no folder {target.parent}; create it first")
         if target.exists() and not (target.is_file() and os.access(target, os.W_OK)):
             raise ValueError(f"cannot write {path}: it is write-protected or no file; choose another name")
-        # Permissions, read-only disks and names too long: only trying tells.
+        # Only trying reveals missing permissions, read-only disks and too long names.
         probe = _temporary(target)
         probe.touch(exist_ok=False)
         probe.unlink()
@@ -64,16 +64,16 @@ def check_output(path: str | Path, suffixes: Sequence[str] = ()) -> Path:
 
 
 def _temporary(target: Path) -> Path:
-    # In the same folder, so that the rename is atomic; the suffix last, since savers choose formats by it.
+    # In the same folder, so that the rename is atomic; the suffix at the end, since writers choose formats by it.
     return target.with_name(f".{target.stem[:32]}.{secrets.token_hex(4)}.tmp{target.suffix}")
 
 
 @contextmanager
 def atomic_path(path: str | Path, suffixes: Sequence[str] = ()) -> Iterator[Path]:
-    """Give a temporary path to write to, and rename it to `path` when the body succeeds.
+    """Yield a temporary path to write to, and rename it to `path` if the body succeeds.
 
-    If the body raises, the temporary file is removed and an older file at `path` stays as it was. Raises
-    ValueError before the body runs if `path` cannot be written or has none of the `suffixes` (if any given).
+    If the body raises, the temporary file is removed and an older file at `path` is kept. Raises ValueError before the
+    body runs if `path` cannot be written or has none of the `suffixes` (if any are given).
     """
     target = check_output(path, suffixes)
     temporary = _temporary(target)
@@ -109,14 +109,14 @@ def _by(size: tuple[int, ...]) -> str:
 def read_picture(path: str | Path) -> np.ndarray:
     """Read a JPEG, PNG, WebP, BMP, TIFF or GIF (first frame) as uint8 (H, W, 3) RGB.
 
-    As of ``rgb_of``: upright, in sRGB, transparency laid on white. Raises ValueError,
-    naming the path and the remedy, for a missing file, one that is no picture, is damaged, or has more than
-    MAX_PIXELS pixels (which its header tells: nothing is decoded).
+    Converted as by ``rgb_of``: upright, in sRGB, transparency on white. Raises ValueError naming the path and the
+    remedy if the file is missing, no picture, damaged, or has more than MAX_PIXELS pixels (checked in its header,
+    before decoding).
     """
     _check_input(path)
     try:
         with warnings.catch_warnings():
-            # Pillow only warns between one and two times its own limit; ours is lower, and refuses.
+            # Pillow only warns up to twice its own limit; ours is lower, and is an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=PICTURE_FORMATS)
     except Image.DecompressionBombError as error:
@@ -135,7 +135,7 @@ def read_picture(path: str | Path) -> np.ndarray:
 
 
 def _is_heif(path: str | Path) -> bool:
-    """Whether a file is of the family that phones store photographs in."""
+    """Whether a file is HEIF or AVIF, in which phones store photographs."""
     with open(path, "rb") as file:
         head = file.read(12)
     return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"avif")
@@ -146,18 +146,18 @@ def _too_large(path: str | Path, pixels: str) -> ValueError:
 
 
 def has_transparency(path: str | Path) -> bool:
-    """Whether a picture that ``read_picture`` reads has transparent pixels."""
+    """Whether a picture file has transparent pixels."""
     with Image.open(path, formats=PICTURE_FORMATS) as image:
         return image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:
-    """A Pillow picture as uint8 (H, W, 3): the EXIF rotation is applied, an embedded colour profile is converted to
-    sRGB, transparency is laid on white, 16-bit grey becomes 8-bit."""
+    """A Pillow image as uint8 (H, W, 3): EXIF rotation applied, an embedded colour profile converted to sRGB,
+    transparency composed onto white, 16-bit grey reduced to 8 bits."""
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
+    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow's own conversion would clip at 255
         grey = np.clip(np.asarray(image) / 257 + 0.5, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     image = _in_srgb(image)
@@ -167,7 +167,8 @@ def rgb_of(image: Image.Image) -> np.ndarray:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """What phones and cameras store in wider colours; a profile that cannot be read is as none."""
+    """Convert from an embedded colour profile (phones and cameras use wide gamuts) to sRGB; an unreadable profile is
+    ignored."""
     stored = image.info.get("icc_profile")
     if not stored:
         return image
@@ -181,7 +182,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=kind)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image
-    assert converted is not None  # only in place is nothing returned
+    assert converted is not None  # None only for in-place conversion
     return converted
 
 
@@ -194,7 +195,7 @@ def write_picture(path: str | Path, picture: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture of size `original` was scaled to cover `size` and cropped to its middle."""
+    """The transformation that scales a picture of size `original` to cover `size` and crops it to the centre."""
 
     original: tuple[int, int]  # (height, width)
     size: tuple[int, int]
@@ -210,12 +211,12 @@ class Fit:
 
     @property
     def crop(self) -> tuple[float, float]:
-        """How much of the scaled picture lies (left of, above) the crop, in fitted pixels."""
+        """Fitted pixels cropped at (the left, the top)."""
         (height, width), scale = self.original, self.scale
         return (width * scale - self.size[1]) / 2, (height * scale - self.size[0]) / 2
 
     def to_fitted(self, points: np.ndarray) -> np.ndarray:
-        """Map points (..., 2) of the original to the fitted picture; cropped ones fall outside of it."""
+        """Map points (..., 2) of the original to the fitted picture; cropped ones are outside of it."""
         return (points + 0.5) * self.scale - np.asarray(self.crop) - 0.5
 
     def to_original(self, points: np.ndarray) -> np.ndarray:
@@ -223,7 +224,7 @@ class Fit:
         return (points + 0.5 + np.asarray(self.crop)) / self.scale - 0.5
 
     def describe(self) -> str:
-        """One phrase for people, in width x height."""
+        """A phrase for users; sizes are width x height."""
         scaled = (round(self.original[0] * self.scale), round(self.original[1] * self.scale))
         photograph = f"{_by(self.original)} photograph"
         if scaled != self.original:
@@ -234,14 +235,14 @@ class Fit:
 
 
 def fit(picture: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Fit]:
-    """Scale a picture (H, W, 3) to cover `size`, antialiased, and crop to the middle; with the `Fit` used."""
+    """Scale a picture (H, W, 3) to cover `size`, antialiased, and crop it to the centre; also returns the `Fit`."""
     _check_frames(picture[None])
     fitting = Fit(picture.shape[:2], size)
     if fitting.original == size:
         return picture.copy(), fitting
     height, width = fitting.original
-    # Resampling straight from the exact box keeps the scale uniform: nothing is rounded to whole pixels in
-    # between. (max: a rounding error outside of the picture would be refused.)
+    # Resampling directly from the exact box keeps the scale uniform, since nothing is rounded to whole pixels in
+    # between. (max: Pillow refuses a box that a rounding error puts outside of the picture.)
     left, top = (max(side / fitting.scale, 0.0) for side in fitting.crop)
     box = (left, top, width - left, height - top)
     return np.array(Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS, box)), fitting
@@ -253,13 +254,13 @@ class VideoWriter:
         with VideoWriter("out.mp4", size=(128, 128), fps=24) as writer:
             writer.write(frames)
 
-    The file gets its name when the body succeeds; if the body raises, nothing is left. Meanwhile it can be
-    read up to the last key frame (one a second), so a killed process leaves a temporary file that plays.
-    Raises ValueError at construction, before anything is generated, for a path, size or rate it cannot write.
+    The file gets its name if the body succeeds and is removed if it raises. Meanwhile the temporary file is playable up
+    to the last key frame (one per second), also after the process was killed. The constructor raises ValueError for a
+    path, size or rate that cannot be written, before anything is generated.
     """
 
     def __init__(self, path: str | Path, size: tuple[int, int], fps: float, *, crf: int = 16) -> None:
-        """`size` (height, width), both even; `crf` from 0 (lossless) over 16 (looks so) to 51 (worst)."""
+        """`size`: (height, width), both even. `crf`: from 0 (lossless) to 51 (worst); 16 looks lossless."""
         if any(side % 2 or not 2 <= side <= 8192 for side in size):
             raise ValueError(f"video of {_by(size)}: both sides must be even, 2 to 8192; scale or crop it")
         if not 0 < fps <= 1000:
@@ -279,7 +280,7 @@ class VideoWriter:
             rate = Fraction(self.fps).limit_denominator(1001)
             self._stream = self._container.add_stream("libx264", rate=rate)
             self._stream.height, self._stream.width = self.size
-            # A key frame, hence a fragment, each second; no reordered frames, which would need edit lists.
+            # One key frame, hence one fragment, per second; no reordered frames, which would need edit lists.
             self._stream.options = {"crf": str(self.crf), "g": str(max(1, round(self.fps))), "bf": "0"}
             mark_bt709(self._stream.codec_context)
             self._reformatter = VideoReformatter()
@@ -300,14 +301,14 @@ class VideoWriter:
         if failure[0] is not None:
             self._stack.__exit__(*failure)
             return
-        with self._stack:  # an error in here removes the file, too
+        with self._stack:  # an error here also removes the file
             if self.frames == 0:
                 raise ValueError(f"cannot write {self.path}: a video needs at least one frame")
             self._container.mux(self._stream.encode(None))
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 16) -> None:
-    """Write uint8 (T, H, W, 3) as MP4, whole or not at all; ValueError as `VideoWriter`."""
+    """Write uint8 (T, H, W, 3) as MP4, whole or not at all; raises ValueError as `VideoWriter` does."""
     _check_frames(frames)
     with VideoWriter(path, frames.shape[1:3], fps, crf=crf) as writer:
         writer.write(frames)
@@ -318,10 +319,10 @@ def read_video(
 ) -> tuple[np.ndarray, float]:
     """Read a video as (uint8 (T, H, W, 3), frames per second), upright.
 
-    `fps` resamples by the frames' time stamps (phones vary their rate) to what a player would show; without it
-    the frames come as stored, with their average rate. `limit` stops after so many frames, `side` reduces their
-    longer side. A file that breaks off (a recording cut by a crash) gives its whole frames and a warning. Raises
-    ValueError, naming path and remedy, for no file, no video, one above MAX_FRAMES or MAX_VIDEO_PIXELS.
+    `fps`: resample by time stamps (phones vary their rate) to what a player would show; without it, frames are as
+    stored, with their average rate. `limit`: most frames to read. `side`: longer side to which frames are reduced. A
+    truncated file (a recording cut by a crash) gives its complete frames and a warning. Raises ValueError naming the
+    path and the remedy if there is no file or no video, or if it exceeds MAX_FRAMES or MAX_VIDEO_PIXELS.
     """
     if any(each is not None and not each > 0 for each in (fps, limit, side)):
         raise ValueError(f"fps = {fps}, limit = {limit}, side = {side}: all must be above 0")
@@ -340,7 +341,7 @@ def _read_frames(
     stream = container.streams.video[0] if container.streams.video else None
     native = float((stream and (stream.average_rate or stream.guessed_rate)) or 0)
     if stream is None or stream.codec_context is None or native == 0:
-        # A file cut short can open and have no stream, one without rate or one without decoder.
+        # A truncated file may open but have no stream, or one without a rate or decoder.
         raise ValueError(f"cannot read {path}: it holds no video or is cut short; copy or convert it again")
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > MAX_PIXELS:
@@ -362,9 +363,9 @@ def _read_frames(
 
 
 def _decode(path: str | Path, container: InputContainer, native: float, size: tuple[int, int] | None) -> Timed:
-    """The frames of the first video stream, upright, of `size` (width, height), with their times in seconds."""
+    """Frames of the first video stream, upright, in `size` (width, height), with their times in seconds."""
     reformatter = VideoReformatter()
-    width, height = size or (None, None)  # the first frame's, which all get: a stream may change it on the way
+    width, height = size or (None, None)  # by default the first frame's, for all: a stream may change its size
     try:
         for number, frame in enumerate(container.decode(video=0)):
             width, height = width or frame.width, height or frame.height
@@ -376,7 +377,7 @@ def _decode(path: str | Path, container: InputContainer, native: float, size: tu
 
 
 def resample(timed: Timed, fps: float, last: float) -> Iterator[np.ndarray]:
-    """Frames at constant `fps`, each on show until the next comes, the final one for `last` seconds."""
+    """Frames at constant `fps`: each input frame is shown until the next one's time, the final one `last` seconds."""
     slack = min(1e-3, 0.25 / fps)  # some containers round times to milliseconds
     start, end, count = 0.0, 0.0, 0
     shown = None
@@ -394,17 +395,17 @@ def resample(timed: Timed, fps: float, last: float) -> Iterator[np.ndarray]:
 def draw_tracks(
     frames: np.ndarray, positions: np.ndarray, visible: np.ndarray, *, scale: int = 1, trail: int = 12
 ) -> np.ndarray:
-    """Draw tracks: a dot at each visible point, a line where it went in the last `trail` frames.
+    """Draw tracks: a dot at each visible point and a line along its path in the last `trail` frames.
 
-    `frames` uint8 (T, H, W, 3), `positions` (T, N, 2) in their pixels, `visible` bool (T, N). The result is
-    `scale` times larger, for legibility: uint8 (T, H scale, W scale, 3). Lines break where a point is hidden.
+    `frames`: uint8 (T, H, W, 3). `positions`: (T, N, 2) in their pixels. `visible`: bool (T, N). The result is `scale`
+    times as large, for legibility: uint8 (T, H scale, W scale, 3). Lines are interrupted where a point is hidden.
     """
     _check_frames(frames)
     length, count = visible.shape
     if length != len(frames) or positions.shape != (length, count, 2) or scale < 1:
         sizes = f"positions {positions.shape}, visible {visible.shape}, scale {scale}"
         raise ValueError(f"cannot draw {sizes} on {len(frames)} frames: give (T, N, 2), (T, N) and 1 or more")
-    # Hues by the golden ratio: neighbours in number differ most, however many there are.
+    # Hues at steps of the golden ratio, so that consecutive points differ strongly, however many there are.
     colours = [[255 * c for c in colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.85, 1)] for i in range(count)]
     places = np.clip((np.nan_to_num(positions) + 0.5) * scale - 0.5, -1e5, 1e5)
     fixed = np.round(places * 16).astype(int).tolist()  # OpenCV's sub-pixel form: 4 fractional bits
@@ -421,7 +422,7 @@ def draw_tracks(
 
 
 def contact_sheet(frames: np.ndarray, columns: int, *, times: Sequence[float] | None = None) -> np.ndarray:
-    """Lay frames uint8 (T, H, W, 3) out row by row in one picture, their `times` (T seconds) written in."""
+    """Arrange frames uint8 (T, H, W, 3) row by row in one picture, labelled with their `times` (T seconds)."""
     _check_frames(frames)
     if columns < 1 or (times is not None and len(times) != len(frames)):
         raise ValueError(f"columns = {columns}, times = {times}: from 1, and one for each frame")

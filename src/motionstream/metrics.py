@@ -1,4 +1,4 @@
-"""What training and evaluation measure: PSNR, SSIM, end-point error, drift, and how sure a difference is.
+"""Metrics for training and evaluation: PSNR, SSIM, end-point error, drift, and confidence intervals.
 
 Videos are uint8 arrays (T, H, W, 3), or tensors (B, 3, T, H, W), uint8 or float in [−1, 1]. Points are (x, y) in
 pixels, (0, 0) the centre of the top-left one. Axes: B clips, T frames, N points.
@@ -17,13 +17,13 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 Video = np.ndarray | Tensor
 
 MAX_PSNR = 100.0
-"""dB at which equal pictures are reported: infinity is no number that a mean or a JSON file can hold."""
+"""PSNR in dB reported for equal pictures, since means and JSON files cannot hold infinity."""
 
 
 def as_batch(video: Video) -> Tensor:
-    """Any of the module's kinds of video as float (B, 3, T, H, W) in [0, 1].
+    """Convert a ``Video`` to float (B, 3, T, H, W) in [0, 1].
 
-    Raises ValueError for another shape or type.
+    Raises ValueError for any other shape or type.
     """
     if isinstance(video, np.ndarray):
         if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
@@ -48,8 +48,8 @@ def _pair(video: Video, reference: Video) -> tuple[Tensor, Tensor]:
 def psnr(video: Video, reference: Video, mask: Video | None = None) -> Tensor:
     """Peak signal-to-noise ratio of whole clips (B,) in dB, at most ``MAX_PSNR``.
 
-    The squared error is averaged over the clip before the logarithm is taken, so that a few perfect frames do not
-    hide bad ones. ``mask``: bool (T, H, W) for one clip or (B, T, H, W); only these pixels count, NaN if none does.
+    The squared error is averaged over the clip before taking the logarithm, so that a few perfect frames do not hide
+    bad ones. ``mask``: bool (T, H, W) for one clip or (B, T, H, W); only these pixels count; NaN if none does.
     """
     first, second = _pair(video, reference)
     error = (first - second).square().mean(dim=1)  # B T H W
@@ -76,8 +76,8 @@ def ssim(video: Video, reference: Video) -> Tensor:
 
 
 def blockiness(video: Video, cell: int = 8) -> float:
-    """Mean step of brightness across the edges of ``cell``-pixel cells relative to that between other neighbouring
-    pixels: 1 where there are no blocks. Steps at edges include the picture's own, so compare a picture with itself."""
+    """Mean brightness difference across the edges of ``cell``-pixel cells, relative to that between other neighbouring
+    pixels; 1 without blocks. It includes the picture's own edges, so compare versions of the same picture."""
     frames = as_batch(video).mean(dim=1)  # B T H W
     if min(frames.shape[2:]) < 2 * cell:
         raise ValueError(f"a picture of {tuple(frames.shape[2:])} has no two cells of {cell} pixels a side")
@@ -91,7 +91,7 @@ def blockiness(video: Video, cell: int = 8) -> float:
 
 
 def moved_frames(positions: np.ndarray, visible: np.ndarray, least: float = 4.0) -> np.ndarray:
-    """bool (T, N): frames at which a point is visible and at least ``least`` pixels from where it was in frame 0.
+    """bool (T, N): whether a point is visible and at least ``least`` pixels from its position in frame 0.
 
     positions (T, N, 2), visible bool (T, N).
     """
@@ -107,13 +107,13 @@ def end_point_error(
     *,
     lost: str = "frozen",
 ) -> np.ndarray:
-    """Distance in pixels between predicted and true points wherever they count, as one array (K,).
+    """Distances in pixels between predicted and true points where ``counted``, as one array (K,).
 
     Args:
-        predicted: (T, N, 2), read where ``found``, bool (T, N).
-        true: (T, N, 2). counted: bool (T, N), such as ``moved_frames``; K is how many are true.
-        lost: what a counted point scores that was not found. "frozen": its distance from where it was in frame 0, as
-            if nothing had moved, so that losing points never helps; "skip": nothing, and K shrinks.
+        predicted: (T, N, 2), used where ``found``, bool (T, N).
+        true: (T, N, 2). counted: bool (T, N), such as ``moved_frames``.
+        lost: treatment of counted points that were not found. "frozen": predicted at their position in frame 0, as if
+            nothing had moved, so that losing points never helps. "skip": excluded, which reduces K.
     """
     shape = counted.shape
     if predicted.shape != (*shape, 2) or true.shape != (*shape, 2) or found.shape != shape:
@@ -142,7 +142,7 @@ class Interval:
         return asdict(self)
 
     def place(self, bound: float) -> str:
-        """Where the whole interval lies relative to ``bound``: below, above or across it."""
+        """Whether the interval is entirely "below" or "above" ``bound``, or lies "across" it."""
         if self.high < bound:
             return "below"
         return "above" if self.low > bound else "across"
@@ -160,23 +160,23 @@ def paired_bootstrap(
     samples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """95 % percentile interval of first − second, or of first / second, with clips as the unit that is resampled.
+    """95 % percentile interval of first − second, or of first / second, by resampling clips.
 
-    Points and frames of one clip are not independent, so clips are drawn whole, the same ones for both sides
-    (Efron and Tibshirani 1993, chapter 13).
+    Points and frames of one clip are not independent, so whole clips are drawn, the same for both sides (Efron and
+    Tibshirani 1993, chapter 13).
 
     Args:
-        first, second: per clip a number or an array of numbers; clips may have none.
-        compare: "difference" or "ratio" of the reduced values. reduce: np.mean or np.median of all the numbers.
+        first, second: for each clip a number or an array of numbers, which may be empty.
+        compare: "difference" or "ratio" of the reduced values. reduce: np.mean or np.median of all numbers.
 
-    Raises ValueError for sides of different length and where there is no number at all.
+    Raises ValueError if the sides differ in length, or if there are no numbers at all.
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} clips against {len(second)}: a paired comparison needs the same clips")
     if compare not in ("difference", "ratio"):
         raise ValueError(f"compare = {compare!r}; give 'difference' or 'ratio'")
     sides = [[np.atleast_1d(np.asarray(clip, dtype=float)) for clip in side] for side in (first, second)]
-    # clips with nothing to say (no point moved in them) are no observations
+    # clips without a value (because no point moved) are no observations
     kept = [row for row in range(len(first)) if all(len(side[row]) for side in sides)]
     if not kept:
         raise ValueError("no clip has a value to compare; give more clips")
@@ -194,9 +194,9 @@ def paired_bootstrap(
 def drift_curve(
     frames: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None, *, window: int = 12
 ) -> np.ndarray:
-    """How far a region has drifted from ``reference``: PSNR in dB of successive windows of frames, (T // window,).
+    """Drift of a region from ``reference``: PSNR in dB of consecutive windows of frames, (T // window,).
 
-    frames uint8 (T, H, W, 3); reference uint8 (H, W, 3); mask bool (H, W), the whole picture without one.
+    frames: uint8 (T, H, W, 3). reference: uint8 (H, W, 3). mask: bool (H, W), the whole picture by default.
     """
     windows = len(frames) // window
     if window < 1 or windows < 1:

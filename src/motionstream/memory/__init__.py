@@ -1,4 +1,4 @@
-"""How much memory a model takes, before any of it is loaded, and what makes it fit."""
+"""Estimates a model's memory before anything is loaded, and finds options with which it fits."""
 
 from motionstream.memory.budget import Budget, estimate, gib
 from motionstream.memory.fitting import check_fits, remedy, switches_text

@@ -1,5 +1,8 @@
-"""What one micro-batch of a training stage needs besides weights, moments and gradients: the stages' own forwards on
-the meta device, with two and three of the blocks, which all need the same."""
+"""Memory of one micro-batch of a training stage besides weights, moments and gradients.
+
+Measured by running the stage's forward on the meta device with two and with three blocks, and extrapolated, since all
+blocks need the same.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ StageKind = Literal["teacher", "causal", "self-forcing"]
 CONDITIONING = ("track_head", "carry_prior")
 
 TRACKS = 160
-"""Of a clip; they cost next to nothing."""
+"""Tracks per clip; their memory is negligible."""
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes. ``peak``: at the worst moment. ``end``: at the end of the backward pass. ``validation``: of a look at one
-    clip without gradients, with the copies of weights that autocast keeps meanwhile."""
+    """Bytes. ``peak``: at the worst moment. ``end``: at the end of the backward pass. ``validation``: of a forward over
+    one clip without gradients, including the copies of weights that autocast keeps."""
 
     peak: int
     end: int
@@ -41,7 +44,7 @@ class StepMemory:
 
 @dataclass(frozen=True)
 class Measure:
-    """How a step is measured: ``config`` in float32, ``latent_frames`` of ``batch`` clips, kernels of ``device``."""
+    """The step to measure: ``config`` in float32, ``latent_frames`` of ``batch`` clips, with ``device``'s kernels."""
 
     config: ModelConfig
     batch: int
@@ -51,7 +54,7 @@ class Measure:
     device: str
 
     def clip(self, context: AttentionContext | None, frozen: tuple[str, ...] = ()) -> StepBytes:
-        """A loss over whole clips and its gradient. ``frozen``: parts of the model, by name."""
+        """A loss over whole clips and its gradient. ``frozen``: names of the model's frozen parts."""
 
         def measured(layers: int) -> StepBytes:
             model = self._model(layers, frozen)
@@ -67,7 +70,7 @@ class Measure:
         return inference_bytes(model, run, bf16=self.bf16, device=self.device)
 
     def chunk(self, causal: CausalConfig, chunk: int) -> StepBytes:
-        """A chunk of a rollout at the step that has a gradient, against the cache; its inputs are not counted."""
+        """A chunk of a rollout, in the step with a gradient, against the cache; its inputs are not counted."""
         config = replace(self.config, causal=causal)
 
         def measured(layers: int) -> StepBytes:
@@ -102,7 +105,7 @@ class Measure:
         return model
 
     def _deep(self, measured: Callable[[int], StepBytes]) -> StepBytes:
-        """The whole depth, from two blocks and three."""
+        """Extrapolate to the full depth from two and three blocks."""
         layers = self.config.transformer.num_layers
         if layers <= 3:
             return measured(layers)
@@ -117,7 +120,7 @@ class Measure:
             t = torch.empty(self.batch, self.latent_frames)
             conditions = self._conditions(model, x0)
             error = (velocity_to_x0(noisy, model(noisy, t, conditions, context), t) - x0) ** 2
-            value = (error / torch.empty_like(error)).mean()  # a weight for every element
+            value = (error / torch.empty_like(error)).mean()  # weighted per element
             if likelihood and model.carry_prior is not None and conditions.prior is not None:
                 value = value + conditions.prior.negative_log_likelihood(x0).mean()
             return value
@@ -148,7 +151,7 @@ class Measure:
 
 
 class _TrackHeadWithoutTracks(TrackHead):
-    """From its map on: the map's own making needs numbers, which there are none of."""
+    """The track head after its map, since building the map needs actual values."""
 
     def forward(self, positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], first: bool) -> Tensor:
         batch, frames = positions.shape[:2]
@@ -160,15 +163,15 @@ class _TrackHeadWithoutTracks(TrackHead):
 
 @lru_cache(maxsize=64)
 def step_memory(measure: Measure, stage: StageKind, causal: CausalConfig) -> StepMemory:
-    """Of a micro-batch. ``causal``: the largest sink and window of the causal stage, or of the rollouts."""
+    """Memory of a micro-batch. ``causal``: the largest sink and window of the causal stage, or of the rollouts."""
     one = replace(measure, batch=1)
     look = one.inference() + (0 if stage == "teacher" else one.cache_bytes(measure.config.causal))
     if stage == "self-forcing":
         student = student_bytes(measure, causal, measure.inference())
-        # the clip's conditions, and the clip twice, as it was rolled out and as it is noised
+        # the clip's conditions, and the clip twice: as rolled out, and noised
         channels = measure.config.transformer.in_channels + 2 * measure.config.latent_channels
         beside = measure.cache_bytes(causal) + 4 * channels * _cells(measure)
-        # the critic's copies of weights are kept as long as the student's
+        # the critic's half-precision copies of weights are kept as long as the student's
         peak = max(beside + _peak(student, 2 * student.casts), _critic(measure, causal))
         return StepMemory(peak, end=0, validation=look + student.casts)
     context = BlockCausal(causal) if stage == "causal" else None
@@ -177,12 +180,12 @@ def step_memory(measure: Measure, stage: StageKind, causal: CausalConfig) -> Ste
 
 
 def _peak(step: StepBytes, casts: int) -> int:
-    """``casts``: the weights' copies that autocast keeps to the end of the forward."""
+    """``casts``: copies of weights that autocast keeps until the end of the forward."""
     return step.saved + max(casts + step.forward, step.held_casts + step.backward)
 
 
 def student_bytes(measure: Measure, causal: CausalConfig, inference: int) -> StepBytes:
-    """The student's step: all chunks' graphs, while teacher and critic look at the clip. Neither inputs nor cache."""
+    """The student's step: the graphs of all chunks, and a forward of teacher or critic. Without inputs and cache."""
     chunks, past = measure.latent_frames // causal.chunk_frames, causal.sink_chunks + causal.window_chunks
     kinds = [measure.chunk(causal, chunk) for chunk in range(min(chunks, past + 1))]
     each = [kinds[min(chunk, len(kinds) - 1)] for chunk in range(chunks)]
@@ -197,12 +200,12 @@ def student_bytes(measure: Measure, causal: CausalConfig, inference: int) -> Ste
 
 
 def _cells(measure: Measure) -> int:
-    """Latent cells of the clips of a micro-batch."""
+    """Number of latent cells in a micro-batch."""
     return measure.batch * measure.latent_frames * math.prod(measure.config.latent_size)
 
 
 def _frozen_past(measure: Measure, causal: CausalConfig, chunks: int) -> int:
-    """Copies of the past keys and values: blocks that are run again must not see the newer cache."""
+    """Copies of the past keys and values, since recomputed blocks must not see the newer cache."""
     transformer = measure.config.transformer
     patch = transformer.patch_size
     rows, columns = measure.config.latent_size
@@ -213,6 +216,6 @@ def _frozen_past(measure: Measure, causal: CausalConfig, chunks: int) -> int:
 
 
 def _critic(measure: Measure, causal: CausalConfig) -> int:
-    """The critic's step, after a rollout without gradients, of which the student's copies are still kept."""
+    """The critic's step, after a rollout without gradients, whose half-precision copies of weights are still kept."""
     step = measure.clip(None, CONDITIONING)
     return max(_peak(step, 2 * step.casts), measure.cache_bytes(causal) + step.casts + step.forward)

@@ -1,11 +1,11 @@
-"""The memory of a model, part by part and moment by moment.
+"""The memory of a streaming model, by part and by moment.
 
-Nothing here is a fitted constant but ``OVERHEAD``: weights and caches are counted, and activations measured, by running
-the model's own modules once on the meta device (``live_bytes.py``).
+Weights and caches are counted, and activations measured by running the model's own modules once on the meta device
+(``live_bytes.py``). Only ``OVERHEAD`` is assumed.
 
-The peak is what stays on the device plus the largest of the moments: encoding the prompt, which may change while the
-stream runs, so that everything else is there; encoding the picture; generating a chunk; writing its keys and values;
-decoding it. The track head's map and carried content are smaller than any of them and left out.
+The peak is the resident memory plus the largest of the moments: encoding the prompt (which may change during the
+stream, so everything else is present), encoding the picture, generating a chunk, writing its keys and values, decoding
+it. The track head's map and carried content are smaller than any of these and ignored.
 """
 
 from __future__ import annotations
@@ -47,41 +47,42 @@ from motionstream.model.precision import cast_with_islands
 MIB, GIB = 2**20, 2**30
 
 OVERHEAD = {"cuda": GIB, "mps": GIB // 2, "cpu": GIB}
-"""What no tensor accounts for; assumed, not measured. On CUDA the context (about half of it), the workspaces of cuBLAS
-and cuDNN and the gaps of the allocator; on the CPU Python and the libraries."""
+"""Memory besides tensors in bytes, assumed, not measured. On CUDA: the context (about half), workspaces of cuBLAS and
+cuDNN, and fragmentation; on the CPU: Python and its libraries."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Memory in bytes. ``resident``: there for as long as the stream lasts. ``moments``: what each needs besides."""
+    """Memory in bytes. ``resident``: throughout the stream, by part. ``moments``: additional memory of each moment."""
 
     resident: dict[str, int]
     moments: dict[str, int]
 
     @property
     def peak(self) -> int:
-        """What the device must have."""
+        """The memory that the device must have."""
         return sum(self.resident.values()) + self.moments[self.worst]
 
     @property
     def worst(self) -> str:
-        """The moment that needs most."""
+        """The moment that needs the most memory."""
         return max(self.moments, key=lambda name: self.moments[name])
 
     @property
     def sum(self) -> int:
-        """Of everything, whether it is there at once or not: what a change makes smaller, it is good for."""
+        """The total of all parts and moments, although moments never coincide: a change that lowers it saves memory
+        somewhere, even if not at the peak."""
         return sum(self.resident.values()) + sum(self.moments.values())
 
     def __str__(self) -> str:
-        """What is there at the worst moment, largest first."""
+        """The parts at the worst moment, largest first."""
         items = {**self.resident, self.worst: self.moments[self.worst]}
         ordered = sorted(items.items(), key=lambda item: -item[1])
         return ", ".join(f"{name} {gib(size)}" for name, size in ordered if size >= 10 * MIB)
 
 
 def gib(size: float) -> str:
-    """Bytes as text."""
+    """Format bytes in GiB."""
     return f"{size / GIB:.1f} GiB"
 
 
@@ -101,16 +102,16 @@ def estimate(
     """The memory of ``batch`` streams of a model.
 
     Args:
-        size: (height, width) of the video; the model's own when None. causal: another pattern than the model's.
+        size: (height, width) of the video; the model's own when None. causal: attention pattern; the model's when None.
         decoder: "tiny" decodes with the tiny autoencoder; the full one stays, since it encodes the picture.
-        offload_blocks: the blocks wait in the processor's memory, and two are on the device at a time.
+        offload_blocks: the transformer's blocks are in CPU memory, two at a time on the device.
         tile: side of the full autoencoder's tiles in latent cells; the model's own setting when None.
-        device: "cuda", "mps" or "cpu". On the CPU "cpu" and ``offload_blocks`` move nothing.
+        device: "cuda", "mps" or "cpu". On the CPU, text_encoder "cpu" and ``offload_blocks`` have no effect.
 
     Raises:
-        ValueError: a model without an autoencoder, a tiny decoder it has not, a size that latents cannot have.
+        ValueError: the model lacks an autoencoder or the tiny decoder, or the size is impossible for the latents.
     """
-    # portrait and landscape need the same; measured once
+    # portrait and landscape need the same, so measure only one
     height, width = sorted(size or config.size)
     config = replace(config, size=(height, width), sizes=(), causal=causal or config.causal)
     autoencoder = config.autoencoder
@@ -154,13 +155,13 @@ def estimate(
 
 
 def _bare(config: ModelConfig) -> ModelConfig:
-    """Without what the transformer does not depend on, so that its counts are shared."""
+    """Drop settings that do not affect the transformer, so that cached counts are shared."""
     return replace(config, name="", autoencoder=config.autoencoder if config.carry else None, tiny_decoder=None)
 
 
 @lru_cache(maxsize=64)
 def _transformer_parts(config: ModelConfig, batch: int) -> dict[str, int]:
-    """Bytes of the weights, of one block of them, of the conditioning and the cache, and what the two moments need."""
+    """Bytes of the transformer, one of its blocks, the conditioning and the cache, and of the two moments."""
     layers = config.transformer.num_layers
     whole, model = _motion_model(config, layers), _motion_model(config, min(2, layers))  # layers need the same memory
     caches = [part.make_cache(batch, config.latent_size) for part in (whole, model)]
@@ -221,7 +222,7 @@ def _autoencoder(config: Autoencoder, dtype: str) -> Any:
 
 
 def _tiles(config: Autoencoder, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    """How many tiles latents of ``size`` are coded in, and how large one is."""
+    """Number of tiles for latents of ``size``, and the size of one."""
     if not isinstance(config, WanAutoencoderConfig):
         return 1, size
     grid = TileGrid.of(size, config.tile, config.tile_overlap)
@@ -231,16 +232,16 @@ def _tiles(config: Autoencoder, size: tuple[int, int]) -> tuple[int, tuple[int, 
 
 @lru_cache(maxsize=64)
 def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[str, int]:
-    """Bytes of an autoencoder's weights, of what its decoder keeps between chunks, and of what decoding a chunk needs.
+    """Bytes of an autoencoder's weights, of its decoder's state between chunks, and of decoding a chunk.
 
-    ``chunk``: (B, C, F, h, w). The state of the chunk before stays until the next one is whole. One tile is measured:
-    as the last of them comes, the results and the states of the others are there.
+    ``chunk``: (B, C, F, h, w). The previous chunk's state stays until the next one is complete. One tile is measured;
+    while the last tile is decoded, results and states of the others are present.
     """
     autoencoder = _autoencoder(config, dtype)
     tiles, tile = _tiles(config, (chunk[3], chunk[4]))
     with dry_run() as live:
         latents = torch.empty(*chunk[:3], *tile)
-        # nano's is told what was carried, as in every stream of it
+        # nano's autoencoder decodes around a carried picture, as in every stream
         linear = isinstance(config, LinearAutoencoderConfig)
         blocks = [torch.empty(chunk[0], BLOCK_VALUES, chunk[2], *tile)] if linear else []
         carried = CarriedPicture(latents, latents[:, :1], *blocks)
@@ -261,8 +262,8 @@ def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[s
     if tiles > 1:
         coded = 2 * nbytes([latents]) + video.numel() * getattr(torch, dtype).itemsize
         activations += (tiles - 1) * (kept + coded)
-        frame = nbytes([video]) * chunk[3] * chunk[4] // (tile[0] * tile[1])  # all of them joined
-        # when they have been joined and clamped, the last tile twice; or as pictures of 8 bits are made
+        frame = nbytes([video]) * chunk[3] * chunk[4] // (tile[0] * tile[1])  # of all tiles joined
+        # after joining and clamping, with the last tile present twice; or while converting to 8 bits
         pictures = tiles * kept + max((tiles + 1) * coded + 2 * frame, 3 * frame)
     return {
         "weights": weights_of(autoencoder),
@@ -273,7 +274,7 @@ def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[s
 
 @lru_cache(maxsize=64)
 def _encoding(config: Autoencoder, size: tuple[int, int], scale: int, batch: int, dtype: str) -> dict[str, int]:
-    """Bytes of an autoencoder's weights and of what encoding a picture needs. ``size``: of its latents."""
+    """Bytes of an autoencoder's weights and of encoding a picture. ``size``: of its latents."""
     autoencoder = _autoencoder(config, dtype)
     tiles, (height, width) = _tiles(config, size)
     with dry_run() as live:
@@ -286,7 +287,7 @@ def _encoding(config: Autoencoder, size: tuple[int, int], scale: int, batch: int
 
 @lru_cache(maxsize=64)
 def _encoder(config: TextConfig | UMT5Config | CLIPConfig, dim: int, dtype: str, int8: bool) -> tuple[int, int]:
-    """Bytes of a text or image encoder, and of what one sentence of full length or one picture needs."""
+    """Bytes of a text or image encoder, and of encoding one full-length sentence or one picture."""
     if isinstance(config, TextConfig):
         return weights_of(_on_meta(lambda: HashedTextEncoder(config, dim), "float32")), 0
     transformers = optional_import("transformers")
@@ -303,7 +304,7 @@ def _encoder(config: TextConfig | UMT5Config | CLIPConfig, dim: int, dtype: str,
 
 
 def int8_weights(module: nn.Module) -> int:
-    """Bytes of a module once its linear weights have 8 bits and one scale in every row."""
+    """Bytes of a module after ``to_int8``: 8-bit linear weights and one scale per row."""
     linear = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
     scales = sum(weight.shape[0] * weight.element_size() for weight in linear)
     return weights_of(module) - nbytes(linear) + sum(weight.numel() for weight in linear) + scales

@@ -1,4 +1,4 @@
-"""Does a model fit, and what would make it."""
+"""Checks whether a model fits in memory, and finds options with which it does."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from motionstream.memory.budget import Budget, estimate, gib
 from motionstream.memory.machine import machine_memory
 
 TILES = (32, 16)
-"""Sides of autoencoder tiles that are offered, in latent cells."""
+"""Sides of autoencoder tiles to try, in latent cells."""
 
 SMALLER = (0.75, 0.5)
-"""Lower resolutions that are offered, as parts of the height and of the width."""
+"""Lower resolutions to try, as factors of height and width."""
 
 
 def check_fits(config: ModelConfig, device: torch.device | str, **switches: Any) -> Budget:
     """The budget of a model about to be loaded. ``switches`` are the arguments of ``estimate``.
 
     Raises:
-        ValueError: it needs more than is free. The message has the budget and what would make it fit.
+        ValueError: it needs more than is free. The message has the budget and options with which it fits.
     """
     device = torch.device(device)
     budget = estimate(config, device=device.type, **switches)
@@ -41,10 +41,10 @@ def check_fits(config: ModelConfig, device: torch.device | str, **switches: Any)
 
 
 def remedy(config: ModelConfig, free: int, device: str, **switches: Any) -> dict[str, Any] | None:
-    """The mildest changes of ``switches`` with which a model fits into ``free`` bytes; None where none do.
+    """The mildest changes of ``switches`` with which a model fits into ``free`` bytes; None if none suffice.
 
-    Tried in this order, each on top of those before, then left out again where the rest suffice: tiny decoder; text
-    encoder released, in 8 bits, on the processor; smaller tiles; blocks offloaded; a lower resolution.
+    Added one by one in this order, then those that are not needed are removed again: tiny decoder; text encoder
+    released, in 8 bits, on the CPU; smaller tiles; offloaded blocks; a lower resolution.
     """
 
     def budget(chosen: dict[str, Any]) -> Budget:
@@ -56,7 +56,7 @@ def remedy(config: ModelConfig, free: int, device: str, **switches: Any) -> dict
     chosen: dict[str, Any] = {}
     ladder = _ladder(config, device, switches)
     for name, level in ((name, level) for name, levels in ladder.items() for level in levels):
-        # small tiles may cost more than they save: each keeps a state of its own
+        # small tiles may cost more than they save, since each has its own state
         if not fits(chosen) and budget({**chosen, name: level}).sum < budget(chosen).sum:
             chosen[name] = level
     if not fits(chosen):
@@ -69,7 +69,7 @@ def remedy(config: ModelConfig, free: int, device: str, **switches: Any) -> dict
 
 
 def _ladder(config: ModelConfig, device: str, switches: dict[str, Any]) -> dict[str, list[Any]]:
-    """What may still be changed, mildest first."""
+    """The options not used yet, mildest first."""
     ladder: dict[str, list[Any]] = {}
     if config.tiny_decoder is not None and switches.get("decoder") != "tiny":
         ladder["decoder"] = ["tiny"]

@@ -1,10 +1,9 @@
-"""What a training step keeps for its backward pass, measured without having it: the real modules on the meta device.
+"""Measures the memory of a training step, with its backward pass, by running the real modules on the meta device.
 
-Real shapes, no memory, as in ``live_bytes``; here gradients are on, and a backward pass follows. Torch has no autocast
-for the meta device and, on it, none of the fused kernels of CUDA, so both are stood in for: products and convolutions
-take their operands in bf16, and weights keep their copies as autocast's cache does; attention keeps its operands, its
-output and one number a row; an RMS norm its input and one number a row. Elsewhere than on CUDA attention writes its
-scores out, and the norms are torch's own.
+As in ``live_bytes``, but with gradients. On the meta device torch has neither autocast nor CUDA's fused kernels, so
+both are emulated. Autocast: products and convolutions get bf16 operands, and copies of weights are cached. Fused
+kernels: attention saves its operands, its output and one number per row; RMS norm saves its input and one number per
+row. For devices other than CUDA, attention materializes its scores, and the norms are torch's own.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from motionstream.model.backends import use_backend
 from motionstream.model.transformer import ConditionEmbedder
 
 CAST = ("linear", "conv2d", "conv3d", "matmul", "__matmul__", "scaled_dot_product_attention")
-"""Torch's functions that autocast runs in half precision, of those that the models use."""
+"""The functions used by the models that autocast runs in half precision."""
 
 
 @dataclass(frozen=True)
 class StepBytes:
-    """Bytes of a loss and its gradient, gradients of weights not counted.
+    """Bytes of a loss and its backward pass, without the weights' gradients.
 
-    ``saved``: alive when the forward is over, inputs and what the backward pass needs, but neither weights nor their
-    copies. ``casts``: the weights' copies in half precision; ``held_casts``: those that the backward pass needs, too.
-    ``forward``, ``backward``: what is alive besides at the worst moment of each.
+    ``saved``: alive after the forward, that is, inputs and tensors saved for the backward pass, without weights and
+    their copies. ``casts``: half-precision copies of weights; ``held_casts``: those also saved for the backward pass.
+    ``forward``, ``backward``: additional bytes at the worst moment of each.
     """
 
     saved: int
@@ -49,8 +48,8 @@ def step_bytes(module: nn.Module, loss: Callable[[], Tensor], *, bf16: bool, rec
     """Run ``loss`` of ``module`` (on the meta device) and its backward pass.
 
     Args:
-        recompute: the module's transformer blocks are checkpointed, as ``training.distributed.tune_blocks`` does it.
-        device: "cuda", or another whose kernels are not fused.
+        recompute: checkpoint the module's transformer blocks, as ``training.distributed.tune_blocks`` does.
+        device: "cuda", or another device, without fused kernels.
     """
     hooks = [
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
@@ -63,7 +62,7 @@ def step_bytes(module: nn.Module, loss: Callable[[], Tensor], *, bf16: bool, rec
                 value = loss()
                 casts, held = nbytes(cache.values()), live.live
                 forward = live.peak - held
-                cache.clear()  # autocast ends with the forward; what the graph needs of them it holds itself
+                cache.clear()  # autocast's cache ends with the forward; the graph holds the copies that it needs
             kept = live.live
             live.peak = kept
             torch.autograd.backward(value)
@@ -74,8 +73,8 @@ def step_bytes(module: nn.Module, loss: Callable[[], Tensor], *, bf16: bool, rec
 
 
 def inference_bytes(module: nn.Module, run: Callable[[], Tensor], *, bf16: bool, device: str) -> int:
-    """The most that is alive while ``run`` runs ``module`` (on the meta device) without gradients, its inputs and
-    copies of weights included."""
+    """Peak bytes while ``run`` runs ``module`` (on the meta device) without gradients, including inputs and copies of
+    weights."""
     with torch.device("meta"), LiveBytes() as live, _kernels(module, bf16, device), torch.no_grad():
         run()
     return live.peak
@@ -83,7 +82,7 @@ def inference_bytes(module: nn.Module, run: Callable[[], Tensor], *, bf16: bool,
 
 @contextmanager
 def _kernels(module: nn.Module, bf16: bool, device: str) -> Iterator[dict[int, Tensor]]:
-    """The stand-ins; yields the weights' copies, by the weights' ids."""
+    """Emulate the kernels and autocast; yields the copies of weights, by the weights' ids."""
     casting = _Autocast(module)
     fused, cast = (_FusedKernels() if device == "cuda" else nullcontext()), (casting if bf16 else nullcontext())
     with use_backend("sdpa" if device == "cuda" else "plain"), fused, cast:
@@ -92,7 +91,7 @@ def _kernels(module: nn.Module, bf16: bool, device: str) -> Iterator[dict[int, T
 
 @contextmanager
 def _checkpointed(module: nn.Module, recompute: bool, bf16: bool, device: str) -> Iterator[None]:
-    """Blocks that are run again in the backward pass, with autocast entered anew."""
+    """Recompute blocks in the backward pass, within a new autocast context."""
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), _kernels(module, bf16, device)
@@ -108,8 +107,8 @@ def _checkpointed(module: nn.Module, recompute: bool, bf16: bool, device: str) -
 
 
 class _Autocast(TorchFunctionMode):
-    """bf16 operands for products and convolutions, but not in the time embeddings of ``module``, which switch autocast
-    off; ``cache`` has the copies of weights, by their id."""
+    """Converts operands of products and convolutions to bf16, except in the time embeddings of ``module``, which
+    disable autocast; ``cache`` has the copies of weights, by their id."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -133,23 +132,23 @@ class _Autocast(TorchFunctionMode):
 
 
 class _FusedKernels(TorchFunctionMode):
-    """CUDA's attention and RMS norm, as far as memory goes."""
+    """Emulates the memory use of CUDA's attention and RMS norm."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
             return _Attention.apply(*args[:3])
-        if func is F.rms_norm:  # which hands on what it was given by name
+        if func is F.rms_norm:  # its weight arrives as a keyword
             return _Norm.apply(args[0], kwargs["weight"])
         return func(*args, **(kwargs or {}))
 
 
 def _float32(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    # the backward pass does not know the default device
+    # explicit device, since the default device is not set in the backward pass
     return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
 class _Attention(torch.autograd.Function):
-    """(B, heads, L, dim): keeps its operands, its output and the logarithm of each row's sum."""
+    """(B, heads, L, dim): saves its operands, its output and the log-sum-exp of each row."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -167,7 +166,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _Norm(torch.autograd.Function):
-    """Over the last axis: keeps its input and the deviation of each row."""
+    """Over the last axis: saves its input and one number per row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:

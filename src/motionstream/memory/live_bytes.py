@@ -1,8 +1,8 @@
-"""Measuring memory without having it: modules run on torch's meta device while the bytes alive are added up.
+"""Measures memory without allocating it: modules run on torch's meta device while live bytes are counted.
 
-The shapes are real, the memory is not. Two things that torch's operations do inside are counted as well, since kernels
-differ in them: a convolution may lay its operands and its result out anew (oneDNN and cuDNN do), and so may fused
-attention, which otherwise keeps no scores. Other workspaces are not seen.
+Internal copies of two kinds of operations are counted as well: convolutions may convert their operands and result to
+another layout (oneDNN and cuDNN do), and so may fused attention, which keeps no scores otherwise. Other workspaces are
+not counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def weights_of(module: nn.Module) -> int:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors made under it on the meta device: ``live`` now, and the ``peak``."""
+    """Counts the bytes of tensors created within it on the meta device: ``live`` at present, and the ``peak``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def _meta_tensors(tree: Any) -> Iterator[Tensor]:
 
 
 class _FusedAttention(TorchFunctionMode):
-    """On the meta device torch's fused attention would write its scores out; no device we run on does."""
+    """Replaces fused attention, which materializes its scores on the meta device but on no real one."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not scaled_dot_product_attention:
@@ -79,13 +79,13 @@ class _FusedAttention(TorchFunctionMode):
 
 @contextmanager
 def dry_run() -> Iterator[LiveBytes]:
-    """New tensors are on the meta device and counted."""
+    """Create new tensors on the meta device and count them."""
     with torch.no_grad(), torch.device("meta"), _FusedAttention(), LiveBytes() as live:
         yield live
 
 
 def peak_of(run: Callable[[], object]) -> int:
-    """Bytes that ``run`` has alive at its worst, its result included; its modules must be on the meta device."""
+    """Peak bytes of ``run``, including its result; its modules must be on the meta device."""
     with dry_run() as live:
         run()
     return live.peak

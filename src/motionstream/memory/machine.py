@@ -1,4 +1,4 @@
-"""How much memory the devices here have."""
+"""Total and free memory of this machine's devices."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ CGROUPS = (
     ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Of versions 2 and 1: folder, limit, use, and the entry of ``memory.stat`` that is page cache."""
+"""For cgroup versions 2 and 1: folder, limit, usage, and the entry of ``memory.stat`` for reclaimable page cache."""
 
 
 def machine_memory(device: torch.device | str) -> tuple[int, int]:
-    """(total, free) bytes of a device that is here."""
+    """(total, free) bytes of a device of this machine."""
     device = torch.device(device)
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -27,9 +27,9 @@ def machine_memory(device: torch.device | str) -> tuple[int, int]:
 
 
 def processor_memory(root: Path = Path("/")) -> tuple[int, int]:
-    """(total, free) bytes of the processor's memory, page cache counted as free, within a control group's limit.
+    """(total, free) bytes of main memory within the cgroup's limit; page cache counts as free.
 
-    ``root``: where ``proc`` and ``sys`` are. Where there are none, everything counts as free.
+    ``root``: the folder of ``proc`` and ``sys``. Without these, all memory counts as free.
     """
     try:
         lines = (line.partition(":") for line in (root / "proc/meminfo").read_text().splitlines())

@@ -1,9 +1,9 @@
-"""The memory of training on one GPU, before anything is allocated: what stays, and what a step needs besides.
+"""Estimates the memory of training on one GPU before anything is allocated.
 
-Weights, and the gradients, AdamW's moments and averages of those that are trained, are counted as the loop keeps them:
-in float32. Activations are measured on the meta device (``activations.py``, ``graph_bytes.py``). Assumed are
-``OVERHEAD`` and, with FSDP2, that two blocks of a network are whole at a time. What waits in the computer's memory
-(``offload_frozen``, ``offload_optimiser``) counts nothing, nor does the decoder with which validation shows its clips.
+Weights, and for trained ones gradients, AdamW's moments and averages, are counted in float32, as the training loop
+keeps them. Activations are measured on the meta device (``activations.py``, ``graph_bytes.py``). Assumed are
+``OVERHEAD`` and, with FSDP2, that two blocks of a network are gathered at a time. Offloaded parts (``offload_frozen``,
+``offload_optimiser``) and the decoder that renders validation clips do not count.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from motionstream.model.motion_model import MotionModel
 from motionstream.model.precision import cast_with_islands
 
 LARGEST = {"teacher": (0, 0), "causal": (2, 3), "self-forcing": (1, 1)}
-"""Sink and window, in chunks: the largest that a stage draws as the paper has it."""
+"""The largest sink and window, in chunks, that each stage draws in the paper's setup."""
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What is trained, and how. ``batch``: clips that one GPU takes at a time (a micro-batch)."""
+    """A training setup. ``batch``: clips per GPU in one forward (a micro-batch)."""
 
     config: ModelConfig
     stage: StageKind = "teacher"
     batch: int = 1
     frames: int | None = None
-    """Of the video, whole chunks, of the teacher whole latent frames; the model's own clips when None."""
+    """Length of the clips in frames, in whole chunks, for the teacher in whole latent frames; None: the model's own."""
     ranks: int = 1
     shard: bool = False
     recompute: bool = False
     bf16: bool = True
     accumulate: int = 1
     trainable: int | None = None
-    """Parameters that are trained, where not all are (LoRA)."""
+    """Number of trained parameters if not all are (LoRA)."""
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of Self-Forcing's teacher."""
+    """Precision of Self-Forcing's frozen teacher."""
     offload_frozen: bool = False
     offload_optimiser: bool = False
     memory: tuple[int, int] | None = None
-    """The largest sink and window that the stage draws, in chunks; those of ``LARGEST`` when None."""
+    """The largest sink and window that the stage draws, in chunks; None: those of ``LARGEST``."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "ranks", "accumulate"):
@@ -57,7 +57,7 @@ class TrainingSetup:
         if self.stage not in ("teacher", "causal", "self-forcing"):
             raise ValueError(f"stage = {self.stage!r}: give teacher, causal or self-forcing")
         frames = self.config.clip_frames if self.frames is None else self.frames
-        # the teacher, who sees all frames at once, takes clips of any number of latent frames
+        # the teacher attends to all frames at once, so its clips may have any number of latent frames
         whole = (
             self.config.frames_of(self.latent_frames) if self.stage == "teacher" else self.config.whole_chunks(frames)
         )
@@ -76,18 +76,18 @@ class TrainingSetup:
 
     @property
     def divided(self) -> int:
-        """Ranks that share the transformers."""
+        """Number of ranks among which the transformers are sharded."""
         return self.ranks if self.shard else 1
 
 
 def training_budget(setup: TrainingSetup, *, device: str = "cuda") -> Budget:
-    """The memory of one GPU: ``resident`` what stays for the whole run, ``moments`` what a step needs besides.
+    """The memory of one GPU: ``resident`` throughout the run, ``moments`` in addition during a step.
 
     Args:
-        device: "cuda" or "cpu", whose attention keeps its scores.
+        device: "cuda", or "cpu", where attention keeps its scores.
     """
     counts = _counts(_bare(setup.config))
-    own = counts["transformer"] // setup.divided + counts["rest"]  # one network: what is around it is not divided
+    own = counts["transformer"] // setup.divided + counts["rest"]  # only the transformer is sharded
     trained = own if setup.trainable is None else 4 * setup.trainable // setup.divided
     resident = {
         "weights": own,
@@ -104,12 +104,12 @@ def training_budget(setup: TrainingSetup, *, device: str = "cuda") -> Budget:
 
     measure = Measure(_bare(setup.config), setup.batch, setup.latent_frames, setup.recompute, setup.bf16, device)
     step = step_memory(measure, setup.stage, setup.pattern)
-    # gradients come as activations go, unless they are there already: of an earlier micro-batch, or of the last chunk
+    # gradients replace activations, unless they exist already, from an earlier micro-batch or chunk
     early = setup.accumulate > 1 or setup.stage == "self-forcing"
     moments = {
         "forward and backward": step.peak + trained if early else max(step.peak, step.end + trained),
-        "the optimiser's step": trained + (trained if device == "cuda" else 0),  # there for all parameters at once
-        "validating": trained + step.validation,  # the trained weights are kept while the averages are in their place
+        "the optimiser's step": trained + (trained if device == "cuda" else 0),  # on CUDA for all parameters at once
+        "validating": trained + step.validation,  # the trained weights are kept while the averages replace them
     }
     if setup.ranks > 1 and not setup.shard:
         moments["averaging the gradients"] = 2 * trained
@@ -119,9 +119,9 @@ def training_budget(setup: TrainingSetup, *, device: str = "cuda") -> Budget:
 def training_remedy(setup: TrainingSetup, free: int, *, device: str = "cuda") -> str:
     """A sentence: that a setup fits into ``free`` bytes of a GPU, or the mildest changes with which it does.
 
-    Tried in this order, each on top of those before, then left out again where the rest suffice: recomputing, fewer
-    clips at a time, half precision for the frozen teacher, sharding, more GPUs, the moments in the computer's memory,
-    training a hundredth of the parameters (LoRA).
+    Added one by one in this order, then those that are not needed are removed again: recomputation, fewer clips at a
+    time, bfloat16 for the frozen teacher, sharding, more GPUs, AdamW's moments in CPU memory, training a hundredth of
+    the parameters (LoRA).
     """
 
     def peak(chosen: dict[str, Any]) -> int:
@@ -180,7 +180,7 @@ def _words(setup: TrainingSetup, chosen: dict[str, Any]) -> list[str]:
 
 
 def _bare(config: ModelConfig) -> ModelConfig:
-    """Without what training does not depend on, in float32 as it trains, so that counts are shared."""
+    """Drop settings that do not affect training, and set float32, so that cached counts are shared."""
     autoencoder = config.autoencoder if config.carry else None
     return replace(config, name="", sizes=(), autoencoder=autoencoder, tiny_decoder=None, dtype="float32")
 
@@ -192,8 +192,8 @@ def _model(config: ModelConfig, layers: int) -> MotionModel:
 
 @lru_cache(maxsize=64)
 def _counts(config: ModelConfig) -> dict[str, int]:
-    """Float32 bytes of the transformer, of one block, of what is in no block (root), of all else (rest); and of the
-    transformer in half precision but for its islands."""
+    """Float32 bytes of the transformer, of one block, of its parts outside blocks (root) and of all other parts (rest);
+    and bytes of transformer and block in bfloat16, except parts that stay in float32."""
     model = _model(config, config.transformer.num_layers)
     transformer, block = weights_of(model.transformer), weights_of(model.transformer.blocks[0])
     text = 0
