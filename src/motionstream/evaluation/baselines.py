@@ -1,6 +1,6 @@
-"""What a model is measured against: still pictures, the warp alone, the carried mixture, the autoencoder's ceiling.
+"""Baselines: a frozen frame, the plain warp, the carried picture, and the autoencoder as an upper bound.
 
-All take and give uint8 video (T, H, W, 3) at the model's size.
+All take and return uint8 video (T, H, W, 3) at the model's size.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from motionstream.tracks import Tracks
 
 
 def frozen(video: np.ndarray) -> np.ndarray:
-    """The first frame, all the time."""
+    """The first frame, repeated."""
     return np.repeat(video[:1], len(video), axis=0)
 
 
 @torch.no_grad()
 def coded(pipeline: MotionStreamPipeline, video: np.ndarray) -> np.ndarray:
-    """The video through the autoencoder and back: what a perfect model would show. 1 + 4k frames."""
+    """The video encoded and decoded by the autoencoder: the result of a perfect model. 1 + 4k frames."""
     return _to_video(
         pipeline.parts.autoencoder.decode(pipeline.parts.autoencoder.encode(_to_tensor(pipeline, video))[0])[0]
     )
@@ -31,7 +31,7 @@ def coded(pipeline: MotionStreamPipeline, video: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def warped(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> np.ndarray:
-    """The first frame, every place moved as the nearest visible track moves: what following costs without a model."""
+    """The first frame with every place moved like the nearest visible track: following without a model."""
     motion = motion_of(pipeline, video, tracks)
     assert motion.source is not None
     grid = pipeline.config.carry.grid if pipeline.config.carry else 2
@@ -40,8 +40,8 @@ def warped(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) ->
 
 @torch.no_grad()
 def carried_mixture(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> np.ndarray | None:
-    """The carried pictures themselves: what a stream shows before the transformer has its say, beginning with the given
-    one. None if the model carries none."""
+    """The carried pictures, without the transformer's change, beginning with the given picture. None if the model does
+    not carry content."""
     model = pipeline.model
     if model.config.carry is None:
         return None
@@ -53,15 +53,15 @@ def carried_mixture(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: T
 
 
 def guessed(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks, hidden: np.ndarray) -> np.ndarray | None:
-    """The video through the autoencoder but where it is ``hidden`` bool (T, H, W) in the first frame, the carried
-    mixture there: what a perfect model would show that guesses as well. None if the model carries nothing."""
+    """``coded``, except for pixels that were ``hidden``, bool (T, H, W), in the first frame: these are from the carried
+    picture, since even a perfect model must guess them. None if the model does not carry content."""
     mixture = carried_mixture(pipeline, video, tracks)
     return None if mixture is None else np.where(hidden[..., None], mixture, coded(pipeline, video))
 
 
 def motion_of(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) -> MotionInput:
-    """Tracks that all begin in the first frame, with that frame as their source, as the model takes them."""
-    assert tracks.visible[0].all(), "every track must be seen in the first frame, where its content is taken"
+    """The model's input for tracks that all begin in the first frame, with that frame as their source."""
+    assert tracks.visible[0].all(), "every track must be visible in the first frame, from which its content is taken"
     device = pipeline.model.device
     positions = torch.from_numpy(tracks.positions.copy()).to(device)[None]
     visible = torch.from_numpy(tracks.clipped().visible.copy()).to(device)[None]

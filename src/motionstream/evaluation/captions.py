@@ -1,12 +1,12 @@
-"""``motionstream evaluate captions``: what a sentence brings that no track can say.
+"""``motionstream evaluate captions``: the effect of captions that describe changes no track can express.
 
-Held-out rendered scenes in which it gets dark, fog comes in, it snows, or a thing takes another colour, streamed with
-the drags of a person. Measured are the last ``SHOWN`` frames, where the effect is whole, and only what it changes: the
-same scene is rendered without it, and what differs by more than ``LEAST`` levels is the mask. (How far an effect will
-go no caption says, so that nobody could make it exactly.) The rows:
+Held-out rendered scenes in which it gets dark, fog comes in, it snows, or a thing changes colour are streamed with
+simulated drags. Measured are the last ``SHOWN`` frames, where the effect is complete, and only the pixels that it
+changes: those that differ by more than ``LEAST`` levels from the same scene rendered without it. (No caption says how
+strong an effect will be, so no model could reproduce it exactly.) The rows:
 
-- **told**: the model, with the scene's caption, which says what moves as well. **told briefly**: with the effect alone,
-  as people type it. **untold**: with a caption of the same scene without the effect.
+- **told**: the model with the scene's caption, which also describes motion. **told briefly**: with the effect alone, as
+  users type it. **untold**: with a caption of the same scene without the effect.
 - **warp only**: the first frame moved along the tracks. **frozen first frame**: that frame.
 """
 
@@ -34,7 +34,7 @@ LEAST = 4.0
 BRIEFLY, TOLD, UNTOLD = "told briefly", "told", "untold"
 ROWS = (BRIEFLY, TOLD, UNTOLD, WARP, FROZEN)
 PHRASES = {"dark": "it gets dark", "fog": "it gets foggy", "snow": "it snows"}
-"""Of the effects that need no more to be said."""
+"""Brief captions of effects; a change of colour has none but the scene's caption."""
 
 
 def evaluate_captions(
@@ -45,9 +45,9 @@ def evaluate_captions(
     output: Path | None = None,
     untrained: bool = False,
 ) -> dict[str, Any]:
-    """Measure every effect on so many scenes; prints a table and, last, one JSON line; returns what it holds.
+    """Measure every effect on ``clips`` scenes. Prints a table and, last, the result as one JSON line; returns it.
 
-    Raises ValueError for a number, a model or a file that does not work.
+    Raises ValueError for an invalid number, model or output file.
     """
     if clips < 1:
         raise ValueError(f"clips = {clips}: give at least one")
@@ -75,7 +75,7 @@ def evaluate_captions(
 
 
 def measured(pipeline: MotionStreamPipeline, index: int, seed: int, effect: str) -> dict[str, float]:
-    """PSNR in dB by row; nothing of a scene that cannot have the effect, or shows none of it."""
+    """PSNR in dB by row; empty for a scene that cannot have the effect or does not show it."""
     clip, plain = (make_clip(pipeline.config, index, seed, effect=which) for which in (effect, None))
     mask = changed(clip.video, plain.video)
     if not mask.any():
@@ -89,14 +89,14 @@ def measured(pipeline: MotionStreamPipeline, index: int, seed: int, effect: str)
 
 
 def changed(video: np.ndarray, plain: np.ndarray) -> np.ndarray:
-    """Which pixels of the last frames an effect changes: bool (SHOWN, H, W)."""
+    """Pixels of the last frames that the effect changes: bool (SHOWN, H, W)."""
     difference = np.abs(video[-SHOWN:].astype(np.float32) - plain[-SHOWN:]).max(axis=-1)
     return np.asarray(difference > LEAST)
 
 
 def summary(rows: dict[str, list[float]]) -> dict[str, Any]:
-    """Mean PSNR of every row, and what being told brings over the others, with 95 % intervals over clips; None of an
-    effect that no clip had."""
+    """Mean PSNR of every row, and its gain with a caption of the effect over the other rows, with 95 % intervals over
+    clips; None for an effect that no clip had."""
     pairs = [(told, other) for told in (BRIEFLY, TOLD) for other in (UNTOLD, WARP, FROZEN)]
     if not rows[TOLD]:
         return {"clips": 0, "psnr": dict.fromkeys(rows), "intervals": {f"{a} - {b}": None for a, b in pairs}}

@@ -1,12 +1,12 @@
 """``motionstream evaluate compare``: models, numbers of steps and kinds of guidance on the same held-out clips.
 
-The clips, the tracks ("as people drag") and the columns are those of ``evaluate rendered``. Every way of making the
-video is a row, and is compared with the first one, paired over clips, and with the first model's carried mixture, what
-it is given before its transformer says anything.
+Clips, tracks ("as people drag") and columns are those of ``evaluate rendered``. Every way of making the video is a row.
+It is compared, paired over clips, with the first row and with the first model's carried picture, that is, without the
+transformer's change.
 
-A model that was distilled streams, in as many steps as asked for; one that was not is sampled as the teacher it is,
-over the whole clip. Kinds of guidance (paper, section 3.1) are the teacher's: plain (one evaluation a step), text,
-motion, and joint (equation 2).
+A distilled model streams, with the requested number of steps; any other is sampled as a teacher, over the whole clip.
+Kinds of guidance (paper, section 3.1) apply to teachers: plain (one evaluation per step), text, motion, and joint
+(equation 2).
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ Make = Callable[[EvaluationClip], np.ndarray | None]
 
 @dataclass
 class Way(Row):
-    """One way of making the video: a row of ``evaluate rendered``, and the seconds that each clip took."""
+    """One way of making the video: a row of ``evaluate rendered``, and the seconds per clip."""
 
     name: str = ""
     seconds: list[float] = field(default_factory=list)
 
     def measure(self, make: Make, clip: EvaluationClip) -> None:
-        """Make one clip and add its numbers, if there are any."""
+        """Make one clip and add its numbers, unless ``make`` returns None."""
         began = time.perf_counter()
         video = make(clip)
         if video is None:
@@ -57,7 +57,7 @@ class Way(Row):
         self.add(video, clip, TemplateTracker())
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary, and every clip's PSNR so that rows of other runs over the same clips can be compared."""
+        """The summary, with every clip's PSNR, so that rows of other runs over the same clips can be compared."""
         took = round(float(np.median(self.seconds)), 3)
         return {**self.summary(), "seconds_a_clip": took, "psnr_by_clip": [round(value, 4) for value in self.psnr]}
 
@@ -74,15 +74,15 @@ def evaluate_compare(
     output: Path | None = None,
     untrained: bool = False,
 ) -> dict[str, Any]:
-    """Compare; prints tables and, last, one JSON line; returns what it holds.
+    """Compare. Prints tables and, last, the result as one JSON line; returns it.
 
     Args:
-        models: presets or folders. steps: of the streaming student; its own number without it.
-        guidance: of ``GUIDANCE``; every model is then sampled as a teacher, once for each kind.
-        clips, seed, speed: as of ``evaluate rendered``. frames: of a clip, 1 + 4k.
+        models: presets or folders. steps: numbers of steps for students; by default each model's own.
+        guidance: kinds from ``GUIDANCE``; every model is then sampled as a teacher, once per kind.
+        clips, seed, speed: see ``evaluate rendered``. frames: per clip, 1 + 4k.
         output: a .json file. untrained: accept random weights.
 
-    Raises ValueError for what does not go together, a model that cannot be loaded, an output that cannot be written.
+    Raises ValueError for incompatible arguments, or if a model cannot be loaded or the output not be written.
     """
     if steps and guidance:
         raise ValueError("steps are the student's and guidance is the teacher's: give one of them")
@@ -134,7 +134,7 @@ def evaluate_compare(
 def _ways(
     name: str, pipeline: MotionStreamPipeline, steps: Sequence[int], guidance: Sequence[str], seed: int
 ) -> list[tuple[str, Make]]:
-    """The rows of one model: their names and how each makes a clip."""
+    """The rows of one model: names and functions that make a clip."""
     if guidance:
         return [(f"{name} {kind}", _teacher(pipeline, kind, seed)) for kind in guidance]
     if "causal" not in pipeline.stages and "teacher" in pipeline.stages:
@@ -176,7 +176,7 @@ def _references(pipeline: MotionStreamPipeline) -> Iterator[tuple[str, Make]]:
 
 
 def compared(way: Way, other: Way) -> dict[str, Any]:
-    """``way`` minus ``other`` on the same clips, each with its 95 % interval; None where no point moved."""
+    """``way`` minus ``other`` on the same clips, with 95 % intervals; None if no point moved."""
     moving = any(len(errors) for errors in way.errors)
     difference: dict[str, Interval | None] = {
         "psnr": paired_bootstrap(way.psnr, other.psnr),

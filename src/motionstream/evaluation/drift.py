@@ -1,22 +1,22 @@
-"""``motionstream evaluate drift``: does a stream hold together while drags are taken up anew?
+"""``motionstream evaluate drift``: does a long stream keep its quality while drags are released and resumed?
 
-A held-out rendered scene is dragged there, as its sprites truly move, and let go where they are; taken up there as new
-tracks, dragged the same way back, let go again, and so on. So half of the drags take their content from what the model
-has made, not from the given picture. Pins are never let go; the stream goes through the public pipeline, chunk by
-chunk. It is known at every frame where everything is:
+In a held-out rendered scene, drags follow the sprites' true motion and are released; then new tracks drag them the same
+way back and are released again, and so on. So half of the drags take their content from generated frames rather than
+the given picture. Pins are never released. The stream uses the public pipeline, chunk by chunk. All true positions are
+known:
 
-- **PSNR** of the still region, the pixels that no sprite ever covers before this still camera, against the given
-  picture, second by second.
-- **EPE**, mean distance in pixels of points on the dragged sprites from where they were dragged, wherever that is 4 px
-  or more from where they began. A template tracker looks for their patches of the given picture, afresh in every turn,
-  so that a stream that loses a point may win it back; where it has lost one, the point scores as if it had not moved.
+- **PSNR** of the still region, the pixels that no sprite ever covers (the camera is still), against the given picture,
+  second by second.
+- **EPE**, the mean distance in pixels of points on the dragged sprites from their true positions, wherever these are 4
+  px or more from their beginnings. A template tracker searches for their patches of the given picture, anew in every
+  turn, so that a stream may regain a lost point; a lost point scores as if it had not moved.
 
-Each model is a line for each attention pattern, with and without a sink (the paper's reason for sinks, section 3.2).
-Intervals are 95 %, clips resampled; comparisons are of the same clips, over the last seconds. **Decline** is what a
-line loses on its way: its last seconds against its first as many.
+Each model is a line per attention pattern, with and without a sink (the paper's reason for sinks, section 3.2).
+Intervals are 95 %, by resampling clips; comparisons are on the same clips, over the last seconds. **Decline** compares
+a line's last seconds with its first ones.
 
-Turns are told in frames, as chunks of three latent frames have them, whatever the pattern, so that every line is asked
-for the same motion. Where chunks end elsewhere (those of seven latent frames) drags must be held all the time.
+Turns have a fixed length in frames, that of chunks of three latent frames, for all patterns, so that every line follows
+the same motion. For chunks that end elsewhere (those of seven latent frames), drags must be held throughout.
 """
 
 from __future__ import annotations
@@ -48,34 +48,34 @@ from motionstream.tracks.tracker import Tracker
 PATTERNS = ("c3s1w1", "c3s0w1")
 TURN_LATENTS = 3
 CHUNKS_A_TURN = 4
-"""Of ``TURN_LATENTS`` latent frames each. There, or back, and one chunk let go: 2 seconds for nano."""
+"""Chunks of ``TURN_LATENTS`` latent frames per turn: one released, the others there or back. 2 seconds for nano."""
 LAST_SECONDS = 4
-"""One way there and back, so that first and last seconds are of the same motion."""
+"""Two turns, there and back, so that the first and the last seconds show the same motion."""
 
 
 @dataclass
 class Line:
-    """One model under one attention pattern: a row of seconds for each clip."""
+    """One model with one attention pattern; per clip, values by second."""
 
     model: str
     causal: str
     stages: tuple[str, ...]
     psnr: list[np.ndarray] = field(default_factory=list)
-    """Of the still region, (seconds,) each."""
+    """PSNR of the still region in dB, (seconds,) per clip."""
     epe: list[np.ndarray] = field(default_factory=list)
-    """Mean error of a second, (seconds,) each, NaN where nothing has moved."""
+    """Mean error per second in pixels, (seconds,) per clip, NaN if nothing has moved."""
     latency: list[float] = field(default_factory=list)
-    """Seconds of every chunk but the first of a stream, from asking to its frames."""
+    """Seconds from the call to the frames, for every chunk but a stream's first."""
     pace: list[float] = field(default_factory=list)
-    """Frames a second of each stream, the first chunk left out."""
+    """Frames per second of each stream, without its first chunk."""
 
     @property
     def name(self) -> str:
         return f"{self.model} {self.causal}".strip()
 
     def to_dict(self) -> dict[str, Any]:
-        """Means over clips with their intervals, second by second, and every clip's mean over the last seconds; None
-        where nothing counts."""
+        """Means over clips with intervals, second by second, and every clip's mean over the last seconds; None without
+        a value."""
         return {
             "model": self.model,
             "causal": self.causal,
@@ -106,18 +106,18 @@ def evaluate_drift(
     untrained: bool = False,
     speed: float = 6.0,
 ) -> dict[str, Any]:
-    """Measure drift; prints a table and, last, one JSON line; returns what it holds.
+    """Measure drift. Prints a table and, last, the result as one JSON line; returns it.
 
     Args:
-        models: presets or folders, the first being what the others are compared with. causal: attention patterns.
-        seconds: length of each stream. clips: how many scenes, those in which nothing can be followed passed over.
-        seed: which scenes, 0..999, and the models' noise. speed: mean travel of a sprite in pixels per 12 frames.
-        held: the drags are never let go, so that no content is taken from generated frames.
-        mixture: also stream what the first model carries, its transformer saying nothing, which it should beat.
-        output: a .json file to keep the result in. figure: a .png file of the curves, drawn by matplotlib.
+        models: presets or folders; the others are compared with the first. causal: attention patterns.
+        seconds: length of each stream. clips: number of scenes, skipping those without points to follow.
+        seed: selects the scenes, 0..999, and the models' noise. speed: mean travel of a sprite in pixels per 12 frames.
+        held: never release the drags, so that no content is taken from generated frames.
+        mixture: also stream the first model's carried picture, without the transformer's change, as a baseline.
+        output: a .json file for the result. figure: a .png file of the curves, drawn by matplotlib.
         untrained: accept random weights.
 
-    Raises ValueError for a length, a number, a model or a file that does not work.
+    Raises ValueError for an invalid length, number, model or output file.
     """
     if not (math.isfinite(seconds) and seconds >= LAST_SECONDS):
         raise ValueError(f"seconds = {seconds}; drift is told by the last {LAST_SECONDS}, give at least as many")
@@ -159,7 +159,7 @@ def evaluate_drift(
 def _lines(
     models: Sequence[str], causal: Sequence[str], *, untrained: bool, mixture: bool
 ) -> Iterator[tuple[Line, MotionStreamPipeline]]:
-    """What is streamed, one after the other, and empty lines for it."""
+    """The pipelines to stream, one after the other, with an empty line for each."""
     for name in dict.fromkeys(models):
         for pattern in dict.fromkeys(causal):
             pipeline = MotionStreamPipeline.from_pretrained(name, untrained=untrained, causal=pattern)
@@ -168,7 +168,7 @@ def _lines(
         pipeline = MotionStreamPipeline.from_pretrained(models[0], untrained=untrained, causal=causal[0])
         if pipeline.model.carry_prior is None:
             raise ValueError(f"{models[0]} carries no content: leave out mixture")
-        with torch.no_grad():  # as it was before it learned anything
+        with torch.no_grad():  # an output of zero leaves the carried picture unchanged
             for parameter in pipeline.model.transformer.proj_out.parameters():
                 parameter.zero_()
         yield Line(f"carried mixture of {models[0]}", causal[0], pipeline.stages), pipeline
@@ -189,7 +189,7 @@ def measure(
 
 
 def measure_coded(line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float) -> None:
-    """Add the curves of the true video through the autoencoder: what a perfect model would have."""
+    """Add the curves of the true video encoded and decoded, as of a perfect model."""
     frames = np.arange(round(seconds * pipeline.config.fps))
     _add(line, pipeline, clip, baselines.coded(pipeline, clip.video)[_schedule(pipeline, frames).frame])
 
@@ -204,8 +204,8 @@ def _add(line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, video
 
 @dataclass(frozen=True)
 class Schedule:
-    """Of some frames of the stream: ``turn``, the number of the drag; ``frame`` of the clip that is shown;
-    ``dragging``, false where everything but the pins is let go. All (T,)."""
+    """For each of T frames of the stream: ``turn``, the number of the drag; ``frame``, the clip's frame with the same
+    positions; ``dragging``, false while everything but the pins is released. All (T,)."""
 
     turn: np.ndarray
     frame: np.ndarray
@@ -213,10 +213,10 @@ class Schedule:
 
 
 def schedule(frames: np.ndarray, first: int, chunk: int) -> Schedule:
-    """Where ``frames`` of a stream are in its turns; ``first`` and ``chunk``: frames of the first and later chunks.
+    """The schedule of a stream's ``frames``; ``first`` and ``chunk``: frames of the first chunk and of later ones.
 
-    A turn is let go for its first chunk (but the very first one is not), then goes frame by frame: the first there, the
-    second back from where it was left, and so on.
+    Every turn but the first begins with a released chunk, then moves frame by frame: the first turn there, the second
+    back from there, and so on.
     """
     length = CHUNKS_A_TURN * chunk
     turn, since = np.divmod(frames + chunk - first, length)
@@ -233,7 +233,7 @@ def _farthest(chunk: int) -> int:
 
 
 def _later(pipeline: MotionStreamPipeline) -> int:
-    """Frames of a turn's chunks, but the stream's first."""
+    """Frames per chunk of a turn, except the stream's first."""
     return TURN_LATENTS * pipeline.config.temporal_compression
 
 
@@ -242,7 +242,7 @@ def _schedule(pipeline: MotionStreamPipeline, frames: np.ndarray) -> Schedule:
 
 
 def _check_turns(pattern: str) -> None:
-    """Chunks must end where turns do: after 3, 6, 9 … latent frames."""
+    """Refuse chunks that do not end where turns do: after 3, 6, 9 … latent frames."""
     size = CausalConfig.parse(pattern).chunk_frames
     if TURN_LATENTS % size:
         raise ValueError(
@@ -252,7 +252,7 @@ def _check_turns(pattern: str) -> None:
 
 
 def _chunks(pipeline: MotionStreamPipeline, seconds: float) -> int:
-    """How many chunks last at least ``seconds``."""
+    """Number of chunks that last at least ``seconds``."""
     first, later = pipeline.config.chunk_video_frames(0), pipeline.config.chunk_video_frames(1)
     return 1 + max(0, math.ceil((seconds * pipeline.config.fps - first) / later))
 
@@ -260,8 +260,8 @@ def _chunks(pipeline: MotionStreamPipeline, seconds: float) -> int:
 def drag_stream(
     pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float, seed: int, *, held: bool
 ) -> Iterator[tuple[np.ndarray, float, float]]:
-    """Yield uint8 frames of at least ``seconds``, chunk by chunk (9, then 12, H, W, 3), with the seconds that each took
-    until its frames were there and those its clean pass took."""
+    """Yield uint8 frames for at least ``seconds``, chunk by chunk (9, then 12, H, W, 3), with each chunk's latency and
+    the duration of its clean pass in seconds."""
     stream = pipeline.stream(clip.video[0], clip.caption, seed=seed)
     for _ in range(_chunks(pipeline, seconds)):
         now = _schedule(pipeline, np.arange(stream.frame, stream.frame + stream.next_frames))
@@ -271,7 +271,7 @@ def drag_stream(
 
 
 def drags_at(drags: Tracks, now: Schedule, *, held: bool) -> Tracks:
-    """The tracks of one chunk: pins, which never move, and the drags of its turn, unless they are let go."""
+    """The tracks of one chunk: pins, which never move, and the drags of its turn, unless released."""
     moving = np.ptp(drags.positions, axis=0).max(axis=-1) > 0
     ids, present = np.arange(drags.count), np.ones(drags.count, bool)
     if not held:
@@ -282,10 +282,10 @@ def drags_at(drags: Tracks, now: Schedule, *, held: bool) -> Tracks:
 
 
 def turn_errors(video: np.ndarray, clip: EvaluationClip, at: Schedule, tracker: Tracker) -> np.ndarray:
-    """Mean error of the followed points in every frame (T,), NaN where none counts.
+    """Mean error of the followed points in every frame (T,), NaN if none counts.
 
-    In every turn they are looked for from the given picture on, where they were in the beginning, and then in the
-    order of their way from there.
+    In every turn they are tracked from their positions in the given picture, through the turn's frames in the order of
+    the clip's.
     """
     errors = np.full(len(video), np.nan)
     for turn in np.unique(at.turn):
@@ -308,7 +308,7 @@ def turn_errors(video: np.ndarray, clip: EvaluationClip, at: Schedule, tracker: 
 
 
 def by_second(rows: list[np.ndarray]) -> list[Interval | None]:
-    """Mean over clips and its interval for each second; None where no clip has a value."""
+    """Mean over clips with its interval, for each second; None if no clip has a value."""
     means: list[Interval | None] = []
     for column in np.stack(rows).T:
         there = column[np.isfinite(column)]
@@ -317,7 +317,7 @@ def by_second(rows: list[np.ndarray]) -> list[Interval | None]:
 
 
 def last(rows: list[np.ndarray]) -> list[float]:
-    """Every clip's mean over the last seconds in which it has a value."""
+    """Every clip's mean over those of the last seconds that have a value."""
     return [_known_mean(row[-LAST_SECONDS:]) for row in rows]
 
 
@@ -331,13 +331,14 @@ def _or_none(value: float) -> float | None:
 
 
 def _paired(pairs: Iterable[tuple[float, float]], compare: str = "difference") -> dict[str, float] | None:
-    """Of the clips in which both sides have a value; None without one."""
+    """The interval over clips in which both sides have a value; None without any."""
     known = [pair for pair in pairs if np.isfinite(pair).all()]
     return paired_bootstrap(*zip(*known, strict=True), compare=compare).to_dict() if known else None
 
 
 def decline(line: Line) -> dict[str, dict[str, float] | None]:
-    """The last seconds minus as many first ones, in dB, and their ratio in errors; paired, None without a value."""
+    """The last seconds compared with as many first ones, paired: difference of PSNR in dB, ratio of errors; None if no
+    clip has a value."""
     sides = {
         key: [(late, _known_mean(row[:LAST_SECONDS])) for late, row in zip(last(rows), rows, strict=True)]
         for key, rows in (("psnr", line.psnr), ("epe", line.epe))
@@ -346,8 +347,8 @@ def decline(line: Line) -> dict[str, dict[str, float] | None]:
 
 
 def comparisons(lines: list[Line]) -> list[dict[str, Any]]:
-    """Over the last seconds: every line minus the first of the same pattern, and minus the first of the same model;
-    None where no clip has a value of both."""
+    """Over the last seconds: every line minus the first line of the same pattern, and minus the first of the same
+    model; None if no clip has values of both."""
     found = []
     for line in lines:
         same_pattern = next(other for other in lines if other.causal == line.causal)

@@ -1,17 +1,17 @@
-"""``motionstream evaluate gallery``: photographs that no training has seen, each dragged, pinned and filmed.
+"""``motionstream evaluate gallery``: photographs that were not in training, each dragged, pinned and filmed.
 
-Three clips of 45 frames a photograph: its **drag** alone, the same with the corners **pinned**, and a **camera** that
-comes nearer and turns aside. Nobody knows what the true video would be, so what is asked is where things went; the
-template tracker (``evaluate rendered`` has its floor) looks for their patches of the photograph:
+Three clips of 45 frames per photograph: its **drag** alone, the same with pinned corners (**pinned**), and a **camera**
+that approaches and moves aside. There is no true video, so the measures are of where things went, found by the template
+tracker by their patches of the photograph (``evaluate rendered`` reports the tracker's own error):
 
-- **follow**: end-point error in pixels, median, of the points that are told to move, wherever that is 4 px or more from
-  where they began. One that the tracker has lost scores as if it had not moved; **lost** is the share of such.
-- **corners**: how far the corners are in the last frame from where they began, mean in pixels; where they cannot be
-  found (a blank sky has nothing to follow) they do not count. Pinned or not, they should stay.
-- **blocks**: brightness steps at the edges of 8-pixel cells relative to those elsewhere (``metrics.blockiness``), in
-  the last frame over the same of the photograph: 1 is as it was.
+- **follow**: median end-point error in pixels of the points with given motion, wherever that is 4 px or more from their
+  start. A point that the tracker lost scores as if it had not moved; **lost** is the share of these.
+- **corners**: mean distance in pixels of the corners from their start in the last frame, without those that cannot be
+  found (in a blank sky). They should stay, whether pinned or not.
+- **blocks**: brightness differences at the edges of 8-pixel cells relative to those elsewhere (``metrics.blockiness``)
+  in the last frame, divided by the photograph's; ideally 1.
 
-Beside the model stands the photograph merely warped along the tracks. Photographs are resampled for the intervals.
+The baseline is the photograph merely warped along the tracks. Intervals are by resampling photographs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ METHODS = ("model", "warp only")
 MEASURES = ("follow", "lost", "corners", "corners_lost", "blocks")
 PRINTED = ("follow", "corners", "blocks")
 MEASURED = 24
-"""Of the points that are told to move, at most so many are looked for: a camera moves a hundred."""
+"""Largest number of moving points that are tracked; a camera moves about a hundred."""
 SHOWN = (11, 22, 33, 44)
 SHEET_SCALE = 1.5
 PAGE, NUMBERS = "README.md", "gallery.json"
@@ -58,13 +58,14 @@ def evaluate_gallery(
     seed: int = 0,
     untrained: bool = False,
 ) -> dict[str, Any]:
-    """Make a sheet of every photograph, a page of them all and their numbers in ``folder``; prints tables and JSON.
+    """Write a sheet per photograph, a page with all of them and their numbers to ``folder``; prints tables and JSON.
 
     Args:
-        photographs: a folder with ``photographs.json``. names: of those, only these.
-        folder: is created; its files are replaced. model: a preset or a folder. untrained: accept random weights.
+        photographs: a folder with ``photographs.json``. names: a selection of these; by default all.
+        folder: created if necessary; its files are replaced. model: a preset or a folder. untrained: accept random
+            weights.
 
-    Raises ValueError for folders, names or a model that do not work.
+    Raises ValueError for an invalid folder, name or model.
     """
     chosen = _chosen(read_photographs(photographs), names)
     if folder.exists() and not folder.is_dir():
@@ -104,8 +105,8 @@ def _chosen(photographs: list[Photograph], names: Sequence[str]) -> list[Photogr
 
 
 def make(pipeline: MotionStreamPipeline, photograph: Photograph, seed: int) -> tuple[dict[str, Any], np.ndarray]:
-    """The numbers of one photograph by trial and method, and its sheet: a row a trial, the model at four moments and,
-    last, the warp's last frame; first, the photograph and what is asked."""
+    """The numbers of one photograph by trial and method, and its sheet. The sheet has a row per trial: the photograph
+    with the tracks, four of the model's frames, and the warp's last frame."""
     given, scale = photograph.read(), usual_scale(pipeline.config)
     picture, _ = fit(given, pipeline.config.size)
     numbers: dict[str, Any] = {}
@@ -119,7 +120,7 @@ def make(pipeline: MotionStreamPipeline, photograph: Photograph, seed: int) -> t
             "warp only": baselines.warped(pipeline, still, tracks),
         }
         corners = np.array(photograph.corners(picture.shape[:2]), np.float32).reshape(-1, 2)
-        # a camera moves the corners, too
+        # the camera moves the corners, too, so they are not measured
         asked = corners[:0] if trial == "camera" else corners
         numbers[trial] = {name: measure(video, picture, tracks, asked) for name, video in made.items()}
         cells += [drawn(picture, tracks), *(seen[frame] for frame in SHOWN), made["warp only"][-1]]
@@ -129,23 +130,23 @@ def make(pipeline: MotionStreamPipeline, photograph: Photograph, seed: int) -> t
 
 
 def reduced(video: np.ndarray, scale: int) -> np.ndarray:
-    """Frames uint8 (T, sH, sW, 3) as large as the model sees them, to measure what it did."""
+    """Average frames uint8 (T, sH, sW, 3) down to the model's size, for measuring."""
     frames, height, width, _ = video.shape
     means = video.reshape(frames, height // scale, scale, width // scale, scale, 3).mean(axis=(2, 4))
     return means.round().astype(np.uint8)
 
 
 def trial_tracks(trial: str, photograph: Photograph, size: tuple[int, int], fps: float) -> Tracks:
-    """What is asked in one of the ``TRIALS``."""
+    """The tracks of one of the ``TRIALS``."""
     if trial == "camera":
         return camera(FRAMES, size, fps)
     return photograph.dragged(FRAMES, size, fps) if trial == "drag" else photograph.pinned(FRAMES, size, fps)
 
 
 def measure(video: np.ndarray, picture: np.ndarray, tracks: Tracks, corners: np.ndarray) -> dict[str, float | None]:
-    """The ``MEASURES`` of a clip (T, H, W, 3), None where there is nothing to measure.
+    """The ``MEASURES`` of a clip (T, H, W, 3), None if there is nothing to measure.
 
-    ``corners``: (N, 2), where points are that should stay.
+    ``corners``: (N, 2), points that should stay.
     """
     # the tracker takes its patches from the photograph itself
     shown = np.concatenate([picture[None], video[1:]])
@@ -169,14 +170,14 @@ def measure(video: np.ndarray, picture: np.ndarray, tracks: Tracks, corners: np.
 
 
 def drawn(picture: np.ndarray, tracks: Tracks) -> np.ndarray:
-    """The photograph with the tracks' whole way drawn in."""
+    """The photograph with the complete tracks drawn in."""
     frames = np.repeat(picture[None], tracks.length, axis=0)
     return draw_tracks(frames, tracks.positions, tracks.visible, trail=tracks.length)[-1]
 
 
 def means(rows: dict[str, Any]) -> dict[str, Any]:
-    """By trial, method and measure: the mean over photographs and its 95 % interval, None where there is none; and the
-    model minus the warp on the same photographs."""
+    """Means over photographs with 95 % intervals by trial, method and measure, None without a value; and the difference
+    of model and warp on the same photographs."""
     found: dict[str, Any] = {}
     for trial in TRIALS:
         both = {name: [row[trial][name] for row in rows.values()] for name in METHODS}

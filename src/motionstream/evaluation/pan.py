@@ -1,16 +1,16 @@
-"""``motionstream evaluate pan``: what becomes of a stream whose camera leaves the first scene for good.
+"""``motionstream evaluate pan``: the quality of a stream whose camera leaves the first view for good.
 
-Over a flat scene, the first frame of a held-out rendered clip, a camera goes sideways for as long as one likes. How
-everything moves is known exactly, what comes into view is not: it is up to the model. So it is measured against itself:
+A camera pans over a flat scene, the first frame of a held-out rendered clip. All motion is known exactly, but content
+that comes into view is up to the model, so the stream is measured against itself:
 
-- **PSNR** of every frame against the frame ``LAG`` earlier, moved as the camera moved, where they overlap: does what
-  was made stay as it is while it crosses the picture?
-- **EPE** in pixels of a grid of points of that earlier frame, found again by a template tracker, from where the camera
-  has taken them; a lost point scores as if it had not moved.
+- **PSNR** of every frame against the frame ``LAG`` earlier, moved as the camera moved, where they overlap: does
+  generated content stay the same while it crosses the picture?
+- **EPE** in pixels, from the exact positions, of a grid of points of that earlier frame, found by a template tracker; a
+  lost point scores as if it had not moved.
 
-The same scenes are streamed with the attention sink of the first chunk, which the paper keeps for ever and names as a
-limitation, and with one that is refreshed once less than half of the view it stands for is left (``Stream.adaptive``).
-Intervals are 95 %, scenes resampled; the comparison is of the same scenes, over the last seconds.
+The same scenes are streamed with the first chunk as a permanent attention sink, as in the paper, which names that as a
+limitation, and with a sink that is refreshed once less than half of its view is left (``Stream.adaptive``). Intervals
+are 95 %, by resampling scenes; the comparison is on the same scenes, over the last seconds.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from motionstream.tracks.camera import PAN_SPEED, CameraMove, LiveCamera
 from motionstream.tracks.template import TemplateTracker
 
 LAG = 12
-"""Frames between the two that are compared: a chunk."""
+"""Distance in frames between compared frames: one chunk."""
 LAST_SECONDS = 5
 POINTS = 6
-"""Points a side of the grid that is found again."""
+"""Points per side of the tracked grid."""
 LINES = ("fixed sink", "adaptive sink")
 
 
@@ -52,9 +52,9 @@ def evaluate_pan(
     output: Path | None = None,
     untrained: bool = False,
 ) -> dict[str, Any]:
-    """Measure it; prints a table and, last, one JSON line; returns what it holds.
+    """Measure pans. Prints a table and, last, the result as one JSON line; returns it.
 
-    Raises ValueError for a length, a number, a model or a file that does not work.
+    Raises ValueError for an invalid length, number, model or output file.
     """
     if not (math.isfinite(seconds) and seconds > LAST_SECONDS):
         raise ValueError(f"seconds = {seconds}; the pan is told by the last {LAST_SECONDS}, give more")
@@ -100,8 +100,8 @@ def evaluate_pan(
 def pan_stream(
     pipeline: MotionStreamPipeline, picture: np.ndarray, index: int, seconds: float, seed: int, *, adaptive: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Stream one pan: frames uint8 (T, H, W, 3), how far the first view has moved in the picture (T, 2) in pixels, and
-    how often the sink was refreshed. The direction is the scene's own."""
+    """Stream one pan: frames uint8 (T, H, W, 3), the first view's displacement in the picture (T, 2) in pixels, and the
+    number of sink refreshes. The direction depends on the seed and the scene's index."""
     angle = float(np.random.default_rng([seed, index]).uniform(0, 2 * np.pi))
     way = np.array([math.cos(angle), math.sin(angle)])
     stream = pipeline.stream(picture, seed=seed)
@@ -118,7 +118,7 @@ def pan_stream(
 
 
 def measure(video: np.ndarray, offsets: np.ndarray, fps: float) -> dict[str, np.ndarray]:
-    """PSNR and EPE of every second (S,), NaN where a second has no frame with one ``LAG`` before it."""
+    """PSNR and EPE of every second (S,), NaN for a second without a frame that has one ``LAG`` earlier."""
     second = round(fps)
     count = len(video) // second
     found = {"psnr": np.full(count, np.nan), "epe": np.full(count, np.nan)}
@@ -132,7 +132,7 @@ def measure(video: np.ndarray, offsets: np.ndarray, fps: float) -> dict[str, np.
 
 
 def _overlap_psnr(video: np.ndarray, offsets: np.ndarray, row: int) -> float:
-    """PSNR of a frame against the one ``LAG`` before it, moved along, where both show the scene."""
+    """PSNR of a frame against the one ``LAG`` earlier, moved with the camera, where they overlap."""
     import cv2
 
     x, y = (float(value) for value in offsets[row] - offsets[row - LAG])
@@ -144,7 +144,8 @@ def _overlap_psnr(video: np.ndarray, offsets: np.ndarray, row: int) -> float:
 
 
 def _errors(frames: np.ndarray, step: np.ndarray, tracker: TemplateTracker) -> float:
-    """Mean error of points of the first frame in the last one, of those that stay; ``step``: how far in one frame."""
+    """Mean error in the last frame of the first frame's points, of those that stay inside; ``step``: (2,) motion in
+    pixels per frame."""
     size = (frames.shape[1], frames.shape[2])
     points = grid_points(size, POINTS)
     true = points + step * np.arange(len(frames))[:, None, None]

@@ -1,4 +1,4 @@
-"""A folder of photographs, their credits, and the gestures that are tried on them (``examples/photographs``)."""
+"""A folder of photographs with their credits and test gestures (``examples/photographs``)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from motionstream.tracks.gestures import Point, drag_tracks, pin_tracks
 
 TABLE = "photographs.json"
 INSET = 0.1
-"""Where the corners are looked at: so far from the picture's edges, as share of its sides."""
+"""Distance of the corner points from the picture's edges, as a share of its sides."""
 CLEAR = 0.25
-"""A corner nearer than this to the drag, as share of the picture's shorter side, is part of it."""
+"""A corner point nearer than this to the drag, as a share of the picture's shorter side, is left out."""
 PIN_RADIUS = 8.0
 CAMERA_SPACING = 12.0
 ZOOM, PAN = 1.15, (-0.06, 0.03)
-"""What the camera has done by the last frame: how much larger things are, and how far they went right and down."""
+"""The camera's effect by the last frame: magnification, and shift to the right and down as shares of the sides."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture file ``path``, who made it, under which terms, and ``drag``: from where to where, in fractions of the
-    picture, with points within ``radius`` pixels of a picture whose shorter side is 128."""
+    """A picture file ``path`` with its credits, and ``drag``: start and end in fractions of the picture, with points
+    within ``radius`` pixels at a shorter side of 128."""
 
     path: Path
     name: str
@@ -50,7 +50,7 @@ class Photograph:
         return read_picture(self.path)
 
     def corners(self, size: tuple[int, int]) -> list[Point]:
-        """The picture's corners in pixels, those near the drag left out."""
+        """Points near the picture's corners, in pixels, without those near the drag."""
         places = [(x, y) for y in (INSET, 1 - INSET) for x in (INSET, 1 - INSET)]
         reach = CLEAR * min(size)
         ends = [np.array(to_pixels(end, size)) for end in self.drag]
@@ -58,19 +58,19 @@ class Photograph:
         return [p for p in pixels if all(np.linalg.norm(end - p) > reach for end in ends)]
 
     def dragged(self, frames: int, size: tuple[int, int], fps: float) -> Tracks:
-        """The drag alone: it arrives after three quarters of the time and holds."""
+        """The drag alone, which arrives after three quarters of the time and holds."""
         start, end = (to_pixels(point, size) for point in self.drag)
         return drag_tracks(start, end, frames, size, fps, radius=self.radius * min(size) / 128)
 
     def pinned(self, frames: int, size: tuple[int, int], fps: float) -> Tracks:
-        """The same drag while the corners are held."""
+        """The drag, with pinned corners."""
         radius = PIN_RADIUS * min(size) / 128
         pins = pin_tracks(self.corners(size), frames, size, fps, radius=radius)
         return Tracks.merge([self.dragged(frames, size, fps), pins], renumber=True)
 
 
 def camera(frames: int, size: tuple[int, int], fps: float) -> Tracks:
-    """A camera that comes nearer and turns aside: a grid over the picture grows by ``ZOOM`` and moves by ``PAN``."""
+    """A camera that approaches and moves aside: a grid over the picture, scaled by ``ZOOM`` and shifted by ``PAN``."""
     height, width = size
     spacing = CAMERA_SPACING * min(size) / 128
     x, y = (np.arange(spacing / 2, side, spacing) - 0.5 for side in (width, height))
@@ -83,14 +83,14 @@ def camera(frames: int, size: tuple[int, int], fps: float) -> Tracks:
 
 
 def to_pixels(place: Point, size: tuple[int, int]) -> Point:
-    """A place in fractions of a picture (0 its left or top edge) in pixels."""
+    """Convert a place in fractions of a picture (0 its left or top edge) to pixels."""
     return place[0] * size[1] - 0.5, place[1] * size[0] - 0.5
 
 
 def read_photographs(folder: Path) -> list[Photograph]:
     """The photographs of a folder, in the order of its table.
 
-    Raises ValueError where the table is missing or damaged, or names a picture that is not there.
+    Raises ValueError if the table is missing or damaged, or names a missing picture.
     """
     table = folder / TABLE
     if not table.is_file():

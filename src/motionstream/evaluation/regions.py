@@ -1,4 +1,4 @@
-"""Where in a rendered clip a warp is not enough: masks of its pixels, frame by frame.
+"""Masks of the pixels of a rendered clip for which a warp is not enough, frame by frame.
 
 Axes: M sprites, T frames. Masks are bool (T, H, W).
 """
@@ -15,23 +15,23 @@ from motionstream.data.procedural import Scene, SceneConfig
 
 REGIONS = ("uncovered", "edges", "turned")
 EDGE = 3.0
-"""Pixels from an outline within which a pixel is near an edge."""
+"""Largest distance in pixels from an outline of a pixel near an edge."""
 TURN, GROWTH = 15.0, 1.15
-"""Degrees, and the size relative to frame 0 (or its reciprocal), beyond which a sprite has turned or grown."""
+"""Rotation in degrees, and change of scale (either way), beyond which a sprite counts as turned."""
 
 
 def regions(scene: Scene, settings: SceneConfig) -> dict[str, np.ndarray]:
-    """Masks of a batch of one clip before a still camera.
+    """Masks of a batch of one clip with a still camera.
 
-    - "background": no sprite is here, neither at this frame nor at frame 0; a still camera leaves it as it was.
+    - "background": no sprite covers the pixel, neither in this frame nor in frame 0, so it does not change.
     - "uncovered": a sprite hid more than half of the pixel in frame 0, and none touches it now.
-    - "edges": within ``EDGE`` pixels of the outline of what is seen of a sprite.
-    - "turned": on a sprite that has turned by more than ``TURN`` degrees or grown or shrunk by more than ``GROWTH``
+    - "edges": within ``EDGE`` pixels of the outline of the visible part of a sprite.
+    - "turned": on a sprite that has rotated by more than ``TURN`` degrees or changed its scale by more than ``GROWTH``
       since frame 0.
     """
     cover = sprite_cover(scene, settings)
     free: np.ndarray = (cover == 0).all(axis=-1)
-    # which sprite most of the pixel shows: 0 for none
+    # the sprite that covers most of each pixel; 0 for none
     rest = 255 - cover.sum(axis=-1, dtype=np.int64)
     shown = np.concatenate([rest[..., None], cover], axis=-1).argmax(axis=-1)
     changed = np.zeros((cover.shape[-1] + 1, len(cover)), dtype=bool)
@@ -45,7 +45,7 @@ def regions(scene: Scene, settings: SceneConfig) -> dict[str, np.ndarray]:
 
 
 def turned(sprites: Sprites) -> np.ndarray:
-    """At which frames each sprite has turned or grown enough since frame 0: bool (M, T)."""
+    """Whether each sprite has turned or changed its scale enough since frame 0: bool (M, T)."""
     pose = torch.view_as_complex(sprites.turn.cpu().contiguous())
     change = (pose / pose[:, :1]).numpy()
     grown = np.abs(np.log(np.abs(change))) > np.log(GROWTH)
@@ -53,11 +53,11 @@ def turned(sprites: Sprites) -> np.ndarray:
 
 
 def sprite_cover(scene: Scene, settings: SceneConfig) -> np.ndarray:
-    """What share of a pixel shows each layer's sprite, in 255ths: uint8 (T, H, W, 3)."""
+    """Share of each pixel that each layer's sprite covers, in 255ths: uint8 (T, H, W, 3)."""
     sprites, plane = scene.sprites, scene.background
     assert not scene.nearer and len(scene.captions) == 1
     assert not len(sprites.layer) or int(sprites.layer.max()) <= 3, "a layer each for red, green and blue"
-    # the same scene with every sprite in its layer's colour, on black, evenly lit and in clear weather
+    # the same scene with every sprite in its layer's colour, on black, without effects of light or weather
     colours = torch.eye(3, device=sprites.appearance.device)[sprites.layer - 1]
     appearance = sprites.appearance.clone()
     appearance[:, :3] = colours[:, :, None, None]
@@ -71,7 +71,7 @@ def sprite_cover(scene: Scene, settings: SceneConfig) -> np.ndarray:
 
 
 def _near_edge(shown: np.ndarray) -> np.ndarray:
-    """Pixels (H, W) within ``EDGE`` of where the labels (H, W) change."""
+    """Pixels (H, W) within ``EDGE`` of a change of the labels (H, W)."""
     import cv2
 
     edge = np.zeros(shown.shape, dtype=bool)
@@ -82,6 +82,6 @@ def _near_edge(shown: np.ndarray) -> np.ndarray:
     edge[:-1] |= down
     if not edge.any():
         return edge
-    # the outline lies half a pixel from the pixels at either side of it
+    # the outline lies between pixels, half a pixel from either
     distance = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(distance <= EDGE - 0.5)

@@ -1,19 +1,18 @@
-"""``motionstream evaluate release``: what becomes of a dragged thing when it is let go, with and without masking.
+"""``motionstream evaluate release``: what happens to a dragged thing when it is released.
 
-The paper masks tracks in the middle of training clips so that letting go does not make things jump or vanish (section
-3.1). Held-out rendered scenes are dragged as their sprites truly move, let go in the middle of a chunk, and streamed on
-for two seconds; pins stay. Each model is asked three times:
+The paper masks tracks in the middle of training clips so that things do not jump or vanish when released (section 3.1).
+Held-out rendered scenes are dragged along their sprites' true motion, released in the middle of a chunk, and streamed
+for two more seconds; pins stay. Each model is measured in three arms:
 
-- **masked**: from the release on the dragged points are unspecified.
-- **after**: they are unspecified from the next chunk on, and rest for the few frames until then.
-- **held**: they stay given, where they were let go, as if nobody ever let go.
+- **masked**: from the release on, the dragged points are unspecified.
+- **after**: they rest until the end of the chunk and are unspecified from the next chunk on.
+- **held**: they stay specified at their last position, as if never released.
 
-What should happen is the same in all: everything rests. **EPE** is how far followed points are from where they were
-let go, mean in pixels over the two seconds; a point that the tracker has lost scores its distance from where it began.
-**Jump** is how much the picture changes from the last frame in which the dragged points are given to the next one in
-8-bit levels, mean over its pixels, **unrest** the same between all other frames from the release on, and **still** the
-PSNR in dB of what no sprite ever covered. Differences of jump are of the same frame: where the arm has let go, **held**
-has not.
+Ideally everything rests in all arms. **EPE** is the mean distance in pixels of followed points from their positions at
+the release, over the two seconds; a point that the tracker lost scores its distance from its start. **Jump** is the
+mean change of the picture's pixels, in 8-bit levels, between the last frame with specified drags and the next one;
+**unrest** is the same between all other frames from the release on; **still** is the PSNR in dB of pixels that no
+sprite ever covered. Jumps are compared at the same frame, at which the one arm releases and **held** does not.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from motionstream.tracks import Tracks
 from motionstream.tracks.template import TemplateTracker
 
 RELEASE = 39
-"""The first frame in which nothing is dragged any more: in the middle of nano's fourth chunk."""
+"""The first frame after the drag, in the middle of nano's fourth chunk."""
 SECONDS = 2.0
 ARMS = ("masked", "after", "held")
 MEASURES = ("epe", "jump", "unrest", "still")
@@ -48,8 +47,9 @@ MEASURES = ("epe", "jump", "unrest", "still")
 
 @dataclass
 class Arm:
-    """The ``MEASURES`` of one model in one arm, clip by clip. ``let_go``: its first frame without the drag, where it
-    lets go at all; ``changes``: how much each frame from ``RELEASE`` on differs from the one before."""
+    """The ``MEASURES`` of one model in one arm, clip by clip. ``let_go``: the first frame without specified drags (in
+    "held", that of "masked"); ``changes``: per clip, the mean difference of each frame from ``RELEASE`` on to the one
+    before."""
 
     name: str
     let_go: int = RELEASE
@@ -58,7 +58,7 @@ class Arm:
     still: list[float] = field(default_factory=list)
 
     def add(self, video: np.ndarray, clip: EvaluationClip) -> None:
-        """Measure a stream (T, H, W, 3) that let go at ``RELEASE``."""
+        """Measure a stream (T, H, W, 3) that was released at ``RELEASE``."""
         true = clip.followed
         found = TemplateTracker().track(np.concatenate([clip.video[:1], video[1:]]), true.positions[0], true.fps)
         asked = np.repeat(true.positions[RELEASE - 1 : RELEASE], len(video), axis=0)
@@ -75,14 +75,14 @@ class Arm:
         self.still.append(float(psnr(later, np.repeat(clip.video[:1], len(later), axis=0), mask)))
 
     def measures(self, let_go: int) -> dict[str, list[float]]:
-        """By name, clip by clip; the jump is that to the frame ``let_go``."""
+        """The measures by name, clip by clip; the jump is the change to the frame ``let_go``."""
         at = let_go - RELEASE
         jump = [float(change[at]) for change in self.changes]
         unrest = [float(np.delete(change, at).mean()) for change in self.changes]
         return {"epe": self.epe, "jump": jump, "unrest": unrest, "still": self.still}
 
     def to_dict(self) -> dict[str, Any]:
-        """Means with their 95 % intervals."""
+        """Means with 95 % intervals."""
         intervals = {name: _difference(values, None) for name, values in self.measures(self.let_go).items()}
         return {"name": self.name, "let_go": self.let_go} | intervals
 
@@ -96,9 +96,9 @@ def evaluate_release(
     output: Path | None = None,
     untrained: bool = False,
 ) -> dict[str, Any]:
-    """Measure both arms of every model; prints tables and, last, one JSON line; returns what it holds.
+    """Measure all arms of every model. Prints tables and, last, the result as one JSON line; returns it.
 
-    Arguments as of ``evaluate drift``. Raises ValueError for a number, a model or a file that does not work.
+    Arguments: see ``evaluate_drift``. Raises ValueError for an invalid number, model or output file.
     """
     if clips < 1 or not models:
         raise ValueError(f"clips = {clips}, models = {list(models)}: give at least one of each")
@@ -130,13 +130,13 @@ def evaluate_release(
 
 
 def let_go(config: ModelConfig, kind: str) -> int:
-    """The first frame without the drag in the arm ``kind``; of "held", which has none, that of "masked"."""
+    """The first frame without specified drags in the arm ``kind``; for "held", which has none, that of "masked"."""
     first, later = config.chunk_video_frames(0), config.chunk_video_frames(1)
     return first + later * math.ceil((RELEASE - first) / later) if kind == "after" else RELEASE
 
 
 def stream(pipeline: MotionStreamPipeline, clip: EvaluationClip, seed: int, kind: str) -> np.ndarray:
-    """The scene dragged for ``RELEASE`` frames and left alone for ``SECONDS``, uint8 (T, H, W, 3)."""
+    """Stream the scene, dragged for ``RELEASE`` frames and released for ``SECONDS``: uint8 (T, H, W, 3)."""
     made, frames = pipeline.stream(clip.video[0], clip.caption, seed=seed), []
     length = RELEASE + round(SECONDS * pipeline.config.fps)
     while made.frame < length:
@@ -146,7 +146,7 @@ def stream(pipeline: MotionStreamPipeline, clip: EvaluationClip, seed: int, kind
 
 
 def tracks_at(drags: Tracks, frames: np.ndarray, kind: str) -> Tracks:
-    """The tracks of a chunk: the drags, and from ``RELEASE`` on what the arm ``kind`` makes of them."""
+    """The tracks of a chunk: the drags, from ``RELEASE`` on as in the arm ``kind``."""
     shown = np.minimum(frames, RELEASE - 1)
     moving = np.ptp(drags.positions, axis=0).max(axis=-1) > 0
     visible = drags.visible[shown].copy()
@@ -157,7 +157,7 @@ def tracks_at(drags: Tracks, frames: np.ndarray, kind: str) -> Tracks:
 
 
 def compared(arm: Arm, other: Arm) -> dict[str, Any]:
-    """``arm`` minus ``other`` on the same clips, with 95 % intervals; jumps where ``arm`` lets go."""
+    """``arm`` minus ``other`` on the same clips, with 95 % intervals; jumps of both at the frame ``arm.let_go``."""
     own, others = arm.measures(arm.let_go), other.measures(arm.let_go)
     differences = {name: _difference(own[name], others[name]) for name in MEASURES}
     return {"of": arm.name, "minus": other.name} | differences

@@ -1,26 +1,26 @@
-"""``motionstream evaluate rendered``: does what is dragged follow, on rendered clips whose motion is known exactly?
+"""``motionstream evaluate rendered``: do dragged things follow, on rendered clips with exactly known motion?
 
-Two sets of the same clips: "drags" are conditioned as people drag (a rigid grid on every sprite, one or two pins, the
-rest unspecified), "dense" on up to 256 points anywhere. The columns:
+Two conditionings of the same clips: "drags" imitates users (a rigid grid on every sprite, one or two pins, the rest
+unspecified), "dense" gives up to 256 points anywhere. The columns:
 
-- **PSNR, SSIM** against the true video, mean over clips; **background** PSNR only where no sprite is or was, since
+- **PSNR, SSIM** against the true video, mean over clips; **background**: PSNR only where no sprite is or was, since
   moving the whole picture is not following.
 - **EPE**, median and mean end-point error in pixels of *followed points*: points on a dragged sprite (conditioning
-  points or not), at every frame at which the true point is visible and at least 4 px from where it was in frame 0.
-  A template tracker finds them in the row's video, starting at their true places in frame 0. Where it has lost one, the
-  point scores the frozen error, its true distance from frame 0, as if nothing had moved; **lost** is the share of such.
-- **blocks**: steps of brightness at the edges of 8-pixel cells relative to those elsewhere (``metrics.blockiness``), in
-  the last frame over the same of the true one: 1 is as it should be.
+  points or not), in every frame in which the true point is visible and at least 4 px from its position in frame 0.
+  A template tracker finds them in the row's video, starting at their true positions in frame 0. A point that it lost
+  scores the frozen error, its true distance from frame 0, as if nothing had moved; **lost** is the share of these.
+- **blocks**: brightness differences at the edges of 8-pixel cells relative to those elsewhere (``metrics.blockiness``)
+  in the last frame, divided by the true frame's; ideally 1.
 
-The first row is the tracker's floor: its error on the true video itself. "hidden guessed" is the ceiling but for what
-was hidden in the first frame and is uncovered, which nobody can know: there it is the carried mixture. A second table
-says what a warp cannot do:
+The first row is the tracker's floor: its error on the true video itself. The ceiling is the true video encoded and
+decoded; "hidden guessed" is the same, except for content hidden in the first frame, which no model can know and which
+is taken from the carried picture. A second table measures what a warp cannot do:
 
-- PSNR where a sprite has left the background **uncovered**, near sprites' **edges**, and on sprites that have
-  **turned** or grown (``regions``); a clip in which such pixels are few does not count.
-- **gain**: how much better than the frozen first frame a row is, as share of the same gain of the ceiling, the true
-  video coded and decoded; the same within the regions is in the JSON line.
-- **pins**: how far the pinned points of the background move, median in pixels, found by the same tracker; **lost**,
+- PSNR where sprites have **uncovered** background, near sprites' **edges**, and on sprites that have **turned** or
+  grown (``regions``); clips with few such pixels do not count.
+- **gain**: the row's PSNR gain over the frozen first frame, as a share of the ceiling's gain; the gains within the
+  regions are in the JSON line.
+- **pins**: median motion in pixels of the pinned background points, found by the same tracker; **lost**: the share of
   those it could not find, which do not enter the median.
 """
 
@@ -52,14 +52,14 @@ TRUTH, MODEL, NO_TRACKS, FROZEN = "truth (tracker's floor)", "model", "model wit
 CODED_FROZEN, WARP, MIXTURE = "frozen, coded", "warp only", "carried mixture"
 CEILING, GUESSED = "truth, coded (ceiling)", "truth, hidden guessed"
 TARGET = 0.5
-"""The model's error is to stay below this share of the frozen first frame's."""
+"""The target: a model's error below this share of the frozen first frame's."""
 
 PX_OF_SPEED = 1 / 3
-"""Median error in pixels that is allowed for each pixel of speed per 12 frames: 2 px at 6, 4 px at 12."""
+"""Target of the median error in pixels per pixel of speed per 12 frames: 2 px at 6, 4 px at 12."""
 PINS = 1.0
-"""Pixels that pinned points may move, median."""
+"""Target of the median motion of pinned points in pixels."""
 LEAST_PIXELS = 100
-"""Pixels of a clip, all frames together, below which a region of it is not measured."""
+"""Smallest number of a region's pixels, over all frames of a clip, for it to be measured."""
 
 COLUMNS = ("PSNR", "background", "SSIM", "EPE median", "EPE mean", "lost", "blocks")
 FORMATS = ("{:.2f}", "{:.2f}", "{:.3f}", "{:.2f}", "{:.2f}", "{:.1%}", "{:.2f}")
@@ -73,8 +73,8 @@ def _no_regions() -> dict[str, list[float]]:
 
 @dataclass
 class Row:
-    """One method's numbers, clip by clip: PSNR in dB, NaN where there is nothing to measure. ``errors`` are arrays of
-    followed points' errors, ``pins`` of pinned points' motion, one array a clip."""
+    """One method's numbers, clip by clip: PSNR in dB, NaN without anything to measure. ``errors``: the followed points'
+    errors in pixels, ``pins``: the pinned points' motion, one array per clip."""
 
     psnr: list[float] = field(default_factory=list)
     background: list[float] = field(default_factory=list)
@@ -100,14 +100,14 @@ class Row:
         self.errors.append(end_point_error(positions, seen, true.positions, clip.counted))
         self.lost.append(~seen[clip.counted])
         self.blocks.append(blockiness(video[-1:]) / blockiness(clip.video[-1:]))
-        # in frame 0 every point is where it starts
+        # without frame 0, in which every point is at its start
         asked, held = pinned.visible[1:], found.visible[1:, count:]
         moved = np.linalg.norm(found.positions[1:, count:] - pinned.positions[:1], axis=-1)
         self.pins.append(moved[asked & held])
         self.pins_lost.append(~held[asked])
 
     def summary(self) -> dict[str, float | None]:
-        """Means over clips; errors and lost points pooled over all of them, None where there is nothing to measure."""
+        """Means over clips; errors and lost points pooled over all clips. None without anything to measure."""
         values = {
             "psnr": _mean(self.psnr),
             "psnr_background": _mean(self.background),
@@ -123,18 +123,18 @@ class Row:
         return {name: None if value is None else round(value, 4) for name, value in values.items()}
 
     def gains(self, frozen: Row, ceiling: Row) -> dict[str, float | None]:
-        """PSNR gained over the frozen first frame, as share of what the ceiling gains; "gain" of the whole picture and
-        "gain_…" of the regions. None where there is nothing to measure, and for the true video itself."""
+        """PSNR gain over the frozen first frame as a share of the ceiling's: "gain" for the whole picture, "gain_…" for
+        the regions. None without anything to measure, and for the true video itself."""
         kinds = {"gain": (self.psnr, frozen.psnr, ceiling.psnr)}
         kinds |= {f"gain_{name}": (self.regions[name], frozen.regions[name], ceiling.regions[name]) for name in REGIONS}
         return {name: _share(*(_mean(values) for values in kind)) for name, kind in kinds.items()}
 
     def cells(self) -> list[str]:
-        """The summary as the first table prints it."""
+        """The first table's cells."""
         return _cells(FORMATS, list(self.summary().values())[: len(FORMATS)])
 
     def region_cells(self, gains: dict[str, float | None]) -> list[str]:
-        """The rest of the summary, and the gain of the whole picture, as the second table prints them."""
+        """The second table's cells: the rest of the summary, and the gain of the whole picture."""
         *measured, pins, lost = list(self.summary().values())[len(FORMATS) :]
         return _cells(REGION_FORMATS, [*measured, gains["gain"], pins, lost])
 
@@ -170,15 +170,15 @@ def evaluate(
     untrained: bool = False,
     speed: float = 6.0,
 ) -> dict[str, Any]:
-    """Measure a model on held-out rendered clips; prints tables and, last, one JSON line; returns what it holds.
+    """Measure a model on held-out rendered clips. Prints tables and, last, the result as one JSON line; returns it.
 
     Args:
         model: a preset or a folder. untrained: accept random weights.
-        clips: how many, of 45 frames each. seed: which ones, 0..999, and the model's noise.
-        output: a .json file to keep the result in.
+        clips: number of clips, of 45 frames each. seed: selects the clips, 0..999, and the model's noise.
+        output: a .json file for the result.
         speed: mean travel of a sprite in pixels per 12 frames; each draws 0 to 2 times as much.
 
-    Raises ValueError for a model that cannot be loaded, fewer than one clip or an output that cannot be written.
+    Raises ValueError if the model cannot be loaded, ``clips`` is below 1 or the output cannot be written.
     """
     if clips < 1:
         raise ValueError(f"clips = {clips}; give at least 1")
@@ -216,12 +216,12 @@ def evaluate(
 
 
 def _measure(pipeline: MotionStreamPipeline, clips: int, seed: int, speed: float) -> tuple[Rows, Rows, dict[str, int]]:
-    """All rows of both sets, and how many clips and points there were to follow."""
+    """The rows of both conditionings, and the numbers of clips, points and measured errors."""
     tracker = TemplateTracker()
     drags: Rows = {}
     dense: Rows = {}
     points = {"clips": 0, "points": 0, "errors": 0}
-    # where a bar would only fill a log, none is drawn
+    # no progress bar if it would only fill a log
     errors = Console(stderr=True)
     for index in progress(range(clips), "evaluating", console=errors, disable=not sys.stderr.isatty()):
         clip = make_clip(pipeline.config, index, seed, speed)
@@ -239,7 +239,7 @@ def _measure(pipeline: MotionStreamPipeline, clips: int, seed: int, speed: float
 def _methods(
     pipeline: MotionStreamPipeline, clip: EvaluationClip, tracks: Tracks, seed: int, everything: bool
 ) -> dict[str, Callable[[], np.ndarray | None]]:
-    """The rows in the order printed. ``everything``: also those that no tracks change."""
+    """The rows in the order printed. ``everything``: also those that do not depend on the kind of tracks."""
     video, caption = clip.video, clip.caption
     none = Tracks.empty(len(video), tracks.size, tracks.fps)
     unconditioned: dict[str, Callable[[], np.ndarray | None]] = {
@@ -260,13 +260,12 @@ def _methods(
 
 
 def compare(rows: Rows) -> dict[str, Interval]:
-    """The model against the other rows: paired 95 % intervals, clips resampled.
+    """The model against the other rows: paired 95 % intervals, by resampling clips.
 
-    "psnr: …" and "background: …" are differences in dB (above 0: the model is better), "blocks: …" are differences, too
-    (below 0: the model is better), "epe median / …" and
-    "epe mean / …" ratios (below 1: the model is better), left out where no point moved. Differences in dB within the
-    regions are given against the warp and the mixture. "psnr gain: model / …": how much more than the frozen first
-    frame the model has, as share of the same of the ceiling.
+    "psnr: …" and "background: …" are differences in dB (above 0: the model is better), "blocks: …" are differences
+    (below 0: the model is better), "epe median: …" and "epe mean: …" are ratios (below 1: the model is better), omitted
+    if no point moved. Differences in dB within the regions are against the warp and the carried picture. "psnr gain:
+    model / …" is the model's gain over the frozen first frame as a share of the ceiling's.
     """
     model = rows[MODEL]
     found: dict[str, Interval] = {}
@@ -275,7 +274,7 @@ def compare(rows: Rows) -> dict[str, Interval]:
     for name in others:
         other = rows[name]
         found[f"psnr: model - {name}"] = paired_bootstrap(model.psnr, other.psnr)
-        if name != FROZEN:  # which leaves a still background exact
+        if name != FROZEN:  # whose still background is exact
             found[f"background: model - {name}"] = paired_bootstrap(model.background, other.background)
         if model.blocks:
             found[f"blocks: model - {name}"] = paired_bootstrap(model.blocks, other.blocks)
@@ -300,9 +299,9 @@ def _known(pair: tuple[float, float]) -> bool:
 
 
 def walking(model: Row, speed: float) -> dict[str, dict[str, Any]]:
-    """What following at walking speed asks for: "epe", a median error of at most ``PX_OF_SPEED * speed`` pixels, and
-    "pins", pinned points that move at most ``PINS`` pixels. Each with its bound, value, 95 % interval (None where there
-    is nothing to measure), whether it is met, and a sentence."""
+    """The targets for following at walking speed: "epe", a median error of at most ``PX_OF_SPEED * speed`` pixels, and
+    "pins", a median motion of pinned points of at most ``PINS`` pixels. Each with its bound, value, 95 % interval (None
+    without anything to measure), whether it is met, and a sentence."""
     asked = {
         "epe": (model.errors, PX_OF_SPEED * speed, f"median EPE at speed {speed:g}"),
         "pins": (model.pins, PINS, "motion of pinned points"),
@@ -323,7 +322,7 @@ def walking(model: Row, speed: float) -> dict[str, dict[str, Any]]:
 
 
 def target(intervals: dict[str, Interval]) -> dict[str, Any]:
-    """Where the model's error lies relative to half the frozen first frame's: below, across or above it."""
+    """Whether the model's error is below or above half the frozen first frame's, or its interval lies across it."""
     places: dict[str, str | None] = {}
     parts = []
     for label in ("median", "mean"):

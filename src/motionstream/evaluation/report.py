@@ -1,4 +1,4 @@
-"""How a result is printed and kept: a table, one JSON line, a file, a figure."""
+"""Output of results: tables, a JSON line, a file, a figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DASHES = ("-", "--", ":", "-.")
 
 
 def table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
-    """A table whose first column names the rows."""
+    """A table with row names in its first column."""
     made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     made.add_column("", no_wrap=True)
     for column in columns:
@@ -29,7 +29,7 @@ def table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]])
 
 
 def finish(result: dict[str, Any], output: Path | None) -> None:
-    """Print ``result`` as one JSON line, the last; write it to ``output`` (indented) if given, whole or not at all."""
+    """Print ``result`` as one JSON line, the last output; also write it, indented, to ``output`` if given."""
     if output is not None:
         with atomic_path(output, [".json"]) as path:
             path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
@@ -37,9 +37,9 @@ def finish(result: dict[str, Any], output: Path | None) -> None:
 
 
 def drift_figure(result: dict[str, Any], path: Path) -> None:
-    """Draw the curves of ``evaluate drift`` over time, with their intervals, into a .png file.
+    """Draw the curves of ``evaluate drift`` over time, with their intervals, to a .png file.
 
-    A colour for each model, a dash for each attention pattern. Raises ValueError where matplotlib is not installed.
+    Colours distinguish models, dashes attention patterns. Raises ValueError if matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def drift_figure(result: dict[str, Any], path: Path) -> None:
         style = {"color": f"C{models.index(line['model'])}", "linestyle": DASHES[patterns.index(line["causal"]) % 4]}
         _band(top, line["psnr"], label=f"{line['model']} {line['causal']}", **style)
         _band(bottom, line["epe"], **style)
-    # far above the others: a curve would flatten theirs
+    # only in the legend: its curve, far above the others, would flatten them
     best = np.nanmean([np.nan if point is None else point["value"] for point in result["reference"]["psnr"]])
     top.plot([], [], color="grey", label=f"{result['reference']['model']} ({best:.1f} dB)")
     _band(bottom, result["reference"]["epe"], color="grey")
@@ -68,7 +68,7 @@ def drift_figure(result: dict[str, Any], path: Path) -> None:
 
 
 def _band(axes: Any, points: Sequence[Mapping[str, float] | None], *, color: str, **style: Any) -> None:
-    """A curve over the seconds and its interval; a gap where there is no value."""
+    """A curve over the seconds with its interval; gaps where there is no value."""
     known = [point or dict.fromkeys(PARTS, np.nan) for point in points]
     value, low, high = (np.array([point[part] for point in known]) for part in PARTS)
     seconds = 1 + np.arange(len(value))

@@ -1,7 +1,7 @@
-"""Held-out rendered clips for evaluation, and the tracks they are conditioned on.
+"""Held-out rendered clips for evaluation, and the tracks that condition them.
 
-Photographs that no training run has, and seeds of their own; one clip a seed, so that clip i does not depend on how
-many there are. Pixels are (x, y) with (0, 0) the centre of the top-left one. Axes: T frames, N points.
+They use photographs and seeds that training never uses, one seed per clip, so that clip i does not depend on the number
+of clips. Pixels are (x, y) with (0, 0) the centre of the top-left one. Axes: T frames, N points.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from motionstream.metrics import moved_frames
 from motionstream.tracks import Tracks
 
 FIRST_SEED = 900_000_000
-"""Training draws its seeds at random, of up to 2^62: hardly ever one of these. Its photographs are others anyway."""
+"""Training draws its seeds at random up to 2^62, so hardly ever one of these, and uses other photographs anyway."""
 FRAMES = 45
 LEAST_MOTION = 4.0
 FOLLOWED_POINTS = 24
@@ -31,12 +31,12 @@ DENSE_POINTS = 256
 
 @dataclass(frozen=True)
 class EvaluationClip:
-    """One clip and what is asked of a model.
+    """One clip with its conditioning and measured points.
 
-    ``video`` uint8 (T, H, W, 3); ``background`` bool (T, H, W): pixels that no sprite covers at this frame nor at
-    frame 0, which a still camera leaves as they were. ``regions``: masks of the same shape by the names ``REGIONS``.
-    ``drags`` and ``dense`` are conditioning tracks; ``pinned`` are those of the drags that hold the background.
-    ``followed`` are the points measured, of which ``counted`` bool (T, N) says at which frames.
+    ``video``: uint8 (T, H, W, 3). ``background``: bool (T, H, W), pixels that no sprite covers in this frame or in
+    frame 0, which do not change, since the camera is still. ``regions``: masks of the same shape by the names
+    ``REGIONS``. ``drags`` and ``dense``: conditioning tracks; ``pinned``: those of the drags that hold the background.
+    ``followed``: the measured points; ``counted``: bool (T, N), the frames in which they count.
     """
 
     video: np.ndarray
@@ -51,15 +51,15 @@ class EvaluationClip:
 
 
 EFFECTS = ("dark", "fog", "snow", "tint")
-"""What a caption may say and no track can."""
+"""Changes that captions can describe and tracks cannot."""
 
 
 def scene_config(config: ModelConfig, speed: float, effect: str | None = None, frames: int = FRAMES) -> SceneConfig:
-    """Scenes at the model's size: one to three sprites before a still camera, held-out photographs as they are.
+    """Scenes at the model's size: one to three sprites, a still camera, unmodified held-out photographs.
 
     ``speed``: a sprite's mean travel in pixels per 12 frames; each draws 0 to 2 times as much. ``effect``: one of
-    ``EFFECTS``, in every scene that can have it; without it light does not change, so that every difference between two
-    rows is one of motion. All else is the same.
+    ``EFFECTS``, in every scene that can have it, all else being the same. Without it light does not change, so that
+    differences between methods are only of motion.
     """
     scale = min(config.size) / 128
     plain = SceneConfig(
@@ -90,8 +90,8 @@ def make_clip(
     *,
     frames: int = FRAMES,
 ) -> EvaluationClip:
-    """Clip number ``index`` of the evaluation ``seed``; the same arguments give the same clip. With an ``effect``, as
-    of ``scene_config``, it differs in that, and in its caption, alone."""
+    """Clip number ``index`` of the evaluation ``seed``; the same arguments give the same clip. An ``effect`` (see
+    ``scene_config``) changes only the pixels that show it and the caption."""
     if not 0 <= seed < 1000 or not 0 <= index < 100_000:
         raise ValueError(f"seed {seed}, clip {index}: evaluation seeds are 0..999, clips 0..99999")
     settings = scene_config(config, speed, effect, frames)
@@ -120,8 +120,7 @@ def make_clip(
 
 
 def scenes(config: ModelConfig, count: int, seed: int, speed: float, shown: slice) -> Iterator[EvaluationClip]:
-    """The first ``count`` scenes in which there is something to follow in the frames that are ``shown``; the same for
-    every model of a size."""
+    """The first ``count`` scenes with points to follow in the ``shown`` frames; the same for all models of a size."""
     index = 0
     while count:
         clip = make_clip(config, index, seed, speed)
@@ -134,10 +133,10 @@ def scenes(config: ModelConfig, count: int, seed: int, speed: float, shown: slic
 def drag_points(
     places: np.ndarray, seen: np.ndarray, layer: np.ndarray, rng: np.random.Generator, scale: float = 1.0
 ) -> np.ndarray:
-    """Which points a person's drags and pins would make: indices, rising.
+    """Indices, ascending, of points as in a user's drags and pins.
 
-    On every sprite seen in frame 0 a rigid grid, its own points within 8 to 16 pixels (times ``scale``) of one of
-    them; on the background one or two pins, each with its neighbours within 10 pixels. All are seen in frame 0.
+    On every sprite visible in frame 0, its points within 8 to 16 pixels (times ``scale``) of a random one of them; on
+    the background one or two pins, points within 10 pixels of a random one. All are visible in frame 0.
 
     Args:
         places: (N, 2) and seen (N,) in frame 0. layer: (N,), 0 the background, k the k-th sprite.
@@ -155,10 +154,10 @@ def drag_points(
 
 
 def followed_points(tracks: Tracks, layer: np.ndarray, drags: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Which points are measured: indices, rising, at most ``FOLLOWED_POINTS``.
+    """Indices, ascending, of at most ``FOLLOWED_POINTS`` points to measure.
 
-    They lie on a sprite that is dragged, whether or not they are among the conditioning points themselves, are seen
-    in frame 0, and at some frame are seen ``LEAST_MOTION`` pixels or more from there.
+    They lie on a dragged sprite, whether they are conditioning points or not, are visible in frame 0, and are visible
+    in some frame ``LEAST_MOTION`` pixels or more from there.
     """
     dragged = np.unique(layer[drags])
     moves = moved_frames(tracks.positions, tracks.visible, LEAST_MOTION).any(axis=0)
