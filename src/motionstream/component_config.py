@@ -14,8 +14,8 @@ DecoderChoice = Literal["full", "tiny"]
 """The full autoencoder's decoder, or the tiny one."""
 TextPlacement = Literal["resident", "released", "int8", "cpu"]
 """Placement of the text encoder, from the most device memory to the least. ``resident``: stays on the device.
-``released``: loaded for a new prompt and freed again. ``int8``: released, with 8-bit linear weights. ``cpu``: encodes on
-the CPU."""
+``released``: loaded for a new prompt and freed again. ``int8``: released, with 8-bit linear weights. ``cpu``: encodes
+on the CPU."""
 
 
 def require(condition: bool, setting: str, value: object, rule: str) -> None:

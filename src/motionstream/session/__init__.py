@@ -1,1 +1,1 @@
-"""What a viewer does and what becomes of it: commands, the director that obeys them, recordings and their replay."""
+"""Sessions: a viewer's commands, the director that turns them into tracks, recordings and their replay."""

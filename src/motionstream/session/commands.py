@@ -1,7 +1,8 @@
-"""What a viewer may ask of a running stream, and how it is written as JSON: on the wire and in recordings alike.
+"""The commands of viewers to a running stream, and their JSON form on the wire and in recordings.
 
 Points are (x, y) pixels of the stream's picture with (0, 0) the centre of the top-left pixel; times are seconds. The
-dataclasses are the schema: a field says what it may hold (see fields.py), one without such a rule is not written.
+dataclasses are the schema: each field is annotated with a rule for its values (see fields.py); fields without a rule
+are not written.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from motionstream.session.followed import MAX_TEXT
 
 MAX_PIXELS = 1e5  # a coordinate beyond this is a broken message
 MAX_PROMPT = 500  # characters
-MAX_SAMPLES = 256  # of the pointer in one message
+MAX_SAMPLES = 256  # pointer samples per message
 MAX_PATH = 512  # points of a drawn line
 MAX_SEED = 2**31 - 1
 MAX_TIME = 1e12  # seconds, of any clock
-MAX_SOURCE = 1280  # pixels of a side of what is followed
+MAX_SOURCE = 1280  # pixels per side of a followed source
 
 TIME = Number(-MAX_TIME, MAX_TIME)
 
@@ -30,8 +31,8 @@ GestureNumber = Annotated[int, Whole(0, 2**31 - 1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """``time``: when it was meant, on the clock of who obeys it. ``sent``: the same moment on the viewer's clock; the
-    chunk that shows it gives it back, so that the viewer can tell how long it took."""
+    """``time``: when it was given, on the receiver's clock. ``sent``: the same moment on the viewer's clock; it is
+    returned with the chunk that shows the command, so that the viewer can measure the latency."""
 
     time: float
     sent: float | None = None
@@ -43,7 +44,8 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class Press(Command):
-    """Begin to drag: a grid of points ``spacing`` apart within ``radius`` pixels. The viewer chooses the number."""
+    """Begin a drag: a grid of points ``spacing`` apart within ``radius`` pixels. The viewer chooses the number
+    ``gesture``."""
 
     gesture: GestureNumber
     x: Pixel
@@ -55,15 +57,15 @@ class Press(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Pin(Press):
-    """A static grid: what it covers stays where it is."""
+    """Pin a static grid, which keeps its content in place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Path(Command):
-    """A grid that walks a line drawn beforehand, in ``duration`` seconds or at ``speed`` pixels a second.
+    """Move a grid along a drawn line, in ``duration`` seconds or at ``speed`` pixels per second.
 
-    It begins in the next chunk, waits at the first point for ``delay`` seconds of the video, and at the end holds, or
-    is released (``release``).
+    It begins in the next chunk, waits at the first point for ``delay`` seconds of the video, and at the end holds or,
+    with ``release``, is released.
     """
 
     gesture: GestureNumber
@@ -80,7 +82,7 @@ class Path(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Move(Command):
-    """Where the pointer of a drag is. Moves of gestures that are gone already are ignored."""
+    """The pointer's position in a drag. Ignored if the gesture has ended."""
 
     gesture: GestureNumber
     x: Pixel
@@ -89,35 +91,35 @@ class Move(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Release(Command):
-    """Let a drag, a pin or a path go. Ignored when it is gone already."""
+    """Release a drag, a pin or a path. Ignored if the gesture has ended."""
 
     gesture: GestureNumber
 
 
 @dataclass(frozen=True, kw_only=True)
 class Erase(Command):
-    """Take a gesture away from the next chunk on."""
+    """Remove a gesture from the next chunk on."""
 
     gesture: GestureNumber
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt(Command):
-    """Another sentence, from the next chunk on."""
+    """Set the prompt from the next chunk on."""
 
     prompt: Annotated[str, Text(MAX_PROMPT)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps(Command):
-    """Another number of denoising steps, from the next chunk on."""
+    """Set the number of denoising steps from the next chunk on."""
 
     steps: Annotated[int, Whole(1, MAX_STEPS)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Camera(Command):
-    """How the camera moves from now on: velocities, see ``CameraMove``. Layered over all gestures."""
+    """Set the camera's velocities from now on, see ``CameraMove``. Its motion is added to all gestures."""
 
     pan: Annotated[tuple[float, float], Row(2, -1, 1)] = (0.0, 0.0)
     orbit: Annotated[tuple[float, float], Row(2, -1, 1)] = (0.0, 0.0)
@@ -127,9 +129,9 @@ class Camera(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Select(Command):
-    """Find the object at (x, y), or in a box (left, top, right, bottom), of the last frame made, or take what is within
-    an ``outline``; the viewer chooses the number ``request``, by which gestures then take hold of it. Recordings hold
-    the outline that was found."""
+    """Select the object at (x, y) or in a box (left, top, right, bottom) of the last frame, or the area within an
+    ``outline``. Gestures refer to it by the number ``request``, which the viewer chooses. Recordings contain the
+    outline that was found."""
 
     request: Annotated[int, Whole(0, 2**31 - 1)]
     x: Annotated[float | None, Number(-MAX_PIXELS, MAX_PIXELS)] = None
@@ -142,18 +144,18 @@ class Select(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Follow(Command):
-    """From the next chunk on the picture moves as a source does: an uploaded ``video`` (its name), or the viewer's
-    ``webcam``, (height, width) of its frames, which follow one by one.
+    """Transfer a source's motion to the picture from the next chunk on: an uploaded ``video`` (its name) or the
+    viewer's ``webcam`` ((height, width) of its frames, which follow as `WebcamFrame`).
 
-    ``align``: up to two of [x, y of the source, x, y of the picture] that lie on one another (see `align` in
-    tracks/transfer.py). ``repeat``: the video begins again at its end. Recordings hold `Followed` instead.
+    ``align``: up to two pairs of corresponding points [x, y of the source, x, y of the picture] (see `align` in
+    tracks/transfer.py). ``repeat``: loop the video. Recordings contain `Followed` instead.
     """
 
     video: Annotated[str | None, Text(64)] = None
     webcam: Annotated[tuple[int, int] | None, Wholes(2, 16, MAX_SOURCE)] = None
     align: Annotated[tuple[tuple[float, ...], ...], Rows("xyxy", 2, (MAX_PIXELS,) * 4, low=0)] = ()
     repeat: Annotated[bool, Flag()] = False
-    source: Any = None  # the video that the server has by that name; never written
+    source: Any = None  # the server's video of that name; never written
 
     def __post_init__(self) -> None:
         if (self.video is None) == (self.webcam is None):
@@ -162,7 +164,7 @@ class Follow(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class WebcamFrame(Command):
-    """A frame of the webcam that is followed, taken at ``sent``. A binary message of its own, never JSON."""
+    """A frame of the followed webcam, taken at ``sent``. A binary message, never JSON."""
 
     sent: float
     jpeg: bytes
@@ -175,38 +177,38 @@ class WebcamFrame(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Unfollow(Command):
-    """The picture moves by itself no more: the source's points are let go with the next chunk."""
+    """Stop following a source: its points are released with the next chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Followed(Command):
-    """Where a followed source's points are in the next chunk (see followed.py). Recordings alone hold it."""
+    """A followed source's points in the next chunk (see followed.py). Occurs only in recordings."""
 
     points: Annotated[str, Text(MAX_TEXT)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restart(Command):
-    """The last frame becomes the picture, from the next chunk on; gestures stay. ``seed``: of the noise from there."""
+    """Restart from the last frame with the next chunk; gestures stay. ``seed``: of the noise from there on."""
 
     seed: Annotated[int | None, Whole(0, MAX_SEED)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refresh(Command):
-    """Whether the attention sink is refreshed by itself when the camera has left the first view."""
+    """Set whether the attention sink is refreshed automatically when the camera has left its view."""
 
     adaptive: Annotated[bool, Flag()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pause(Command):
-    """Make no more chunks until resumed."""
+    """Generate no chunks until resumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resume(Command):
-    """Go on where the stream was paused."""
+    """Continue a paused stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +217,9 @@ class Stop(Command):
 
 
 LIVE = (Follow, Unfollow, Pause, Resume, Stop)
-"""Those that a viewer gives and no recording holds: they change when frames come, or become `Followed`."""
+"""Commands that never occur in recordings: they affect only the timing of frames, or are recorded as `Followed`."""
 RECORDED = (Followed,)
-"""Those that recordings hold and no viewer gives."""
+"""Commands that occur only in recordings."""
 _BOTH = (Press, Pin, Path, Move, Release, Erase, Camera, Select, Prompt, Steps, Restart, Refresh)
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (*_BOTH, *LIVE, *RECORDED)}
 
@@ -226,7 +228,7 @@ COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in (*
 
 @dataclass(frozen=True, kw_only=True)
 class _Moves(Command):
-    """Several samples of one pointer, as they are written."""
+    """Several samples of one pointer, the written form of `Move`."""
 
     gesture: GestureNumber
     samples: Annotated[
@@ -235,10 +237,10 @@ class _Moves(Command):
 
 
 def from_json(content: Mapping[str, Any], at: Callable[[float | None], tuple[float, float | None]]) -> list[Command]:
-    """Read one message: ``{"type": name, "t": when, ...}``; "move" has several samples, the others are one command.
+    """Read one message, ``{"type": name, "t": when, ...}``. A "move" has several samples; any other is one command.
 
-    ``at`` is given a message's ``t`` (None where it has none) and answers the command's ``time`` and ``sent``. Raises
-    ValueError, naming the field and the value, for anything that is not in the schema.
+    ``at`` maps a message's ``t`` (None if missing) to the command's ``time`` and ``sent``. Raises ValueError naming the
+    field and the value for anything that is not in the schema.
     """
     if "type" not in content:
         raise ValueError("the message lacks 'type'")
@@ -264,7 +266,7 @@ def read_time(content: Mapping[str, Any]) -> float | None:
 
 
 def to_json(commands: Iterable[Command]) -> list[dict[str, Any]]:
-    """The messages of some commands, with ``time`` for ``t``; neighbouring samples of one pointer are one message."""
+    """Messages for commands, with their ``time`` as ``t``; consecutive samples of one pointer form one message."""
     messages: list[dict[str, Any]] = []
     for command in commands:
         assert COMMANDS.get(command.name) is type(command), command

@@ -1,7 +1,7 @@
-"""The director: what a viewer's gestures ask for becomes the tracks of one chunk after another.
+"""The director turns a viewer's gestures into the tracks of one chunk after another.
 
-It knows no clock and no transport. Given the same commands with the same times and the same cuts it gives the same
-tracks, bit for bit: recordings rely on that.
+It is independent of clocks and transport: the same commands with the same times and cuts give the same tracks, bit for
+bit. Recordings rely on that.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from motionstream.tracks.tracks import MAX_POINTS
 from motionstream.tracks.transfer import FIRST_ID, point_spacing
 
 MOST_MASKS = 32
-"""Selected objects that are remembered; of more the oldest are forgotten."""
+"""Number of selected objects that are remembered; beyond this the oldest are forgotten."""
 CAMERA, FOLLOWED = -1, -2
-"""The overlay's numbers for points of the scene that a camera moves, and of a source that is followed; gestures have
-numbers from 0 on."""
+"""The overlay's numbers for points moved by the camera and for points of a followed source; gestures are numbered from
+0."""
 
 
 @dataclass(frozen=True)
 class TrackGroup:
-    """``count`` neighbouring points of the overlay belong to one gesture."""
+    """``count`` consecutive points of the overlay that belong to one gesture."""
 
     gesture: int
     kind: str  # press | pin | path | camera | follow
@@ -38,7 +38,7 @@ class TrackGroup:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A gesture that lives: its number in `LiveTracks`, what began it, and the ids of its points."""
+    """An active gesture: its number in `LiveTracks`, the kind of command that began it, and the ids of its points."""
 
     number: int
     kind: str
@@ -46,30 +46,30 @@ class Held:
 
 
 class Director:
-    """Holds the gestures of one stream, and the camera over them. ``size`` is (height, width); times are seconds on any
-    one clock; ``depth`` is the picture's depth map, (height, width), a plain guess when None."""
+    """Holds the gestures and the camera of one stream. ``size``: (height, width). Times are seconds on any one clock.
+    ``depth``: the picture's depth map, (height, width); a generic prior when None."""
 
     def __init__(self, size: tuple[int, int], fps: float, depth: np.ndarray | None = None) -> None:
         self._live = LiveTracks(size, fps)
         self._depth = depth
-        self._camera: LiveCamera | None = None  # from the first command on
-        self._masks: dict[int, np.ndarray] = {}  # by the number of what selected them, oldest first
+        self._camera: LiveCamera | None = None  # from its first command on
+        self._masks: dict[int, np.ndarray] = {}  # by the selection's number, oldest first
         self._followed: Tracks | None = None  # a source's points in the next chunk
-        self.next_followed_id = FIRST_ID  # no followed point had this one, or a later
+        self.next_followed_id = FIRST_ID  # no followed point has had this id or a later one
         self._last_cut: float | None = None
         self._held: dict[int, Held] = {}  # by the viewer's number, oldest first
-        self._shown: dict[int, Held] = {}  # those of the last cut
+        self._shown: dict[int, Held] = {}  # the gestures of the last cut
         self._latest: dict[int, float] = {}  # the viewer's number → its last time
 
     @property
     def gestures(self) -> tuple[tuple[int, str], ...]:
-        """The viewer's number of every gesture that lives, and what began it (press, pin or path), oldest first."""
+        """The viewer's number and the kind (press, pin or path) of every active gesture, oldest first."""
         return tuple((number, held.kind) for number, held in self._held.items())
 
     def obey(self, command: Command) -> bool:
-        """Carry out a command about gestures; False where it had no effect, since its gesture is gone already.
+        """Carry out a command about tracks; False if it had no effect because its gesture has ended.
 
-        Raises ValueError for what cannot be done, saying why; nothing has changed then.
+        Raises ValueError with the reason if it is impossible; then nothing has changed.
         """
         match command:
             case Press() | Path():
@@ -98,9 +98,9 @@ class Director:
         return True
 
     def cut(self, frames: int, now: float) -> Tracks:
-        """The tracks of the next ``frames`` frames; ``now``: the moment of the cut, on the commands' clock.
+        """The tracks of the next ``frames`` frames; ``now``: the time of the cut, on the commands' clock.
 
-        ValueError where a source is followed for another number of frames.
+        ValueError if a followed source's points are for another number of frames.
         """
         followed, self._followed = self._followed, None
         if followed is not None and followed.length != frames:
@@ -123,18 +123,17 @@ class Director:
             del self._masks[next(iter(self._masks))]
 
     def mask(self, number: int) -> np.ndarray:
-        """The mask of an object that was selected; ValueError where there is none of this number."""
+        """The mask of a selected object; ValueError if there is none with this number."""
         if number not in self._masks:
             raise ValueError(f"there is no object {number}; select it first")
         return self._masks[number]
 
     def overlay(self, tracks: Tracks, most: int) -> tuple[np.ndarray, tuple[TrackGroup, ...]]:
-        """What to draw over the frames of the last cut: float32 (T, N, 2) with NaN where not visible, and whose points
-        they are. ``most``: points at most, evenly chosen."""
+        """Points to draw over the frames of the last cut, float32 (T, N, 2), NaN where not visible, and their groups.
+        ``most``: largest number of points; more are thinned evenly."""
         if tracks.count > most:
             tracks = tracks.select(np.linspace(0, tracks.count - 1, most).round().astype(int))
-        # A cut's tracks stand gesture by gesture, oldest first, as the gestures do here; before them the scene's, and
-        # a followed source's.
+        # A cut's tracks are in this order: the scene's, a followed source's, then gesture by gesture, oldest first.
         counts = [
             (CAMERA, "camera", int((tracks.ids < 0).sum())),
             (FOLLOWED, "follow", int((tracks.ids >= FIRST_ID).sum())),
@@ -145,7 +144,7 @@ class Director:
         return np.where(tracks.visible[..., None], tracks.positions, np.float32(np.nan)), groups
 
     def _begin(self, command: Press | Path) -> int:
-        """The number that `LiveTracks` gives a new gesture."""
+        """Begin a gesture; returns its number in `LiveTracks`."""
         spacing, radius = command.spacing, command.radius
         mask = None if command.object is None else self.mask(command.object)
         match command:
@@ -185,7 +184,7 @@ class Director:
         return True
 
     def _time(self, command: Press | Move | Release) -> float:
-        """A command's time, not before the gesture's last: viewers' clocks are guesses."""
+        """A command's time, not before the gesture's last, since viewers' clocks are only estimated."""
         moment = max(command.time, self._latest.get(command.gesture, -math.inf))
         self._latest[command.gesture] = moment
         return moment
@@ -197,11 +196,11 @@ class Director:
 
 
 def _beside(followed: Tracks, gestures: Tracks) -> Tracks:
-    """A source's points without those that come near a gesture's: what somebody holds has the last word there."""
+    """A source's points without those near a gesture's points, since gestures take precedence."""
     reach = point_spacing(followed.size)
     near = np.zeros(followed.count, bool)
     for frame in range(followed.length):
         held = gestures.positions[frame][gestures.visible[frame]]
         apart = np.hypot(*(followed.positions[frame][:, None] - held[None]).transpose(2, 0, 1))
-        near |= (apart <= reach).any(axis=1)  # what is hidden is near nothing: NaN
+        near |= (apart <= reach).any(axis=1)  # false for hidden points, which are NaN
     return followed.select(np.flatnonzero(~near)[: MAX_POINTS - gestures.count])

@@ -1,6 +1,6 @@
-"""A kept session as files for others: MP4, GIF, tracks, or the session's own.
+"""Exports a stored session: as MP4, GIF, tracks or recording.
 
-None of it needs the model or its device: films are kept as frames are made, and tracks are made without a model.
+None of these needs the model: films are stored while frames are generated, and tracks are made without a model.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from motionstream.media import atomic_path
 from motionstream.session.film import frames_of, write_mp4
 from motionstream.session.library import Library
 
-GIF_FRAMES = 600  # at most: 50 seconds, some tens of megabytes; Pillow holds them all
-GIF_RATE = 12.5  # frames a second, at most: a GIF's clock has hundredths of seconds
+GIF_FRAMES = 600  # at most: about 50 seconds, some tens of megabytes, which Pillow holds in memory
+GIF_RATE = 12.5  # largest frame rate; GIF durations are in hundredths of a second
 GIF_SUFFIXES = (".gif",)
 
 
 def export_mp4(library: Library, name: str, path: Path) -> None:
-    """The film as it is, in an MP4 file. ValueError where there is none."""
+    """Write the film as MP4, without re-encoding. ValueError if there is none."""
     write_mp4(library.film_path(name), library.recording(name).header.fps, path)
 
 
 def export_gif(library: Library, name: str, path: Path) -> None:
-    """The film's first ``GIF_FRAMES / GIF_RATE`` seconds as a GIF. ValueError where there is none."""
+    """Write the beginning of the film as a GIF, at most ``GIF_FRAMES`` frames. ValueError if there is none."""
     write_gif(path, frames_of(library.film_path(name)), library.recording(name).header.fps)
 
 
 def export_tracks(library: Library, name: str, path: Path) -> None:
-    """The tracks that the frames followed, as `Tracks` saves them. ValueError where there are none, or too many."""
+    """Write the tracks that the frames followed, with `Tracks.save`. ValueError if there are none or too many."""
     library.recording(name).tracks().save(path)
 
 
 def export_recording(library: Library, name: str, path: Path) -> None:
-    """The session's file up to its last whole line."""
+    """Write the recording up to its last complete line."""
     library.recording(name).write(path)
 
 
@@ -47,11 +47,11 @@ EXPORTS: dict[str, tuple[str, Callable[[Library, str, Path], None]]] = {
     "tracks": (".npz", export_tracks),
     "recording": (".jsonl", export_recording),
 }
-"""What a session can become: the file's suffix, and what writes it (any thread may; it takes seconds)."""
+"""Export formats: the file's suffix, and the function that writes it (in any thread; it takes seconds)."""
 
 
 def write_gif(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Write frames uint8 (H, W, 3) as a GIF that repeats, thinned to GIF_RATE and cut after GIF_FRAMES; whole or not
+    """Write frames uint8 (H, W, 3) as a looping GIF, thinned to about GIF_RATE and cut after GIF_FRAMES; whole or not
     at all. ValueError without frames."""
     step = max(1, round(fps / GIF_RATE))
     pictures = islice(_pictures(islice(iter(frames), 0, None, step)), GIF_FRAMES)

@@ -1,6 +1,6 @@
-"""What a field of a message may hold. A message's dataclass says it, ``Annotated`` with one of these rules.
+"""Rules for the values of message fields; a message's dataclass annotates its fields with them (``Annotated``).
 
-What arrives is not trusted: every value is checked, and what is wrong is said in a sentence that names it.
+Messages are not trusted: every value is checked, and errors name the field and the value.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, Protocol, get_type_hints
 
 
 class Rule(Protocol):
-    """Tells whether a value of a JSON object is allowed."""
+    """Checks a value of a JSON object."""
 
     def check(self, name: str, value: Any) -> Any:
-        """The value as the message holds it. ValueError, naming the field and the value, where it is not allowed."""
+        """The value in the dataclass's form. ValueError naming the field and the value if it is not allowed."""
         ...
 
 
@@ -60,7 +60,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Words:
-    """At most ``most`` texts of at most ``longest`` characters: a tuple."""
+    """At most ``most`` texts of at most ``longest`` characters each; read as a tuple."""
 
     most: int
     longest: int
@@ -95,7 +95,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Row:
-    """``length`` numbers from ``low`` to ``high``, or null where it is optional: a tuple."""
+    """``length`` numbers from ``low`` to ``high``; read as a tuple."""
 
     length: int
     low: float
@@ -109,7 +109,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Wholes:
-    """``length`` whole numbers from ``low`` to ``high``: a tuple."""
+    """``length`` whole numbers from ``low`` to ``high``; read as a tuple."""
 
     length: int
     low: int
@@ -123,7 +123,8 @@ class Wholes:
 
 @dataclass(frozen=True)
 class Rows:
-    """``low`` to ``high`` rows of numbers, one for each of ``columns``, within ``most``: a tuple of tuples."""
+    """``low`` to ``high`` rows with one number per character of ``columns``, each within ± its limit in ``most``; read
+    as a tuple of tuples."""
 
     columns: str
     high: int
@@ -146,7 +147,7 @@ class Rows:
 
 
 def short(value: Any) -> str:
-    """A value as a message may show it."""
+    """A value, shortened for an error message."""
     text = repr(value)
     return text if len(text) <= 40 else text[:40] + "..."
 
@@ -159,9 +160,9 @@ def rules(kind: type) -> dict[str, Rule]:
 
 
 def read_fields(kind: type, content: Mapping[str, Any], besides: tuple[str, ...] = ("type",)) -> dict[str, Any]:
-    """The checked fields of a dataclass from a JSON object; those with a default may be missing.
+    """Read and check a dataclass's fields from a JSON object; those with a default may be missing.
 
-    ``besides``: what else the object may hold. ValueError names what is missing, wrong or unknown.
+    ``besides``: further keys that the object may have. ValueError names a missing, wrong or unknown field.
     """
     allowed, values = rules(kind), {}
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}

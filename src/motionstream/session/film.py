@@ -1,7 +1,7 @@
-"""The frames of a session, kept as they are made: raw H.264 (Annex B), appended chunk by chunk.
+"""Stores a session's frames as they are generated: raw H.264 (Annex B), appended chunk by chunk.
 
-Every chunk begins with a key frame that needs nothing before it, and nothing waits in the encoder, so the file can be
-read, to the last whole chunk, while the session runs and after a crash.
+Every chunk begins with an IDR frame and the encoder delays nothing, so the file can be read up to the last complete
+chunk, during the session and after a crash.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from motionstream.media import VIDEO_SUFFIXES, atomic_path
 from motionstream.yuv import mark_bt709, to_rgb, to_yuv
 
 SUFFIX = ".h264"
-MAX_BYTES = 2**30  # of one film
-CRF = 16  # looks lossless, as what `motionstream stream` writes
+MAX_BYTES = 2**30  # per film
+CRF = 16  # looks lossless; same as `motionstream stream`
 
 
 def frame_rate(fps: float) -> Fraction:
-    """As a fraction that a container can hold; 1001: the denominator of the NTSC rates."""
+    """The rate as a fraction that containers can store; 1001 is the denominator of the NTSC rates."""
     return Fraction(fps).limit_denominator(1001)
 
 
 class Film:
     """Encodes frames of one ``size`` (height, width; both even) and appends them to a new file, up to ``most`` bytes.
 
-    Raises OSError where the file cannot be written, and ValueError where it has become too long.
+    Raises OSError if the file cannot be written, and ValueError if it has become too long.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float, most: int = MAX_BYTES) -> None:
@@ -44,7 +44,7 @@ class Film:
         context.height, context.width = size
         context.framerate, context.time_base = frame_rate(fps), 1 / frame_rate(fps)
         mark_bt709(context)
-        # forced-idr: what is marked below as a key frame lets a decoder begin there; one thread: others need theirs
+        # forced-idr: decoders can begin at the key frames requested below; one thread, to leave the others to the model
         context.options = {
             "crf": str(CRF),
             "preset": "veryfast",
@@ -70,8 +70,8 @@ class Film:
         self._file.flush()
 
     def close(self) -> None:
-        """Whole chunks are in the file by now; the rest of one that a full disk refused is given up."""
-        with contextlib.suppress(OSError):  # it is flushed once more; the file is closed all the same
+        """Close the file. Complete chunks are in it already; data that a full disk refused is dropped."""
+        with contextlib.suppress(OSError):  # closing flushes again, which may fail; the file is closed anyway
             self._file.close()
 
 
@@ -84,7 +84,7 @@ def frames_of(film: Path) -> Iterator[np.ndarray]:
 
 
 def write_mp4(film: Path, fps: float, path: Path) -> None:
-    """Put a film into an MP4 file as it is, without encoding it again; whole or not at all."""
+    """Write a film as MP4 without re-encoding; whole or not at all."""
     with (
         atomic_path(path, VIDEO_SUFFIXES) as temporary,
         av.open(str(film), format="h264") as source,

@@ -1,4 +1,4 @@
-"""Which weights made a recording: a short hash of a pipeline."""
+"""A short hash of a pipeline, which identifies the weights that made a recording."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 from motionstream.pipeline import MotionStreamPipeline
 
 SAMPLES = 64
-"""Values of each tensor that are looked at: other weights differ everywhere, and reading all of Wan takes seconds."""
+"""Number of values hashed per tensor: different weights differ everywhere, and hashing all of Wan's takes seconds."""
 
 
 def fingerprint(pipeline: MotionStreamPipeline) -> str:
-    """32 hexadecimal digits of the configuration and of values spread over every tensor of model and decoder."""
+    """32 hexadecimal digits, from the config and values spread over every tensor of model and autoencoders."""
     digest = hashlib.sha256(json.dumps(pipeline.config.to_dict(), sort_keys=True).encode())
     parts = (pipeline.model, pipeline.parts.autoencoder, pipeline.parts.tiny)
     for part in parts:

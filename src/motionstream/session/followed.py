@@ -1,9 +1,9 @@
-"""Where a followed source's points are in one chunk, as a text that commands and recordings hold.
+"""Encodes a followed source's points in one chunk as text, for commands and recordings.
 
-Frames of a video or webcam never become part of a session: what is recorded is what was tracked in them, and a take
-obeys exactly that text, so that a replay needs no source. The text is base64 of zlib of: frames, points (int32); the
-points' ids, counted from those of transferred points on (int32); whether they are seen (uint8, T x N); where they are
-(int32, T x N x 2) in 64ths of a pixel, as differences from frame to frame. All little-endian.
+Frames of a video or webcam are never part of a session. Only the points tracked in them are recorded, and a take uses
+exactly the decoded text, so a replay needs no source. The text is base64 of zlib of: numbers of frames and points
+(int32); the points' ids minus FIRST_ID (int32); visibility (uint8, T x N); positions (int32, T x N x 2) in 1/64 pixel,
+as differences between frames. All little-endian.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from motionstream.tracks import Tracks
 from motionstream.tracks.tracks import MAX_POINTS
 from motionstream.tracks.transfer import FIRST_ID
 
-STEPS = 64  # of a pixel
-MAX_FRAMES = 100  # of one chunk
-MAX_TEXT = 8 * 2**20  # characters: far more than any chunk of a model needs
-MAX_BYTES = 16 * 2**20  # unpacked: more than MAX_FRAMES of MAX_POINTS take
-FARTHEST = 2**20  # pixels: beyond it is nothing that a source shows
+STEPS = 64  # per pixel
+MAX_FRAMES = 100  # per chunk
+MAX_TEXT = 8 * 2**20  # characters: far more than any model's chunk needs
+MAX_BYTES = 16 * 2**20  # unpacked: more than MAX_FRAMES frames of MAX_POINTS points
+FARTHEST = 2**20  # largest coordinate in pixels
 
 _HEAD = struct.Struct("<ii")
 
 
 def pack_points(tracks: Tracks) -> str:
-    """The text of a chunk's tracks, all of them transferred points. What is hidden rests where it was seen last."""
+    """Encode a chunk's tracks, all of transferred points. Hidden points are stored at their last visible position."""
     assert tracks.count == 0 or tracks.ids.min() >= FIRST_ID
     visible = tracks.visible
     steps = np.where(visible[..., None], np.nan_to_num(tracks.positions) * STEPS, 0).round().astype("<i4")
@@ -45,7 +45,7 @@ def pack_points(tracks: Tracks) -> str:
 
 
 def unpack_points(text: str, size: tuple[int, int], fps: float) -> Tracks:
-    """The tracks of a text, ``size`` (height, width). ValueError where it is damaged, saying why."""
+    """Decode a text to tracks; ``size``: (height, width). ValueError with the reason if it is damaged."""
     data = _inflate(text)
     if len(data) < _HEAD.size:
         raise ValueError("the followed points are damaged: they are cut short")

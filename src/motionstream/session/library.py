@@ -1,4 +1,4 @@
-"""The sessions that a server keeps: a bounded folder of recordings and films, in which the oldest make room."""
+"""The sessions that a server stores: a folder of recordings and films of bounded size; the oldest are removed first."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ logger = logging.getLogger(__name__)
 
 MAX_SESSIONS = 200
 MAX_BYTES = 4 * 2**30
-WAITING = 32  # chunks that a film may be behind: a disk or processor that is slower than that loses the film
+WAITING = 32  # largest number of chunks waiting to be encoded; if disk or CPU fall further behind, the film is dropped
 
 
 def default_folder() -> Path:
-    """Where a user's sessions are kept between runs: ``$XDG_STATE_HOME/motionstream/sessions`` (~/.local/state)."""
+    """The default folder for a user's sessions: ``$XDG_STATE_HOME/motionstream/sessions`` (~/.local/state)."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "motionstream" / "sessions"
 
 
 class Library:
-    """Keeps at most ``sessions`` and ``most`` bytes of them in ``folder`` (a temporary one when None).
+    """Stores at most ``sessions`` sessions and ``most`` bytes in ``folder`` (a temporary one when None).
 
-    Recordings are written by whoever appends; films in a thread of the library's own, so that encoding costs no stream
-    anything. Call `close` in the end; it removes a temporary folder. Raises ValueError for a folder it cannot use.
+    Recordings are written in the caller's thread, films in the library's own, so that encoding does not delay streams.
+    Call `close` at the end; it removes a temporary folder. Raises ValueError for an unusable folder.
     """
 
     def __init__(self, folder: Path | None = None, *, sessions: int = MAX_SESSIONS, most: int = MAX_BYTES) -> None:
@@ -59,7 +59,7 @@ class Library:
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="motionstream-film")
 
     def begin(self, header: Header) -> Log:
-        """Keep one more session; the oldest ones that have ended go where there are too many. OSError as `Recorder`."""
+        """Store a new session; if there are too many, the oldest that have ended are removed. OSError as `Recorder`."""
         name = self._new_name()
         try:
             return Log(self, name, header)
@@ -68,7 +68,7 @@ class Library:
             raise
 
     def adopt(self, recording: Recording) -> str:
-        """Keep a recording from elsewhere, which has no film; its name. ValueError where it cannot be written."""
+        """Store a recording from elsewhere, without a film; returns its name. ValueError if it cannot be written."""
         name = self._new_name()
         try:
             recording.write(self.folder / f"{name}{recordings.SUFFIX}")
@@ -77,17 +77,17 @@ class Library:
         return name
 
     def ended(self, name: str) -> None:
-        """Nothing is appended to this session any more."""
+        """Mark a session as complete, so that it may be removed."""
         with self._lock:
             self._open.discard(name)
 
     def recording(self, name: str) -> Recording:
-        """What was recorded so far. ValueError where there is no session of this name."""
+        """The recording so far. ValueError if there is no session of this name."""
         return Recording.read(self._path(name, recordings.SUFFIX))
 
     def film_path(self, name: str) -> Path:
-        """The session's film, with every frame that was made so far. ValueError where there is none."""
-        self._encoder.submit(lambda: None).result()  # what was appended before now is written then
+        """The path of a session's film, with all frames so far. ValueError if there is none."""
+        self._encoder.submit(lambda: None).result()  # wait until everything shown so far is encoded
         path = self._path(name, films.SUFFIX)
         if not path.stat().st_size:
             raise ValueError("nothing was filmed yet; wait for the first frames")
@@ -100,18 +100,18 @@ class Library:
         self.close()
 
     def close(self) -> None:
-        """Finish what is being written; the sessions have ended before."""
+        """Finish pending writes. All sessions must have ended."""
         self._encoder.shutdown()
         if self._temporary is not None:
             self._temporary.cleanup()
 
     def run(self, act: Callable[..., None], *arguments: object) -> None:
-        """Have the library's thread do something, after what it was given before."""
+        """Run a function in the library's thread, after all earlier ones."""
         self._encoder.submit(act, *arguments).add_done_callback(_tell)
 
     def _new_name(self) -> str:
-        """Of a session that is open until `ended`. Names sort by time; nobody guesses one, so whoever knows one may
-        have what it stands for."""
+        """A name for a session that is open until `ended`. Names sort by time and cannot be guessed: knowing one is the
+        permission to read the session."""
         name = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{secrets.token_hex(8)}"
         with self._lock:
             self._make_room()
@@ -128,7 +128,7 @@ class Library:
         sizes: dict[str, int] = {}
         for path in self.folder.glob("*"):
             if path.suffix in (recordings.SUFFIX, films.SUFFIX):
-                with contextlib.suppress(FileNotFoundError):  # another server of this folder made room, too
+                with contextlib.suppress(FileNotFoundError):  # another server may remove files of this folder, too
                     sizes[path.stem] = sizes.get(path.stem, 0) + path.stat().st_size
         for name in sorted(sizes):  # oldest first
             if len(sizes) < self.sessions and sum(sizes.values()) < self.most:
@@ -141,7 +141,7 @@ class Library:
 
 
 def _written(recording: Path) -> bool:
-    """Whether another server of the folder is writing it."""
+    """Whether a server, also another one using the folder, is writing it."""
     try:
         with recording.open("r+b") as file:
             return not recordings.lock(file)
@@ -150,13 +150,13 @@ def _written(recording: Path) -> bool:
 
 
 def _tell(done: Future[None]) -> None:
-    """What goes wrong in the library's thread is logged; nobody waits for it."""
+    """Log an error of the library's thread, since nothing waits for its results."""
     if (error := done.exception()) is not None:
         logger.error("a session could not be kept", exc_info=error)
 
 
 class Log:
-    """One session that is being kept: ``append`` what goes into a chunk, ``show`` its frames."""
+    """Stores one session: ``append`` the entry of every chunk, ``show`` its frames."""
 
     def __init__(self, library: Library, name: str, header: Header) -> None:
         self.library, self.name = library, name
@@ -165,18 +165,19 @@ class Log:
         self._behind = threading.Semaphore(WAITING)
 
     def append(self, entry: Entry) -> None:
-        """Record a chunk. OSError and ValueError as `Recorder`."""
+        """Record a chunk. Raises OSError and ValueError as `Recorder` does."""
         self._recorder.append(entry)
 
     def show(self, frames: np.ndarray) -> None:
-        """Film a chunk, soon. A film that cannot go on is removed, for it would lack frames in between."""
+        """Encode a chunk's frames in the background. If the film fails or falls behind, it is removed, since it would
+        lack frames."""
         if self._behind.acquire(blocking=False):
             self.library.run(self._encode, frames)
         else:
             self.library.run(self._lose, "it fell behind")
 
     def close(self) -> None:
-        """The session has ended."""
+        """End the session."""
         self._recorder.close()
         self.library.run(self._finish)
         self.library.ended(self.name)

@@ -1,8 +1,8 @@
-"""A session as a file: JSON lines that say everything its frames depend on.
+"""Recordings: sessions as JSON lines with everything that their frames depend on.
 
-The first line is the header: what the stream began with. Every further line is a chunk: when its tracks were cut and
-the commands obeyed since the last, as the protocol writes them, with ``t`` in seconds since the start. Lines are
-appended as chunks are made, so a crash costs at most the one being written. docs/sessions.md describes the format.
+The first line is the header, with the stream's initial state. Every further line is a chunk: the time of its cut and
+the commands since the last one, as in the protocol, with ``t`` in seconds since the start. Lines are appended as chunks
+are generated, so a crash loses at most the line being written. docs/sessions.md describes the format.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from motionstream.tracks import Tracks
 
 FORMAT, VERSION = "motionstream-session", 1
 SUFFIX = ".jsonl"
-MAX_BYTES = 256 * 2**20  # of a file; an hour of dragging takes about ten million
-MAX_LINE = 64 * 2**20  # bytes; the header's holds the picture
+MAX_BYTES = 256 * 2**20  # per file; an hour of dragging takes about ten million
+MAX_LINE = 64 * 2**20  # bytes; the header's line contains the picture
 MAX_SIDE = 8192  # pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """What a stream began with. ``picture`` is uint8 (sH, sW, 3), fitted to the frames, which are ``scale`` s times as
-    large as the video is for the model, ``depth`` its depth map, float32 (H, W), a plain guess when None; ``weights``
-    tells which made it (see fingerprint.py)."""
+    """A stream's initial state. ``picture``: uint8 (sH, sW, 3), in the frames' size, which is ``scale`` s times the
+    model's. ``depth``: its depth map, float32 (H, W); a generic prior when None. ``weights``: the pipeline's hash (see
+    fingerprint.py)."""
 
     model: Annotated[str, Text(1000)]
     weights: Annotated[str, Text(64)]
@@ -57,7 +57,7 @@ class Header:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the video as the model sees it, in whose pixels gestures are."""
+        """(height, width) at the model's size, in whose pixels gestures are given."""
         return self.picture.shape[0] // self.scale, self.picture.shape[1] // self.scale
 
     @property
@@ -67,7 +67,8 @@ class Header:
 
     @classmethod
     def of(cls, stream: Stream, seed: int, weights: str, depth: np.ndarray | None = None) -> Header:
-        """Of a stream that has made nothing yet; ``weights`` as `fingerprint` gives them, ``depth`` the take's."""
+        """The header of a stream that has not generated anything yet. ``weights``: from `fingerprint`. ``depth``: the
+        take's."""
         return cls(
             model=stream.model.config.name,
             weights=weights,
@@ -83,7 +84,7 @@ class Header:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """A whole session: its header, and what went into each chunk."""
+    """A recorded session: its header, and an entry for each chunk."""
 
     header: Header
     entries: tuple[Entry, ...] = ()
@@ -95,9 +96,9 @@ class Recording:
 
     @classmethod
     def read(cls, path: str | Path) -> Recording:
-        """Read a file; a last line that was not finished is left out.
+        """Read a file; an incomplete last line is ignored.
 
-        Raises ValueError, naming the file and the line, for a file that cannot be read, is no session, or is damaged.
+        Raises ValueError naming the file and the line if it cannot be read, is no session, or is damaged.
         """
         try:
             with open(path, "rb") as file:
@@ -128,19 +129,19 @@ class Recording:
         return cls(header, tuple(entries))
 
     def write(self, path: str | Path) -> None:
-        """Write the file whole or not at all. ValueError where it cannot be written."""
+        """Write the file, whole or not at all. ValueError if it cannot be written."""
         with atomic_path(path, (SUFFIX,)) as temporary, open(temporary, "wb") as file:
             file.write(header_line(self.header))
             file.writelines(entry_line(entry) for entry in self.entries)
 
     def branch(self, chunk: int) -> Recording:
-        """What came before ``chunk``, to go on from there in another way. ValueError where there is no such chunk."""
+        """The recording before ``chunk``, to continue differently from there. ValueError if there is no such chunk."""
         if not 0 <= chunk <= len(self.entries):
             raise ValueError(f"chunk is {chunk}; the recording has {len(self.entries)} chunks, give 0 to that")
         return Recording(self.header, self.entries[:chunk])
 
     def tracks(self) -> Tracks:
-        """What its frames followed: the tracks of all chunks, made without a model. ValueError where they are none."""
+        """The tracks of all chunks, which its frames followed, made without a model. ValueError without chunks."""
         return Tracks.join(list(self._cuts()))
 
     def changes(self) -> list[tuple[float, Command]]:
@@ -163,9 +164,9 @@ class Recording:
 
 
 class Recorder:
-    """Appends a session to a new file as it happens, up to ``most`` bytes.
+    """Appends a running session to a new file, up to ``most`` bytes.
 
-    Raises OSError where the file cannot be written, and ValueError where it has become too long.
+    Raises OSError if the file cannot be written, and ValueError if it has become too long.
     """
 
     def __init__(self, path: Path, header: Header, most: int = MAX_BYTES) -> None:
@@ -176,12 +177,12 @@ class Recorder:
         self._write(header_line(header))
 
     def append(self, entry: Entry) -> None:
-        """Write a chunk; when this returns, a crash of the program no longer loses it."""
+        """Write a chunk; once this returns, a crash of the program does not lose it."""
         self._write(entry_line(entry))
 
     def close(self) -> None:
-        """Whole chunks are in the file by now; the rest of one that a full disk refused is given up."""
-        with contextlib.suppress(OSError):  # it is flushed once more; the file is closed all the same
+        """Close the file. Complete chunks are in it already; data that a full disk refused is dropped."""
+        with contextlib.suppress(OSError):  # closing flushes again, which may fail; the file is closed anyway
             self._file.close()
 
     def _write(self, line: bytes) -> None:
@@ -192,9 +193,10 @@ class Recorder:
 
 
 def lock(file: IO[bytes]) -> bool:
-    """Mark a file as being written for as long as it is open; False where another open file has that mark.
+    """Lock a file as being written until it is closed; False if it is locked elsewhere.
 
-    So that servers that share a folder do not remove what another one writes. Disks that know no locks mark nothing.
+    The lock keeps servers that share a folder from removing one another's open sessions. On file systems without locks
+    nothing is locked and the result is True.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,7 +213,7 @@ def lock(file: IO[bytes]) -> bool:
 def header_line(header: Header) -> bytes:
     """The first line of a file."""
     png = io.BytesIO()
-    Image.fromarray(header.picture).save(png, "PNG", compress_level=1)  # while a stream waits
+    Image.fromarray(header.picture).save(png, "PNG", compress_level=1)  # fast, since the stream waits for it
     fields = {name: value for name, value in vars(header).items() if name not in ("picture", "depth")}
     content = {"format": FORMAT, "version": VERSION, **fields, "size": list(header.frame_size)}
     if header.depth is not None:
@@ -229,13 +231,13 @@ def _line(content: dict[str, Any]) -> bytes:
 
 
 def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file as JSON objects."""
+    """The complete lines of a file as JSON objects."""
     total = 0
     for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
         total += len(line)
         if len(line) == MAX_LINE or total > MAX_BYTES:
             raise ValueError(f"line {number} is too long for a session")
-        if not line.endswith(b"\n"):  # a crash broke it off
+        if not line.endswith(b"\n"):  # incomplete, after a crash
             return
         try:
             content = json.loads(line)
@@ -265,7 +267,7 @@ def _read_png(text: Any, size: Any) -> np.ndarray:
     height, width = (Whole(1, MAX_SIDE).check("size", side) for side in size)
     try:
         image = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",))
-        if image.size == (width, height):  # nothing larger is ever decoded
+        if image.size == (width, height):  # checked before decoding, so that nothing larger is decoded
             return np.array(image.convert("RGB"))
     except (binascii.Error, TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"its picture is damaged ({type(error).__name__})") from error
@@ -288,7 +290,7 @@ def _read_depth(text: Any, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """The plain fields of a chunk's line."""
+    """The fields of a chunk's line, except its commands."""
 
     chunk: Annotated[int, Whole(0, 10**9)]
     frames: Annotated[int, Whole(1, 1000)]

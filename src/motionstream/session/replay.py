@@ -1,4 +1,4 @@
-"""A recording becomes frames again: the same, bit for bit, or those of other settings."""
+"""Generates a recording's frames again: the same, bit for bit, or with other settings."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from motionstream.session.take import Entry, Shot, Take
 
 
 class Replay:
-    """Makes a recording's chunks again, one `step` at a time; afterwards ``take`` can go on from there.
+    """Generates a recording's chunks again, one per `step`; afterwards ``take`` can continue from there.
 
-    The frames are those that were streamed, bit for bit, where the weights and the machine are the same (other
-    processors, numbers of threads or versions of torch round differently).
+    The frames equal the streamed ones, bit for bit, with the same weights on the same machine (other processors,
+    numbers of threads or versions of torch round differently).
 
     Args:
-        seed, steps, prompt: instead of the recording's; its own changes of steps or prompt are then left out.
-        record: told of every chunk, as by `Take`.
+        seed, steps, prompt: replace the recording's; recorded changes of steps or prompt are then ignored.
+        record: called with the entry of every chunk, see `Take`.
 
     Raises:
-        ValueError: a recording whose frames this model cannot make.
+        ValueError: the model cannot generate this recording's frames.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Replay:
 
     @property
     def left(self) -> int:
-        """How many chunks are still to be made."""
+        """Number of remaining chunks."""
         return len(self.recording.entries) - self.take.chunk
 
     def step(self) -> Shot:
-        """Make the next chunk. ValueError, naming it, where the recording asks for what cannot be done."""
+        """Generate the next chunk. ValueError naming the chunk if the recording asks for something impossible."""
         assert self.left
         entry = self.recording.entries[self.take.chunk]
         try:
@@ -75,6 +75,6 @@ class Replay:
             raise ValueError(f"the recording's chunk {entry.chunk} cannot be made: {error}") from error
 
     def shots(self) -> Iterator[Shot]:
-        """All chunks that are left."""
+        """Generate all remaining chunks."""
         while self.left:
             yield self.step()

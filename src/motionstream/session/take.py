@@ -1,4 +1,4 @@
-"""A take: one stream under one director. What its frames are, whatever the pace at which they are asked for."""
+"""A take: one stream under one director. Its frames depend only on its entries, not on the pace of generation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from motionstream.tracks import Tracks
 from motionstream.tracks.masks import Draw, outline, select_object
 
 SETTINGS = (Prompt, Steps, Restart, Refresh)
-"""The commands that are about the stream itself; all others are about its tracks, and the director's."""
+"""Commands for the stream itself; all others concern its tracks and go to the director."""
 
 
 def apply(stream: Stream, command: Command) -> None:
-    """Carry out one of `SETTINGS`. ValueError for what the stream cannot do."""
+    """Carry out one of `SETTINGS`. ValueError if the stream cannot."""
     match command:
         case Prompt():
             stream.prompt = command.prompt
@@ -35,8 +35,8 @@ def apply(stream: Stream, command: Command) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """What went into one chunk: its index, its number of frames, when its tracks were cut (seconds on the take's
-    clock), and the commands that were obeyed since the last."""
+    """The input of one chunk: its index, its number of frames, the time of its cut (seconds on the take's clock), and
+    the commands carried out since the last cut."""
 
     chunk: int
     frames: int
@@ -54,9 +54,8 @@ class Shot:
 
 
 def find(command: Select, picture: np.ndarray, draw: Draw | None = None) -> Select:
-    """A selection with its outline in ``picture``: what is recorded is what was found, not where it was looked for
-    alone. ``draw`` helps to find it. Takes a fifth of a second. ValueError where nothing is found, or it does not say
-    where to look."""
+    """Complete a selection by the object's outline in ``picture``, so that the result is recorded, not only the query.
+    ``draw``: see ``tracks.masks``. Takes 0.2 s. ValueError if the selection gives no valid place."""
     if command.outline is not None:
         return command
     if (command.x is None) != (command.y is None):
@@ -67,10 +66,10 @@ def find(command: Select, picture: np.ndarray, draw: Draw | None = None) -> Sele
 
 
 class Take:
-    """Obeys every command that says something about frames, and makes chunks.
+    """Carries out all commands that affect frames, and generates chunks.
 
-    The same entries give the same frames, bit for bit, so ``record``, which is told of every chunk before it is handed
-    out, is all that a recording needs. Times are seconds on any one clock. ``depth``: as `Director`.
+    The same entries give the same frames, bit for bit, so a recording needs only the entries, which ``record`` gets
+    before each chunk is returned. Times are seconds on any one clock. ``depth``: see `Director`.
     """
 
     def __init__(
@@ -83,11 +82,11 @@ class Take:
         self.stream, self.record, self.depth = stream, record, depth
         self.director = Director(stream.size, stream.fps, depth)
         self._last = stream.picture
-        self.chunk = 0  # the index of the chunk made next
+        self.chunk = 0  # index of the next chunk
         self._obeyed: list[Command] = []
 
     def obey(self, command: Command) -> bool:
-        """Carry out a command; False where it had no effect. ValueError, saying why, where it cannot be done."""
+        """Carry out a command; False if it had no effect. ValueError with the reason if it is impossible."""
         if isinstance(command, SETTINGS):
             apply(self.stream, command)
         else:
@@ -99,7 +98,7 @@ class Take:
         return True
 
     def make(self, now: float) -> Shot:
-        """Cut the tracks at ``now`` and make the next chunk of them. Call `settle` once its frames are on their way."""
+        """Cut the tracks at ``now`` and generate the next chunk. Call `settle` after sending its frames."""
         first = self.stream.frame
         tracks = self.director.cut(self.stream.next_frames, now)
         frames = self.stream.step(tracks)
@@ -110,9 +109,9 @@ class Take:
         return Shot(first, frames, tracks)
 
     def seen(self) -> np.ndarray:
-        """The last frame, uint8 (H, W, 3), in the pixels of which commands speak: what a selection looks at."""
+        """The last frame at the model's size, uint8 (H, W, 3), in whose pixels commands are given; for selections."""
         return np.asarray(Image.fromarray(self._last).reduce(self.stream.scale))
 
     def settle(self) -> None:
-        """Do what the next chunk needs and the last one did not have to wait for."""
+        """Do the clean pass, which the next chunk needs but the last one did not have to wait for."""
         self.stream.settle()
