@@ -19,7 +19,7 @@ import torch
 from motionstream.loading import STAGES
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.scene import check_scale, usual_scale
-from motionstream.server.host import EngineBusy, Host, Model, Status
+from motionstream.server.host import EngineBusy, Host, ModelInfo, Status
 from motionstream.server.player import Player
 from motionstream.server.session import Ended, Failed, Limits, Session, Started
 from motionstream.session.commands import Stop
@@ -86,9 +86,9 @@ class Engine(Host):
         return self._pipeline
 
     @property
-    def model(self) -> Model:
+    def model(self) -> ModelInfo:
         """As `Host`."""
-        return Model(self.pipeline.config, all(stage in self.pipeline.stages for stage in STAGES))
+        return ModelInfo(self.pipeline.config, all(stage in self.pipeline.stages for stage in STAGES))
 
     def wake(self) -> None:
         """Have the worker look at the commands now rather than when the next chunk is due."""

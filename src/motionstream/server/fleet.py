@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from motionstream.server.host import EngineBusy, Host, Model, ReplicaState
+from motionstream.server.host import EngineBusy, Host, ModelInfo, ReplicaState
 from motionstream.server.replica import PULSE, SILENCE, News, Order, Report
 from motionstream.server.session import (
     Accepted,
@@ -125,7 +125,7 @@ class Fleet(Host):
         self._links = [Link(number, remote) for number, remote in enumerate(remotes)]
         self._seats: dict[Session, Seat] = {}
         self._keys = itertools.count(1)
-        self._model: Model | None = None
+        self._model: ModelInfo | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over = asyncio.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="motionstream-fleet", daemon=True)
@@ -153,7 +153,7 @@ class Fleet(Host):
             raise EngineBusy(f"the model {reason}")
 
     @property
-    def model(self) -> Model:
+    def model(self) -> ModelInfo:
         """As `Host`."""
         self.require_ready()
         assert self._model is not None

@@ -24,7 +24,7 @@ class EngineBusy(ValueError):
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelInfo:
     """What is known of a model once it is loaded. ``trained``: all its stages were."""
 
     config: ModelConfig
@@ -90,7 +90,7 @@ class Host(ABC):
 
     @property
     @abstractmethod
-    def model(self) -> Model:
+    def model(self) -> ModelInfo:
         """What is streamed; as ``require_ready`` until it is known."""
 
     @property

@@ -16,7 +16,7 @@ import torch
 from motionstream.hardware import memory_mb
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.engine import Engine
-from motionstream.server.host import Model, Status
+from motionstream.server.host import ModelInfo, Status
 from motionstream.server.protocol import ViewerClock
 from motionstream.server.session import Ended, Event, Failed, Fresh, Limits, Session
 from motionstream.session.commands import Command
@@ -43,7 +43,7 @@ class Report:
 
     status: Status
     problem: str = ""
-    model: Model | None = None
+    model: ModelInfo | None = None
     memory: float = 0.0
     device_memory: float = 0.0
 
