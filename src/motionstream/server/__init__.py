@@ -1,1 +1,1 @@
-"""Serving streams to browsers: an engine that knows no transport, a versioned protocol, a page."""
+"""Serves streams to browsers: an engine independent of transport, a versioned protocol, and a web page."""

@@ -1,4 +1,4 @@
-"""The web application around a host: the page, its pictures, and one WebSocket per viewer. It carries; the host
+"""The web application around a host: the page, its pictures, and one WebSocket per viewer. It only transports; the host
 decides."""
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def create_app(
 ) -> FastAPI:
     """The web application around a running host.
 
-    ``access`` says who is let in, by default this machine. ``depth_model``: see `Depths`. ``grace``: seconds that a
-    session waits for its viewer to come back.
+    ``access``: who may use it, by default only this machine. ``depth_model``: see `Depths`. ``grace``: seconds that a
+    session waits for its viewer to reconnect.
     """
     app = FastAPI(title="MotionStream", docs_url=None, redoc_url=None, openapi_url=None)
     pictures = Pictures(gallery, lambda: host.model.config)

@@ -1,6 +1,6 @@
-"""A session and those who look at it: one that steers, and any number that watch.
+"""A session and its viewers: one that steers, and others that watch.
 
-Everything here happens on the event loop; frames are encoded in a thread of their own, once for each codec in use.
+Everything runs on the event loop, except that frames are encoded in separate threads, once per codec in use.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from motionstream.session.commands import Command, Pause, Resume
 logger = logging.getLogger(__name__)
 
 MAX_WATCHERS = 16
-WAITING = 3  # chunks that wait to be encoded, at most
+WAITING = 3  # largest number of chunks waiting to be encoded
 
 
 class Channel:
-    """Takes what a session says, and hands it to its viewers' outboxes.
+    """Passes a session's events to its viewers' outboxes.
 
-    ``secret`` gives control of the session to who knows it, ``share`` lets one watch. ``open_session`` is given the
-    callback by which the session tells that there is something to take. ``over`` is called when the session has ended,
-    ``made`` with every chunk and how long it took to encode.
+    ``secret``: whoever knows it may steer the session. ``share``: whoever knows it may watch. ``open_session``: opens
+    the session, given the callback by which it announces events. ``over``: called when the session has ended. ``made``:
+    called with every chunk and its encoding time in seconds.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Channel:
         self._watching: list[Outbox] = []
         self._queued: Queued | None = None
         self._started: Started | None = None
-        self._frame = 0  # the first of the next chunk
+        self._frame = 0  # the next chunk's first frame
         self._paused = False
         self._chunks: deque[Chunk] = deque()
-        self._last: Chunk | None = None  # the last frame made, as a chunk of its own
-        self._stills: set[asyncio.Task[None]] = set()  # being encoded
-        self._dropped = 0  # frames that were not even encoded
+        self._last: Chunk | None = None  # the last frame, as a chunk
+        self._stills: set[asyncio.Task[None]] = set()  # tasks that encode a still
+        self._dropped = 0  # frames dropped before encoding
         self._encoders: dict[str, Encoder] = {}
         self.session = open_session(self._notify)
         self._task = asyncio.create_task(self._run())
@@ -65,7 +65,7 @@ class Channel:
     # ------------------------------------------------------------------------------------------------- viewers
 
     def steer(self, outbox: Outbox) -> None:
-        """From now on this viewer steers; one that did so before is told."""
+        """Let this viewer steer; the previous one is notified."""
         if self._steering is not None and self._steering is not outbox:
             self._steering.forget_media()
             self._steering.say(control_message(Ended("taken over by another page")))
@@ -73,14 +73,14 @@ class Channel:
         self._join(outbox)
 
     def watch(self, outbox: Outbox) -> None:
-        """Let one more viewer watch; ValueError where there are too many."""
+        """Let one more viewer watch; ValueError if there are too many."""
         if len(self._watching) >= MAX_WATCHERS:
             raise ValueError(f"{MAX_WATCHERS} viewers watch this stream already; try again later")
         self._watching.append(outbox)
         self._join(outbox)
 
     def leave(self, outbox: Outbox) -> None:
-        """A viewer is gone, or wants no more of this stream."""
+        """Remove a viewer that has disconnected or no longer wants this stream."""
         if outbox is self._steering:
             self._steering = None
         self._watching = [other for other in self._watching if other is not outbox]
@@ -88,21 +88,21 @@ class Channel:
         self.session.watch(bool(self._lookers))
 
     def see(self, outbox: Outbox, visible: bool) -> None:
-        """Whether this viewer's page can be seen just now: one that cannot is sent no frames. Where nobody looks, the
-        stream stands still."""
+        """Set whether this viewer's page is visible. A hidden page gets no frames; if all are hidden the stream
+        stops."""
         outbox.hidden = not visible
         if outbox.hidden:
             outbox.forget_media()
         self.session.watch(bool(self._lookers))
 
     def submit(self, command: Command) -> None:
-        """Hand on a command of the viewer that steers. Raises as `Session.submit`."""
+        """Pass on a command of the steering viewer. Raises as `Session.submit` does."""
         self.session.submit(command)
         if isinstance(command, Pause | Resume):
-            self._paused = isinstance(command, Pause)  # who comes back before it is obeyed knows of it
+            self._paused = isinstance(command, Pause)  # already, for viewers that reconnect before it is carried out
 
     def steered_by(self, outbox: Outbox) -> bool:
-        """Whether this viewer's commands count: it may have been relieved."""
+        """Whether this viewer steers; another one may have taken over."""
         return outbox is self._steering
 
     @property
@@ -134,12 +134,12 @@ class Channel:
         message = {**control_message(started), "frame": self._frame, "paused": self._paused}
         if outbox.steers:
             return {**message, "session": self.secret, "share": self.share}
-        return {**message, "recording": None}  # whoever knows its name may have it
+        return {**message, "recording": None}  # knowing its name gives access to the recording
 
     # --------------------------------------------------------------------------------------------- the session
 
     def close(self) -> None:
-        """End the session; `over` is called when it has."""
+        """End the session; `over` is called once it has ended."""
         self.session.close()
 
     def _notify(self) -> None:
@@ -151,7 +151,7 @@ class Channel:
         showing = asyncio.create_task(self._show())
         listening = asyncio.create_task(self._listen())
         await asyncio.wait([showing, listening], return_when=asyncio.FIRST_COMPLETED)
-        if showing.done():  # it never ends by itself
+        if showing.done():  # only after an error
             logger.error("frames could not be encoded", exc_info=showing.exception())
             self._tell_all(control_message(Failed("the frames could not be encoded; start again", fatal=True)))
             self.close()
@@ -160,7 +160,7 @@ class Channel:
         self._over(self)
 
     async def _listen(self) -> None:
-        """Control goes on at once; chunks queue for `_show`. Returns when the session has ended."""
+        """Pass on control events at once and queue chunks for `_show`. Returns when the session has ended."""
         while not self.ended:
             await self._something.wait()
             self._something.clear()
@@ -172,7 +172,7 @@ class Channel:
 
     def _tell(self, event: Control) -> None:
         if isinstance(event, Started):
-            if self._started is not None:  # its engine was lost, and another one goes on with it
+            if self._started is not None:  # its engine was lost, and another one continues
                 self._chunks.clear()
                 for outbox in self._viewers:
                     outbox.forget_media()
@@ -214,7 +214,7 @@ class Channel:
         self._chunk_waits.set()
 
     async def _show(self) -> None:
-        """Encode chunk by chunk, and hand them out."""
+        """Encode and deliver chunk by chunk."""
         while True:
             while self._chunks and not self.ended:
                 chunk = self._chunks.popleft()
@@ -231,12 +231,12 @@ class Channel:
             await self._chunk_waits.wait()
 
     async def _show_by(self, codec: str, outboxes: list[Outbox], chunk: Chunk) -> float:
-        """Encode a chunk for the viewers of one codec; how long it took."""
-        # An encoder's first frame is a keyframe anyway.
+        """Encode a chunk for the viewers of one codec; returns the encoding time in seconds."""
+        # A new encoder's first frame is always a keyframe.
         if codec not in self._encoders:
             self._encoders[codec] = make_encoder(codec, chunk.frames.shape[1:3], chunk.fps)
         encoder = self._encoders[codec]
-        rooms = [outbox.make_room() for outbox in outboxes]  # of every one, whatever the first says
+        rooms = [outbox.make_room() for outbox in outboxes]  # a list, so that `any` does not skip calls
         keyframe = any(rooms)
 
         def encode() -> tuple[Encoded, float]:
@@ -246,14 +246,14 @@ class Channel:
         encoded, seconds = await self._loop.run_in_executor(self._executor, encode)
         media = Media(media_header(chunk, encoded, seconds), chunk.positions, encoded)
         for outbox in outboxes:
-            if outbox in self._lookers and not self.ended:  # it may have left meanwhile
+            if outbox in self._lookers and not self.ended:  # unless it has left meanwhile
                 outbox.show(media)
         return seconds
 
     async def _show_still(self, outbox: Outbox, still: Chunk) -> None:
-        """Show who joins where the stream is: what is made next may be long in coming."""
+        """Send the last frame to a viewer that joins, since the next chunk may take long."""
         encode = partial(JpegEncoder().encode, still.frames, keyframe=True)
         encoded = await self._loop.run_in_executor(self._executor, encode)
-        if still is self._last and outbox in self._viewers and not self.ended:  # nothing newer is on its way
+        if still is self._last and outbox in self._viewers and not self.ended:  # unless something newer was sent
             header = {**media_header(still, encoded, 0.0), "still": True}
             outbox.show_still(Media(header, still.positions, encoded))

@@ -1,4 +1,4 @@
-"""All sessions that anyone may come back to, and how long they wait for that."""
+"""All channels of a server, which viewers can rejoin for a while after disconnecting."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from motionstream.server.channel import Channel
 from motionstream.server.outbox import Outbox
 from motionstream.server.session import Chunk, Session
 
-GRACE = 30.0  # seconds that a session waits for its viewer to come back
-ENCODING_THREADS = 2  # of one engine; encoders let go of Python's lock, and more would take the model's cores
+GRACE = 30.0  # seconds that a session waits for its viewer to reconnect
+ENCODING_THREADS = 2  # per engine; encoders release the GIL, and more of them would take cores from the model
 
 
 class Channels:
-    """Opens channels, finds them again by their secrets, and ends those nobody has steered for ``grace`` seconds.
+    """Opens channels, finds them by their secrets, and ends those that nobody has steered for ``grace`` seconds.
 
-    ``made`` is called with every chunk and how long it took to encode, which happens in ``threads``.
+    ``made``: called with every chunk and its encoding time in seconds. ``threads``: number of encoding threads.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class Channels:
         self._executor = ThreadPoolExecutor(threads, "motionstream-encoder")
 
     def open(self, open_session: Callable[[Callable[[], None]], Session], outbox: Outbox) -> Channel:
-        """A new session, steered by the viewer of ``outbox``. Raises what ``open_session`` does."""
+        """Open a session, steered by the viewer of ``outbox``. Raises as ``open_session`` does."""
         channel = Channel(open_session, self._executor, self._forget, self._made)
         self._channels.append(channel)
         channel.steer(outbox)
         return channel
 
     def rejoin(self, secret: str, outbox: Outbox) -> Channel:
-        """Give the viewer of ``outbox`` the session of this secret; ValueError where it is gone."""
+        """Let the viewer of ``outbox`` steer the session with this secret; ValueError if it has ended."""
         for channel in self._channels:
             if compare_digest(channel.secret.encode(), secret.encode()) and not channel.ended:
                 timer = self._waiting.pop(channel, None)
@@ -52,7 +52,7 @@ class Channels:
         raise ValueError("that stream has ended; start another")
 
     def watch(self, share: str, outbox: Outbox) -> Channel:
-        """Let the viewer of ``outbox`` watch the session of this share link; ValueError where there is none."""
+        """Let the viewer of ``outbox`` watch the session of this share link; ValueError if there is none."""
         for channel in self._channels:
             if compare_digest(channel.share.encode(), share.encode()) and not channel.ended:
                 channel.watch(outbox)
@@ -60,7 +60,7 @@ class Channels:
         raise ValueError("this link leads to a stream that has ended")
 
     def leave(self, channel: Channel, outbox: Outbox) -> None:
-        """A viewer is gone. When it steered, the session waits a while for it to come back."""
+        """Remove a viewer. If it steered, the session waits ``grace`` seconds for it to reconnect."""
         steered = channel.steered_by(outbox)
         channel.leave(outbox)
         if steered and not channel.ended:

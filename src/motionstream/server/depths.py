@@ -1,4 +1,4 @@
-"""Depth maps for the camera: uploaded to a picture, cut as that was, and kept for a while."""
+"""Depth maps for the camera: uploaded for a picture, cropped like it, and kept for a while."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from motionstream.server.host import Host
 from motionstream.server.pictures import MAX_UPLOADS, Pictures, check_ready, receive
 from motionstream.tracks.depth import fit_depth, read_depth
 
-MAX_UPLOAD = 40 * 2**20  # bytes of one depth map
+MAX_UPLOAD = 40 * 2**20  # bytes per depth map
 
 DepthEstimate = Callable[[np.ndarray], np.ndarray]
 
-NPY = b"\x93NUMPY"  # what such a file begins with
+NPY = b"\x93NUMPY"  # the first bytes of a .npy file
 
 
 class Depths:
-    """The uploaded depth maps by name: float32 (H, W), as the picture that each belongs to was fitted.
+    """Uploaded depth maps by name: float32 (H, W), scaled and cropped like their pictures.
 
-    ``model`` estimates the depth of a picture, uint8 (H, W, 3), that was given no map; without one it is guessed.
+    ``model`` estimates the depth of a picture, uint8 (H, W, 3), without a map; without a model a generic prior is used.
     """
 
     def __init__(self, pictures: Pictures, model: DepthEstimate | None = None) -> None:
@@ -37,7 +37,7 @@ class Depths:
         self._lock = threading.Lock()
 
     def get(self, name: str, picture: str) -> np.ndarray:
-        """The map of this name. ValueError where there is none, or it is another picture's."""
+        """The map of this name. ValueError if there is none, or it belongs to another picture."""
         with self._lock:
             if name not in self._kept:
                 raise ValueError(f"there is no depth map {name[:40]!r} (any more); give it again")
@@ -47,7 +47,7 @@ class Depths:
         return depth
 
     def estimate(self, picture: str) -> np.ndarray | None:
-        """What the model says of a picture; None where there is no model. It takes seconds, once for each picture."""
+        """The model's estimate for a picture; None without a model. Takes seconds, once per picture."""
         if self.model is None:
             return None
         pixels = self._pictures.get(picture)
@@ -59,10 +59,10 @@ class Depths:
             return self._estimated[picture]
 
     def add(self, path: Path, picture: str, *, inverse: bool) -> str:
-        """Read an uploaded file for a picture and keep it; its name. ValueError where it is no depth map, or not of the
-        picture's shape. ``inverse``: see `read_depth`."""
+        """Read an uploaded file for a picture and keep it; returns its name. ValueError if it is no depth map or has
+        another aspect ratio than the picture. ``inverse``: see `read_depth`."""
         name = f"depth-{secrets.token_hex(8)}"
-        with self._lock:  # one at a time: a large one takes some hundred megabytes while it is read
+        with self._lock:  # one at a time: reading a large one takes some hundred megabytes
             depth = fit_depth(read_depth(path, inverse=inverse), self._pictures.fitting(picture))
             self._kept[name] = (picture, depth)
             while len(self._kept) > MAX_UPLOADS:
@@ -71,7 +71,7 @@ class Depths:
 
 
 def add_depths(app: FastAPI, host: Host, depths: Depths) -> None:
-    """The address: /api/pictures/NAME/depth."""
+    """Add the route /api/pictures/NAME/depth."""
 
     @app.post("/api/pictures/{name}/depth")
     async def upload(request: Request, name: str, inverse: bool = False) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""The engine: one worker thread owns the model and runs a few paced streams on it. It knows no transport.
+"""The engine: one worker thread owns the model and runs a few paced streams on it, independent of transport.
 
-Viewers hold a `Session`: they `submit` commands and `take` events, from any thread. Everything else (the pipeline,
-its streams and takes) is touched by the worker alone. Times are seconds on the engine's clock; frames are counted
-from the start of a stream; points are (x, y) pixels with (0, 0) the centre of the top-left pixel.
+Viewers hold a `Session`: they `submit` commands and `take` events, from any thread. Everything else (the pipeline, its
+streams and takes) is used only by the worker. Times are seconds on the engine's clock; frames are counted from the
+start of a stream; points are (x, y) pixels with (0, 0) the centre of the top-left pixel.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 class Engine(Host):
-    """Runs up to ``limits.sessions`` streams of one model, each at its playback rate; a few more wait their turn.
+    """Runs up to ``limits.sessions`` streams of one model, each at its playback rate; a few more wait in a queue.
 
-    ``load`` makes the pipeline; it runs in the worker, so that constructing the engine returns at once. The rest is
-    `Host`'s.
+    ``load`` makes the pipeline; it runs in the worker, so that the constructor returns at once. For the other arguments
+    see `Host`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Engine(Host):
             self._thread.join()
 
     def require_ready(self) -> None:
-        """As `Host`; also where the engine has broken since."""
+        """See `Host`; also raises if the engine has broken since."""
         if self._pipeline is None:
             reason = f"could not be loaded: {self.problem}" if self.status == "broken" else "is still loading; wait"
             raise EngineBusy(f"the model {reason}")
@@ -80,18 +80,18 @@ class Engine(Host):
 
     @property
     def pipeline(self) -> MotionStreamPipeline:
-        """For reading its configuration; only the worker may run it. EngineBusy until the model is loaded."""
+        """The pipeline, for reading its config; only the worker may run it. EngineBusy until the model is loaded."""
         self.require_ready()
         assert self._pipeline is not None
         return self._pipeline
 
     @property
     def model(self) -> ModelInfo:
-        """As `Host`."""
+        """See `Host`."""
         return ModelInfo(self.pipeline.config, all(stage in self.pipeline.stages for stage in STAGES))
 
     def wake(self) -> None:
-        """Have the worker look at the commands now rather than when the next chunk is due."""
+        """Have the worker process commands now rather than when the next chunk is due."""
         with self._changed:
             self._woken = True
             self._changed.notify()
@@ -108,7 +108,7 @@ class Engine(Host):
                     if not self._woken and not self._closing and rest > 0:
                         self._changed.wait(None if math.isinf(rest) else rest)
                     self._woken = False
-        except Exception as error:  # not a session's: those end it alone
+        except Exception as error:  # of the engine itself; a session's errors end only that session
             logger.exception("the engine broke")
             self.problem = f"{type(error).__name__}: {error}".splitlines()[0]
             self.status = "broken"
@@ -117,14 +117,14 @@ class Engine(Host):
             self._let_go(session, reason)
 
     def load(self) -> None:
-        """Make the pipeline (the worker's first act): the status becomes ready, or broken with its ``problem``."""
+        """Make the pipeline (the worker's first step); the status becomes ready, or broken with a ``problem``."""
         try:
             self._pipeline = self._load_pipeline()
             self._weights = fingerprint(self._pipeline)
             scale, config = self.limits.scale, self._pipeline.config
             self._scale = usual_scale(config, self._pipeline.device) if scale is None else scale
             check_scale(config, self._scale)
-            if config.carry is not None or self._pipeline.device.type != "cpu":  # others take minutes there
+            if config.carry is not None or self._pipeline.device.type != "cpu":  # on a CPU other models take minutes
                 self._pipeline.warm_up(self._scale)
             self.status = "ready"
         except Exception as error:
@@ -133,10 +133,10 @@ class Engine(Host):
             logger.error("the model could not be loaded", exc_info=not isinstance(error, ValueError))
 
     def turn(self) -> float:
-        """Obey what was submitted and make at most one chunk: the one due first.
+        """Carry out submitted commands and generate at most one chunk, the one due first.
 
-        Returns the seconds until there is more to do, infinity if nothing is planned. Only the worker calls this
-        (or a test that stands in for it).
+        Returns the seconds until there is more to do, infinity if nothing is planned. Only the worker calls this (or a
+        test in its place).
         """
         for session in list(self._sessions):
             self._guard(session, self._keep_waiting if self._place(session) > 0 else self._attend)
@@ -151,7 +151,7 @@ class Engine(Host):
         return max(0.0, min(due.values(), default=math.inf) - self.clock())
 
     def _place(self, session: Session) -> int:
-        """A session's place in the queue, from 1 on; 0 where it may stream. They begin in the order they came in."""
+        """A session's place in the queue, from 1; 0 if it may stream. Sessions start in the order of their arrival."""
         return max(0, self._sessions.index(session) + 1 - self.limits.sessions)
 
     def _keep_waiting(self, session: Session) -> None:
@@ -163,7 +163,7 @@ class Engine(Host):
         return sum(not player.still for player in self._players.values())
 
     def _guard(self, session: Session, act: Callable[[Session], None]) -> None:
-        """Errors are told to the session they happened in, which ends; the others go on."""
+        """Run a step of a session; an error is reported to that session and ends it, while the others continue."""
         try:
             act(session)
         except Exception as error:
@@ -176,8 +176,8 @@ class Engine(Host):
                 self._check_device()
 
     def _check_device(self) -> None:
-        """Raises RuntimeError where the device computes no more: after an illegal access CUDA fails until the process
-        ends, and with it every stream to come."""
+        """Raise RuntimeError if the device no longer works: after an illegal access, CUDA fails until the process
+        ends."""
         torch.ones(1, device=self.pipeline.device).add(1).cpu()
 
     def _attend(self, session: Session) -> None:
@@ -196,7 +196,7 @@ class Engine(Host):
             self._end(session, "stopped")
 
     def _begin(self, session: Session) -> Player:
-        """The player of a session's stream, and of its recording where there is a library."""
+        """Start a session's stream, and its recording if there is a library; returns its player."""
         opening, session.opening = session.opening, None
         assert opening is not None
         replay = None
@@ -225,18 +225,18 @@ class Engine(Host):
         name = None if log is None else log.name
         session.put(Started(stream.size, stream.fps, seed, stream.steps, name, take.depth is not None))
         if trouble:
-            session.put(Failed(trouble))  # of the stream that has started: it goes on
+            session.put(Failed(trouble))  # after Started: the stream runs without a recording
         return Player(session, take, self.limits, self.clock, replay=replay, log=log)
 
     def _play(self, session: Session) -> None:
-        # What arrived since this turn began, while another stream's chunk was made, still belongs in this chunk.
+        # Commands that arrived since this turn began, during another stream's chunk, still count for this chunk.
         self._attend(session)
         player = self._players.get(session)
         if player is not None and not player.still:
             player.make()
 
     def _end(self, session: Session, reason: str) -> None:
-        """Forget the session and give its memory back."""
+        """End the session and free its memory."""
         self._let_go(session, reason)
         gc.collect()
         if torch.cuda.is_available():

@@ -1,8 +1,8 @@
-"""Several engines in other processes as one host. Sessions stay where they began; where that is lost, another takes
-them up from their recordings.
+"""Several engines in other processes as one host. A session stays with its engine; if that is lost, another engine
+continues the session from its recording.
 
-A thread with an event loop of its own talks to the replicas. It knows no Ray: a `Remote` is anything with a replica's
-three methods.
+A thread with its own event loop communicates with the replicas. It is independent of Ray: a `Remote` is anything with a
+replica's three methods.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from motionstream.session.recording import Recording
 
 logger = logging.getLogger(__name__)
 
-PACE = 0.005  # seconds between two calls to one replica, at least: what comes meanwhile goes together
+PACE = 0.005  # shortest time in seconds between two calls to one replica; orders in between are sent together
 RETRY = 1.0  # seconds before a lost replica is called again
-MOST_LOSSES = 2  # of a session, without a new frame in between: it may itself be what its replicas died of
+MOST_LOSSES = 2  # losses of a session without a new frame in between; beyond this it may be the cause
 
 
 class Remote(Protocol):
-    """A `Replica`, or what stands for one of another process. Whatever its calls raise means that it is lost."""
+    """A `Replica`, or a proxy for one in another process. Any exception from its calls means that it is lost."""
 
     def events(self) -> AsyncGenerator[News]: ...
 
@@ -55,21 +55,21 @@ class Remote(Protocol):
 
 @dataclass(eq=False)
 class Seat:
-    """A session's place: what its stream begins with wherever it is made next, and the replica that makes it."""
+    """A session's assignment: the opening with which any replica can start its stream, and the current replica."""
 
     session: Session
     key: str
     opening: Fresh | Recording
     link: Link | None = None
-    recording: str | None = None  # the name of the recording that ``link`` writes
-    begun: bool = False  # whether that holds all of the stream, so that ``opening`` no longer counts
+    recording: str | None = None  # name of the recording that ``link`` writes
+    begun: bool = False  # whether that contains the whole stream, so that ``opening`` no longer counts
     paused: bool = False
     losses: int = 0
-    commands: list[Command] = field(default_factory=list)  # of ours, before the viewer's
-    told: tuple[bool, bool] | None = None  # watched and closed as ``link`` knows it, None before it knows the session
+    commands: list[Command] = field(default_factory=list)  # the fleet's own, sent before the viewer's
+    told: tuple[bool, bool] | None = None  # (watched, closed) as sent to ``link``; None before it knows the session
 
     def order(self) -> Order | None:
-        """What is new for the replica; None where nothing is."""
+        """News for the replica; None if there are none."""
         opening = self.opening if self.told is None else None
         commands = (*self.commands, *self._wanted(self.session.commands()))
         self.commands.clear()
@@ -80,13 +80,13 @@ class Seat:
         return Order(opening, commands, *state)
 
     def _wanted(self, commands: list[Command]) -> list[Command]:
-        again = isinstance(self.opening, Recording) and not self.begun  # what is drawn meanwhile leads nowhere
+        again = isinstance(self.opening, Recording) and not self.begun  # pointer motion during a replay has no effect
         return [command for command in commands if not (again and isinstance(command, Move | WebcamFrame))]
 
 
 @dataclass(eq=False)
 class Link:
-    """A replica as it is seen from here. ``report`` is None while it is not there."""
+    """The fleet's view of a replica. ``report`` is None while it is unreachable."""
 
     number: int
     remote: Remote
@@ -104,9 +104,9 @@ class Link:
 
 
 class Fleet(Host):
-    """Deals sessions out to replicas, ``limits.sessions`` to each at most, the least busy first; the others wait here.
+    """Assigns sessions to replicas, at most ``limits.sessions`` to each, the least busy first; the others wait here.
 
-    ``library`` is in the folder in which the replicas record their sessions.
+    ``library``: in the folder in which the replicas record their sessions.
     """
 
     wakes_for_moves = True
@@ -131,11 +131,11 @@ class Fleet(Host):
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="motionstream-fleet", daemon=True)
 
     def start(self) -> None:
-        """As `Host`."""
+        """See `Host`."""
         self._thread.start()
 
     def close(self) -> None:
-        """As `Host`; the replicas are told."""
+        """See `Host`; the replicas are notified."""
         with self._changed:
             self._closing = True
         self._call(self._over.set)
@@ -143,39 +143,39 @@ class Fleet(Host):
             self._thread.join()
 
     def wake(self) -> None:
-        """As `Host`."""
+        """See `Host`."""
         self._call(self._arrange)
 
     def require_ready(self) -> None:
-        """As `Host`; once the model is known it stays so: while replicas are started anew, sessions wait for them."""
+        """See `Host`. Once the model is known it stays known: while replicas restart, sessions wait for them."""
         if self._model is None:
             reason = f"could not be loaded: {self.problem}" if self.status == "broken" else "is still loading; wait"
             raise EngineBusy(f"the model {reason}")
 
     @property
     def model(self) -> ModelInfo:
-        """As `Host`."""
+        """See `Host`."""
         self.require_ready()
         assert self._model is not None
         return self._model
 
     @property
     def session_count(self) -> int:
-        """As `Host`."""
+        """See `Host`."""
         return sum(len(link.seats) for link in self._links)
 
     @property
     def queue_length(self) -> int:
-        """As `Host`."""
+        """See `Host`."""
         return max(0, len(self._sessions) - self.session_count)
 
     @property
     def replicas(self) -> list[ReplicaState]:
-        """As `Host`."""
+        """See `Host`."""
         return [link.state for link in self._links]
 
     def _call(self, act: Callable[[], None]) -> None:
-        """Have the fleet's thread do something."""
+        """Call a function in the fleet's thread."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(act)
 
@@ -186,13 +186,13 @@ class Fleet(Host):
         try:
             async with asyncio.TaskGroup() as tasks:
                 keeping = [tasks.create_task(self._keep(link)) for link in self._links]
-                # What was asked for before there was a loop:
+                # For sessions opened before there was a loop:
                 self._arrange()
                 if not self._closing:
                     await self._over.wait()
                 for task in keeping:
                     task.cancel()
-        except ExceptionGroup as group:  # an error of ours: none of a replica's comes here
+        except ExceptionGroup as group:  # an error of the fleet itself; those of replicas are handled in _keep
             logger.exception("the fleet broke")
             self.status, self.problem = "broken", str(group.exceptions[0])
         for session in list(self._sessions):
@@ -207,7 +207,7 @@ class Fleet(Host):
             logger.warning("replica %d did not take leave (%s)", link.number, type(error).__name__)
 
     async def _keep(self, link: Link) -> None:
-        """Talk with a replica; begin anew whenever it is lost."""
+        """Communicate with a replica; start again whenever it is lost."""
         while True:
             try:
                 async with asyncio.TaskGroup() as tasks:
@@ -223,7 +223,7 @@ class Fleet(Host):
                 async with asyncio.timeout(SILENCE):
                     news = await anext(events)
                 if news.report.status == "broken" and link.seats:
-                    raise ConnectionError(news.report.problem)  # before its sessions are told that they have ended
+                    raise ConnectionError(news.report.problem)  # before passing on that its sessions have ended
                 for key, event in news.events:
                     if key in link.seats:
                         self._pass_on(link.seats[key], event)
@@ -240,7 +240,7 @@ class Fleet(Host):
                 told = self.clock()
                 async with asyncio.timeout(SILENCE):
                     await link.remote.tell(told, orders)
-            # (asyncio.wait_for would forget that it was cancelled, where the event comes in the same moment.)
+            # (asyncio.wait_for can swallow a cancellation that coincides with the event.)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PULSE):
                     await link.wake.wait()
@@ -250,7 +250,7 @@ class Fleet(Host):
     # ------------------------------------------------------------------------------------------------ sessions
 
     def _arrange(self) -> None:
-        """Give sessions that wait a stream where there is room, and tell the others their places."""
+        """Assign waiting sessions to replicas with room, and tell the others their places in the queue."""
         waiting = []
         for session in list(self._sessions):
             if session not in self._seats:
@@ -277,20 +277,20 @@ class Fleet(Host):
         return min(ready, key=lambda link: len(link.seats), default=None)
 
     def _look(self) -> None:
-        """What the fleet is: ready where any replica is, broken where all are."""
+        """Update the fleet's status: ready if any replica is, broken if all are."""
         states = self.replicas
         found = {state.status for state in states}
         self.status = "ready" if "ready" in found else "loading" if "loading" in found else "broken"
         self.problem = next((state.problem for state in states if state.problem), "")
 
     def _pass_on(self, seat: Seat, event: Event) -> None:
-        """Hand the viewer what its replica says."""
+        """Pass on a replica's event to the viewer."""
         match event:
             case Started():
                 seat.recording, seat.begun = event.recording, isinstance(seat.opening, Fresh)
             case Continued():
                 seat.begun, event = True, replace(event, paused=seat.paused)
-                if seat.paused:  # a stream that goes on elsewhere runs
+                if seat.paused:  # a stream that continues on another replica is running
                     seat.commands.append(Pause(time=self.clock()))
                     self.wake()
             case Accepted(command="pause" | "resume"):
@@ -304,7 +304,7 @@ class Fleet(Host):
         seat.session.put(event)
 
     async def _lose(self, link: Link, error: BaseException) -> None:
-        """A replica is gone: its sessions go on from their recordings, wherever there is room."""
+        """Handle the loss of a replica: its sessions continue from their recordings, on any replica with room."""
         lost = list(link.seats.values())
         if link.report is not None:
             link.losses += 1
@@ -323,7 +323,7 @@ class Fleet(Host):
         self._arrange()
 
     def _opening(self, seat: Seat) -> Fresh | Recording:
-        """What a lost session goes on from. ValueError where it cannot."""
+        """The opening from which a lost session continues. ValueError if it cannot."""
         if seat.losses >= MOST_LOSSES:
             raise ValueError(f"so were {seat.losses} before it; start another stream")
         if not seat.begun:

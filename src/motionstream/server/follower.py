@@ -1,5 +1,5 @@
-"""Following a source: a video or a webcam whose motion drives a stream. All tracking happens in a thread of the
-follower's own: neither the event loop nor, where it can be helped, the engine's worker waits for it.
+"""Follows a source, a video or a webcam, whose motion drives a stream. All tracking runs in the follower's own thread,
+so that the event loop never waits for it, and the engine's worker hardly ever.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from motionstream.tracks.transfer import LiveTransfer, Pair, VideoTransfer
 
 logger = logging.getLogger(__name__)
 
-MOST_WAITING = 4  # webcam frames that wait to be tracked; while so many do, further ones are left out
+MOST_WAITING = 4  # largest number of webcam frames waiting to be tracked; further ones are skipped
 
 
 class Follower:
-    """Turns a source into the tracks of one chunk after another, in a thread of its own. `close` ends that.
+    """Turns a source into the tracks of one chunk after another, in its own thread, until `close`.
 
-    ``stream``: whose size and rate the tracks have. ``first_id``: of the points, see `LiveTransfer`. ``complain`` is
-    told, from that thread, what is wrong with a webcam's frame. Raises ValueError for points that align nothing.
+    ``stream``: determines the tracks' size and rate. ``first_id``: see `LiveTransfer`. ``complain``: called in that
+    thread with a message about an invalid webcam frame. Raises ValueError for an invalid alignment.
     """
 
     def __init__(self, command: Follow, stream: Stream, first_id: int, complain: Callable[[str], None]) -> None:
@@ -40,14 +40,14 @@ class Follower:
         self._usual = stream.model.config.chunk_video_frames(1)
         self._pairs: Sequence[Pair] = [((sx, sy), (x, y)) for sx, sy, x, y in command.align]
         self._begin(first_id)
-        self._ready: Future[Tracks] | None = None  # of a video, the next chunk's
-        self._latest = -math.inf  # of a webcam's frames: when it was taken
-        self._waiting = 0  # webcam frames
+        self._ready: Future[Tracks] | None = None  # a video's tracks for the next chunk
+        self._latest = -math.inf  # time of the latest webcam frame
+        self._waiting = 0  # webcam frames waiting to be tracked
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "motionstream-follower")
 
     def look(self, frame: WebcamFrame) -> None:
-        """Take a webcam's frame; from any thread. ValueError where it is out of order, or no webcam is followed."""
+        """Take a webcam frame, from any thread. ValueError if it is out of order or no webcam is followed."""
         if self._video is not None:
             raise ValueError("a video is followed and no webcam; ask to follow that first")
         if frame.sent < self._latest:
@@ -59,13 +59,13 @@ class Follower:
             self._waiting += 1
         try:
             self._thread.submit(self._track, frame).add_done_callback(self._tracked)
-        except RuntimeError:  # closed in this moment
+        except RuntimeError:  # closed meanwhile
             return
 
     def cut(self, frames: int) -> Tracks:
         """The tracks of the next ``frames`` frames."""
         if self._video is None:
-            # As far as the frames have come: what they show later would otherwise stand still until it comes.
+            # Up to the latest frame: a cut beyond it would show motion that has not arrived yet as rest.
             return self._thread.submit(self._live.cut, frames).result()
         ready = self._ready or self._thread.submit(self._next, frames)
         tracks = ready.result()
@@ -73,13 +73,13 @@ class Follower:
         return tracks if tracks.length == frames else _hurried(tracks, frames)
 
     def begin_anew(self) -> None:
-        """A webcam goes on from what it shows next: what happened while nobody looked is not caught up with."""
+        """Restart a webcam with its next frame, so that motion during a pause is not replayed."""
         if self._video is None:
             self._thread.submit(lambda: self._begin(self._live.next_id)).result()
 
     def close(self) -> None:
-        """Nothing is followed any more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)  # streams do not wait for a frame being tracked
+        """Stop following."""
+        self._thread.shutdown(wait=False, cancel_futures=True)  # without waiting for a frame being tracked
 
     # ------------------------------------------------------------------------------------------ its own thread
 
@@ -108,7 +108,7 @@ class Follower:
 
 
 def _decode(jpeg: bytes, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of a webcam frame, uint8 (H, W, 3). ValueError where it is no JPEG, or of another size."""
+    """The pixels of a webcam frame, uint8 (H, W, 3). ValueError if it is no JPEG or has another size."""
     try:
         height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
     except ValueError as error:
@@ -122,6 +122,6 @@ def _decode(jpeg: bytes, size: tuple[int, int]) -> np.ndarray:
 
 
 def _hurried(tracks: Tracks, frames: int) -> Tracks:
-    """As many frames as a chunk after a restart has, of the usual number's motion: nothing jumps."""
+    """Resample tracks of the usual chunk to the number of frames after a restart, so that nothing jumps."""
     index = np.linspace(0, tracks.length - 1, frames).round().astype(int)
     return replace(tracks, positions=tracks.positions[index], visible=tracks.visible[index])

@@ -1,4 +1,4 @@
-"""Who is let in: the names a server may be called by, pages of its own only, and a token."""
+"""Access control: checks of the host name and of the origin, and a token."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ HEADERS = {
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SHORTEST_TOKEN = 16  # characters
 
-# Without the token: whether the server lives, the page's code, and what a read-only share link leads to (the link holds
-# a secret of its own).
+# Allowed without the token: the health check, the page's code, and read-only share links (which contain a secret).
 OPEN_PATHS = ("/health",)
 OPEN_FOLDERS = ("/web/", "/watch/", "/ws/watch/")
 
@@ -38,7 +37,7 @@ COOKIE_AGE = 30 * 24 * 3600  # seconds
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens at ``host``."""
+    """Whether a server that listens at ``host`` is reachable only from this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -46,7 +45,7 @@ def is_loopback(host: str) -> bool:
 
 
 def new_token() -> str:
-    """A token that cannot be guessed."""
+    """A random token that cannot be guessed."""
     return secrets.token_urlsafe(24)
 
 
@@ -54,9 +53,9 @@ def new_token() -> str:
 class Access:
     """Where a server listens and who may use it.
 
-    ``host``: the address listened at. ``token``: what a visitor must show, once; None lets everyone in who reaches the
-    server, and is refused beyond this machine. ``names``: further host names the server may be called by, such as a
-    proxy's. By number it may always be called; only a *name* can be made to lead here by somebody else's DNS.
+    ``host``: the address to listen at. ``token``: visitors must present it once; None admits everyone who can reach the
+    server, and is allowed only for loopback addresses. ``names``: further accepted host names, such as a proxy's.
+    Numeric addresses are always accepted, since only a *name* can be pointed here by an attacker's DNS (rebinding).
     """
 
     host: str = "127.0.0.1"
@@ -70,7 +69,7 @@ class Access:
             raise ValueError(f"the token has {len(self.token)} characters; give {SHORTEST_TOKEN} or more, plain ones")
 
     def serves(self, name: str) -> bool:
-        """Whether requests may call the server by this host name (without port and brackets)."""
+        """Whether this host name (without port and brackets) is accepted in requests."""
         if name in LOOPBACK or name in (each.lower() for each in self.names):
             return True
         if is_loopback(self.host):
@@ -79,7 +78,7 @@ class Access:
 
     @property
     def cookie(self) -> str:
-        """The cookie's name. It belongs to the token: browsers share cookies among the ports of a host."""
+        """The cookie's name, derived from the token, since browsers share cookies among the ports of a host."""
         assert self.token is not None
         return "motionstream-" + hashlib.sha256(self.token.encode()).hexdigest()[:12]
 
@@ -95,10 +94,9 @@ def _is_number(name: str) -> bool:
 class Guard:
     """Middleware that checks every request, and sets safe headers.
 
-    The ``Host`` must be a name of this server. A WebSocket, and a request that changes something, must come from a page
-    of this very host (or from no page at all: tools send no Origin). Where there is a token, it is shown as
-    ``Authorization: Bearer``, as the cookie, or once as ``?token=`` in an address, which sets the cookie and leads to
-    the address without it.
+    The ``Host`` header must be a name of this server. WebSockets and modifying requests must come from a page of the
+    same host (or from no page: tools send no Origin). A token, if required, is accepted as ``Authorization: Bearer``,
+    as the cookie, or once as ``?token=`` in an address, which sets the cookie and redirects to the address without it.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -123,7 +121,7 @@ class Guard:
         await (self.app if refusal is None else refusal)(scope, receive, with_headers)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        """What to answer instead of serving the request; None where it may be served."""
+        """The response that refuses the request, or None if it may be served."""
         headers = Headers(scope=scope)
         host = headers.get("host", "").lower()
         if not self.access.serves(_name(host)):
@@ -139,7 +137,7 @@ class Guard:
     def _shown(self, headers: Headers) -> bool:
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         return (kind.lower() == "bearer" and self._is_token(bearer)) or self._is_token(
-            # As browsers write them: Python's own SimpleCookie stops at what other programs of this host may have set.
+            # Not by Python's SimpleCookie, which stops at unusual cookies that other programs on the host may set.
             cookie_parser(headers.get("cookie", "")).get(self.access.cookie, "")
         )
 
@@ -147,14 +145,14 @@ class Guard:
         return secrets.compare_digest(given.encode(), (self.access.token or "").encode()) and bool(given)
 
     def _check_address(self, scope: Scope) -> Response | None:
-        """A token in the address: taken at once from a WebSocket, made a cookie of for a page."""
+        """Check the token in an address: a WebSocket is admitted directly, a page is redirected with a cookie."""
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if not self._is_token(dict(query).get("token", "")):
             return _refused(scope, 401, "a token is needed; open the whole address that motionstream printed")
         if scope["type"] == "websocket":
             return None
         rest = urlencode([(name, value) for name, value in query if name != "token"])
-        # One slash: two would lead to another host.
+        # Exactly one slash: two would redirect to another host.
         answer = RedirectResponse("/" + quote(scope["path"].lstrip("/")) + (f"?{rest}" if rest else ""), 303)
         assert self.access.token is not None
         answer.set_cookie(self.access.cookie, self.access.token, COOKIE_AGE, httponly=True, samesite="lax")
@@ -172,6 +170,6 @@ def _name(host: str) -> str:
 
 def _refused(scope: Scope, status: int, message: str) -> Response:
     wants: Sequence[str] = Headers(scope=scope).get("accept", "").split(",")
-    if "text/html" in wants:  # a person looks at it
+    if "text/html" in wants:  # a browser
         return PlainTextResponse(message[0].upper() + message[1:] + ".", status)
     return JSONResponse({"detail": message}, status)

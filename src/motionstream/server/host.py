@@ -1,4 +1,4 @@
-"""What the application talks to: something that makes streams, be it an engine in this process or several elsewhere."""
+"""The interface between the web application and the engines, in this process or in others."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Status = Literal["loading", "ready", "broken"]
 
 
 class EngineBusy(ValueError):
-    """Nothing wrong with the request: the engine is loading, or too many wait already. Try again later."""
+    """The request is valid, but the engine is loading or too many sessions wait already; try again later."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model once it is loaded. ``trained``: all its stages were."""
+    """Description of a loaded model. ``trained``: whether it went through all training stages."""
 
     config: ModelConfig
     trained: bool
@@ -33,7 +33,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ReplicaState:
-    """How one of several engines is. ``losses``: how often it was lost and started anew; memory in MB."""
+    """The state of one of several engines. ``losses``: number of times it was lost and restarted; memory in MB."""
 
     status: Status
     sessions: int
@@ -44,16 +44,16 @@ class ReplicaState:
 
 
 class Host(ABC):
-    """Holds sessions in the order in which they came: up to ``limits.sessions`` have a stream, a few more wait.
+    """Holds sessions in the order of their arrival: up to ``limits.sessions`` have a stream, a few more wait.
 
-    ``library`` keeps the sessions; without one nothing is recorded. ``clock`` gives seconds and never runs backwards.
-    Use it as a context manager, or call ``start`` and ``close``.
+    ``library`` stores the sessions; without one nothing is recorded. ``clock`` returns seconds and never decreases. Use
+    the host as a context manager, or call ``start`` and ``close``.
     """
 
     status: Status
     problem: str
     wakes_for_moves = False
-    """Whether it wants to know of a pointer's samples as they come, not only when it looks."""
+    """Whether pointer samples should wake it immediately, rather than being fetched with the next chunk."""
 
     def __init__(
         self, limits: Limits | None = None, library: Library | None = None, clock: Callable[[], float] = time.monotonic
@@ -74,38 +74,38 @@ class Host(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Begin to work; returns at once, while the model loads."""
+        """Start working; returns at once, while the model loads."""
 
     @abstractmethod
     def close(self) -> None:
-        """End all sessions; returns when nothing works any more."""
+        """End all sessions; returns when all work has stopped."""
 
     @abstractmethod
     def wake(self) -> None:
-        """There is something new in a session. From any thread."""
+        """Notify the host of news in a session, from any thread."""
 
     @abstractmethod
     def require_ready(self) -> None:
-        """EngineBusy, with the reason, until the model is known."""
+        """Raise EngineBusy with the reason until the model is known."""
 
     @property
     @abstractmethod
     def model(self) -> ModelInfo:
-        """What is streamed; as ``require_ready`` until it is known."""
+        """The model's description; raises as ``require_ready`` until it is known."""
 
     @property
     def session_count(self) -> int:
-        """How many sessions have a stream, or are about to."""
+        """Number of sessions that have a stream or are about to."""
         return min(len(self._sessions), self.limits.sessions)
 
     @property
     def queue_length(self) -> int:
-        """How many sessions wait until one of those has ended."""
+        """Number of sessions that wait for a free stream."""
         return max(0, len(self._sessions) - self.limits.sessions)
 
     @property
     def replicas(self) -> list[ReplicaState]:
-        """The engines elsewhere that do the work; none where it is done here."""
+        """The states of engines in other processes; empty if the engine runs in this one."""
         return []
 
     def open(
@@ -118,29 +118,30 @@ class Host(ABC):
         steps: int | None = None,
         depth: np.ndarray | None = None,
     ) -> Session:
-        """Begin a stream from ``picture``, uint8 (H, W, 3) of any size; the first chunk is made at once, or, where all
-        streams are taken, when one has ended (`Queued` tells the place).
+        """Open a stream from ``picture``, uint8 (H, W, 3) of any size. It begins at once, or, if all streams are taken,
+        when one has ended (`Queued` tells the place).
 
-        ``steps``: denoising steps of a chunk, the model's own when None. ``depth``: of the picture's shape, for the
-        camera (see tracks/depth.py), a plain guess when None.
+        ``steps``: denoising steps per chunk, the model's own when None. ``depth``: depth map with the picture's aspect
+        ratio, for the camera (see tracks/depth.py); a generic prior when None.
 
         ``notify`` is called, from another thread, whenever there is something to ``take``. Raises EngineBusy while the
-        model is loading or too many wait. What goes wrong later is told to the session as `Failed`.
+        model is loading or too many sessions wait. Later errors reach the session as `Failed`.
         """
         return self.admit(Fresh(picture, prompt, seed, steps, depth), notify)
 
     def branch(self, head: Recording, notify: Callable[[], None] = lambda: None) -> Session:
-        """Go on from where a recording, or its head, ends. Its chunks are made again first, as fast as other streams
-        allow: `Replaying` tells how far it is, `Continued` when the viewer's commands count. Raises as `open`."""
+        """Continue from the end of a recording or its head. Its chunks are generated again first, as fast as other
+        streams allow: `Replaying` reports the progress, `Continued` that the viewer's commands count. Raises as `open`
+        does."""
         return self.admit(head, notify)
 
     def admit(self, opening: Fresh | Recording, notify: Callable[[], None] = lambda: None) -> Session:
-        """As `open` or `branch`, whichever it is."""
+        """`open` or `branch`, depending on the type of ``opening``."""
         self.require_ready()
         with self._changed:
             if self._closing:
                 raise EngineBusy("the server is stopping")
-            # Those that were closed are ended by the worker before it begins this one.
+            # Closed sessions do not count: the worker ends them before it begins this one.
             limits, taken = self.limits, sum(not session.closed for session in self._sessions)
             if taken >= limits.sessions + limits.queue:
                 raise EngineBusy(

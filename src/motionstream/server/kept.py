@@ -1,6 +1,6 @@
-"""The addresses of recorded sessions: what they are, and as files to take away.
+"""Routes for recorded sessions: their description, and downloads.
 
-A session's name is long and random: whoever was told it may have the session.
+A session's name is long and random: knowing it is the permission to access the session.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from motionstream.session.exports import EXPORTS
 from motionstream.session.library import Library
 from motionstream.session.recording import Recording
 
-EXPORTS_AT_A_TIME = 2  # each takes a processor for seconds, and a GIF some memory
+EXPORTS_AT_A_TIME = 2  # each takes a CPU core for seconds, and a GIF also memory
 
-MAX_UPLOAD = 32 * 2**20  # bytes of a session file: some hours
+MAX_UPLOAD = 32 * 2**20  # bytes per session file: some hours of streaming
 
 
 def add_sessions(app: FastAPI, library: Library) -> None:
-    """/api/sessions, /api/sessions/NAME and /api/sessions/NAME/KIND, for the kinds of `EXPORTS`."""
+    """Add the routes /api/sessions, /api/sessions/NAME and /api/sessions/NAME/KIND, for the kinds of `EXPORTS`."""
     turns = asyncio.Semaphore(EXPORTS_AT_A_TIME)
 
     @app.post("/api/sessions")
@@ -67,7 +67,7 @@ def add_sessions(app: FastAPI, library: Library) -> None:
 
 
 def _describe(library: Library, name: str) -> dict[str, Any]:
-    """A session's timeline."""
+    """A session's settings and timeline."""
     recording = library.recording(name)
     header = recording.header
     changes = [

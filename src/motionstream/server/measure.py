@@ -1,4 +1,5 @@
-"""How fast a server serves: frames, delays and memory at clients in another process, beside the bare engine."""
+"""Benchmark of the server: frame rate, delays and memory, measured by clients in another process, beside the bare
+engine's."""
 
 from __future__ import annotations
 
@@ -25,21 +26,22 @@ from motionstream.server.pictures import photographs
 from motionstream.server.session import Chunk, Ended, Failed, Limits, Session
 from motionstream.session.commands import Move, Press
 
-RATE = 60.0  # pointer samples a second
-WARM_UP = 4  # chunks of each session that are not counted
-FEWEST = 4  # that are, however slow the machine is
-ROUNDS = 2  # the bare engine and the server take turns so often, so that other programs' load hits both
+RATE = 60.0  # pointer samples per second
+WARM_UP = 4  # first chunks of each session, which are not counted
+FEWEST = 4  # smallest number of counted chunks, however slow the machine is
+ROUNDS = 2  # alternations of bare engine and server, so that other programs' load affects both
 ADDRESS = re.compile(r"MotionStream is at (http://\S+)")
 PATIENCE = 120.0  # seconds for a server to load, and for any chunk
-SAMPLE = 10.0  # seconds between two looks at the memory of a long run
+SAMPLE = 10.0  # seconds between two memory samples of a long run
 
 
 @dataclass
 class Seen:
-    """What came of one session: ``frames`` in ``seconds``, and for each chunk how long its latest sample took.
+    """Measurements of one session: ``frames`` from ``began`` to ``ended``, and for each chunk the delay of its latest
+    pointer sample in seconds.
 
-    ``arrived``: to the decoded frames. ``shown``: to the frame that shows it, played at the stream's rate. ``besides``:
-    to the decoded frames, less what the engine took from the cut of the tracks to them.
+    ``arrived``: until the decoded frames. ``shown``: until the frame that shows it, played at the stream's rate.
+    ``besides``: until the decoded frames, minus the engine's time from the cut of the tracks to the frames.
     """
 
     fps: float = 0.0
@@ -54,11 +56,11 @@ class Seen:
     _played: float = 0.0
 
     def enough(self, seconds: float) -> bool:
-        """Whether so much time, and FEWEST chunks, have been counted."""
+        """Whether ``seconds`` and FEWEST chunks have been counted."""
         return self._chunks >= WARM_UP + FEWEST and self.ended - self.began >= seconds
 
     def add(self, now: float, frames: int, fps: float, sent: float | None, latency: float, dropped: int) -> None:
-        """A chunk came."""
+        """Count a chunk."""
         begin, self._played = max(now, self._played), max(now, self._played) + frames / fps
         self._chunks += 1
         if self._chunks == WARM_UP:
@@ -82,20 +84,20 @@ def bench_serve(
     codec: Literal["h264", "jpeg"] = "h264",
     say: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any]:
-    """Serve ``preset`` from a process of its own to clients in this one; as a dict that JSON can hold.
+    """Serve ``preset`` from another process to clients in this one; returns a dict for JSON.
 
-    For each number of ``sessions`` the bare engine (in this process, without any transport) and the server run for
-    ``seconds`` each, in turns; every session drags at RATE samples a second. ``fps`` is that of all sessions together;
-    a stream is paced at its own rate, so only where they ask for more than the device gives does ``fps_ratio`` tell
-    what serving costs. ``minutes``: then one session for so long, for its memory.
+    For each number of ``sessions``, the bare engine (in this process, without transport) and the server run for
+    ``seconds`` each, alternating; every session drags at RATE samples per second. ``fps`` is the total over sessions.
+    Streams are paced at their own rate, so ``fps_ratio`` shows the cost of serving only if they ask for more than the
+    device can generate. ``minutes``: length of a further run with one session, for its memory.
 
-    Raises ValueError for a model that cannot be loaded or numbers that cannot be.
+    Raises ValueError if the model cannot be loaded or a number is out of range.
     """
     if not sessions or not all(1 <= count <= 64 for count in sessions):
         raise ValueError(f"--sessions is {' '.join(map(str, sessions))}; give numbers from 1 to 64")
     if not 1 <= seconds <= 3600 or not 0 <= minutes <= 24 * 60:
         raise ValueError(f"--seconds is {seconds:g}, --minutes {minutes:g}; give 1 to 3600 and 0 to 1440")
-    most, load = max(sessions), os.getloadavg()[0]  # of others: read before we add our own
+    most, load = max(sessions), os.getloadavg()[0]  # other programs' load, read before adding our own
     pipeline = MotionStreamPipeline.from_pretrained(preset, untrained=untrained)
     with (
         Engine(lambda: pipeline, Limits(sessions=most, scale=None)) as engine,
@@ -172,7 +174,7 @@ def _spread(seconds: list[float]) -> dict[str, float]:
 
 
 def _together(count: int, watch: Callable[[int], Seen]) -> list[Seen]:
-    """What ``count`` viewers at a time see."""
+    """Run ``count`` viewers at the same time; returns their measurements."""
     seen: dict[int, Seen] = {}
     problems: list[BaseException] = []
 
@@ -193,7 +195,7 @@ def _together(count: int, watch: Callable[[int], Seen]) -> list[Seen]:
 
 
 def circle(size: tuple[int, int], moment: float) -> tuple[float, float]:
-    """Where the pointer is: once around the middle in five seconds."""
+    """The pointer's position at a moment: once around the middle in five seconds."""
     height, width = size
     angle, radius = 2 * math.pi * moment / 5, 0.2 * min(size)
     return width / 2 + radius * math.cos(angle), height / 2 + radius * math.sin(angle)
@@ -203,7 +205,7 @@ def circle(size: tuple[int, int], moment: float) -> tuple[float, float]:
 
 
 def _watch_engine(engine: Engine, number: int, seconds: float) -> Seen:
-    """One session of the engine itself."""
+    """Measure one session of the bare engine."""
     seen, something = Seen(), threading.Event()
     examples = photographs()
     session = engine.open(examples[number % len(examples)].load(), seed=number, notify=something.set)
@@ -243,7 +245,7 @@ def _close(session: Session) -> None:
 
 @contextlib.contextmanager
 def serving(preset: str, sessions: int, untrained: bool) -> Iterator[str]:
-    """A server in a process of its own, for this machine alone; its address."""
+    """Run a server in another process, for this machine only; yields its address."""
     options = ["--port", "0", "--no-token", "--forget", "--sessions", str(sessions)]
     command = [sys.executable, "-m", "motionstream", "serve", "--model", preset, *options]
     process = subprocess.Popen(
@@ -272,7 +274,7 @@ def _wait_until_ready(address: str) -> None:
 
 
 def resident_mb(address: str) -> float:
-    """The server's own memory, by its /metrics."""
+    """The server's resident memory in MiB, from its /metrics."""
     with urllib.request.urlopen(f"{address}metrics", timeout=30) as answer:
         found = re.search(r"^process_resident_memory_bytes (\S+)", answer.read().decode(), re.MULTILINE)
     assert found is not None, "the process collector works on Linux alone"
@@ -280,7 +282,7 @@ def resident_mb(address: str) -> float:
 
 
 def _watch_server(address: str, number: int, seconds: float, codec: Literal["h264", "jpeg"]) -> Seen:
-    """One session of the server."""
+    """Measure one session of the server."""
     with _dragging(address, number, codec) as client:
         return _receive(client, seconds, Seen())
 
@@ -297,7 +299,7 @@ def _receive(client: Client, seconds: float, seen: Seen) -> Seen:
 
 @contextlib.contextmanager
 def _dragging(address: str, number: int, codec: Literal["h264", "jpeg"]) -> Iterator[Client]:
-    """A client whose stream runs, and whose pointer goes round in a thread of its own."""
+    """A client with a running stream, whose pointer moves in circles in another thread."""
     examples = photographs()
     with Client(address, codec=codec) as client:
         size = client.hello["size"]
@@ -349,7 +351,7 @@ def _long_run(address: str, minutes: float, codec: Literal["h264", "jpeg"]) -> d
 
 
 def print_serve(result: dict[str, Any]) -> None:
-    """What ``bench_serve`` found, for people."""
+    """Print the result of ``bench_serve`` as a table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Frames into bytes: H.264 for browsers that decode it, JPEG for all others."""
+"""Encodes frames: H.264 for browsers that decode it, JPEG for all others."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from av.video.reformatter import VideoReformatter
 from motionstream import wire
 from motionstream.yuv import mark_bt709, to_yuv
 
-CODECS = ("h264", "jpeg")  # what is spoken, best first
+CODECS = ("h264", "jpeg")  # supported, best first
 
 JPEG_QUALITY = 92
 CRF = 16  # looks lossless; a 128x128 stream takes about 0.2 Mbit/s, a 832x480 one 4
-KEYFRAME_SECONDS = 10  # between keyframes that nobody asked for, or up to a chunk more
-NEVER = 2**30  # frames: x264's own word for keyframes that are forced or do not come
+KEYFRAME_SECONDS = 10  # between keyframes without a request; up to a chunk more
+NEVER = 2**30  # frames: x264's value for no automatic keyframes
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """``parts``: one for each frame. ``keyframes``: which of them can be decoded without those before. ``codec``: as
-    WebCodecs wants it, None for JPEG."""
+    """``parts``: one per frame. ``keyframes``: indices of those that can be decoded without earlier ones. ``codec``: in
+    WebCodecs' form, None for JPEG."""
 
     kind: int
     parts: tuple[bytes, ...]
@@ -35,23 +35,23 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """One stream's frames, in order. Not for several threads at once."""
+    """Encodes one stream's frames, in order. Not thread-safe."""
 
     def encode(self, frames: np.ndarray, *, keyframe: bool) -> Encoded:
-        """Encode uint8 (T, H, W, 3); with ``keyframe`` nothing before them is needed to decode them."""
+        """Encode uint8 (T, H, W, 3); with ``keyframe`` they can be decoded without earlier frames."""
         ...
 
 
 def make_encoder(codec: str, size: tuple[int, int], fps: float) -> Encoder:
-    """An encoder of one of CODECS for frames of ``size`` (height, width)."""
+    """An encoder for one of CODECS and frames of ``size`` (height, width)."""
     return H264Encoder(size, fps) if codec == "h264" else JpegEncoder()
 
 
 class JpegEncoder:
-    """Every frame a picture by itself."""
+    """Encodes every frame as a JPEG."""
 
     def encode(self, frames: np.ndarray, *, keyframe: bool) -> Encoded:
-        """As `Encoder`."""
+        """See `Encoder`."""
         parts = tuple(
             simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=JPEG_QUALITY, colorsubsampling="444")
             for frame in frames
@@ -60,10 +60,10 @@ class JpegEncoder:
 
 
 class H264Encoder:
-    """x264 without delay: every frame comes out as one access unit (Annex B) as soon as it is put in.
+    """x264 without delay: every frame is output as one access unit (Annex B) as soon as it is input.
 
-    Baseline (no B-frames), parameter sets before each keyframe, so that a viewer can join at any of them. Keyframes
-    begin chunks, never stand within: chunks are what viewers drop, keep and look at again.
+    Baseline profile (no B-frames), with parameter sets before each keyframe, so that a viewer can join at any of them.
+    Keyframes are only at the beginning of chunks, since viewers drop, keep and replay whole chunks.
     """
 
     def __init__(self, size: tuple[int, int], fps: float) -> None:
@@ -72,7 +72,7 @@ class H264Encoder:
         self._context = context = av.CodecContext.create("libx264", "w")
         context.height, context.width = size
         context.framerate, context.time_base = rate, 1 / rate
-        context.thread_count = 1  # the cores are the model's
+        context.thread_count = 1  # leaves the cores to the model
         mark_bt709(context)
         context.options = {
             "preset": "ultrafast",
@@ -86,11 +86,11 @@ class H264Encoder:
         self._reformatter = VideoReformatter()
         self._frames = 0
         self._between = round(KEYFRAME_SECONDS * fps)
-        self._due = 0  # the frame from which on a chunk begins with a keyframe in any case
+        self._due = 0  # from this frame on, the next chunk begins with a keyframe in any case
         self._codec = ""
 
     def encode(self, frames: np.ndarray, *, keyframe: bool) -> Encoded:
-        """As `Encoder`."""
+        """See `Encoder`."""
         packets = []
         keyframe = keyframe or self._frames >= self._due
         if keyframe:
@@ -108,7 +108,7 @@ class H264Encoder:
 
 
 def codec_string(access_unit: bytes) -> str:
-    """``avc1.PPCCLL`` (RFC 6381): profile, constraints and level of the sequence parameter set of a keyframe."""
+    """``avc1.PPCCLL`` (RFC 6381): profile, constraints and level from a keyframe's sequence parameter set."""
     place = access_unit.find(b"\x00\x00\x01\x67")
     assert place >= 0, "a stream begins with its parameter sets"
     return f"avc1.{access_unit[place + 4 : place + 7].hex()}"

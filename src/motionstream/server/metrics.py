@@ -1,4 +1,4 @@
-"""What the server measures of itself, for Prometheus."""
+"""The server's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ STATUSES = ("loading", "ready", "broken")
 
 
 class Metrics:
-    """Counts on the event loop; the text of `text` is what ``GET /metrics`` answers.
+    """Counts on the event loop; ``GET /metrics`` returns `text`.
 
-    A registry of its own: two servers in one process count apart.
+    Each server has its own registry, so that two servers in one process count separately.
     """
 
     def __init__(self, host: Host) -> None:
@@ -63,37 +63,37 @@ class Metrics:
             gauge("device_memory_bytes", "What torch holds on the device").set_function(torch.cuda.memory_reserved)
 
     def made(self, chunk: Chunk, encoding: float) -> None:
-        """A chunk was generated, and encoded in so many seconds."""
+        """Count a generated chunk and its encoding time in seconds."""
         self._frames.inc(len(chunk.frames))
         self._latency.observe(chunk.latency)
         for stage, seconds in {**chunk.stages, "encode": encoding}.items():
             self._stages.labels(stage).observe(seconds)
 
     def dropped(self, frames: int) -> None:
-        """So many frames were not sent to one viewer."""
+        """Count frames that were not sent to one viewer."""
         self._dropped.inc(frames)
 
     def sent(self, size: int) -> None:
-        """So many bytes of media went to a viewer."""
+        """Count bytes of media sent to a viewer."""
         self._bytes.inc(size)
 
     def delayed(self, seconds: float) -> None:
-        """A viewer tells from its pointer to its pixels."""
+        """Record a viewer's delay from its pointer to its pixels."""
         self._delay.observe(seconds)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' format."""
+        """All metrics in Prometheus' format."""
         return generate_latest(self.registry)
 
 
 class _Replicas(Collector):
-    """How each of several engines is, by its number."""
+    """States of several engines, labelled by their numbers."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
 
     def collect(self) -> Iterator[Metric]:
-        """As prometheus_client wants it."""
+        """See prometheus_client's ``Collector``."""
         if not (states := self._host.replicas):
             return
         name, label = "motionstream_replica_", ["replica"]

@@ -1,7 +1,7 @@
-"""Engines on Ray Serve: one for each device, watched and started anew by it, behind the same server as ever.
+"""Engines on Ray Serve: one per device, monitored and restarted by it, behind the usual server.
 
-Every engine is an application of one replica, so that its handle leads nowhere else: Serve's own balancing, between the
-replicas of one application, would deal out the calls of one session among them. Its HTTP proxies are not started.
+Every engine is an application with a single replica, so that its handle always reaches the same one: Serve would
+balance the calls of a session among the replicas of one application. Serve's HTTP proxies are not started.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ NAME = "motionstream"
 REMEDY = 'pip install -e ".[ray]"'
 
 LOCAL = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray listen at 127.0.0.1 alone, on any system
-    "RAY_AUTH_MODE": "token",  # other users of this machine could run programs as us
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes Ray listen only at 127.0.0.1, on any system
+    "RAY_AUTH_MODE": "token",  # otherwise other users of this machine could run programs as us
 }
-OBJECTS = 512 * 2**20  # bytes of shared memory for each replica: frames on their way
+OBJECTS = 512 * 2**20  # bytes of shared memory per replica, for frames in transit
 OPTIONS = {
     "num_replicas": 1,
     "max_ongoing_requests": 16,
@@ -48,13 +48,14 @@ def fleet_on_ray(
     device: str = "auto",
     replicas: int | None = None,
 ) -> Iterator[Fleet]:
-    """Engines on the cluster that ``RAY_ADDRESS`` names, else on a Ray of our own, for this user alone.
+    """Run engines on the cluster that ``RAY_ADDRESS`` names, or else on a local Ray for this user only.
 
-    ``load`` runs in each replica, and finds one GPU there where ``device`` means CUDA, or is "auto" and Ray has any.
-    ``replicas``: one for each GPU, or one, when None. ``limits`` are each one's. All record in the library's folder.
+    ``load`` runs in each replica, which has one GPU if ``device`` is CUDA, or "auto" and Ray has any. ``replicas``: by
+    default one per GPU, or one without GPUs. ``limits``: of each replica. All record in the library's folder.
 
     Raises:
-        ValueError: Ray is not installed, or has too few devices; another server runs on the cluster; nothing starts.
+        ValueError: Ray is not installed or has too few devices, another server runs on the cluster, or the replicas do
+            not start.
     """
     if device.startswith("cuda:"):
         raise ValueError(f"--device is {device}; say cuda, for Ray gives each replica a GPU of its own")
@@ -63,7 +64,7 @@ def fleet_on_ray(
     try:
         count, resources = _resources(ray, device, replicas)
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)  # which it has just set otherwise
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)  # serve.start has just changed it
         names = [f"{NAME}-{number}" for number in range(count)]
         _check_free(serve)
         engine = serve.deployment(RayReplica).options(name="engine", ray_actor_options=resources, **OPTIONS)
@@ -83,29 +84,29 @@ def fleet_on_ray(
                 for name in names:
                     serve.delete(name)
     finally:
-        ray.shutdown()  # ends a Ray of our own, and all that runs on it
+        ray.shutdown()  # also ends a local Ray with everything that runs on it
 
 
 class RayReplica(Replica):
-    """What Ray Serve runs."""
+    """The replica that Ray Serve runs."""
 
     def __init__(self, load: Callable[[], MotionStreamPipeline], limits: Limits, folder: Path, locally: bool) -> None:
         if locally:
             _listen_locally()
         super().__init__(load, limits, folder)
 
-    def __del__(self) -> None:  # Serve's way to say that it ends
+    def __del__(self) -> None:  # called by Serve when the replica ends
         self.close()
 
 
 class RemoteReplica:
-    """A replica by its handle. All calls raise Ray's errors where it is lost."""
+    """A replica, used by its handle. All calls raise Ray's errors if it is lost."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
     async def events(self) -> AsyncGenerator[News]:
-        """As `Replica`; while none is there, the first of them waits for it."""
+        """See `Replica`; the first event waits until the replica is running."""
         answers = self._handle.options(stream=True).events.remote()
         try:
             async for news in answers:
@@ -114,17 +115,17 @@ class RemoteReplica:
             answers.cancel()
 
     async def tell(self, now: float, orders: dict[str, Order]) -> None:
-        """As `Replica`."""
+        """See `Replica`."""
         await self._handle.tell.remote(now, orders)
 
     async def leave(self) -> None:
-        """As `Replica`."""
+        """See `Replica`."""
         await self._handle.leave.remote()
 
 
 def _start(own: bool, replicas: int | None) -> tuple[Any, Any]:
-    """Ray and Ray Serve, connected to a cluster or to one of our own."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+    """Import Ray and Ray Serve and connect to a cluster, or start a local one."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports to Ray's makers
     if own:
         os.environ.update(LOCAL, RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
@@ -144,7 +145,7 @@ def _start(own: bool, replicas: int | None) -> tuple[Any, Any]:
 
 
 def _resources(ray: Any, device: str, replicas: int | None) -> tuple[int, dict[str, int]]:
-    """The number of replicas, and what each one takes of the cluster. ValueError where there is not so much."""
+    """The number of replicas, and the resources of each. ValueError if the cluster has too few."""
     there = ray.cluster_resources()
     cpus, gpus = (int(there.get(kind, 0)) for kind in ("CPU", "GPU"))
     if device == "cuda" or (device == "auto" and gpus):
@@ -155,12 +156,12 @@ def _resources(ray: Any, device: str, replicas: int | None) -> tuple[int, dict[s
     count = replicas or 1
     if count > cpus:
         raise ValueError(f"{count} replicas need a processor core each, and Ray has {cpus}; give fewer --replicas")
-    # Ray gives torch as many threads. On several machines, who knows how the cores are spread?
+    # Ray gives torch as many threads. On several machines the distribution of cores is unknown, so take one.
     return count, {"num_gpus": 0, "num_cpus": cpus // count if len(ray.nodes()) == 1 else 1}
 
 
 def _check_free(serve: Any) -> None:
-    """Two servers on one cluster would take each other's replicas."""
+    """Refuse to run beside another server on the cluster: the two would take each other's replicas."""
     others = [name for name in serve.status().applications if name.startswith(f"{NAME}-")]
     if others:
         raise ValueError(
@@ -169,9 +170,10 @@ def _check_free(serve: Any) -> None:
 
 
 def _listen_locally() -> None:
-    """Keep Serve's server in a replica, for calls between deployments, which we have none of, from other machines.
+    """Bind Serve's gRPC server in a replica to 127.0.0.1.
 
-    It alone listens at every address, whatever Ray's node listens at. Versions that have no such server need nothing.
+    It is for calls between deployments, which are not used here, and listens at every address regardless of Ray's
+    settings. Versions of Ray without it need no change.
     """
     module = importlib.import_module("ray.serve._private.replica")
     add_port = getattr(module, "add_port_to_grpc_server", None)

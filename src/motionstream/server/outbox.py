@@ -1,4 +1,4 @@
-"""What waits for one viewer: control first, then media, of which the oldest goes when the viewer is slow."""
+"""The queue of messages to one viewer: control first, then media, of which the oldest is dropped for slow viewers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from motionstream import wire
 from motionstream.server.media import Encoded
 
-WAITING = 3  # chunks that wait here at most
-UNDERWAY = 3  # chunks on their way to a viewer that acknowledges them, at most: pipes between may hold seconds
-MAX_CONTROL = 200  # a viewer that sends rubbish and reads nothing costs no memory
+WAITING = 3  # largest number of chunks waiting here
+UNDERWAY = 3  # largest number of unacknowledged chunks in transit, since network buffers may hold seconds
+MAX_CONTROL = 200  # bounds the memory for a viewer that causes errors and reads nothing
 
 
 @dataclass(frozen=True, eq=False)
 class Media:
-    """An encoded chunk and what is said of it, the same for all its viewers."""
+    """An encoded chunk and its header, the same for all viewers of a codec."""
 
     header: dict[str, Any]
     positions: np.ndarray
@@ -32,22 +32,22 @@ class Media:
 
 
 class Outbox:
-    """The messages to one viewer, in the order in which they are to be sent. For the event loop's thread alone.
+    """The messages to one viewer, in the order of sending. For use only in the event loop's thread.
 
-    ``codec``: the viewer's. ``steers``: whether it is the one whose commands are obeyed; only that one is told when
-    they were sent, by its own clock. ``on_drop`` is told of every frame that is not sent.
+    ``codec``: the viewer's. ``steers``: whether it is the steering viewer; only that one gets the commands' ``sent``
+    times, which are on its clock. ``on_drop``: called with the number of frames whenever some are not sent.
     """
 
     def __init__(
         self, codec: str = "jpeg", *, steers: bool = True, on_drop: Callable[[int], None] = lambda frames: None
     ) -> None:
         self.codec, self.steers, self._on_drop = codec, steers, on_drop
-        self.hidden = False  # the viewer's page cannot be seen: no frames are wanted
+        self.hidden = False  # the viewer's page is not visible, so it gets no frames
         self.dropped = 0  # frames, since the last media message
         self._needs_keyframe = True
         self._control: deque[dict[str, Any]] = deque()
         self._media: deque[Media] = deque()
-        self._underway: deque[int] = deque(maxlen=UNDERWAY)  # first frames of chunks sent and not acknowledged
+        self._underway: deque[int] = deque(maxlen=UNDERWAY)  # first frames of unacknowledged chunks
         self._acknowledges = False
         self._something = asyncio.Event()
 
@@ -58,22 +58,22 @@ class Outbox:
         self._something.set()
 
     def forget_media(self) -> None:
-        """Nothing of the stream so far is wanted any more; whatever comes next begins with a keyframe."""
+        """Drop all queued media; the next chunk must begin with a keyframe."""
         self._media.clear()
         self._underway.clear()
         self.dropped = 0
         self._needs_keyframe = True
 
     def drop(self, frames: int) -> None:
-        """So many frames will not be sent."""
+        """Count frames that will not be sent."""
         self.dropped += frames
         self._on_drop(frames)
 
     def make_room(self) -> bool:
-        """Make room for the next chunk; whether it must begin with a keyframe.
+        """Make room for the next chunk; returns whether it must begin with a keyframe.
 
-        Called before that is encoded: frames without those before them could not be decoded, so where H.264 has to be
-        dropped, all that waits is, and the next chunk begins anew.
+        Called before that is encoded. H.264 frames cannot be decoded without earlier ones, so if any have to be
+        dropped, all waiting ones are, and the next chunk begins with a keyframe.
         """
         if len(self._media) >= WAITING:
             drop = len(self._media) if self.codec == "h264" else 1
@@ -82,7 +82,7 @@ class Outbox:
         return self._needs_keyframe and self.codec == "h264"
 
     def show(self, media: Media) -> None:
-        """Queue a chunk; one that could not be decoded, for this viewer has just come, is dropped."""
+        """Queue a chunk; it is dropped if this viewer needs a keyframe first and could not decode it."""
         if self._needs_keyframe and 0 not in media.encoded.keyframes:
             self.drop(media.frames)
             return
@@ -91,12 +91,12 @@ class Outbox:
         self._something.set()
 
     def show_still(self, media: Media) -> None:
-        """Queue a picture that stands by itself, as JPEG; the stream goes on as if it had not been."""
+        """Queue a single JPEG picture; it does not affect the stream's state."""
         self._media.append(media)
         self._something.set()
 
     def received(self, first: int) -> None:
-        """The viewer has the chunk that begins with frame ``first``, and with it all before."""
+        """Acknowledge the chunk that begins with frame ``first``, and all before it."""
         self._acknowledges = True
         while self._underway and self._underway[0] <= first:
             self._underway.popleft()

@@ -1,4 +1,4 @@
-"""The pictures to begin with: examples and uploads, and the addresses they are had at."""
+"""The pictures with which streams begin: examples and uploads, and their routes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from motionstream.media import Fit, fit, read_picture
 from motionstream.scene import MOST_SCALE
 from motionstream.server.host import EngineBusy, Host
 
-MAX_UPLOAD = 20 * 2**20  # bytes of one picture file
-MAX_UPLOADS = 64  # pictures kept, the oldest go first; each is a few times as large as the model's frames at most
+MAX_UPLOAD = 20 * 2**20  # bytes per picture file
+MAX_UPLOADS = 64  # pictures kept; the oldest are dropped first; each is at most a few times as large as a frame
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture of the gallery: a short name (its address), a title, where it is from, and how to read it."""
+    """A picture of the gallery: a short name (for its address), a title, a credit, and a function that reads it."""
 
     name: str
     title: str
@@ -37,7 +37,7 @@ class Example:
 
 
 def photographs() -> list[Example]:
-    """The held-out photographs that scikit-image ships: the model has never learnt from them."""
+    """The held-out photographs that scikit-image ships; the model was not trained on them."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         return []
@@ -58,8 +58,8 @@ def photographs() -> list[Example]:
 
 
 class Pictures:
-    """The gallery's and the uploaded pictures, cropped to the model's shape: uint8 (sH, sW, 3) by name. They are s
-    times as large as the model sees them where it can show that, and they are that fine (see `kept_scale`)."""
+    """The gallery's and the uploaded pictures by name, cropped to the model's aspect ratio: uint8 (sH, sW, 3), with the
+    scale s from `kept_scale`."""
 
     def __init__(self, gallery: Sequence[Example], config: Callable[[], ModelConfig]) -> None:
         self.gallery = {example.name: example for example in gallery}
@@ -68,11 +68,11 @@ class Pictures:
         self._lock = threading.Lock()
 
     def get(self, name: str) -> np.ndarray:
-        """Raises ValueError where there is no such picture, or it cannot be read."""
+        """The picture of this name. ValueError if there is none or it cannot be read."""
         return self._find(name)[0]
 
     def fitting(self, name: str) -> Fit:
-        """How it is scaled and cropped for the model. Raises as `get`."""
+        """The scaling and cropping of a picture for the model. Raises as `get` does."""
         return self._find(name)[1]
 
     def _find(self, name: str) -> tuple[np.ndarray, Fit]:
@@ -84,12 +84,12 @@ class Pictures:
             return self._kept[name]
 
     def add(self, path: Path) -> tuple[str, str]:
-        """Read an uploaded file and keep its picture: its name, and in words how it was made to fit.
+        """Read an uploaded file and keep its picture; returns its name and a description of how it was fitted.
 
-        ValueError where it is no picture.
+        ValueError if it is no picture.
         """
         name = f"upload-{secrets.token_hex(8)}"
-        with self._lock:  # one at a time: a large picture takes a few hundred megabytes while it is read
+        with self._lock:  # one at a time: reading a large picture takes a few hundred megabytes
             return name, self._keep(name, read_picture(path))
 
     def _keep(self, name: str, picture: np.ndarray) -> str:
@@ -103,7 +103,7 @@ class Pictures:
 
 
 def kept_scale(picture: np.ndarray, config: ModelConfig) -> int:
-    """How many times the model's size a picture is kept at: no detail is lost that frames could show."""
+    """The scale, relative to the model's size, at which a picture is kept: no detail that frames can show is lost."""
     if config.carry is None:
         return 1
     finer = math.ceil(min(picture.shape[0] / config.size[0], picture.shape[1] / config.size[1]))
@@ -111,7 +111,7 @@ def kept_scale(picture: np.ndarray, config: ModelConfig) -> int:
 
 
 def add_pictures(app: FastAPI, host: Host, pictures: Pictures) -> None:
-    """The addresses: /api/gallery, /api/pictures and /api/pictures/NAME."""
+    """Add the routes /api/gallery, /api/pictures and /api/pictures/NAME."""
 
     @app.get("/api/gallery")
     async def gallery() -> list[dict[str, str]]:
@@ -141,7 +141,7 @@ def add_pictures(app: FastAPI, host: Host, pictures: Pictures) -> None:
 
 
 def check_ready(host: Host) -> None:
-    """503 while there is no model, whose size decides how pictures are fitted."""
+    """Raise status 503 until the model is loaded, whose size determines how pictures are fitted."""
     try:
         _ = host.model
     except EngineBusy as error:
@@ -149,7 +149,7 @@ def check_ready(host: Host) -> None:
 
 
 async def receive(request: Request, path: Path, most: int, remedy: str = "scale it down first") -> None:
-    """Write a request's body to a file; 413 beyond ``most`` bytes, whatever its header says about the length."""
+    """Write a request's body to a file; status 413 beyond ``most`` bytes, regardless of its Content-Length."""
     size = 0
     with path.open("wb") as file:
         async for part in request.stream():

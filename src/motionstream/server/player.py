@@ -1,4 +1,4 @@
-"""The worker's side of one session: its take, and when the next chunk is due."""
+"""The worker's side of one session: its take, and the schedule of its chunks."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from motionstream.session.take import Entry, Take, find
 from motionstream.tracks.masks import outline
 
 MARGIN = 0.03
-"""Seconds a chunk is made ahead of its deadline, for what the engine cannot see: encoding and transport."""
+"""Seconds by which a chunk is generated ahead of its deadline, for encoding and transport."""
 
 RECENT = 8
-"""Chunks whose slowest is taken for what the next one will cost."""
+"""Number of recent chunks; the slowest of them estimates the next one's cost."""
 
 
 class Player:
-    """Obeys commands and makes chunks, each just before the previous one has been played.
+    """Carries out commands and generates chunks, each just before the previous one has been played.
 
-    That is as late as possible, so that a chunk follows the pointer as it is now and not as it was.
+    That is as late as possible, so that a chunk follows the pointer's latest motion.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Player:
         replay: Replay | None = None,
         log: Log | None = None,
     ) -> None:
-        """``replay``: of ``take``, which is to go on where that ends. ``log``: keeps what is made."""
+        """``replay``: generates the recording that ``take`` continues. ``log``: stores the session."""
         self.session, self.take, self.limits, self.clock = session, take, limits, clock
         self._log = log
         self._follower: Follower | None = None
@@ -61,18 +61,18 @@ class Player:
         self.paused_at: float | None = None
         self._watched = True
         self._began = clock()
-        self._played_until = self._began  # when the viewer has seen everything made so far
-        self._playing = 0.0  # seconds that the last chunk lasts
-        self._costs: deque[tuple[float, float]] = deque(maxlen=RECENT)  # seconds to the frames, and in all
-        self._resting: dict[int, Move] = {}  # the viewer's number → where its pointer is, while paused
+        self._played_until = self._began  # when the viewer will have played everything generated so far
+        self._playing = 0.0  # duration of the last chunk in seconds
+        self._costs: deque[tuple[float, float]] = deque(maxlen=RECENT)  # seconds until the frames, and in total
+        self._resting: dict[int, Move] = {}  # gesture → the pointer's latest position while paused
         self._sent: float | None = None
         self._replay = replay
-        self._replayed = (self._began, 0.0)  # when the last chunk was made again, and how long that took
+        self._replayed = (self._began, 0.0)  # when the last replayed chunk was finished, and its cost in seconds
         if replay is not None and not replay.left:
             self._go_on()
 
     def close(self) -> None:
-        """The session has ended: finish its recording, follow nothing."""
+        """End the session: finish its recording and stop following."""
         self._unfollow()
         self._finder.shutdown(wait=False, cancel_futures=True)
         self._end_log()
@@ -84,11 +84,11 @@ class Player:
 
     @property
     def still(self) -> bool:
-        """Whether no chunks are wanted: the stream is paused, or nobody looks."""
+        """Whether no chunks are wanted: the stream is paused, or nobody watches."""
         return self.paused_at is not None or not self._watched
 
     def watch(self, watched: bool) -> None:
-        """Whether anybody looks. Who comes back has nothing left to play."""
+        """Set whether anybody watches. A viewer that returns has nothing left to play."""
         if watched and not self._watched:
             self._played_until = self.clock()
             self.paused_at = None if self.paused_at is None else self._played_until
@@ -96,35 +96,36 @@ class Player:
         self._watched = watched
 
     def due(self, active: int) -> float:
-        """When to begin the next chunk, with ``active`` streams taking turns; infinity while it stands still."""
+        """When to begin the next chunk, with ``active`` streams taking turns; infinity while `still`."""
         if self.still:
             return math.inf
         if self._replay is not None:
-            # At once where nobody else streams; else half of the device's time, and live chunks that are due go first.
+            # At once if nobody else streams; otherwise half of the device's time, after live chunks that are due.
             moment, cost = self._replayed
             return moment + (cost if active > 1 else 0.0)
         own, whole = (max(costs) for costs in zip(*self._costs, strict=True)) if self._costs else (0.0, 0.0)
         ahead = MARGIN + own + whole * (active - 1)
-        # Never more than a chunk ahead: an engine that cannot keep up does not pile up old frames as well.
+        # Never more than a chunk ahead, so that an engine that cannot keep up does not also accumulate old frames.
         return self._played_until - min(ahead, self._playing)
 
     # --------------------------------------------------------------------------------------------- commands
 
     def obey(self, command: Command) -> None:
-        """Carry out one command, or tell the viewer why not."""
+        """Carry out one command, or tell the viewer why it is refused."""
         gesture = getattr(command, "gesture", None)
         try:
             accepted = self._carry_out(replace(command, time=self._take_time(command.time)))
         except ValueError as error:
             self.session.put(Failed(str(error), command.name, gesture))
             return
-        if command.sent is not None and not isinstance(command, WebcamFrame):  # a hand's delay is measured, no webcam's
+        if command.sent is not None and not isinstance(command, WebcamFrame):  # these do not count for the delay
             self._sent = command.sent if self._sent is None else max(self._sent, command.sent)
         if accepted:
             self.session.put(Accepted(command.name, self.take.stream.frame, gesture))
 
     def _carry_out(self, command: Command) -> bool:
-        """Whether to acknowledge it: pointer samples are too many, and what had no effect has no frame."""
+        """Carry out a command; returns whether to acknowledge it (not pointer samples, which are too many, nor commands
+        without effect)."""
         if self._replay is not None:
             raise ValueError(f"cannot {command.name} yet: the stream is still being made up to where it goes on; wait")
         match command:
@@ -136,7 +137,7 @@ class Player:
                 return True
             case Move():
                 held = (command.gesture, "press") in self.take.director.gestures
-                if self.paused_at is not None and held:  # only where the pointer ends up matters
+                if self.paused_at is not None and held:  # only the final position matters
                     self._resting[command.gesture] = command
                 else:
                     self.take.obey(command)
@@ -157,17 +158,17 @@ class Player:
             case Release():
                 self._apply_resting(command.gesture)
             case Select():
-                # In a thread of its own: in the fifth of a second that it takes the stream would stand still.
+                # In another thread, since the stream would otherwise stop for the 0.2 s that it takes.
                 looking = self._finder.submit(find, command, self.take.seen(), self.take.stream.model.draw)
                 self._finding.append(looking)
                 looking.add_done_callback(lambda _: self.session.wake())
                 return False
         if getattr(command, "object", None) is not None:
-            self.collect(wait=True)  # it may be the one that is looked for
+            self.collect(wait=True)  # its selection may still be running
         return self.take.obey(command)
 
     def collect(self, *, wait: bool = False) -> None:
-        """What selections have found meanwhile, or, where one is to wait, all of them."""
+        """Apply the results of finished selections, or with ``wait`` of all selections."""
         while self._finding and (wait or self._finding[0].done()):
             try:
                 found = self._finding.popleft().result()
@@ -181,7 +182,7 @@ class Player:
     def _resume(self) -> None:
         if self.paused_at is None:
             return
-        self._played_until += self.clock() - self.paused_at  # the viewer stood still for as long
+        self._played_until += self.clock() - self.paused_at  # playback stopped for as long
         self.paused_at = None
         self._follow_anew()
         for gesture in list(self._resting):
@@ -210,13 +211,13 @@ class Player:
             self._follower.begin_anew()
 
     def _take_time(self, moment: float) -> float:
-        """A moment of the engine's clock on the take's, which begins with it: not in the future, in microseconds."""
+        """Convert a time from the engine's clock to the take's, clamped to the past and rounded to microseconds."""
         return round(min(max(moment, self._began), self.clock()) - self._began, 6)
 
     # ----------------------------------------------------------------------------------------------- chunks
 
     def make(self) -> None:
-        """Make the next chunk, hand it out, and then do what can wait until it is on its way."""
+        """Generate the next chunk, pass it on, and then do the remaining work (storing, clean pass)."""
         if self._replay is not None:
             self._make_again(self._replay)
             return
@@ -225,7 +226,7 @@ class Player:
         moment = self._take_time(begun)
         if self._follower is not None:
             points = self._follower.cut(self.take.stream.next_frames)
-            if points.count:  # a webcam may have shown nothing yet
+            if points.count:  # there may be no webcam frame yet
                 self.take.obey(Followed(time=moment, points=pack_points(points)))
         shot = self.take.make(moment)
         made = self.clock()
@@ -244,7 +245,7 @@ class Player:
         self._costs.append((made - begun, self.clock() - begun))
 
     def _make_again(self, replay: Replay) -> None:
-        """The next chunk of the recording that this stream goes on from."""
+        """Generate the next chunk of the recording that this stream continues."""
         begun = self.clock()
         shot = replay.step()
         if self._log is not None:
@@ -256,21 +257,21 @@ class Player:
             self._go_on()
 
     def _go_on(self) -> None:
-        """From now on the stream is the viewer's, and its clock goes on from the recording's last cut."""
+        """End the replay: from now on the viewer steers, and the clock continues from the recording's last cut."""
         assert self._replay is not None
         entries, self._replay = self._replay.recording.entries, None
         last = entries[-1].cut if entries else 0.0
         self._played_until = self.clock()
         self._began = self._played_until - last
         for gesture, kind in self.take.director.gestures:
-            if kind == "press":  # nobody holds it
+            if kind == "press":  # no pointer holds it any more
                 self.take.obey(Release(time=last, gesture=gesture))
         stream = self.take.stream
         held = tuple(one for one in self.take.director.gestures if one[1] != "press")
         self.session.put(Continued(self.take.chunk, stream.frame, stream.prompt, stream.steps, held))
 
     def _record(self, entry: Entry) -> None:
-        """Keep what went into a chunk; where that fails the viewer is told, and the stream goes on."""
+        """Record a chunk's entry; on an error the viewer is notified and the stream continues without a recording."""
         if self._log is None:
             return
         try:

@@ -1,7 +1,6 @@
 """The protocol between page and server: JSON control both ways, binary media to the viewer (docs/protocol.md).
 
-What arrives is not trusted: every message is of bounded size, every field is checked, and what is wrong is said in a
-sentence that names it.
+Messages are not trusted: their size is bounded, every field is checked, and errors name the field and the value.
 """
 
 from __future__ import annotations
@@ -32,24 +31,25 @@ from motionstream.session.commands import (
 from motionstream.session.fields import Flag, Number, Text, Whole, Words, read_fields
 from motionstream.wire import VERSION
 
-MAX_MESSAGE = 32 * 1024  # characters of one message from the viewer
+MAX_MESSAGE = 32 * 1024  # characters per message from the viewer
 
 
-Codecs = Annotated[tuple[str, ...], Words(8, 16)]  # what the viewer decodes, best first
+Codecs = Annotated[tuple[str, ...], Words(8, 16)]  # codecs that the viewer decodes, best first
 
 
 @dataclass(frozen=True)
 class Start:
-    """The viewer asks for a stream: from a picture of the gallery or one it uploaded, or from a recording.
+    """Request for a stream from a picture, of the gallery or uploaded, or from a recording.
 
-    The latter has the recording's settings, and goes on from where chunk ``chunk`` began, or from its end when None.
+    A recording determines all settings; the stream continues from the beginning of ``chunk``, or from its end when
+    None.
     """
 
     picture: Annotated[str | None, Text(64)] = None
     prompt: Annotated[str, Text(MAX_PROMPT)] = ""
     seed: Annotated[int, Whole(0, MAX_SEED)] = 0
     steps: Annotated[int | None, Whole(1, MAX_STEPS)] = None  # the model's own when None
-    depth: Annotated[str | None, Text(64)] = None  # the name of the picture's depth map; a plain guess when None
+    depth: Annotated[str | None, Text(64)] = None  # name of the picture's uploaded depth map
     recording: Annotated[str | None, Text(64)] = None
     chunk: Annotated[int | None, Whole(0, 10**9)] = None
     codecs: Codecs = ("jpeg",)
@@ -63,7 +63,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Rejoin:
-    """The viewer goes on with a session that it lost, by the secret it was told when that started."""
+    """Request to continue a lost session, by the secret from its `Started` message."""
 
     session: Annotated[str, Text(64)]
     codecs: Codecs = ("jpeg",)
@@ -71,8 +71,8 @@ class Rejoin:
 
 @dataclass(frozen=True)
 class Received:
-    """The viewer has the chunk that begins with ``frame``. ``delay``: seconds from its latest pointer sample shown to
-    the pixels, as the viewer measured it."""
+    """Acknowledges the chunk that begins with ``frame``. ``delay``: seconds from the latest pointer sample in it to its
+    pixels, measured by the viewer."""
 
     frame: Annotated[int, Whole(0, 2**53)]
     delay: Annotated[float | None, Number(0, 3600)] = None
@@ -80,13 +80,13 @@ class Received:
 
 @dataclass(frozen=True)
 class Visible:
-    """Whether the viewer's page can be seen: while it cannot, it wants no frames."""
+    """Whether the viewer's page is visible; a hidden page gets no frames."""
 
     visible: Annotated[bool, Flag()]
 
 
 class NoStream(ValueError):
-    """The viewer asked for a stream by ``command``, start or rejoin, and gets none."""
+    """A refused request for a stream; ``command``: start or rejoin."""
 
     def __init__(self, message: str, command: str) -> None:
         super().__init__(message)
@@ -95,7 +95,7 @@ class NoStream(ValueError):
 
 @contextmanager
 def asked_for_a_stream(command: str) -> Iterator[None]:
-    """What is wrong within, a ValueError, means that there will be no stream: it becomes `NoStream`."""
+    """Turn a ValueError within the block into `NoStream`."""
     try:
         yield
     except ValueError as error:
@@ -103,11 +103,11 @@ def asked_for_a_stream(command: str) -> Iterator[None]:
 
 
 class ViewerClock:
-    """Puts a viewer's own times on the server's clock.
+    """Converts a viewer's times to the server's clock.
 
-    A message cannot arrive before it was sent, so the smallest difference seen between arrival and sending is the
-    best guess of how the clocks differ; the rest is delay on the way, which must not blur a gesture. The guess may
-    grow by ``DRIFT``, so that clocks that run differently do not part.
+    A message cannot arrive before it was sent, so the smallest difference between arrival and sending so far estimates
+    the difference of the clocks; anything above it is network delay, which must not distort gestures. The estimate may
+    grow by ``DRIFT``, to follow clocks of different speed.
     """
 
     DRIFT = 1e-4  # seconds per second, several times what quartz clocks do
@@ -117,20 +117,20 @@ class ViewerClock:
         self._seen = 0.0
 
     def arrived(self, sent: float, now: float) -> None:
-        """A message came ``now`` (server's clock), sent at ``sent`` (viewer's clock)."""
+        """Record a message that arrived ``now`` (server's clock) and was sent at ``sent`` (viewer's clock)."""
         grown = self._difference + self.DRIFT * max(0.0, now - self._seen)
         self._difference, self._seen = min(now - sent, grown), now
 
     def to_server(self, sent: float, now: float) -> float:
-        """A moment of the viewer's clock on the server's, never in the future."""
+        """Convert a time from the viewer's clock to the server's, never in the future."""
         return min(now, sent + self._difference) if math.isfinite(self._difference) else now
 
 
 def parse(text: str, now: float, clock: ViewerClock) -> Start | Rejoin | Received | Visible | list[Command]:
-    """One message of the viewer: about the connection, or commands with their times on the server's clock.
+    """Parse a message of the viewer: about the connection, or commands with their times on the server's clock.
 
-    ``now``: when it arrived. Raises ValueError, naming the field and the value, for anything not in the protocol;
-    `NoStream` where it asks for a stream.
+    ``now``: its time of arrival. Raises ValueError naming the field and the value for anything not in the protocol;
+    `NoStream` for an invalid request for a stream.
     """
     if len(text) > MAX_MESSAGE:
         raise ValueError(f"message of {len(text)} characters; at most {MAX_MESSAGE} are taken")
@@ -160,9 +160,9 @@ def parse(text: str, now: float, clock: ViewerClock) -> Start | Rejoin | Receive
 
 
 def parse_webcam(data: bytes) -> tuple[float, bytes]:
-    """A binary message of the viewer, one frame of its webcam: when it was taken, on its clock, and the JPEG's bytes.
+    """Parse a binary message of the viewer, a webcam frame: its time on the viewer's clock, and the JPEG's bytes.
 
-    ValueError, in words, for anything else.
+    ValueError with the reason for anything else.
     """
     message = wire.unpack(data)
     if message.kind != wire.WEBCAM:
@@ -188,7 +188,7 @@ def _check_version(content: dict[str, Any]) -> None:
 
 
 def choose_codec(wanted: Sequence[str]) -> str:
-    """The first of the viewer's codecs that the server speaks. ValueError where there is none."""
+    """The first of the viewer's codecs that the server supports. ValueError if there is none."""
     for codec in wanted:
         if codec in CODECS:
             return codec
@@ -210,8 +210,8 @@ def hello(
 ) -> dict[str, Any]:
     """The server's first message on every connection.
 
-    ``abilities``: what it can beyond the commands ("recording"). ``grace``: seconds in which a lost session can be
-    rejoined.
+    ``abilities``: capabilities besides the commands, such as "recording". ``grace``: seconds during which a lost
+    session can be rejoined.
     """
     return {
         "type": "hello",
@@ -227,12 +227,12 @@ def hello(
 
 
 def control_message(event: Control) -> dict[str, Any]:
-    """What the engine says other than frames, as JSON: started, accepted, failed, ended."""
+    """The JSON message of an event other than a chunk: started, accepted, failed, ended, …"""
     return {"type": type(event).__name__.lower(), **asdict(event)}
 
 
 def media_header(chunk: Chunk, encoded: Encoded, seconds: float) -> dict[str, Any]:
-    """What a chunk's binary message says of it, whoever it goes to; ``seconds``: how long it took to encode."""
+    """The header of a chunk's binary message, the same for all viewers; ``seconds``: its encoding time."""
     header = {
         "chunk": chunk.chunk,
         "first": chunk.first,

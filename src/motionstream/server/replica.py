@@ -1,6 +1,6 @@
-"""One engine among several, as it is reached from another process: told things in batches, and telling what happened.
+"""One of several engines, with an interface for another process: it receives orders in batches and reports events.
 
-Nothing here knows how the calls come; `motionstream.server.fleet` makes them, by way of Ray or, in tests, directly.
+Independent of the transport: `motionstream.server.fleet` makes the calls through Ray or, in tests, directly.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from motionstream.session.commands import Command
 from motionstream.session.library import Library
 from motionstream.session.recording import Recording
 
-PULSE = 1.0  # seconds: each side says something at least so often
-SILENCE = 30.0  # seconds after which the other side is given up
+PULSE = 1.0  # longest interval in seconds between messages of either side
+SILENCE = 30.0  # seconds of silence after which the other side counts as lost
 
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """What one session is told: ``opening`` first of all, then commands, whether anybody looks, whether it is over."""
+    """News for one session: its ``opening``, the first time; commands; whether it is watched; whether it is closed."""
 
     opening: Fresh | Recording | None
     commands: tuple[Command, ...]
@@ -39,7 +39,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Report:
-    """How a replica is. Memory in MB."""
+    """A replica's state. Memory in MB."""
 
     status: Status
     problem: str = ""
@@ -50,17 +50,18 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class News:
-    """What a replica says: how it is, and what happened in which session."""
+    """A replica's message: its state, and events by session."""
 
     report: Report
     events: tuple[tuple[str, Event], ...] = ()
 
 
 class Replica:
-    """An engine whose sessions are somebody else's: `tell` opens and steers them, `events` says what they make.
+    """An engine whose sessions are controlled by another process: `tell` opens and steers them, `events` returns their
+    events.
 
-    Sessions are recorded in ``folder``, from which others take them up when this process dies. All methods but the
-    constructor and `close` belong to one event loop.
+    Sessions are recorded in ``folder``, from which other replicas continue them if this process dies. All methods but
+    the constructor and `close` must be called in one event loop.
     """
 
     def __init__(self, load: Callable[[], MotionStreamPipeline], limits: Limits, folder: Path) -> None:
@@ -69,7 +70,7 @@ class Replica:
         self._sessions: dict[str, Session] = {}
         self._clock = ViewerClock()
         self._heard = self.engine.clock()
-        self._listener: object = None  # whom `events` talks to; there is but one at a time
+        self._listener: object = None  # the current call of `events`; there is only one at a time
         self._happened = asyncio.Event()
         self._known_to_be_broken = False
         self.engine.start()
@@ -80,13 +81,13 @@ class Replica:
         self._library.close()
 
     def check_health(self) -> None:
-        """RuntimeError where the engine is broken, and whoever listens knows why: only a new process helps."""
+        """RuntimeError if the engine is broken and the listener has been told why; only a new process helps then."""
         if self._known_to_be_broken:
             raise RuntimeError(self.engine.problem)
 
     async def tell(self, now: float, orders: dict[str, Order]) -> None:
-        """Tell sessions, by names of the caller's, what their viewers want. ``now``: the caller's clock, on which the
-        times of the commands are. EngineBusy where no session can be opened."""
+        """Pass on orders to sessions, by the caller's names. ``now``: the time on the caller's clock, on which commands
+        are timed. EngineBusy if a session cannot be opened."""
         self._heard = self.engine.clock()
         self._clock.arrived(now, self._heard)
         for key, order in orders.items():
@@ -107,9 +108,9 @@ class Replica:
             session.close()
 
     async def events(self) -> AsyncGenerator[News]:
-        """What happens, as it happens, and at least every PULSE seconds how the replica is.
+        """Yield events as they happen, and the replica's state at least every PULSE seconds.
 
-        Ends, and with it all sessions, when another one listens, and when nothing is told for SILENCE seconds.
+        Ends, together with all sessions, when `events` is called again, or without `tell` for SILENCE seconds.
         """
         me = self._listener = object()
         self._close_sessions()
@@ -129,13 +130,13 @@ class Replica:
                 self._close_sessions()
 
     async def leave(self) -> None:
-        """The caller wants no more: end its sessions, and `events`."""
+        """End the caller's sessions, and `events`."""
         self._listener = None
         self._close_sessions()
         self._happened.set()
 
     def report(self) -> Report:
-        """How the replica is."""
+        """The replica's state."""
         model = self.engine.model if self.engine.status == "ready" else None
         device = torch.cuda.memory_reserved() / 1e6 if torch.cuda.is_available() else 0.0
         return Report(self.engine.status, self.engine.problem, model, memory_mb(), device)
@@ -150,7 +151,7 @@ class Replica:
         return taken
 
     def _notify(self) -> Callable[[], None]:
-        """What the engine's thread calls when a session has something to say."""
+        """The callback with which the engine's thread announces events."""
         loop, happened = asyncio.get_running_loop(), self._happened
 
         def notify() -> None:

@@ -1,4 +1,4 @@
-"""Serving until interrupted: a socket, a host of streams, and uvicorn around the application."""
+"""Serves the application until interrupted: a socket, a host, and uvicorn."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from motionstream.server.session import Limits
 from motionstream.session.library import Library, default_folder
 from motionstream.tracks.depth import DepthModel
 
-MORE_CONNECTIONS = 64  # than those who stream, watch and wait: pages that only look, requests for pictures
-MAX_FRAME = 2**20  # bytes of one WebSocket message; beyond it the connection is closed, below it a sentence is said
-LOAD_PATIENCE = 20.0  # seconds that `serve` waits to tell at once that a model cannot be loaded
-UNSENT = 64 * 1024  # bytes that the kernel may hold of a connection before the network takes them
+MORE_CONNECTIONS = 64  # besides those that stream, watch and wait: idle pages, requests for pictures
+MAX_FRAME = 2**20  # bytes per WebSocket message; a larger one closes the connection instead of giving an error message
+LOAD_PATIENCE = 20.0  # seconds that `serve` waits, to report immediately that a model cannot be loaded
+UNSENT = 64 * 1024  # bytes per connection that the kernel may buffer before the network takes them
 
 
 def serve(
@@ -43,16 +43,16 @@ def serve(
     """Serve the page until interrupted.
 
     Args:
-        make_host: what makes the streams, an `Engine` for example, whose sessions are kept in that library.
-        access: where to listen, and who is let in.
-        port: 0 takes any that is free; the address printed says which.
+        make_host: makes the host, such as an `Engine`, given the library that stores its sessions.
+        access: where to listen, and who may use the server.
+        port: 0 takes any free port; the printed address shows it.
         gallery: example pictures, by default scikit-image's photographs.
-        recordings: the folder in which sessions record themselves, by default one of the user's (see `Library`).
-        forget: keep them while the server runs only.
-        depth_model: folder with a model that tells the camera how far away things are (see `DepthModel`).
+        recordings: folder for sessions, by default one of the user's (see `default_folder`).
+        forget: store sessions only while the server runs.
+        depth_model: folder of a depth-estimation model for the camera (see `DepthModel`).
 
     Raises:
-        ValueError: an address that cannot be had, a model that cannot be loaded.
+        ValueError: the address is not available, or the model cannot be loaded.
     """
     estimate = None if depth_model is None else DepthModel(depth_model)
     listener = listen(access.host, port)
@@ -78,12 +78,12 @@ def serve(
 
 
 def most_connections(limits: Limits) -> int:
-    """At once. Beyond them every request is refused, so all whom the limits let in have one."""
+    """Largest number of connections: enough for everyone whom the limits admit. Further requests are refused."""
     return limits.sessions * (1 + MAX_WATCHERS) + limits.queue + MORE_CONNECTIONS
 
 
 def open_library(folder: Path | None, forget: bool) -> Library:
-    """Where sessions record themselves: in ``folder``, or in the user's, or (``forget``) only until it is closed."""
+    """The library for sessions: in ``folder``, by default the user's, or with ``forget`` in a temporary one."""
     if forget and folder is not None:
         raise ValueError(f"recordings are kept in {folder} or forgotten; choose one")
     if forget:
@@ -98,14 +98,14 @@ def open_library(folder: Path | None, forget: bool) -> Library:
 
 
 def page_address(access: Access, port: int) -> str:
-    """What to open in the browser, the token included. A server that listens everywhere is named by this machine."""
+    """The address to open in the browser, with the token. For a server that listens everywhere, this machine's name."""
     name = socket.gethostname() if access.host in ("0.0.0.0", "::") else access.host
     address = f"http://{f'[{name}]' if ':' in name else name}:{port}/"
     return address if access.token is None else f"{address}?token={quote(access.token, safe='')}"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; ValueError where the address cannot be had."""
+    """A listening socket; ValueError if the address is not available."""
     if not 0 <= port < 2**16:
         raise ValueError(f"port is {port}; give 1 to 65535, or 0 for any that is free")
     try:
@@ -113,7 +113,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ValueError(f"cannot listen at {host}:{port}: {error.strerror}; choose another --port") from error
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        # What waits must wait where frames can still be dropped and control still overtakes them. Linux hands the
-        # option on to the connections.
+        # Data should wait in the outbox, where frames can still be dropped and overtaken by control messages, not in
+        # the kernel. Linux passes the option on to accepted connections.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
     return listener

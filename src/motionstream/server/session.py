@@ -1,4 +1,4 @@
-"""What passes between a viewer and the engine: events out, and the `Session` that carries them and the commands in.
+"""The link between a viewer and the engine: events to the viewer, and the `Session` that carries them and commands.
 
 Points are (x, y) pixels with (0, 0) the centre of the top-left pixel; times are seconds; frames are counted from the
 start of the stream.
@@ -20,15 +20,15 @@ from motionstream.session.recording import Recording
 
 @dataclass(frozen=True)
 class Limits:
-    """What one engine, and each of its sessions, may use."""
+    """Limits of one engine and each of its sessions."""
 
     sessions: int = 4
-    queue: int = 16  # more of them, which wait until one of those has ended
-    commands: int = 4096  # waiting to be obeyed, of one session
-    samples_per_second: float = 1000  # of one pointer; what comes faster is thinned
-    chunks: int = 3  # waiting to be taken, of one session; the oldest goes first
-    overlay_points: int = 512  # of a chunk's track positions
-    scale: int | None = 1  # frames so many times as large as the model's; None: as the device can
+    queue: int = 16  # further sessions that may wait for a free stream
+    commands: int = 4096  # waiting commands per session
+    samples_per_second: float = 1000  # per pointer; faster samples are thinned
+    chunks: int = 3  # waiting chunks per session; the oldest is dropped first
+    overlay_points: int = 512  # points per chunk that are sent for the overlay
+    scale: int | None = 1  # size of frames relative to the model's; None: what the device can do live
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -38,8 +38,8 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Fresh:
-    """What a new stream begins with: ``picture`` uint8 (H, W, 3) of any size; ``steps`` None: the model's own;
-    ``depth`` float32 of its shape, a plain guess when None."""
+    """The opening of a new stream. ``picture``: uint8 (H, W, 3) of any size. ``steps``: the model's own when None.
+    ``depth``: float32 with the picture's aspect ratio, a generic prior when None."""
 
     picture: np.ndarray
     prompt: str = ""
@@ -50,7 +50,7 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Queued:
-    """No stream is free: the session is in ``place`` 1, 2 … ``of`` those that wait, and begins by itself."""
+    """No stream is free: the session waits in ``place`` 1, 2 … ``of`` the queue, and begins automatically."""
 
     place: int
     of: int
@@ -58,20 +58,20 @@ class Queued:
 
 @dataclass(frozen=True)
 class Started:
-    """The stream exists. ``size`` is (height, width), ``steps`` the number of denoising steps of a chunk; ``depth``:
-    whether the camera has the picture's depth map, or only a plain guess."""
+    """The stream has started. ``size``: (height, width). ``steps``: denoising steps per chunk. ``depth``: whether the
+    camera has the picture's depth map rather than the generic prior."""
 
     size: tuple[int, int]
     fps: float
     seed: int
     steps: int
-    recording: str | None = None  # the name under which the session is kept
+    recording: str | None = None  # the session's name in the library
     depth: bool = False
 
 
 @dataclass(frozen=True)
 class Replaying:
-    """A stream that goes on from a recording is still being made up to there: ``done`` chunks ``of``."""
+    """A recording's chunks are being generated again: ``done`` chunks ``of``."""
 
     done: int
     of: int
@@ -79,10 +79,10 @@ class Replaying:
 
 @dataclass(frozen=True)
 class Continued:
-    """The stream of a recording goes on: the next chunk is ``chunk``, its first frame ``frame``.
+    """The stream of a recording continues with ``chunk``, whose first frame is ``frame``.
 
-    ``gestures``: number and kind of those that hold; drags were released, for nobody holds them. ``paused``: whether it
-    stands still at once, for it did so when its engine was lost.
+    ``gestures``: number and kind of active pins and paths; drags were released, since no pointer holds them.
+    ``paused``: whether it is paused, because it was when its engine was lost.
     """
 
     chunk: int
@@ -104,7 +104,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Selected:
-    """The object that a selection found: its outline, points (x, y) of a polygon, and how many pixels it has."""
+    """The object found by a selection: its outline, a polygon of points (x, y), and its number of pixels."""
 
     request: int
     object: int
@@ -114,7 +114,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class Failed:
-    """A command was refused, or (``fatal``) the stream ended by an error. ``message`` is for people."""
+    """A command was refused, or (``fatal``) the stream ended with an error. ``message`` is for users."""
 
     message: str
     command: str | None = None
@@ -133,11 +133,11 @@ class Ended:
 class Chunk:
     """Frames to play.
 
-    ``frames`` uint8 (T, H, W, 3) from frame ``first`` on are those of chunk ``chunk``. ``positions`` float32 (T, N, 2),
-    NaN where not visible: the points the model followed, ``groups`` saying whose they are. ``latency``: seconds from
-    the cut to the frames. ``sent``: the latest command or pointer sample in it, on the viewer's clock. ``dropped``: how
-    many frames nobody took before these. ``stages``: seconds of conditions, generate and decode, and of the settling
-    before them.
+    ``frames``: uint8 (T, H, W, 3) of chunk ``chunk``, beginning with frame ``first``. ``positions``: float32 (T, N, 2),
+    the points that the model followed, NaN where not visible; ``groups``: their gestures. ``latency``: seconds from the
+    cut to the frames. ``sent``: time of the latest command or pointer sample in it, on the viewer's clock. ``dropped``:
+    number of frames dropped before these. ``stages``: seconds of conditions, generate and decode, and of the previous
+    settle.
     """
 
     chunk: int
@@ -157,7 +157,8 @@ Event = Control | Chunk
 
 
 class Session:
-    """One viewer's stream. `submit`, `take` and `close` may be called from any thread; the rest is the engine's."""
+    """One viewer's stream. `submit`, `take`, `watch` and `close` may be called from any thread; the rest is for the
+    engine."""
 
     def __init__(
         self,
@@ -169,15 +170,15 @@ class Session:
         wakes_for_moves: bool = False,
     ) -> None:
         self.opening: Fresh | Recording | None = opening  # until the stream has begun
-        self.closed = False  # the viewer is gone for good
-        self.watched = True  # somebody looks; nothing is made while nobody does
-        self.ended = False  # nothing will come any more
-        self.look: Callable[[WebcamFrame], None] | None = None  # takes the viewer's webcam while that is followed
+        self.closed = False  # the viewer has left for good
+        self.watched = True  # whether somebody watches; nothing is generated otherwise
+        self.ended = False  # no further events will come
+        self.look: Callable[[WebcamFrame], None] | None = None  # takes frames while a webcam is followed
         self.wake = wake
-        """Has the engine look at this session soon."""
+        """Makes the engine process this session soon."""
         self._limits, self._notify = limits, notify
         self._wakes_for_moves = wakes_for_moves
-        self._told: Queued | None = None  # its place in the queue, as the viewer knows it
+        self._told: Queued | None = None  # the place in the queue last reported to the viewer
         self._lock = threading.Lock()
         self._commands: deque[Command] = deque()
         self._control: deque[Control] = deque()
@@ -185,19 +186,19 @@ class Session:
         self._dropped = 0
 
     def submit(self, command: Command) -> None:
-        """Queue a command. Raises ValueError when the stream has ended or too many commands are waiting."""
+        """Queue a command. Raises ValueError if the stream has ended or too many commands are waiting."""
         if isinstance(command, WebcamFrame) and (look := self.look) is not None:
-            look(command)  # at once: it is tracked while a chunk is made
+            look(command)  # immediately, so that it is tracked while a chunk is generated
             return
         if isinstance(command, Follow | Unfollow):
-            self.look = None  # frames from now on are for what is followed next
+            self.look = None  # later frames are for the next source
         with self._lock:
             if self.ended or self.closed:
                 raise ValueError(f"cannot {command.name}: the stream has ended; start another")
             last = self._commands[-1] if self._commands else None
             close = last is not None and command.time - last.time < 1 / self._limits.samples_per_second
             if close and isinstance(command, Move) and isinstance(last, Move) and command.gesture == last.gesture:
-                # The newest place, but the older time: a pointer that never rests is thinned, not held back.
+                # The newest position with the older time, so that a pointer that never rests is thinned, not held back.
                 self._commands[-1] = replace(command, time=last.time)
                 return
             if isinstance(command, WebcamFrame) and isinstance(last, WebcamFrame):
@@ -206,14 +207,14 @@ class Session:
             if len(self._commands) >= self._limits.commands:
                 raise ValueError(f"{len(self._commands)} commands are waiting already; send fewer")
             self._commands.append(command)
-            # A pointer's samples are wanted when the next chunk is cut, not before, unless they pile up.
+            # Pointer samples are needed only when the next chunk is cut, unless they accumulate.
             many = len(self._commands) > self._limits.commands // 16
             wake = self._wakes_for_moves or many or not isinstance(command, Move)
         if wake:
             self.wake()
 
     def take(self) -> Event | None:
-        """The next event, or None. Control comes before chunks, so that it never waits behind them."""
+        """The next event, or None. Control events come before chunks."""
         with self._lock:
             if self._control:
                 return self._control.popleft()
@@ -223,23 +224,23 @@ class Session:
             return replace(self._chunks.popleft(), dropped=dropped)
 
     def watch(self, watched: bool) -> None:
-        """Whether anybody looks just now: the stream stands still while nobody does."""
+        """Set whether anybody watches; otherwise the stream stops."""
         self.watched = watched
         self.wake()
 
     def close(self) -> None:
-        """The viewer is gone: end the stream and free its memory, soon."""
+        """End the stream and free its memory soon, because the viewer has left."""
         self.closed = True
         self.wake()
 
     def commands(self) -> list[Command]:
-        """Everything submitted since the last call, in order."""
+        """All commands submitted since the last call, in order."""
         with self._lock:
             waiting, self._commands = self._commands, deque()
         return list(waiting)
 
     def refuse_commands(self) -> None:
-        """While the session waits for a stream: nothing but to stop can be obeyed."""
+        """Refuse all commands but Stop, while the session waits for a stream."""
         for command in self.commands():
             if isinstance(command, Stop):
                 self.closed = True
@@ -247,14 +248,14 @@ class Session:
                 self.put(Failed(f"cannot {command.name} yet: the stream waits for its turn", command.name))
 
     def tell_place(self, place: int, of: int) -> None:
-        """While the session waits for a stream: its place, told where that has changed."""
+        """Report the session's place in the queue to the viewer if it has changed."""
         told = Queued(place, of)
         if told != self._told:
             self._told = told
             self.put(told)
 
     def put(self, event: Event) -> None:
-        """Hand an event to the viewer; of chunks the oldest are dropped when too many wait."""
+        """Queue an event for the viewer; if too many chunks wait, the oldest are dropped."""
         with self._lock:
             if isinstance(event, Chunk):
                 self._chunks.append(event)
@@ -263,11 +264,11 @@ class Session:
             else:
                 self._control.append(event)
                 if isinstance(event, Started):
-                    self._told = None  # it may come to wait again, where its engine is lost
+                    self._told = None  # it may wait again if its engine is lost
         self._notify()
 
     def end(self, event: Ended) -> None:
-        """The last event; chunks still waiting and what it began with are let go."""
+        """Queue the last event; waiting chunks and the opening are dropped."""
         with self._lock:
             if self.ended:
                 return

@@ -1,4 +1,4 @@
-"""What a stream can follow, and how much of it: uploaded videos, and frames of a viewer's webcam."""
+"""Sources that a stream can follow: uploaded videos, and frames of a viewer's webcam, with their limits."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_JPEG = 256 * 1024  # bytes of one webcam frame: a page sends a tenth of that
-FASTEST = 60.0  # webcam frames a second
+MAX_JPEG = 256 * 1024  # bytes per webcam frame; the page sends a tenth of that
+FASTEST = 60.0  # largest number of webcam frames per second
 
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """``frames`` uint8 (T, H, W, 3) at ``fps``; ``note``: what was left out, for people, "" for nothing."""
+    """``frames``: uint8 (T, H, W, 3) at ``fps``. ``note``: message for users about omitted parts, or ""."""
 
     frames: np.ndarray
     fps: float
@@ -21,14 +21,15 @@ class Video:
 
 
 class Rate:
-    """Lets so many ``things`` a second through; after a rest so many at once, as behind a connection that stalled."""
+    """Rate limiter (token bucket): ``most`` ``things`` per second, and as many at once after a pause, such as a stalled
+    connection."""
 
     def __init__(self, most: float, things: str) -> None:
         self.most, self.things = most, things
         self._left, self._counted = most, -math.inf
 
     def count(self, now: float) -> None:
-        """One more. ValueError where that is one too many."""
+        """Count one more. ValueError if it exceeds the rate."""
         self._left = min(self.most, self._left + self.most * max(0.0, now - self._counted))
         self._counted = now
         if self._left < 1:

@@ -1,4 +1,4 @@
-"""Videos whose motion is to drive a stream: uploaded, reduced, and kept for a while."""
+"""Videos whose motion can drive a stream: uploaded, reduced in size, and kept for a while."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from motionstream.server.host import Host
 from motionstream.server.pictures import check_ready, receive
 from motionstream.server.sources import Video
 
-MAX_UPLOAD = 100 * 2**20  # bytes of one video file
-MAX_UPLOADS = 8  # videos kept, the oldest go first
-MAX_SECONDS = 20.0  # what is longer is cut
-SIDE = 320  # pixels of the longer side: motion is followed at that size
+MAX_UPLOAD = 100 * 2**20  # bytes per video file
+MAX_UPLOADS = 8  # videos kept; the oldest are dropped first
+MAX_SECONDS = 20.0  # longer videos are cut
+SIDE = 320  # longer side in pixels at which motion is tracked
 
 
 class Videos:
-    """The uploaded videos by name, at the model's rate."""
+    """The uploaded videos by name, at the model's frame rate."""
 
     def __init__(self, fps: Callable[[], float]) -> None:
         self._fps = fps
@@ -34,14 +34,14 @@ class Videos:
         self._lock = threading.Lock()
 
     def get(self, name: str) -> Video:
-        """Raises ValueError where there is no such video."""
+        """The video of this name. ValueError if there is none."""
         with self._lock:
             if name not in self._kept:
                 raise ValueError(f"there is no video {name[:40]!r} (any more); choose it again")
             return self._kept[name]
 
     def add(self, path: Path) -> tuple[str, Video]:
-        """Read an uploaded file, its first MAX_SECONDS, and keep it. ValueError where it is no video."""
+        """Read the first MAX_SECONDS of an uploaded file and keep them. ValueError if it is no video."""
         name, fps = f"upload-{secrets.token_hex(8)}", self._fps()
         most = round(MAX_SECONDS * fps)
         with self._lock:  # one at a time
@@ -57,7 +57,7 @@ class Videos:
 
 
 def add_videos(app: FastAPI, host: Host, videos: Videos) -> None:
-    """The address: /api/videos."""
+    """Add the route /api/videos."""
 
     @app.post("/api/videos")
     async def upload(request: Request) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The WebSockets: a viewer's, whose commands steer its session, and those of others who watch it."""
+"""The WebSocket connections: of a viewer that steers its session, and of others that watch it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ONLY_SHOWN = "this link only shows the stream; open the studio's own page to ste
 
 
 class Connection(ABC):
-    """What both have in common: a greeting, messages that are obeyed or answered in words, an outbox that is sent."""
+    """The common part of both: a greeting, handling of messages with error replies, sending of the outbox."""
 
     def __init__(self, websocket: WebSocket, host: Host, channels: Channels, metrics: Metrics, *, steers: bool) -> None:
         self.websocket, self.host, self.channels, self.metrics = websocket, host, channels, metrics
@@ -79,12 +79,12 @@ class Connection(ABC):
             self.metrics.viewers.dec()
         for task in done:
             failure = task.exception()
-            # Those two only say that the viewer is gone.
+            # These two only mean that the viewer has disconnected.
             if failure is not None and not isinstance(failure, WebSocketDisconnect | RuntimeError):
                 raise failure
 
     async def _send(self) -> None:
-        """Everything that goes out, in one place; waits where the viewer is slow."""
+        """Send the outbox's messages; waits if the viewer is slow."""
         while True:
             message = await self.outbox.next()
             if isinstance(message, bytes):
@@ -113,11 +113,11 @@ class Connection(ABC):
                 self.outbox.say(control_message(self.refusal(error)))
 
     def refusal(self, error: ValueError) -> Failed:
-        """What to answer where a message was not understood or cannot be obeyed."""
+        """The reply to a message that is invalid or cannot be carried out."""
         return Failed(str(error))
 
     def abilities(self) -> tuple[str, ...]:
-        """What the server can beyond the commands, see `hello`."""
+        """The server's capabilities besides the commands, see `hello`."""
         return ("rejoin", "watch", "visible", "depth", *(() if self.host.library is None else ("recording",)))
 
     @abstractmethod
@@ -126,11 +126,11 @@ class Connection(ABC):
 
     @abstractmethod
     async def obey(self, message: Start | Rejoin | Received | list[Command]) -> None:
-        """Do what a message asks for. ValueError, in words, where that cannot be."""
+        """Carry out a message. ValueError with the reason if that is impossible."""
 
     @abstractmethod
     def look(self, time: float, jpeg: bytes) -> None:
-        """Take a frame of the viewer's webcam. ValueError, in words, where none is wanted."""
+        """Take a frame of the viewer's webcam. ValueError with the reason if none is wanted."""
 
     def _see(self, visible: bool) -> None:
         self.outbox.hidden = not visible
@@ -161,14 +161,14 @@ class Viewer(Connection):
         self.looks = Rate(FASTEST, "webcam frames")
 
     def abilities(self) -> tuple[str, ...]:
-        """As `Connection`."""
+        """See `Connection`."""
         return (*super().abilities(), *(() if self.depths.model is None else ("depth-model",)))
 
     def begin(self) -> None:
-        """As `Connection`: a viewer begins when it says so."""
+        """See `Connection`; a viewer begins with its `Start` message."""
 
     async def obey(self, message: Start | Rejoin | Received | list[Command]) -> None:
-        """As `Connection`."""
+        """See `Connection`."""
         match message:
             case Received():
                 self.outbox.received(message.frame)
@@ -187,20 +187,20 @@ class Viewer(Connection):
                     self._steered(command.name).submit(command)
 
     def refusal(self, error: ValueError) -> Failed:
-        """As `Connection`. Who gets no stream has none: the one before was to end in any case."""
+        """See `Connection`. A refused request for a stream also ends the previous stream, which it was to replace."""
         if not isinstance(error, NoStream):
             return super().refusal(error)
         self._end()
         return Failed(str(error), error.command, fatal=True)
 
     def look(self, time: float, jpeg: bytes) -> None:
-        """As `Connection`."""
+        """See `Connection`."""
         now = self.host.clock()
         self.looks.count(now)
         self._steered("look").submit(WebcamFrame(time=now, sent=time, jpeg=jpeg))
 
     def _steered(self, act: str) -> Channel:
-        """The one of the session that this viewer steers. ValueError where there is none to do that with."""
+        """The channel of the session that this viewer steers. ValueError if there is none."""
         if self.channel is None or not self.channel.steered_by(self.outbox):
             raise ValueError(f"cannot {act}: no stream runs here; start one")
         return self.channel
@@ -213,7 +213,7 @@ class Viewer(Connection):
         self.channel = self.channels.open(begin, self.outbox)
 
     def _opening(self, start: Start) -> Callable[[Callable[[], None]], Session]:
-        """Read what a stream is to begin with. ValueError where there is no such picture, recording or chunk."""
+        """A function that opens the requested stream. ValueError if the picture, recording or chunk does not exist."""
         if start.recording is None:
             assert start.picture is not None
             picture = self.pictures.get(start.picture)
@@ -238,7 +238,7 @@ class Viewer(Connection):
         self.channel = self.channels.rejoin(rejoin.session, self.outbox)
 
     def _end(self) -> None:
-        """This viewer wants no more of its stream. (One that was taken over goes on.)"""
+        """End this viewer's stream, unless another viewer has taken it over."""
         if self.channel is not None:
             if self.channel.steered_by(self.outbox):
                 self.channel.close()
@@ -246,7 +246,7 @@ class Viewer(Connection):
 
 
 class Watcher(Connection):
-    """Is shown somebody else's stream."""
+    """Watches another viewer's stream."""
 
     def __init__(
         self,
@@ -261,7 +261,7 @@ class Watcher(Connection):
         self.share, self.codecs = share, codecs
 
     def begin(self) -> None:
-        """As `Connection`."""
+        """See `Connection`."""
         try:
             self.outbox.codec = choose_codec(self.codecs)
             self.channel = self.channels.watch(self.share, self.outbox)
@@ -269,11 +269,11 @@ class Watcher(Connection):
             self.outbox.say(control_message(Failed(str(error), fatal=True)))
 
     async def obey(self, message: Start | Rejoin | Received | list[Command]) -> None:
-        """As `Connection`."""
+        """See `Connection`."""
         if not isinstance(message, Received):
             raise ValueError(ONLY_SHOWN)
         self.outbox.received(message.frame)
 
     def look(self, time: float, jpeg: bytes) -> None:
-        """As `Connection`."""
+        """See `Connection`."""
         raise ValueError(ONLY_SHOWN)
