@@ -91,7 +91,7 @@ def test_a_video_and_a_webcam_are_followed(address: str, tmp_path) -> None:
         while not (chunk := next(client.chunks())).header["groups"]:
             pass
         client.look(film[0, :40])
-        with pytest.raises(ServerError, match="80x40; 80x64 was said"):
+        with pytest.raises(ServerError, match="80x40, but 80x64 were announced"):
             client.wait_for("ended")
         (tmp_path / "no.mp4").write_bytes(b"no video")
         with pytest.raises(ServerError, match="it is no video"):

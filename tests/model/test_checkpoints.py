@@ -338,7 +338,7 @@ def test_other_models_are_called_by_their_name_and_their_preset(tmp_path):
     shorter = {k: v for k, v in state.items() if not k.startswith("blocks.1.")}
     assert "1 layers" in refused(tmp_path, WAN22, shorter) and "no preset" in refused(tmp_path, WAN22, shorter)
     odd = transformer(WAN22, in_channels=49).state_dict()
-    assert "only known of 48, 148 channels" in refused(tmp_path, WAN22, odd)
+    assert "only known for 48, 148 channels" in refused(tmp_path, WAN22, odd)
     lora = {"blocks.0.self_attn.q.lora_A.weight": torch.ones(1)}
     assert "looks like a LoRA" in refused(tmp_path, WAN22, lora)
     unknown = refused(tmp_path, WAN22, {"model.norm.weight": torch.ones(1)})

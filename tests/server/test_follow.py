@@ -115,7 +115,7 @@ def refusals() -> list[tuple[Any, str]]:
         (frame(picture, float("nan")), "t is nan"),
         (wire.pack(wire.WEBCAM, {}, np.zeros((1, 0, 2), np.float32), [b"x"]), "t is None"),
         (wire.pack(wire.WEBCAM, {"t": 6}, np.zeros((1, 0, 2), np.float32), [b"garbage"]), "is no JPEG"),
-        (frame(picture.transpose(1, 0, 2), 6), "60x80; 80x60 was said"),
+        (frame(picture.transpose(1, 0, 2), 6), "60x80, but 80x60 were announced"),
         (frame(picture, 4), "of 4 s after one of 5 s"),
         (wire.pack(wire.WEBCAM, {"t": 6}, np.zeros((1, 0, 2), np.float32), [bytes(300_000)]), "send at most"),
         ({"type": "follow", "video": "nothing"}, "there is no video 'nothing'"),

@@ -127,7 +127,7 @@ def test_a_webcam_goes_on_from_what_it_shows_after_a_pause(webcam: Follower) -> 
         (bytes(range(256)) * 9, "2304 bytes is no JPEG"),
         (encode(film(1)[0])[:400], "is no JPEG|is damaged"),
         (encode(film(1)[0])[:-200], "is damaged"),
-        (encode(np.zeros((80, 60, 3), np.uint8)), "60x80; 80x60 was said"),
+        (encode(np.zeros((80, 60, 3), np.uint8)), "60x80, but 80x60 were announced"),
     ],
 )
 def test_a_frame_that_is_none_is_told_and_the_next_is_taken(
@@ -144,7 +144,7 @@ def test_what_is_out_of_order_or_for_no_webcam_is_refused(webcam: Follower, stre
     with pytest.raises(ValueError, match="of 4 s after one of 5 s; send them in order"):
         webcam.look(look(film(1)[0], 4.0))
     video = Follower(follow_video(film()), stream, FIRST_ID, print)
-    with pytest.raises(ValueError, match="a video is followed and no webcam"):
+    with pytest.raises(ValueError, match="a video is followed, not a webcam"):
         video.look(look(film(1)[0], 1.0))
     video.close()
 

@@ -116,7 +116,7 @@ def estimate(
     config = replace(config, size=(height, width), sizes=(), causal=causal or config.causal)
     autoencoder = config.autoencoder
     if autoencoder is None:
-        raise ValueError(f"model {config.name!r} has no autoencoder: its memory cannot be told")
+        raise ValueError(f"model {config.name!r} has no autoencoder: its memory cannot be estimated")
     if decoder == "tiny" and config.tiny_decoder is None:
         raise ValueError(f"model {config.name!r} has no tiny decoder: use decoder='full'")
     if tile is not None and isinstance(autoencoder, WanAutoencoderConfig):

@@ -216,8 +216,8 @@ def _check_size(found: Recognised, config: ModelConfig, path: Path, state: State
     if found.layout is None:
         known = ", ".join(str(inputs) for outputs, inputs in sorted(LAYOUTS) if outputs == found.out_channels)
         raise ValueError(
-            f"{path} is {found.describe()}: what its input channels are is only known of {known} channels, or from the "
-            "model.json of a MotionStream folder"
+            f"{path} is {found.describe()}: the meaning of its input channels is only known for {known} channels, or "
+            "from the model.json of a MotionStream folder"
         )
 
 

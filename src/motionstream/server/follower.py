@@ -49,7 +49,7 @@ class Follower:
     def look(self, frame: WebcamFrame) -> None:
         """Take a webcam frame, from any thread. ValueError if it is out of order or no webcam is followed."""
         if self._video is not None:
-            raise ValueError("a video is followed and no webcam; ask to follow that first")
+            raise ValueError("a video is followed, not a webcam; follow the webcam first")
         if frame.sent < self._latest:
             raise ValueError(f"a webcam frame of {frame.sent:g} s after one of {self._latest:g} s; send them in order")
         self._latest = frame.sent
@@ -114,7 +114,7 @@ def _decode(jpeg: bytes, size: tuple[int, int]) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"a webcam frame of {len(jpeg)} bytes is no JPEG ({error}); send one") from None
     if (height, width) != size:
-        raise ValueError(f"a webcam frame of {width}x{height}; {size[1]}x{size[0]} was said when it began, follow anew")
+        raise ValueError(f"a webcam frame of {width}x{height}, but {size[1]}x{size[0]} were announced; follow it again")
     try:
         return np.asarray(simplejpeg.decode_jpeg(jpeg))
     except ValueError as error:

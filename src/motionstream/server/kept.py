@@ -50,7 +50,7 @@ def add_sessions(app: FastAPI, library: Library) -> None:
     @app.get("/api/sessions/{name}/{kind}")
     async def export(name: str, kind: str) -> FileResponse:
         if kind not in EXPORTS:
-            raise HTTPException(404, f"a session cannot be had as {kind[:20]!r}; choose {', '.join(EXPORTS)}")
+            raise HTTPException(404, f"a session cannot be exported as {kind[:20]!r}; choose {', '.join(EXPORTS)}")
         suffix, write = EXPORTS[kind]
         folder = tempfile.mkdtemp(prefix="motionstream-")
         path = Path(folder) / f"motionstream-{name[:64]}{suffix}"

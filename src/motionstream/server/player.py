@@ -127,7 +127,7 @@ class Player:
         """Carry out a command; returns whether to acknowledge it (not pointer samples, which are too many, nor commands
         without effect)."""
         if self._replay is not None:
-            raise ValueError(f"cannot {command.name} yet: the stream is still being made up to where it goes on; wait")
+            raise ValueError(f"cannot {command.name} yet: the recording is still being replayed; wait")
         match command:
             case Pause():
                 self.paused_at = self.clock() if self.paused_at is None else self.paused_at
@@ -147,12 +147,12 @@ class Player:
                 return True
             case WebcamFrame():
                 if self._follower is None:
-                    raise ValueError("no webcam is followed; ask to follow it first")
+                    raise ValueError("no webcam is followed; follow one first")
                 self._follower.look(command)
                 return False
             case Unfollow():
                 if self._follower is None:
-                    raise ValueError("nothing is followed that could be ended")
+                    raise ValueError("nothing is followed")
                 self._unfollow()
                 return True
             case Release():
