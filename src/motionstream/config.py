@@ -31,7 +31,7 @@ T = TypeVar("T")
 INPUT_SLICES = ("noise", "tracks", "image", "carry")
 
 MAX_STEPS = 4
-"""Denoising steps of a chunk that may be asked of any student."""
+"""Most denoising steps per chunk that may be requested of any student."""
 
 CARRY_CANDIDATES = 3
 CARRY_FEATURES = 8

@@ -156,7 +156,7 @@ def start_flops(config: ModelConfig, *, size: Size | None = None) -> StartFlops:
 
 
 def encode_flops(config: ModelConfig, frames: int, *, size: Size | None = None) -> int:
-    """Encoding a video of ``frames`` frames, 1 + 4k, by the model's autoencoder."""
+    """Encoding ``frames`` video frames, 1 + 4k, by the model's autoencoder."""
     return _encode_flops(_autoencoder_of(config), frames, size or config.size)
 
 

@@ -186,7 +186,7 @@ class MotionStreamPipeline:
         scale: int = 1,
     ) -> np.ndarray:
         """Video uint8 (T, H, W, 3) for the T frames of ``tracks``; the same frames as streaming gives. ``steps``,
-        ``size`` and ``scale`` as of ``stream``."""
+        ``size`` and ``scale``: see ``stream``."""
         return np.concatenate(list(self.chunks(image, tracks, prompt, seed, steps=steps, size=size, scale=scale)))
 
     def teacher(

@@ -1,6 +1,6 @@
-"""Tracks drawn as coloured marks and encoded like a video: what the paper compares its track head with (table 3).
+"""Tracks drawn as coloured marks and encoded like a video: the paper's baseline for its track head (table 3).
 
-Only measurements use it: ``benchmarks/ablations.py`` trains it, ``benchmarks/track_encoding.py`` times it.
+Used only by measurements: ``benchmarks/ablations.py`` trains it, ``benchmarks/track_encoding.py`` times it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ SQUARE = 4
 
 
 def draw_tracks(positions: Tensor, visible: Tensor, ids: Tensor, size: tuple[int, int]) -> Tensor:
-    """A video (B, 3, T, H, W) in [−1, 1]: each track a square in a colour of its own, on black.
+    """A video (B, 3, T, H, W) in [−1, 1] with a square for each track, in its own colour, on black.
 
-    ``positions`` (B, T, N, 2) in pixels, ``visible`` (B, T, N), ``ids`` (B, N), from which the colours come.
+    ``positions``: (B, T, N, 2) in pixels. ``visible``: (B, T, N). ``ids``: (B, N), which determine the colours.
     """
     steps = torch.tensor([0.8191725134, 0.6710436067, 0.5497004779], dtype=torch.float64)
     colours = 1.5 * (ids.cpu()[..., None] * steps).frac().float().to(ids.device) - 0.5  # evenly spread, none black
@@ -29,13 +29,13 @@ def draw_tracks(positions: Tensor, visible: Tensor, ids: Tensor, size: tuple[int
 
 
 class DrawnTracks(TrackHead):
-    """In place of ``head``: the drawn tracks through a frozen autoencoder, and a 1×1×1 convolution. Only for the linear
-    autoencoder, which remembers nothing between chunks."""
+    """A replacement for ``head``: drawn tracks, encoded by a frozen autoencoder, and a 1×1×1 convolution. Only for the
+    linear autoencoder, which has no state between chunks."""
 
     def __init__(self, head: TrackHead, autoencoder: LinearAutoencoder) -> None:
         super().__init__(head.config, spatial=head.spatial, temporal=head.temporal)
         self.autoencoder = autoencoder.requires_grad_(False)
-        self.compress = None  # type: ignore[assignment]  # the autoencoder does that
+        self.compress = None  # type: ignore[assignment]  # the autoencoder compresses
         self.project = nn.Conv3d(autoencoder.latent_channels, head.config.out_channels, 1)
 
     def forward(self, positions: Tensor, visible: Tensor, ids: Tensor, *, size: tuple[int, int], first: bool) -> Tensor:

@@ -120,7 +120,9 @@ def evaluate_drift(
     Raises ValueError for an invalid length, number, model or output file.
     """
     if not (math.isfinite(seconds) and seconds >= LAST_SECONDS):
-        raise ValueError(f"seconds = {seconds}; drift is measured over the last {LAST_SECONDS}; give at least as many")
+        raise ValueError(
+            f"seconds = {seconds}; drift is measured over the last {LAST_SECONDS} s; give at least as many"
+        )
     if clips < 1 or not models or not causal:
         raise ValueError(f"clips = {clips}, models = {models}, causal = {causal}: give at least one of each")
     for pattern in () if held else causal:

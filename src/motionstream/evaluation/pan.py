@@ -57,7 +57,7 @@ def evaluate_pan(
     Raises ValueError for an invalid length, number, model or output file.
     """
     if not (math.isfinite(seconds) and seconds > LAST_SECONDS):
-        raise ValueError(f"seconds = {seconds}; the last {LAST_SECONDS} are measured; give more")
+        raise ValueError(f"seconds = {seconds}; the last {LAST_SECONDS} s are measured; give more")
     if clips < 1:
         raise ValueError(f"clips = {clips}; give at least one")
     if output is not None:

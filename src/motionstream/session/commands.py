@@ -171,7 +171,7 @@ class WebcamFrame(Command):
 
     @property
     def name(self) -> str:
-        """As a refusal of one calls it on the wire."""
+        """The name in refusals on the wire."""
         return "look"
 
 
