@@ -1,7 +1,7 @@
-"""Weight files → tensors by name: one safetensors file, a folder with one, a folder of shards, or a pickle. And back.
+"""Reads and writes tensors by name: a safetensors file, a folder with one, a folder of shards, or (only read) a pickle.
 
-Tensors are mapped from the file rather than copied, so reading costs no memory until they are used. Every way in which
-a download goes wrong has an error of its own. Files are written whole or not at all.
+Tensors are memory-mapped rather than copied, so they take no memory until they are used. Every kind of incomplete
+download has its own error message. Files are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def read_state(path: str | Path, *, allow_pickle: bool = False) -> State:
 
     Args:
         path: a .safetensors file, an index of shards, or a folder with either (its ``transformer/`` if it has one).
-        allow_pickle: take .pth, .pt, .ckpt and .bin files as well. Only tensors and plain values are unpickled.
+        allow_pickle: also accept .pth, .pt, .ckpt and .bin files. Only tensors and plain values are unpickled.
 
     Raises:
-        ValueError: nothing there, several files to choose from, a download not finished, a damaged file, a pickle.
+        ValueError: no weights, several candidates, an incomplete download, a damaged file, a pickle.
     """
     path = Path(path)
     if path.is_dir():
@@ -48,10 +48,10 @@ def read_state(path: str | Path, *, allow_pickle: bool = False) -> State:
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a .safetensors file beside ``path``, then rename it: what fails leaves an older file as it was.
+    """Write a .safetensors file beside ``path``, then rename it, so that a failure keeps an older file.
 
-    The file has the mode of any new one (0666 less the umask); ``save_file`` alone leaves it to its owner. Tensors are
-    written from where they are, only those that are not contiguous or not on the CPU are copied.
+    The file has the usual mode of new files (0666 minus the umask); ``save_file`` alone restricts it to the owner.
+    Tensors are copied only if they are not contiguous or not on the CPU.
 
     Raises:
         OSError: it cannot be written (no such folder, no permission, a full disk).
@@ -76,7 +76,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dic
 
 
 def give_usual_mode(folder: Path) -> None:
-    """Let the .safetensors files in ``folder``, written by another library, have the mode of any new file."""
+    """Give the .safetensors files in ``folder``, written by another library, the usual mode of new files."""
     probe = folder / f".{secrets.token_hex(4)}.tmp"
     mode = _touch(probe)
     probe.unlink()
@@ -85,13 +85,13 @@ def give_usual_mode(folder: Path) -> None:
 
 
 def _touch(path: Path) -> int:
-    """Make an empty file; returns its mode. The umask itself cannot be read without changing it for all threads."""
+    """Create an empty file; returns its mode. (Reading the umask would require changing it for all threads.)"""
     path.touch(exist_ok=False)
     return stat.S_IMODE(path.stat().st_mode)
 
 
 def _file_in(folder: Path) -> Path:
-    """The one index, safetensors file or pickle of a folder, in this order."""
+    """The single index, safetensors file or pickle in a folder, in this order of preference."""
     for candidates in (
         sorted(folder.glob(f"*{INDEX}")),
         sorted(folder.glob("*.safetensors")),
@@ -114,7 +114,7 @@ def _is_shard(file: Path) -> bool:
 
 
 def _unfinished(folder: Path) -> str | None:
-    """The name of a download that broke off in ``folder``, where the hub's clients leave them."""
+    """The name of an incomplete download in ``folder``, as the hub's clients leave them."""
     for place in (folder, folder / ".cache/huggingface/download"):
         for file in sorted(place.glob("*.incomplete")):
             return file.name
@@ -127,7 +127,7 @@ def _read_shards(index: Path) -> State:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{index} is no index of shards ({_line(error)}): download it again") from error
     names = sorted(set(listed.values()))
-    # an index may come from anywhere: it names files beside it and nothing else
+    # an index is untrusted: it may only name files beside it
     strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if strange:
         raise ValueError(f"{index} names {strange[0]!r}: shards must lie beside their index")
@@ -181,7 +181,7 @@ def _read_pickle(file: Path, *, zipped: bool) -> State:
 
 
 def _flatten(value: Any, prefix: str = "") -> State:
-    """Tensors of nested dictionaries by dotted name; step counters, settings and lists are left out."""
+    """Tensors of nested dictionaries by dotted name; all other values are ignored."""
     if isinstance(value, Tensor):
         return {prefix: value.detach()} if prefix else {}
     state: State = {}

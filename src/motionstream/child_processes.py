@@ -1,4 +1,4 @@
-"""Processes that work for another one."""
+"""Helper for worker processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with_parent() -> None:
-    """From now on this process is killed once the thread that began it has ended, however that came about.
+    """Have this process killed when the thread that started it ends, for whatever reason.
 
-    One that waits for a queue which it and its siblings hold open would otherwise wait for ever, with all of its
+    Otherwise a worker that waits for a queue, which it and its siblings keep open, would wait forever and keep its
     memory. On systems other than Linux this does nothing.
     """
     if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""How long the stages of a stream take on a device that works asynchronously."""
+"""Times the stages of a stream on devices that work asynchronously."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 class StageClock:
-    """Times consecutive stages: it starts when made, and ``mark`` ends a stage.
+    """Times consecutive stages: the first starts with the constructor, and ``mark`` ends a stage.
 
-    On CUDA marks are events on the current stream, and the host waits for nothing before ``read``: stages overlap with
-    the host's work as they do untimed. MPS is waited for at every mark, the CPU needs no waiting.
+    On CUDA marks are events on the current stream, and the host waits only in ``read``, so stages overlap with its work
+    as they do untimed. On MPS every mark waits for the device; on the CPU no waiting is needed.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -22,12 +22,12 @@ class StageClock:
         self._record()
 
     def mark(self, name: str) -> None:
-        """The stage since the last mark, or since the start, is over and is called ``name``."""
+        """End the stage since the last mark or the start, and name it."""
         self._names.append(name)
         self._record()
 
     def read(self) -> dict[str, float]:
-        """Seconds of every stage marked so far, in order; stages of one name add up."""
+        """Seconds of every stage so far, in order; stages of the same name are summed."""
         if self._events:
             self._events[-1].synchronize()
             times = [self._events[0].elapsed_time(event) / 1e3 for event in self._events]

@@ -1,4 +1,4 @@
-"""What a number depends on besides the code, said the same way in every result."""
+"""Describes the hardware, versions and command behind a measurement, in the same form for every result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from motionstream import __version__
 
 
 def _program() -> str:
-    """What was called; `python -m motionstream` is the command of that name."""
+    """The name of the called program; `python -m motionstream` counts as `motionstream`."""
     name = Path(sys.argv[0]).name
     return "motionstream" if name == "__main__.py" else name
 
@@ -52,7 +52,7 @@ def _cuda_versions() -> dict[str, str | None]:
 
 
 def _driver() -> str | None:
-    """The version of NVIDIA's kernel driver, None where it cannot be told."""
+    """The version of NVIDIA's kernel driver, None if unknown."""
     try:
         found = re.search(r"Kernel Module\D*([\d.]+)", Path("/proc/driver/nvidia/version").read_text())
     except OSError:
@@ -71,7 +71,7 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """The commit that this package's source is at, with "+" where it was changed since; None outside a checkout."""
+    """The commit of this package's source, with "+" if it was modified since; None outside a checkout."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -80,7 +80,7 @@ def commit() -> str | None:
         ).stdout.strip()
 
     try:
-        # a site-packages folder inside somebody else's repository is no checkout of ours
+        # a site-packages folder inside another repository is no checkout of this one
         if not git("ls-files", "--", Path(__file__).name):
             return None
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")

@@ -1,4 +1,4 @@
-"""What a device can do and what it has handed out: peak speed, by data sheet or measured, and memory."""
+"""Properties of devices: peak speed, from the data sheet or measured, and memory use."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ PEAK_TFLOPS = {
     "NVIDIA GeForce RTX 4090": 165,
     "NVIDIA GeForce RTX 5090": 210,
 }
-"""Dense bf16 products summed up in float32, by NVIDIA's data sheets and white papers (where a sheet gives the figure
-"with sparsity", half of it), of the devices whose names say exactly which part they are."""
+"""Peak of dense bf16 products with float32 accumulation, from NVIDIA's data sheets and white papers (half of figures
+"with sparsity"), for devices whose names identify the exact part."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Operations a second that a device is held against, and where the number is from."""
+    """A device's peak in operations per second, and the source of the number."""
 
     flops: float
     source: Literal["data sheet", "measured"]
 
 
 def data_sheet_tflops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """The data sheet's peak of a known CUDA device in bf16; None for all else."""
+    """The data sheet's peak of a known CUDA device in bf16; otherwise None."""
     if device.type != "cuda" or dtype != torch.bfloat16:
         return None
     return PEAK_TFLOPS.get(torch.cuda.get_device_name(device))
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> Peak:
-    """The data sheet's peak where it is known, otherwise what large products of matrices reach just now."""
+    """The data sheet's peak if known, otherwise the measured speed of large matrix products."""
     known = data_sheet_tflops(device, dtype)
     if known is not None:
         return Peak(known * 1e12, "data sheet")
@@ -64,9 +64,9 @@ def peak(device: torch.device, dtype: torch.dtype) -> Peak:
 
 @torch.no_grad()
 def matmul_tflops(device: torch.device, dtype: torch.dtype, side: int | None = None, repeats: int = 20) -> float:
-    """What products of random square matrices reach: the ceiling a measurement can hope for.
+    """Measured TFLOPS of products of random square matrices, a practical upper bound.
 
-    On CUDA over all ``repeats``, timed on the device. Elsewhere the best of them: other programs take their turns.
+    On CUDA the mean of all ``repeats``, timed on the device; elsewhere the best, since other programs interfere.
     ``side``: 8192 on CUDA and 1024 elsewhere when None.
     """
     on_cuda = device.type == "cuda"
@@ -87,8 +87,8 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype, side: int | None = N
 
 @cache
 def bfloat16_pays(device: torch.device) -> bool:
-    """Whether products in bfloat16 are faster than in float32. Measured on CPUs: many that take the format compute in
-    another, a hundred times slower."""
+    """Whether products in bfloat16 are faster than in float32. Measured on CPUs, many of which emulate the format and
+    are a hundred times slower."""
     if device.type != "cpu":
         return True
     half, whole = (matmul_tflops(device, dtype, side=256, repeats=8) for dtype in (torch.bfloat16, torch.float32))
@@ -104,7 +104,7 @@ def _seconds_of_product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> 
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a device has done all that it was told."""
+    """Wait until a device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -112,9 +112,9 @@ def synchronise(device: torch.device) -> None:
 
 
 class DeviceMemory:
-    """The most that torch's allocator handed out and held on a CUDA device; nothing is known of others.
+    """Peak memory that torch's allocator allocated and reserved on a CUDA device; not available for others.
 
-    What is asked for in the first chunks, the encoders foremost, is told apart from what streaming needs.
+    The peak of the first chunks, mainly of the encoders, is separated from that of streaming.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -124,14 +124,14 @@ class DeviceMemory:
             torch.cuda.reset_peak_memory_stats(device)
 
     def begin_anew(self) -> None:
-        """What comes from here on counts as ``streaming``."""
+        """Begin the phase that counts as ``streaming``."""
         if self.device.type == "cuda":
             self._allocated = max(self._allocated, torch.cuda.max_memory_allocated(self.device))
             self._reserved = max(self._reserved, torch.cuda.max_memory_reserved(self.device))
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def result(self) -> dict[str, float] | None:
-        """MB: the peaks of all, and of ``streaming``; None without a CUDA device."""
+        """Peaks in MB, overall and while ``streaming``; None without a CUDA device."""
         if self.device.type != "cuda":
             return None
         streaming = torch.cuda.max_memory_allocated(self.device)
@@ -141,7 +141,7 @@ class DeviceMemory:
 
 
 def memory_mb() -> float:
-    """Resident memory of this process now, in MB (10⁶ bytes)."""
+    """Current resident memory of this process in MB (10⁶ bytes)."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize() / 1e6
@@ -151,13 +151,13 @@ def memory_mb() -> float:
 
 
 def peak_memory_mb() -> float:
-    """The most resident memory this process ever had, in MB: loading the model included."""
+    """Peak resident memory of this process in MB, including loading of the model."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def machine_line(result: dict[str, Any]) -> str:
-    """The machine of a result that has ``environment``'s entries, for people."""
+    """A readable line about the machine of a result that has ``environment``'s entries."""
     device = "" if result["device"] == "cpu" else f"{result['device']}, "
     load = f"load {result['load_average_before']} before, " if "load_average_before" in result else ""
     return (

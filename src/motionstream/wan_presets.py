@@ -99,7 +99,7 @@ def wan21_1_3b() -> ModelConfig:
 
 
 def wan21_14b() -> ModelConfig:
-    """The same at Wan 2.1's larger size. The paper has no results for it."""
+    """Wan 2.1 14B with the same layout. The paper has no results for it."""
     return _wan21("wan2.1-14b", _transformer(40, 40, 13_824, (48, 16)))
 
 

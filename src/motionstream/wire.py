@@ -1,7 +1,7 @@
-"""The binary messages of the streaming protocol (docs/protocol.md), which server and client write and read alike.
+"""The binary messages of the streaming protocol (docs/protocol.md), for server and client.
 
-``MS``, version (1 byte), kind (1 byte), length of the header (4 bytes, little-endian), header (JSON), positions of the
-overlay's points (int16 little-endian, T x N x 2, eighths of a pixel, x = y = -32768 where hidden), the frames' bytes.
+Layout: ``MS``, version (1 byte), kind (1 byte), length of the header (4 bytes, little-endian), header (JSON), positions
+of the overlay's points (int16 little-endian, T x N x 2, in 1/8 pixel, x = y = -32768 where hidden), the frames' bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAGIC = b"MS"
 PREFIX = struct.Struct("<2sBBI")
 JPEG, WEBCAM, H264 = 1, 2, 3  # kinds of messages
 
-POSITION_STEP = 8  # positions are sent in eighths of a pixel
+POSITION_STEP = 8  # steps per pixel of positions
 HIDDEN = -(2**15)
 
 
@@ -36,7 +36,7 @@ class Message:
 
 
 def pack(kind: int, header: dict[str, Any], positions: np.ndarray, parts: Sequence[bytes]) -> bytes:
-    """Write a message; the header is given what reading it needs (``frames``, ``points``, ``sizes``)."""
+    """Write a message; ``frames``, ``points`` and ``sizes``, which reading needs, are added to the header."""
     assert len(positions) == len(parts)
     needed = {"frames": len(parts), "points": positions.shape[1], "sizes": [len(part) for part in parts]}
     text = json.dumps({**header, **needed}, separators=(",", ":")).encode()
@@ -44,7 +44,7 @@ def pack(kind: int, header: dict[str, Any], positions: np.ndarray, parts: Sequen
 
 
 def unpack(data: bytes) -> Message:
-    """Read a message. ValueError, saying why, where it is none."""
+    """Read a message. ValueError with the reason if it is invalid."""
     if len(data) < PREFIX.size or data[:2] != MAGIC:
         raise ValueError(f"{len(data)} bytes that do not begin with MS are no message")
     _, version, kind, length = PREFIX.unpack_from(data)

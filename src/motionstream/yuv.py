@@ -1,7 +1,7 @@
-"""Pictures to the frames that video codecs take, and back: yuv420p as BT.709 in limited range, which players expect.
+"""Converts pictures to video codecs' frames and back: yuv420p, BT.709, limited range, as players expect.
 
-Every codec keeps a ``VideoReformatter`` of its own, and it gets one thread: PyAV's default makes a pool of threads for
-each frame, which costs small frames more than the conversion, and cores that are the model's.
+Every codec has its own ``VideoReformatter`` with one thread: PyAV's default creates a thread pool per frame, which
+takes longer than converting small frames and takes cores from the model.
 """
 
 import av
@@ -10,14 +10,14 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 
 
 def mark_bt709(context: av.VideoCodecContext) -> None:
-    """Have an encoder write what its frames' colours mean."""
+    """Make an encoder write the colour space of its frames."""
     context.pix_fmt = "yuv420p"
     context.colorspace, context.color_range = 1, ColorRange.MPEG  # 1: BT.709 in H.264's own table
     context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
 
 
 def to_yuv(picture: np.ndarray, reformatter: VideoReformatter) -> av.VideoFrame:
-    """uint8 (H, W, 3), both sides even, as a frame for an encoder."""
+    """Convert a picture, uint8 (H, W, 3), both sides even, to a frame for an encoder."""
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
     return reformatter.reformat(
         frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
@@ -27,5 +27,5 @@ def to_yuv(picture: np.ndarray, reformatter: VideoReformatter) -> av.VideoFrame:
 def to_rgb(
     frame: av.VideoFrame, reformatter: VideoReformatter, width: int | None = None, height: int | None = None
 ) -> np.ndarray:
-    """A decoded frame as uint8 (H, W, 3), scaled where ``width`` and ``height`` are given."""
+    """Convert a decoded frame to uint8 (H, W, 3), scaled if ``width`` and ``height`` are given."""
     return reformatter.reformat(frame, width, height, format="rgb24", threads=1).to_ndarray()
