@@ -288,10 +288,10 @@ def test_fit_maps_corners_and_crops_the_middle():
 
 def test_fit_describes_itself():
     assert Fit((1200, 1600), (128, 128)).describe() == (
-        "1600x1200 photograph scaled to 171x128 and cropped to the middle 128x128"
+        "cropped to the middle 128x128 of the 1600x1200 photograph scaled to 171x128"
     )
     assert Fit((256, 256), (128, 128)).describe() == "256x256 photograph scaled to 128x128"
-    assert Fit((128, 200), (128, 128)).describe() == "200x128 photograph cropped to the middle 128x128"
+    assert Fit((128, 200), (128, 128)).describe() == "cropped to the middle 128x128 of the 200x128 photograph"
     assert Fit((128, 128), (128, 128)).describe() == "128x128 photograph used as it is"
 
 
