@@ -4,7 +4,7 @@
 #   TEACHER=work/nano/teacher CAUSAL=work/nano/causal runs/reproduction.sh
 # TEACHER and CAUSAL: models of the earlier stages (motionstream train export --through teacher, --through causal).
 # STUDENT: the student trained from them, if that is not MODEL. Evaluations whose models are not given are left out.
-# ONLY="steps release": run these alone. EXTRA: options added to every evaluation.
+# ONLY="steps release": run these alone; "ablations" (hours) runs only when named. EXTRA: options added to every evaluation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.venv/bin}
@@ -13,7 +13,7 @@ CLIPS=${CLIPS:-16}
 SECONDS_LONG=${SECONDS_LONG:-60}
 RESULTS=${RESULTS:-benchmarks/results/reproduction}
 PAGE=${PAGE:-docs/reproduction.md}
-ONLY=${ONLY:-sink-window chunks steps guidance stages release captions}
+ONLY=${ONLY:-sink-window chunks steps guidance stages release captions encoding}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 mkdir -p "$RESULTS"
 
@@ -32,4 +32,11 @@ if [ -n "${TEACHER:-}" ]; then
 fi
 evaluate release release --model "$MODEL"
 evaluate captions captions --model "$MODEL"
+case " $ONLY " in *" encoding "*) "$BIN"/python benchmarks/track_encoding.py --output "$RESULTS/track-encoding.json" ;; esac
+case " $ONLY " in
+  *" ablations "*) # an hour or more of one core for each of the two models
+    "$BIN"/python benchmarks/ablations.py --clips 30000 --width 128 --layers 4 --head 32 --held-out 64 --threads 1 \
+      --variant rgb --output "$RESULTS/ablations.json"
+    ;;
+esac
 "$BIN"/python benchmarks/reproduction.py --results "$RESULTS" --output "$PAGE"

@@ -19,10 +19,12 @@ from reproduction import (  # noqa: E402
     below,
     captions,
     chunk_one,
+    encoding,
     guidance,
     interval,
     page,
     pair,
+    representation,
     stages,
 )
 
@@ -44,7 +46,7 @@ def test_verdicts_are_where_the_interval_lies():
 
 def test_a_folder_without_results_makes_a_page_that_says_so(tmp_path):
     text = page(tmp_path)
-    assert text.count("| **not run** |") == 10 and text.count("| **not testable at this size** |") == 2
+    assert text.count("| **not run** |") == 12 and text.count("| **not testable at this size** |") == 1
 
 
 def test_one_effect_that_a_sentence_brings_about_is_enough():
@@ -103,4 +105,25 @@ def test_the_script_evaluates_and_writes_the_page(tmp_path):
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
     assert set(results) == {"steps"}
     text = (tmp_path / "page.md").read_text()
-    assert text.count("| **not run** |") == 9 and "`steps.json`: `motionstream evaluate compare" in text
+    assert text.count("| **not run** |") == 11 and "`steps.json`: `motionstream evaluate compare" in text
+
+
+def test_drawn_tracks_have_to_be_worse_for_the_claim_to_hold():
+    def found(low, high):
+        base = {"weights": 1_300_000, "error": 0.4, "tracks_are_worth": values(0.1, 0.2)}
+        drawn = base | {"minus_base": values(low, high)}
+        return {"variants": {"base": base, "rgb": drawn}, "clips": 30_000, "size": [48, 48]}
+
+    assert [representation(found(*each)).verdict for each in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))] == [
+        AGREES,
+        DISAGREES,
+        OPEN,
+    ]
+    times = {
+        "settings": {"model": "wan", "size": [240, 416], "frames": 17},
+        "milliseconds": {"head": 10.0, "drawn": 400.0},
+        "times_as_long": 40.0,
+        "operations": {"head": 10, "drawn": 5000},
+    }
+    assert "40 times as long" in encoding(times).shown and encoding(times).verdict == AGREES
+    assert encoding(times | {"times_as_long": 0.5}).verdict == DISAGREES
