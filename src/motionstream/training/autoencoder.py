@@ -1,4 +1,4 @@
-"""Training ``nano``'s autoencoder: principal components in seconds, then the residual decoder."""
+"""Trains ``nano``'s autoencoder: principal components, computed in seconds, then the residual decoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from motionstream.training.trajectories import TrajectoryStore
 def fit_basis(
     autoencoder: LinearAutoencoder, scene: SceneConfig, bank: TextureBank, *, batches: int, seed: int
 ) -> float:
-    """Principal components of rendered blocks; returns the share of energy kept."""
+    """Fit the linear code to the principal components of rendered blocks; returns the share of variance kept."""
     samples = []
     generator = torch.Generator().manual_seed(seed)
     for index in range(batches):
@@ -34,13 +34,13 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 
 def picture_loss(decoded: Tensor, video: Tensor) -> Tensor:
-    """L1, and L1 of the gradients so that edges stay where they are and block seams do not appear."""
+    """L1 of the pixels plus L1 of their spatial gradients, which keeps edges in place and avoids seams of blocks."""
     edges = [F.l1_loss(decoded.diff(dim=d), video.diff(dim=d)) for d in (3, 4)]
     return F.l1_loss(decoded, video) + edges[0] + edges[1]
 
 
 class DecoderStage(Stage):
-    """The residual decoder against the rendered frames."""
+    """Trains the residual decoder to reproduce rendered frames."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class DecoderStage(Stage):
         video = to_float(torch.cat(clips)).to(self.autoencoder.mean.device)
         with torch.no_grad():
             latents, _ = self.autoencoder.encode(video)
-            # what is decoded while streaming is generated, not encoded: teach the decoder to bear small errors
+            # streaming decodes generated latents, not encoded ones: make the decoder robust to small errors
             strength = 0.05 * draws.rand(1, 1, 1, 1)
             latents = latents + (strength * draws.randn(*latents.shape[1:])).to(latents)
         decoded, _ = self.autoencoder.decode(latents)
@@ -85,13 +85,14 @@ class DecoderStage(Stage):
 
 
 class GeneratedDecoderStage(Stage):
-    """The residual decoder on what it will really meet: latents that the teacher made, between them and the true ones.
+    """Trains the residual decoder on latents like those it will get: random interpolations between true latents and
+    those that the teacher generated.
 
-    The linear code decodes every 8×8 block by itself, so generated latents show seams and coloured blocks; the decoder
-    sees the neighbours and learns to mend them. The target is the linear decoding of the true latents. The last
-    trajectories, a batch of them but no more than half, are held out for validation.
+    The linear code decodes every 8×8 block separately, so generated latents show seams and coloured blocks; the decoder
+    sees the neighbouring blocks and learns to remove them. The target is the linear decoding of the true latents. The
+    last trajectories, ``batch`` of them but at most half, are held out for validation.
 
-    Raises ValueError where there is no more than one.
+    Raises ValueError if the store has fewer than two trajectories.
     """
 
     def __init__(self, autoencoder: LinearAutoencoder, store: TrajectoryStore, *, batch: int, seed: int) -> None:
@@ -111,7 +112,7 @@ class GeneratedDecoderStage(Stage):
         return picture_loss(decoded, video), {"psnr": psnr(decoded.detach(), video)}
 
     def _taken(self, taken: tuple[PreparedClips, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """True latents and those the teacher made."""
+        """True latents and the teacher's, on the autoencoder's device."""
         clips, _, made = taken
         device = self.autoencoder.mean.device
         return clips.latents.to(device), made.to(device)

@@ -1,4 +1,4 @@
-"""How fast a machine trains a model: real updates of the real loop, with random weights and nothing written."""
+"""Measures how fast a machine trains a model: updates of the actual loop, with random weights, saving nothing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from motionstream.training.loop import Run
 from motionstream.training.workload import Workload, make_stage
 
 WARM_UP = 3
-"""Updates that are not counted, a whole turn of student and critic where there are both: what is compiled is compiled,
-the moments are allocated, the clips that are rendered ahead are there."""
+"""Updates before the measurement, or one whole cycle of student and critic updates if that is longer. After them,
+blocks are compiled, the optimiser's moments allocated, and the first clips rendered ahead."""
 
 
 def bench_train(
@@ -36,15 +36,15 @@ def bench_train(
     backend: str = "auto",
     after_step: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Train ``steps`` updates after a warm-up; speed, memory and waiting as a dict that JSON can hold.
+    """Train ``steps`` updates after a warm-up; returns speed, memory and waiting time as a JSON-serialisable dict.
 
-    ``step_ms`` is from the call of ``Run.update`` to when the device has done all of it; ``updates_ms`` the same for
-    each player. ``share`` is of the peak (``hardware.peak``) of all ranks' devices together, with the model's
-    operations alone (MFU); in Self-Forcing they are those expected of the exit steps, sinks and windows that are drawn.
-    ``data_wait``: the part of the time that the first rank waited for clips.
+    ``step_ms``: from the call of ``Run.update`` until the device has finished it; ``updates_ms``: the same for each
+    player. ``share``: model FLOPs utilisation (MFU), relative to the peak (``hardware.peak``) of all ranks' devices
+    together; for Self-Forcing the operations are the mean over the random exit steps, sinks and windows.
+    ``data_wait``: the share of the time in which the first rank waited for clips.
 
     Raises:
-        ValueError: a number of steps or threads, a backend or a stage that cannot be.
+        ValueError: an impossible number of steps or threads, backend or stage.
     """
     if not 1 <= steps <= 1_000_000:
         raise ValueError(f"--steps is {steps}; give 1 to 1000000")
@@ -81,7 +81,7 @@ def bench_train(
         "backend": used,
         **{name: getattr(work, name) for name in ("recompute", "compile", "shard", "lora")},
         **_figures(work, measured, reference),
-        # of the rank that has most
+        # of the rank with the largest
         "memory_mb": {"peak": round(max(process for process, _ in held), 1)},
         "device_memory_mb": max(
             (cuda for _, cuda in held if cuda), key=lambda cuda: cuda["peak_allocated"], default=None
@@ -92,7 +92,7 @@ def bench_train(
 
 
 def _count(run: Run, *, trained: bool) -> int:
-    """Parameters of the module that the stage is for."""
+    """Number of parameters of the stage's ``module``, or only of its trained ones."""
     return sum(p.numel() for p in run.stage.module.parameters() if p.requires_grad or not trained)
 
 
@@ -155,7 +155,7 @@ def _spread(seconds: np.ndarray) -> dict[str, float]:
 
 
 def print_train(result: dict[str, Any]) -> None:
-    """What ``bench_train`` found, for people."""
+    """Print the result of ``bench_train`` in readable form."""
     compute, device = result["compute"], result["device_memory_mb"]
     switches = [name for name in ("recompute", "compile", "shard") if result[name]]
     switches += [] if result["lora"] is None else [f"LoRA of rank {result['lora']}"]

@@ -1,7 +1,7 @@
 """Causal initialisation (paper, section 3.2): regression on the teacher's ODE trajectories under block-causal masks.
 
-Every step draws a sink and a window size, and a noise level of its own for every chunk: one of the student's levels or
-0. Chunks at 0 are clean context as in streaming; they, and the given picture, are left out of the loss. The regression
+Every step draws a sink and a window size, and for every chunk an independent noise level: one of the student's or 0.
+Chunks at 0 are clean context, as in streaming; they and the given picture do not count in the loss. The regression
 target is the end of the teacher's trajectory.
 """
 
@@ -31,7 +31,7 @@ CLEAN_PROBABILITY = 0.35
 
 
 class CausalStage(Stage):
-    """See the module's docstring. Validation rolls out with the cache, as streaming does."""
+    """See the module's docstring. Validation generates chunk by chunk with the cache, as in streaming."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class CausalStage(Stage):
         counted = t > 0
         counted[:, 0] = False  # the given picture, whatever its noise level
         frames = x0_loss(prediction, x0, noisy, t, conditions).mean(dim=(1, 3, 4))
-        # a mean for each sample: over the batch, a sample's weight would depend on what it is batched with
+        # averaged per sample first: in one mean over the batch, a sample's weight would depend on the other samples
         loss = ((frames * counted).sum(1) / counted.sum(1).clamp(min=1)).mean()
         return loss, {"regression": loss.item()}
 
@@ -74,13 +74,14 @@ class CausalStage(Stage):
         return self._last
 
     def _mix_levels(self, states: Tensor, x0: Tensor, draws: SampleDraws) -> tuple[Tensor, Tensor]:
-        """Independent levels per chunk: noisy latents and t (B, F), with 0 for clean chunks and the given picture."""
+        """Draw an independent noise level for each chunk. Returns noisy latents and t (B, F): 0 for clean chunks and,
+        if the model holds it clean, for the given picture."""
         levels, frames = states.shape[1], states.shape[3]
         size = self.model.config.causal.chunk_frames
         chunks = frames // size
         level = draws.randint(levels, chunks)
         clean = draws.rand(chunks) < CLEAN_PROBABILITY
-        clean[:, -1] &= ~clean.all(dim=1)  # something must be left to learn from
+        clean[:, -1] &= ~clean.all(dim=1)  # at least one chunk must count in the loss
         level, clean = (x.repeat_interleave(size, dim=1) for x in (level, clean))
         t = torch.where(clean, 0.0, self.store.times[level])
         if self.model.config.image_conditioning == "first_latent":
@@ -90,9 +91,9 @@ class CausalStage(Stage):
         return torch.where((t > 0)[:, None, :, None, None], noisy, x0), t
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Rollouts with the cache, as streaming does, against the held-out clips; see ``rollout_figures``."""
+        """Compare rollouts, cached as in streaming, with the held-out clips; see ``rollout_figures``."""
         return rollout_figures(self.trainee, self.validation, view=self.view)
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Of the last validation."""
+        """The pictures of the last validation."""
         return {} if self.view is None else self.view.pictures()

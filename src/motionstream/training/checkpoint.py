@@ -1,9 +1,9 @@
-"""Checkpoints of a training run: written whole or not at all, the previous one kept as the last good one.
+"""Checkpoints of a training run: written atomically, with the previous one kept as a fallback.
 
-A checkpoint is ``tensors``, a flat dictionary by name, and ``rest``, plain values. Plain tensors go to one file
-(``checkpoint.pt``, written by the first rank); sharded ones to a folder (``checkpoint.sharded``) by
-``torch.distributed.checkpoint``, every rank its own part. Either kind resumes a run of the other kind and of any
-number of ranks. Nothing but tensors and plain values is ever unpickled.
+A checkpoint consists of ``tensors``, a flat dictionary by name, and ``rest``, plain values. If no tensor is sharded,
+the first rank writes one file (``checkpoint.pt``); otherwise every rank writes its own part into a folder
+(``checkpoint.sharded``) through ``torch.distributed.checkpoint``. Either kind can be resumed with or without sharding,
+on any number of ranks. Only tensors and plain values are ever unpickled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 from motionstream.training.distributed import agree, is_sharded, rank
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
-"""tensors by name, plain values"""
+"""Tensors by name, and plain values."""
 
 SINGLE, SHARDED = "checkpoint.pt", "checkpoint.sharded"
 REST, SIZES = "rest.pt", "sizes.json"
@@ -37,20 +37,20 @@ class Checkpoints:
     """The checkpoints of one run in ``folder``. All ranks call ``save``, ``load`` and ``wait`` together.
 
     Args:
-        background: copy the state and write it in a thread while training goes on. ``save`` and ``wait`` raise what
-            went wrong in the save before.
+        background: copy the state and write it in a thread while training continues. The next ``save`` or ``wait``
+            raises the error of a failed save.
     """
 
     def __init__(self, folder: Path, *, background: bool = False) -> None:
         self.folder, self.background = folder, background
         self._writing: threading.Thread | None = None
         self._error: Exception | None = None
-        self._group: dist.ProcessGroup | None = None  # of its own, so that the thread's messages do not mix with ours
+        self._group: dist.ProcessGroup | None = None  # separate: the thread's messages must not mix with the loop's
 
     def save(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
-        """Write a checkpoint beside the last one, then move it into place.
+        """Write a checkpoint under a temporary name, then move it into place.
 
-        Raises OSError, the last checkpoint left intact, where it cannot be written (disk full).
+        Raises OSError if it cannot be written (disk full); the last checkpoint stays intact.
         """
         self.wait()
         sharded = any(is_sharded(tensor) for tensor in tensors.values())
@@ -64,7 +64,7 @@ class Checkpoints:
         self._writing.start()
 
     def wait(self) -> None:
-        """Return when nothing is being written any more."""
+        """Wait until nothing is being written. Raises the error of a background save that failed."""
         if self._writing is not None:
             self._writing.join()
             self._writing = None
@@ -75,7 +75,7 @@ class Checkpoints:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:  # handed to whoever saves or waits next
+        except Exception as error:  # raised by the next save or wait
             self._error = error
 
     def _single(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> Callable[[], None]:
@@ -121,17 +121,17 @@ class Checkpoints:
         return work
 
     def _drop(self, name: str) -> None:
-        """Forget the checkpoints of the other kind: they are older than the one just written."""
+        """Delete the checkpoints ``name`` of the other kind, which are older than the one just written."""
         for path in (self.folder / name, previous(self.folder / name)):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def load(self, like: Callable[[], dict[str, Tensor]]) -> State | None:
-        """The newest checkpoint that can be read; None where there is none yet.
+        """The newest readable checkpoint; None if there is none yet.
 
-        A damaged one is put aside with a warning, and the one before it taken. Raises ValueError where all are damaged.
+        A damaged one is renamed with a warning, and the one before it is read. Raises ValueError if all are damaged.
 
         Args:
-            like: for checkpoints in shards, tensors of the names, shapes and shardings to read them into.
+            like: gives tensors of the names, shapes and shardings that a sharded checkpoint is read into.
         """
         chosen = agree(lambda: _choose(self.folder))
         if chosen is None:
@@ -148,13 +148,13 @@ class Checkpoints:
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the one at ``path`` is."""
+    """The path of the checkpoint before the one at ``path``."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def save_file(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors, plain values, nested) whole or not at all; the file that was there becomes
-    ``previous(path)``. Raises OSError, both left as they were, where there is no room."""
+    """Write ``state`` (nested tensors and plain values) atomically; an existing file becomes ``previous(path)``.
+    Raises OSError if it cannot be written (disk full); both files are then unchanged."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         _write(temporary, state)
@@ -169,7 +169,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         try:
             torch.save(state, file)
         except RuntimeError as error:
-            # where the disk is full in the middle, PyTorch still tries to end its file, and complains of that instead
+            # if the disk fills up midway, PyTorch still tries to finish its file and reports that failure instead
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -178,13 +178,13 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """``temporary`` becomes ``path``, what was there ``previous(path)``. At every moment one of the two is whole."""
+    """Rename ``path`` to ``previous(path)``, then ``temporary`` to ``path``. One of the two is always whole."""
     if path.exists():
         if path.is_dir():
             shutil.rmtree(previous(path), ignore_errors=True)
         os.replace(path, previous(path))
     os.replace(temporary, path)
-    if os.name == "posix":  # the names, too, are on the disk before training goes on
+    if os.name == "posix":  # make the renames durable, too, before training continues
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -198,12 +198,12 @@ def _cannot_write(path: Path, error: OSError) -> OSError:
 
 
 def _first_failure(error: dcp.CheckpointException) -> str:
-    """Of the ranks' failures the first, in one line."""
+    """The first of the ranks' failures, in one line of at most 200 characters."""
     return " ".join(str(next(iter(error.failures.values()))[0]).split())[:200]
 
 
 def _choose(folder: Path) -> str | None:
-    """The newest checkpoint that is whole. Damaged ones are renamed, lest the next save make one the last good."""
+    """The newest undamaged checkpoint. Damaged ones are renamed, or the next save would keep one as the fallback."""
     newest = [folder / SINGLE, folder / SHARDED]
     found = [path for path in (*newest, *map(previous, newest)) if path.exists()]
     for path in found:
@@ -222,7 +222,8 @@ def _choose(folder: Path) -> str | None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing. Every byte of a single file is checked, of shards the sizes."""
+    """A description of a checkpoint's damage, None if intact. A single file is checked by its checksums, shards only by
+    their sizes."""
     try:
         if path.is_dir():
             for name, size in json.loads((path / SIZES).read_text()).items():
