@@ -1,6 +1,6 @@
-"""What the diffusion stages train on: prepared clips, and where they come from.
+"""Prepared clips, which the diffusion stages train on, and the protocol of their sources.
 
-A ``ClipSource`` is asked for the clips of a step; ``rendered_clips`` draws them, ``shard_clips`` reads what
+A ``ClipSource`` provides the clips of a step: ``rendered_clips`` renders them, ``shard_clips`` reads the shards that
 ``motionstream prepare`` has written.
 """
 
@@ -29,13 +29,13 @@ _HALVED = ("latents", "candidates", "features", "picture", "detail", "text", "im
 class PreparedClips:
     """A batch ready for training.
 
-    ``latents`` (B, C, F, h, w); tracks ``positions`` (B, T, M, 2) and ``visible`` (B, T, M); where they began,
-    ``start`` (B, M, 2), and ``events`` (B, chunks), see ``SampledTracks``; carried content as the model takes it,
-    ``candidates`` (B, 3, C, F, h, w) and ``features`` (B, 8, F, h, w), without elements for models that carry none;
-    ``picture`` (B, 3, H, W), the given one in [−1, 1], and ``detail`` (B, chunks, 3, H, W), what the code does not hold
-    of what is carried to the last frame of every chunk, for models that carry content; ``captions``. Where large
-    encoders made them beforehand, ``text`` (B, tokens, width) are the captions' tokens and ``image`` (B, tokens, width)
-    those of the first frame; None otherwise.
+    ``latents`` (B, C, F, h, w). Tracks: ``positions`` (B, T, M, 2), ``visible`` (B, T, M), ``start`` (B, M, 2) and
+    ``events`` (B, chunks), see ``SampledTracks``. Carried content, encoded: ``candidates`` (B, 3, C, F, h, w) and
+    ``features`` (B, 8, F, h, w), see ``CarriedLatents``; without elements for models that carry none. Only for models
+    that carry content: ``picture`` (B, 3, H, W), the given one in [−1, 1], and ``detail`` (B, chunks, 3, H, W), the
+    residual that the linear code loses of the content carried to the last frame of each chunk. If large encoders ran
+    beforehand, ``text`` (B, tokens, width) holds the tokens of the ``captions`` and ``image`` (B, tokens, width) those
+    of the first frame; otherwise both are None.
     """
 
     latents: Tensor
@@ -55,7 +55,7 @@ class PreparedClips:
         return len(self.captions)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything but the captions, by name; what there is none of is left out."""
+        """All fields except the captions, by name, without those that are None."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "captions"}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -71,7 +71,7 @@ class PreparedClips:
         return PreparedClips(**joined, captions=[c for p in parts for c in p.captions])
 
     def half(self) -> PreparedClips:
-        """For keeping: latents and the like in half precision, tracks as they are."""
+        """For storage: everything in half precision except the tracks."""
         return self._changed({k: v.half() for k, v in self.tensors().items() if k in _HALVED})
 
     def float(self) -> PreparedClips:
@@ -84,7 +84,7 @@ class PreparedClips:
         return replace(self, **values)
 
     def without_tracks(self, rows: Tensor) -> PreparedClips:
-        """Tracks dropped in the clips where ``rows`` (B,) is true: nothing visible, every candidate the static one."""
+        """Drop the tracks of the clips where ``rows`` (B,) is true: none visible, every candidate the static one."""
         rows = rows.to(self.visible.device)
         static = self.candidates[:, 2:].expand_as(self.candidates)
         pick = rows.reshape(-1, 1, 1, 1, 1, 1)
@@ -97,25 +97,25 @@ class PreparedClips:
         )
 
     def without_text(self, rows: Tensor) -> PreparedClips:
-        """The empty sentence, the null condition, in the clips where ``rows`` (B,) is true."""
+        """Empty the captions (the null condition) of the clips where ``rows`` (B,) is true."""
         captions = ["" if gone else caption for gone, caption in zip(rows.tolist(), self.captions, strict=True)]
         return replace(self, captions=captions)
 
 
 class ClipSource(Protocol):
-    """Where a stage's clips come from. Which clips are a step's depends on the step alone, so that the position in the
-    data is the step, on any number of ranks."""
+    """Where a stage's clips come from. The clips of a step depend on the step alone, so that resuming needs no
+    other position in the data, on any number of ranks."""
 
     batch: int
-    """Samples of a global batch."""
+    """Number of samples of a global batch."""
 
     def at(self, step: int, samples: range | None = None) -> PreparedClips:
-        """The clips of ``samples`` (None: of the whole batch) at a step, float32."""
+        """The clips of a step for these ``samples`` of the global batch (None: all), float32."""
         ...
 
 
 def carrying_model(config: ModelConfig, mixer: PixelMixer | None) -> MotionModel:
-    """A model without weights that knows how content is carried: all that ``assemble`` needs."""
+    """A model on the meta device, except for its pixel mixer: ``assemble`` needs no other weights."""
     with torch.device("meta"):
         model = MotionModel(config)
     model.pixel_mixer = mixer
@@ -123,7 +123,7 @@ def carrying_model(config: ModelConfig, mixer: PixelMixer | None) -> MotionModel
 
 
 def to_float(video: Tensor) -> Tensor:
-    """uint8 → [−1, 1]."""
+    """Convert uint8 to floats in [−1, 1]."""
     return video.float() / 127.5 - 1
 
 
@@ -141,10 +141,10 @@ def assemble(
     model: MotionModel,
     autoencoder: LinearAutoencoder | None,
 ) -> PreparedClips:
-    """Clips of latents (B, C, F, h, w) and chosen tracks; models that carry content are given it.
+    """Make prepared clips of latents (B, C, F, h, w) and sampled tracks, with carried content if the model uses it.
 
-    ``pictures``: (B, K, 3, H, W) in [−1, 1], the first frame and, for models that carry content, the last one before
-    each later chunk. ``autoencoder`` is needed by those, and only by them.
+    ``pictures``: (B, K, 3, H, W) in [−1, 1], the first frame and, for models that carry content, the last frame before
+    each later chunk. ``autoencoder``: required for these models, unused for others.
     """
     config, frames = model.config, tracks.positions.shape[1]
     batch, _, *rest = latents.shape
@@ -173,8 +173,8 @@ def assemble(
 def _carried(
     model: MotionModel, autoencoder: LinearAutoencoder, tracks: SampledTracks, pictures: Tensor, chunks: list[slice]
 ) -> CarriedLatents:
-    """What is carried to clips, from ``pictures`` as of ``assemble``: as in streams where tracks begin late or are let
-    go, and whole clips at once where none is."""
+    """The carried content of clips; ``pictures``: see ``assemble``. Clips in which tracks begin late or are released
+    are processed chunk by chunk as in a stream, the others whole in one batch."""
     eventful = streamed(model, autoencoder, tracks, pictures[:, 0])
     plain = [row for row in range(len(pictures)) if row not in eventful]
     parts = dict[int, CarriedLatents]()
@@ -195,7 +195,7 @@ def _carried(
 
 
 def _joined(parts: list[CarriedLatents], *, along_time: bool = False) -> CarriedLatents:
-    """Parts of a batch, or what follows one another."""
+    """Concatenate parts along the batch, or along time."""
     details = [part.detail for part in parts if part.detail is not None]
     return CarriedLatents(
         torch.cat([part.candidates for part in parts], dim=3 if along_time else 0),
@@ -207,23 +207,23 @@ def _joined(parts: list[CarriedLatents], *, along_time: bool = False) -> Carried
 def streamed(
     model: MotionModel, autoencoder: LinearAutoencoder, tracks: SampledTracks | PreparedClips, pictures: Tensor
 ) -> dict[int, StreamedContent]:
-    """By row, of those clips in which tracks begin late or are let go, what a stream would carry. ``pictures``
-    (B, 3, H, W): the given ones."""
+    """The content that a stream would carry, by row, for the clips in which tracks begin late or are released.
+    ``pictures`` (B, 3, H, W): the given ones."""
     rows = tracks.events[:, 1:].any(dim=1).nonzero()[:, 0].tolist()
     parts = (pictures, tracks.positions, tracks.visible, tracks.start)
     return {row: StreamedContent(model, autoencoder, *(part[row] for part in parts)) for row in rows}
 
 
 def last_detail(carried: CarriedLatents, latent: int) -> Tensor:
-    """What the code does not hold of the last frame of a latent frame, (B, 3, H, W)."""
+    """The residual after the linear code of the last video frame of latent frame ``latent``, (B, 3, H, W)."""
     assert carried.detail is not None
     return from_blocks(carried.detail[:, :, latent : latent + 1])[:, :, -1]
 
 
 @torch.no_grad()
 def source_pictures(first_frame: Tensor, latents: Tensor, autoencoder: LinearAutoencoder, chunk: int) -> Tensor:
-    """The pictures content is carried from, (B, K, 3, H, W), where only the latents of the later ones are at hand: the
-    given frame, then the last frame before each later chunk as the decoder shows it. ``chunk``: its latent frames."""
+    """The pictures that content is carried from, (B, K, 3, H, W), for clips stored as latents: the given frame, then
+    the decoded last frame before each later chunk. ``chunk``: latent frames per chunk."""
     pictures = [first_frame]
     for start in range(chunk, latents.shape[2], chunk):
         state = DecoderState(latents[:, :, start - 2 : start - 1]) if start > 1 else None
@@ -232,7 +232,7 @@ def source_pictures(first_frame: Tensor, latents: Tensor, autoencoder: LinearAut
 
 
 def content_of_clips(clips: PreparedClips, config: ModelConfig) -> Tensor:
-    """What the tracks of whole clips bring along (``conditioning/track_content.py``), (B, M, C), float32."""
+    """The latents that the tracks of whole clips copy (``conditioning/track_content.py``), (B, M, C), float32."""
     starts = torch.tensor(chunk_frames(config, clips.positions.shape[1]), device=clips.positions.device)
     begun = clips.positions.isfinite().all(dim=-1).int().argmax(dim=1)
     chunk = torch.bucketize(begun, starts, right=True) - 1
@@ -245,7 +245,7 @@ def content_of_clips(clips: PreparedClips, config: ModelConfig) -> Tensor:
 
 
 def static_index(events: Tensor, starts: list[int], frames: int) -> Tensor:
-    """Which picture is the static one at every frame (B, T): that of the last chunk with an event."""
+    """Index of the static picture for each frame, (B, T): the latest chunk until then with an event."""
     chunks = torch.arange(events.shape[1], device=events.device)
     latest = torch.where(events, chunks, 0).cummax(dim=1).values
     chunk_of_frame = torch.bucketize(torch.arange(frames), torch.tensor(starts), right=True) - 1

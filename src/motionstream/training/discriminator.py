@@ -1,4 +1,4 @@
-"""The adversary of the tiny decoder (paper, appendix A): a PatchGAN over short runs of frames, with replay.
+"""The discriminator for the tiny decoder (paper, appendix A): a PatchGAN over short runs of frames, with replay.
 
 Axes: B clips, C channels, T frames; videos (B, 3, T, H, W) in [−1, 1].
 """
@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of every patch whether it is of a real video (Isola et al. 2017); 70×70 pixels with three layers.
+    """Classifies patches as real or generated (Isola et al. 2017); with three layers a patch has 70×70 pixels.
 
-    ``frames`` frames that follow one another are seen at once, as further colours, so that flicker shows. Group
-    normalisation in place of batch normalisation: a verdict depends on no other clip, and there is no running state.
+    ``frames`` successive frames are stacked as channels, so that flicker is visible. Group normalisation replaces batch
+    normalisation: the result for a clip depends on no other clip, and there is no running state.
     """
 
     def __init__(self, channels: int = 64, layers: int = 3, frames: int = 3) -> None:
-        """``channels`` of the first layer, a multiple of 8; each of ``layers`` doubles them, up to eight times."""
+        """``channels`` of the first layer, a multiple of 8; each further layer doubles them, up to 8 × ``channels``."""
         super().__init__()
         if channels < 8 or channels % 8 or layers < 1 or frames < 1:
             raise ValueError(
@@ -32,7 +32,7 @@ class PatchDiscriminator(nn.Module):
         width = channels
         for layer in range(1, layers + 1):
             wider = channels * min(2**layer, 8)
-            # the last one keeps the resolution
+            # the last layer keeps the resolution
             stride = 2 if layer < layers else 1
             body += [nn.Conv2d(width, wider, 4, stride=stride, padding=1, bias=False), nn.GroupNorm(8, wider)]
             body += [nn.LeakyReLU(0.2)]
@@ -40,9 +40,9 @@ class PatchDiscriminator(nn.Module):
         self.body = nn.Sequential(*body, nn.Conv2d(width, 1, 4, padding=1))
 
     def forward(self, video: Tensor) -> Tensor:
-        """Video (B, 3, T, H, W) → one number per patch, (B, ⌈T / frames⌉, h, w), positive for real.
+        """Video (B, 3, T, H, W) → one logit per patch, (B, ⌈T / frames⌉, h, w), positive for real.
 
-        Where T is no multiple, copies of the first frame stand in front.
+        If T is not a multiple of ``frames``, copies of the first frame are prepended.
         """
         short = -video.shape[2] % self.frames
         video = torch.cat([video[:, :, :1].expand(-1, -1, short, -1, -1), video], dim=2)
@@ -51,24 +51,24 @@ class PatchDiscriminator(nn.Module):
 
 
 def judge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's hinge loss (Lim and Ye 2017): nothing for real above 1 and fake below −1."""
+    """The discriminator's hinge loss (Lim and Ye 2017): 0 for logits of ``real`` above 1 and of ``fake`` below −1."""
     return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
 
 
 def adversarial_loss(fake: Tensor) -> Tensor:
-    """The decoder's side of it: the lower, the more real its pictures are taken to be."""
+    """The decoder's adversarial loss: lower if the discriminator takes its pictures for real."""
     return -fake.mean()
 
 
 class ReplayBuffer:
-    """Earlier pictures of the decoder, so that the discriminator does not forget them (Shrivastava et al. 2017).
+    """Keeps earlier outputs of the decoder, so that the discriminator does not forget them (Shrivastava et al. 2017).
 
-    Every sample of the global batch has a history of its own: what is stored and shown depends neither on how many
-    processes share the batch nor on how it is split.
+    Every sample of the global batch has its own history, so the result depends neither on the number of ranks nor on
+    micro-batches.
     """
 
     def __init__(self, capacity: int) -> None:
-        """``capacity``: clips kept for every sample, in half precision on the CPU; 0 keeps none."""
+        """``capacity``: number of clips kept for each sample, in half precision on the CPU; 0 disables the buffer."""
         if capacity < 0:
             raise ValueError(f"replay = {capacity}: the clips kept per sample cannot be fewer than 0")
         self.capacity = capacity
@@ -76,10 +76,10 @@ class ReplayBuffer:
 
     @torch.no_grad()
     def exchange(self, fakes: Tensor, samples: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-        """Store ``fakes`` (B, 3, T, H, W) and give back as many, each either itself or an earlier one of its sample.
+        """Store ``fakes`` (B, 3, T, H, W) and return as many clips, each a fake or an earlier one of the same sample.
 
-        A history that is full is replaced clip by clip: half of the fakes take the place of a random earlier one, which
-        is shown instead. ``generators`` decide, one for each of ``samples``.
+        While a sample's history fills, its fakes are returned. Afterwards, with probability ½, a fake replaces a random
+        earlier one, which is returned instead. ``generators``: one for each of ``samples``.
         """
         shown = [self._one(*each) for each in zip(fakes, samples, generators, strict=True)]
         return torch.stack(shown)

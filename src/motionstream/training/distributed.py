@@ -1,8 +1,9 @@
-"""Training on several ranks: the process group, who takes which samples, sharding, and blocks that save memory.
+"""Training on several ranks: process group, distribution of samples, sharding, and blocks that save memory.
 
-Data parallel throughout: all ranks run the same steps on their own samples. Transformers may be sharded (FSDP2); every
-other parameter is small, kept whole on each rank, its gradients averaged here. Random numbers and data are keyed by
-(seed, step, sample of the global batch), so that neither ranks nor accumulation change what is trained on.
+Training is data parallel: all ranks run the same steps, each on its own samples. Transformers may be sharded (FSDP2);
+all other parameters are few, so each rank keeps them whole, and their gradients are averaged here. Random numbers and
+data are keyed by (seed, step, sample of the global batch), so that they depend neither on the number of ranks nor on
+gradient accumulation.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ from motionstream.model.transformer import MotionTransformer
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=12)
-"""How long ranks wait for one another. A large teacher's shard of trajectories takes hours, and some ranks have one
-more of them than others; torchrun itself ends the ranks where one has failed."""
+"""Timeout of collective operations. A shard of a large teacher's trajectories takes hours, and some ranks compute one
+more than others. A failed rank does not cause this wait: torchrun then ends the others."""
 
 # ---------------------------------------------------------------------------------------------- the process group
 
 
 def rank() -> int:
-    """This process's number, 0 where there is but one."""
+    """This process's rank; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def device() -> torch.device:
-    """Where this rank trains: the GPU of its number on this machine, else the CPU."""
+    """The device this rank trains on: the GPU of its local rank, or the CPU if there is no GPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
@@ -58,9 +59,9 @@ def device() -> torch.device:
 
 @contextmanager
 def process_group() -> Iterator[torch.device]:
-    """Join the other processes where torchrun started several, leave them at the end; yields this rank's device.
+    """Join the process group if torchrun started several processes, and leave it at the end; yields this rank's device.
 
-    gloo carries what is on the CPU, NCCL what is on GPUs. Started without torchrun it does nothing.
+    gloo transfers tensors on the CPU, NCCL those on GPUs.
     """
     where = device()
     if where.type == "cuda":
@@ -76,7 +77,7 @@ def process_group() -> Iterator[torch.device]:
 
 
 def agree(decide: Callable[[], T]) -> T:
-    """What the first rank decides, on every rank; what it raises is raised on all."""
+    """The first rank's result of ``decide``, on every rank; an exception is raised on all."""
     if not dist.is_initialized():
         return decide()
     answer: list[Any] = [None, None]
@@ -92,7 +93,7 @@ def agree(decide: Callable[[], T]) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """The ranks' values in their order, on every rank."""
+    """All ranks' values in rank order, on every rank."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
@@ -101,7 +102,7 @@ def gather(value: T) -> list[T]:
 
 
 def mean_over_ranks(numbers: dict[str, float]) -> dict[str, float]:
-    """Each number's mean over the ranks that have it."""
+    """Mean of each number over the ranks that have it."""
     if world_size() == 1:
         return numbers
     found: dict[str, list[float]] = {}
@@ -116,7 +117,7 @@ def mean_over_ranks(numbers: dict[str, float]) -> dict[str, float]:
 
 @dataclass
 class MicroBatch:
-    """Which of how many the loop is at, and which samples this rank took for it."""
+    """The loop's current micro-batch, ``index`` of ``count``, and the samples that this rank took for it."""
 
     index: int
     count: int
@@ -128,7 +129,7 @@ _micro: ContextVar[MicroBatch | None] = ContextVar("micro", default=None)
 
 @contextmanager
 def micro_batch(index: int, count: int) -> Iterator[MicroBatch]:
-    """The loop is at micro-batch ``index`` of ``count``: what ``shard`` answers depends on it, and is noted there."""
+    """Set the current micro-batch, ``index`` of ``count``, for ``shard``, which notes its samples in it."""
     micro = MicroBatch(index, count)
     token = _micro.set(micro)
     try:
@@ -138,9 +139,9 @@ def micro_batch(index: int, count: int) -> Iterator[MicroBatch]:
 
 
 def shard(batch: int) -> range:
-    """Which samples of a global batch this rank takes now. Losses are means over them.
+    """The samples of a global batch that this rank takes for the current micro-batch. Losses are means over them.
 
-    Raises ValueError where the batch does not divide: parts of different size would weigh their samples differently.
+    Raises ValueError if the batch cannot be divided evenly: parts of different sizes would weight samples differently.
     """
     micro = _micro.get() or MicroBatch(0, 1)
     index, count = micro.index, micro.count
@@ -157,15 +158,15 @@ def shard(batch: int) -> range:
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
-    """A generator on the CPU that depends on ``key`` alone, such as (seed, step) for what all samples share."""
+    """A generator on the CPU that depends on ``key`` alone, such as (seed, step) for values that all samples share."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 class SampleDraws:
-    """Random numbers of some samples of a step, each sample from a generator of its own (``generators``).
+    """Random numbers for some samples of a step, from a separate generator for each (``generators``).
 
-    All tensors are (samples, *shape) and on the CPU. ``purpose`` keeps two consumers of one step apart.
+    All tensors are (samples, *shape), on the CPU. A different ``purpose`` gives independent numbers for the same step.
     """
 
     def __init__(self, seed: int, step: int, samples: Iterable[int], purpose: str = "") -> None:
@@ -188,33 +189,34 @@ class SampleDraws:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this rank holds but a part of it."""
+    """Whether the tensor is divided among the ranks."""
     return isinstance(tensor, DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part, sharing memory; a whole tensor is its own."""
+    """This rank's part of a sharded tensor, sharing memory; any other tensor itself."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole tensor, gathered from all ranks (which must call this together)."""
+    """The whole tensor, gathered from all ranks if sharded; all must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def sharded_like(value: Tensor, like: Tensor) -> Tensor:
-    """``value`` in the form of ``like``: on its device, and sharded as it is."""
+    """``value`` on the device of ``like`` and with its sharding; an already sharded value keeps its own."""
     if is_sharded(value) or not isinstance(like, DTensor):
         return value.to(like.device)
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
 def spread(module: nn.Module, *, shard: bool = False, offload: bool = False) -> None:
-    """Make a module the same on all ranks, and divide its transformers among them (FSDP2, block by block).
+    """Broadcast the first rank's weights; with ``shard``, also divide the transformers among the ranks (FSDP2, block by
+    block).
 
-    Without ``shard`` every rank keeps all of it. Arithmetic stays float32 under autocast: master weights are what is
-    sharded and gathered, and the islands of full precision remain. A module that is sharded already is left alone.
-    With ``offload`` the ranks keep their parts of a frozen transformer in the computer's memory.
+    FSDP2's own mixed precision is not used: the float32 master weights are sharded and gathered, autocast works as on
+    one rank, and the islands of full precision remain. Modules that are already sharded are not changed. ``offload``:
+    the ranks keep their parts of a frozen transformer in CPU memory.
     """
     if world_size() == 1 or any(map(is_sharded, module.parameters())):
         return
@@ -223,23 +225,22 @@ def spread(module: nn.Module, *, shard: bool = False, offload: bool = False) -> 
             dist.broadcast(tensor, src=0)
     if not shard:
         return
-    # the transformer's outputs are views, which nobody changes in place
+    # the transformer's outputs are views, but nothing changes them in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(next(module.parameters()).device.type, (world_size(),))
     policy = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offload else OffloadPolicy()
     for part in [part for part in module.modules() if isinstance(part, MotionTransformer)]:
         for block in part.blocks:
             fully_shard(block, mesh=mesh, offload_policy=policy)
-        # an outermost module would keep its own weights whole after a forward, and the loop would not know them
+        # by default the outermost module keeps its weights whole after a forward, hiding its parts from the loop
         fully_shard(part, mesh=mesh, offload_policy=policy, reshard_after_forward=True)
 
 
 @torch.no_grad()
 def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Mean over the ranks, in place, of the gradients that FSDP2 does not average itself.
+    """Average gradients over the ranks in place, except those of sharded parameters, which FSDP2 averages.
 
-    A parameter that some ranks did not use counts as zero there; one that no rank used keeps no gradient, as in a
-    single process.
+    A missing gradient counts as zero if another rank has one; if none has, it stays None, as in a single process.
     """
     mine = [p for p in parameters if not is_sharded(p)]
     if world_size() == 1 or not mine:
@@ -259,7 +260,7 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale all gradients in place so that their common norm is at most ``limit``; returns the norm before."""
+    """Scale all gradients in place so that their total norm is at most ``limit``; returns the norm before."""
     found = [p.grad for p in parameters if p.grad is not None]
     parts = [local(g) for g in found if is_sharded(g)]
     norm = nn.utils.get_total_norm([g for g in found if not is_sharded(g)])
@@ -277,8 +278,8 @@ def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
 
 
 class _PastOfOneLayer:
-    """What ``Cached`` reads of a rolling cache, as it is now, in the precision in which it will attend to it. A block
-    that is recomputed in the backward pass, long after the cache has rolled on, must not see the newer chunks."""
+    """A copy of one layer of a rolling cache, for ``Cached`` to read, in the precision of attention. A block that is
+    recomputed in the backward pass, long after the cache has rolled on, must not see newer chunks."""
 
     def __init__(self, cache: RollingKVCache, layer: int) -> None:
         keys, values, positions = cache.read(layer)
@@ -302,15 +303,16 @@ def _freeze_past(context: AttentionContext, layer: int) -> AttentionContext:
 def tune_blocks(
     module: nn.Module, *, recompute: bool = False, compiled: bool = False, backend: str = "inductor"
 ) -> None:
-    """Activation checkpointing and ``torch.compile`` of every transformer block in ``module``; names stay.
+    """Apply activation checkpointing and ``torch.compile`` to every transformer block in ``module``; parameter names
+    do not change.
 
-    Call it once, after all copies of the module are made (a copy would run the original's weights) and before
-    ``spread``.
+    Call this once, before ``spread`` and after all copies of the module have been made: a later copy would run the
+    original's weights.
 
     Args:
-        recompute: keep only the blocks' inputs for the backward pass and run them again there.
-        compiled: compile whole-clip forwards, shape by shape. Blocks on the rolling cache stay eager, for the cache
-            changes under them.
+        recompute: keep only the blocks' inputs for the backward pass, and run the blocks again there.
+        compiled: compile forwards on whole clips, separately for each shape. Forwards with the rolling cache stay
+            eager, because the cache changes between calls.
         backend: of ``torch.compile``.
     """
     if not (recompute or compiled):
@@ -324,7 +326,7 @@ def tune_blocks(
 def _tuned(forward: Callable[..., Tensor], *, recompute: bool, compiled: bool, backend: str) -> Callable[..., Tensor]:
     fast = forward
     if compiled:
-        # one for each sink and window of the causal initialisation; beyond the limit torch goes back to eager
+        # causal initialisation compiles for each sink and window; beyond the limit, torch falls back to eager
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
         fast = torch.compile(forward, dynamic=False, backend=backend)
 
@@ -333,7 +335,7 @@ def _tuned(forward: Callable[..., Tensor], *, recompute: bool, compiled: bool, b
         x: Tensor, modulation: Tensor, text: Tensor, image: Tensor | None, layer: int, context: Any, grid: Any
     ) -> Tensor:
         cached = isinstance(context, Cached)
-        # contexts of whole clips do not ask for the layer: one compiled block then serves all
+        # contexts of whole clips ignore the layer number: a constant one avoids compiling each layer separately
         chosen, number = (forward, layer) if cached else (fast, 0)
         if not (recompute and torch.is_grad_enabled()):
             return chosen(x, modulation, text, image, number, context, grid)
