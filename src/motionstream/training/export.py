@@ -1,4 +1,4 @@
-"""Finished stages → a model's folder."""
+"""Exports finished training stages as a model folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from motionstream.training.trainee import Trainee
 
 
 def export(recipe: Recipe, folder: Path, target: Path, through: str | None = None) -> None:
-    """Make a model's folder of the finished stages in ``folder``, for ``MotionStreamPipeline.from_pretrained``.
+    """Export the finished stages in ``folder`` to ``target``, for ``MotionStreamPipeline.from_pretrained``.
 
-    ``through``: "teacher" or "causal" leaves the later stages out, for comparisons with what they added. Otherwise the
-    student is Self-Forcing's where that stage is finished, the causal stage's otherwise; the folder says which.
-    It has a tiny decoder where that stage is finished or the base has one, and its config names none otherwise.
-    ``target`` is created, or its model replaced (other files in it stay). Everything is written beside it first, so
-    that a failure leaves it as it was. Raises ValueError for a stage that is missing and a target that is no model's.
+    ``through``: "teacher" or "causal" omits the later stages, for comparisons with them. Otherwise the student is
+    Self-Forcing's if that stage is finished, else the causal stage's; the exported folder records which. A tiny decoder
+    is included if its stage is finished or the base model has one.
+
+    ``target`` is created, or its model replaced (other files in it stay). Everything is first written to a temporary
+    folder, so that a failure to write changes nothing. Raises ValueError if a stage is missing, or if ``target`` is a
+    file or a folder with other contents than a model.
     """
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / "model.json").is_file()):
         raise ValueError(f"{target} is no model's folder and not empty; name a new one")
@@ -39,7 +41,7 @@ def export(recipe: Recipe, folder: Path, target: Path, through: str | None = Non
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
         pipeline.save_pretrained(temporary)
-        # model.json last: it is what tells a model's folder.
+        # model.json last: it marks a folder as a model
         files = [path for path in Path(temporary).rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: path.name == "model.json"):
             place = target / path.relative_to(temporary)
@@ -48,7 +50,7 @@ def export(recipe: Recipe, folder: Path, target: Path, through: str | None = Non
 
 
 def _parts(recipe: Recipe, folder: Path, trainee: Trainee) -> Components:
-    """What stands around the transformer: trained here, or the base's."""
+    """The parts around the transformer: trained by this recipe, or the base model's."""
     if recipe.autoencoder is not None:
         autoencoder = load_autoencoder(recipe, folder)
         assert autoencoder is not None
@@ -61,7 +63,7 @@ def _parts(recipe: Recipe, folder: Path, trainee: Trainee) -> Components:
 
 
 def _tiny(recipe: Recipe, folder: Path) -> TinyAutoencoder | None:
-    """Trained here, or the base's; None where there is neither."""
+    """The tiny decoder trained by this recipe, or the base model's; None if there is neither."""
     own = weights_path(folder, "tiny-decoder")
     if own.exists():
         return TinyAutoencoder.load(own, recipe.model.tiny_decoder)

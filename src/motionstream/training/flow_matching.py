@@ -1,4 +1,4 @@
-"""What the diffusion stages share: conditions of prepared clips, and the loss of flow matching."""
+"""Conditions of prepared clips and the flow-matching loss, shared by the diffusion stages."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def make_conditions(
     generator: torch.Generator | list[torch.Generator],
     without_image: Tensor | None = None,
 ) -> Conditions:
-    """Conditions of whole clips, with ids drawn anew, from one generator or from one for each clip.
+    """Conditions of whole clips, with random track ids from one generator, or from one for each clip.
 
-    ``without_image`` (B,): clips that are not told their picture.
+    ``without_image`` (B,): clips whose picture is dropped from the conditions.
     """
     batch, _, count = clips.visible.shape
     each = generator if isinstance(generator, list) else [generator] * batch
@@ -42,7 +42,7 @@ def make_conditions(
 
 
 def text_tokens(text: TextEncoder, clips: PreparedClips) -> Tensor:
-    """Tokens (B, tokens, width) of the captions: encoded here, or beforehand; empty ones are the null condition."""
+    """Tokens (B, tokens, width) of the captions, encoded beforehand or now; an empty caption is the null condition."""
     where = clips.latents.device
     if clips.text is None:
         return text.encode(clips.captions).to(where)
@@ -57,7 +57,7 @@ def null_conditions(
     told: Conditions,
     generator: torch.Generator | list[torch.Generator],
 ) -> Guidance:
-    """What joint guidance (equation 2) sets against ``told``, the clips' conditions, by the model's own weights."""
+    """Joint guidance (equation 2) for ``told``, the clips' conditions, with the weights from the model's config."""
     settings = model.config.sampler
     negative = text.encode([settings.negative_prompt] * len(clips)).to(clips.latents.device)
     nothing = clips.without_tracks(torch.ones(len(clips), dtype=torch.bool))
@@ -70,11 +70,11 @@ def null_conditions(
 
 
 def x0_loss(prediction: Tensor, x0: Tensor, noisy: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-    """Squared error of x0 per element, weighted.
+    """Weighted squared error of x0, per element.
 
-    Without a prior the weight is 1/t², which makes it the plain flow-matching loss of the velocity (eq. A2, w_t = 1).
-    With one, the error is divided by the posterior's deviation: between the pictures' own energies and a fully
-    whitened error, which would spend the model on what nobody sees.
+    Without a prior the weight is 1/t², which gives the plain flow-matching loss of the velocity (eq. A2, w_t = 1). With
+    a prior, the squared error is divided by the posterior's standard deviation: a compromise between the plain
+    error and division by the variance (whitening), which would spend the model's capacity on invisible details.
     """
     error = (prediction - x0) ** 2
     if conditions.prior is None:
@@ -94,9 +94,9 @@ def evaluate_loss(
     without_image: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Mean loss over every frame but the given one; over that, too, in the clips ``without_image`` (B,).
+    """Mean loss over all latent frames except the given one, which counts only in the clips ``without_image`` (B,).
 
-    ``weight``: of every frame (B, F), w_t of equation A2; 1 when None.
+    ``weight`` (B, F): w_t of equation A2 for each frame; 1 when None.
     """
     clean = model.config.image_conditioning == "first_latent"
     noisy = add_noise(x0, noise, t)
@@ -112,11 +112,11 @@ def evaluate_loss(
         counted[:, 0] *= gone
     prediction = velocity_to_x0(noisy, model(noisy, t, conditions, context), t)
     frames = x0_loss(prediction, x0, noisy, t, conditions).mean(dim=(1, 3, 4))
-    # by the number of frames that count, not by their weights: w_t must not cancel
+    # divided by the number of frames that count, not by the sum of weights, which would cancel w_t
     return ((frames * counted).sum(dim=1) / (counted > 0).sum(dim=1).clamp(min=1)).mean()
 
 
 def decibels(latents: Tensor, target: Tensor) -> float:
-    """Signal-to-error ratio of all but the first latent frame, in dB."""
+    """Signal-to-error ratio in dB, without the first latent frame."""
     error = (latents - target)[:, :, 1:].square().mean()
     return float(10 * torch.log10(target[:, :, 1:].square().mean() / error))

@@ -1,6 +1,6 @@
-"""Networks that a stage uses and does not train, made small: in half precision, or offloaded.
+"""Saves memory on networks that a stage uses but does not train, by lower precision or offloading.
 
-Both concern transformers alone, as sharding does: what is around them is small, and keeps its precision and place.
+Like sharding, both apply to transformers alone; the parts around them are small and keep their precision and device.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def place_frozen(module: nn.Module, config: TrainConfig, device: torch.device) -> None:
-    """Make a frozen network the same on all ranks and put it where, and in which precision, ``config`` says.
+    """Broadcast a frozen network to all ranks, with precision, sharding and offloading according to ``config``.
 
-    Offloaded, only its transformers' blocks leave ``device``; sharded as well, each rank keeps its part of them in the
-    computer's memory (FSDP2's offloading). Raises ValueError for a network that is to be trained.
+    Offloading moves only the transformers' blocks off ``device``; with sharding, each rank keeps its part of the
+    transformers in CPU memory (FSDP2's offloading). Raises ValueError if a parameter requires gradients.
     """
     if any(parameter.requires_grad for parameter in module.parameters()):
         raise ValueError("a network among the stage's frozen ones has parameters that require gradients: freeze it")

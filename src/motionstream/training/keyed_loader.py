@@ -1,4 +1,4 @@
-"""Items by key from worker processes, ahead of their need."""
+"""Loads items by key in worker processes, before they are needed."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def _unchanged(item: Any) -> Any:
 
 
 class _Failure:
-    """In an item's place, what the user can do something about: the error that a DataLoader would raise in its place
-    is a traceback in words."""
+    """Returned in place of an item: an error that the user can act on. A DataLoader would raise one whose message
+    contains a whole traceback."""
 
     def __init__(self, error: ValueError | OSError) -> None:
         self.error = error
 
 
 class _Keyed(Dataset):
-    """Items with their keys, so that what comes can be told from what was asked for.
+    """Items with their keys, so that an item can be compared with what was requested.
 
-    From a worker they come as bytes: a tensor that a DataLoader hands over by itself stays in shared memory and holds a
-    file open for as long as it lives, of which a process may have a thousand.
+    Workers return pickled bytes: tensors that a DataLoader transfers itself stay in shared memory and each keeps a file
+    open as long as it lives, and a process may open only about a thousand files.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -49,7 +49,7 @@ class _Keyed(Dataset):
 
     def _made(self, key: Any) -> Any:
         try:
-            # the trainer's mixed precision, which forked workers inherit, is none of the data's
+            # forked workers inherit the trainer's mixed precision, which must not affect the data
             with torch.autocast("cpu", enabled=False):
                 return self.dataset[key]
         except (ValueError, OSError) as error:
@@ -57,11 +57,11 @@ class _Keyed(Dataset):
 
 
 class KeyedLoader(Generic[K, V]):
-    """``get`` in the order of ``needs``: items are then made ahead of it; a jump costs what lies ready.
+    """Loads items ahead of ``get`` as long as the keys follow the order of ``needs``; a jump discards those made ahead.
 
     Args:
-        dataset: makes an item of a key, ``dataset[key]``; in worker processes.
-        workers: their number; 0 makes items in this one. ahead: items in flight, all workers together.
+        dataset: ``dataset[key]`` makes an item; called in the worker processes.
+        workers: number of worker processes; 0 makes items in this one. ahead: items made ahead by all workers together.
     """
 
     def __init__(self, dataset: Any, *, workers: int, ahead: int) -> None:
@@ -69,9 +69,9 @@ class KeyedLoader(Generic[K, V]):
         self._coming: Iterator[tuple[K, Any]] | None = None
 
     def get(self, key: K, needs: Callable[[], Iterator[K]]) -> V:
-        """The item of ``key``. ``needs``: the keys to come, beginning with it; asked where the caller has jumped.
+        """The item for ``key``. ``needs``: the keys to come, beginning with ``key``; called at first and after a jump.
 
-        Raises ValueError and OSError as the dataset has raised them, in whatever process.
+        Raises the dataset's ValueError or OSError, also from a worker process.
         """
         with data_wait:
             found = None if self._coming is None else next(self._coming)
@@ -96,12 +96,12 @@ class KeyedLoader(Generic[K, V]):
             prefetch_factor=max(2, self.ahead // self.workers) if self.workers else None,
             worker_init_fn=_begin,
             collate_fn=_unchanged,
-            generator=torch.Generator(),  # else it takes a number from the global one, which a resumed run would miss
+            generator=torch.Generator(),  # otherwise it draws from the global one, and resuming would not be exact
         )
 
 
 def of_step(loader: KeyedLoader[tuple[int, int], V], step: int, samples: list[int]) -> list[V]:
-    """This rank's ``samples`` of a step; the loader's keys are (step, sample). Later steps' are then made ahead."""
+    """This rank's ``samples`` of a step, from a loader with keys (step, sample) that then makes later steps' ahead."""
 
     def needs(first: int) -> Iterator[tuple[int, int]]:
         at = step

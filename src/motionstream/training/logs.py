@@ -1,4 +1,4 @@
-"""What a run writes down: JSON lines, TensorBoard where it is installed, and a line to whoever listens."""
+"""Logs a run: as JSON lines, to TensorBoard if installed, and as lines of text passed to a callback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 
 class Stopwatch:
-    """Seconds spent inside it, summed up until ``take``."""
+    """A context manager that sums up the seconds spent inside it; ``take`` returns and resets the sum."""
 
     def __init__(self) -> None:
         self._seconds = self._began = 0.0
@@ -36,15 +36,15 @@ class Stopwatch:
 
 
 data_wait = Stopwatch()
-"""Sources of data wait within it; the log tells the share of a step's time."""
+"""Sources of clips wait for data inside this stopwatch; the log reports the share of a step's time."""
 
 
 class Pace:
-    """What steps take, from one log line to the next.
+    """Time, memory and speed of the steps between two log lines.
 
     Args:
-        flops: a step's floating-point operations, of all ranks together.
-        peak: what one device can do in a second at best; None where that is not known.
+        flops: floating-point operations of a step, all ranks together.
+        peak: peak speed of one device in FLOP/s; None if unknown.
     """
 
     def __init__(
@@ -61,14 +61,15 @@ class Pace:
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def add(self, step: int, seconds: float) -> None:
-        """``step`` is done, after ``seconds``."""
+        """Record that ``step`` took ``seconds``."""
         self._steps, self._seconds = self._steps + 1, self._seconds + seconds
         if self._count is not None and self._peak is not None:
             self._flops += self._count(step)
 
     def take(self) -> dict[str, float]:
-        """Of the steps since the last call: ``step_seconds``, ``data_wait`` (its share of the time); on a GPU
-        ``peak_memory_gb`` of this rank, and ``share_of_peak``, of what all devices could have computed meanwhile."""
+        """Figures of the steps since the last call: ``step_seconds`` (mean); ``data_wait`` (share of the time); if the
+        peak is known, ``share_of_peak``, relative to the peak speed of all devices; on a GPU, ``peak_memory_gb`` of
+        this rank."""
         seconds = max(self._seconds, 1e-9)
         numbers = {"step_seconds": self._seconds / max(1, self._steps), "data_wait": data_wait.take() / seconds}
         if self._peak is not None:
@@ -80,8 +81,8 @@ class Pace:
 
 
 class Log:
-    """Numbers to ``log.jsonl``, TensorBoard and ``say``, pictures to ``validation/`` and TensorBoard; of the first rank
-    alone."""
+    """Writes numbers to ``log.jsonl``, TensorBoard and ``say``, and pictures to ``validation/`` and TensorBoard. Only
+    the first rank writes."""
 
     def __init__(self, folder: Path, step: int, say: Say) -> None:
         self.first = distributed.rank() == 0
@@ -97,7 +98,7 @@ class Log:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, seconds: float, numbers: dict[str, float], kind: str) -> None:
-        """One record of ``kind`` "train" or "validate"."""
+        """Write a record of ``kind`` "train" or "validate"; ``seconds``: the run's training time until now."""
         if not self.first:
             return
         head = {"step": step, "minutes": round(seconds / 60, 2), "kind": kind}
@@ -110,7 +111,7 @@ class Log:
         self.say("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown))
 
     def show(self, step: int, pictures: dict[str, np.ndarray]) -> None:
-        """Pictures, uint8 (H, W, 3), by name."""
+        """Write pictures, uint8 (H, W, 3), by name."""
         if not self.first:
             return
         for name, picture in pictures.items():
@@ -125,7 +126,7 @@ class Log:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop from a log what came after ``step``: a run that was killed writes it again. A line cut short goes, too."""
+    """Drop a log's records after ``step``, which a resumed run writes again, and incomplete lines."""
     if not path.exists():
         return
     kept = []

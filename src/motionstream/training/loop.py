@@ -1,8 +1,8 @@
-"""The training loop, for every stage: resumable, logged, averaged, and stopped by a number that is not finite.
+"""The training loop of all stages: resumable, logged, with averaged weights; it stops if a number is not finite.
 
-A stage says what a loss is; the loop owns optimisers, schedule, averaged weights, log and checkpoints, on one process
-or on several (``distributed``). A JSON line every few steps goes to ``log.jsonl`` in the run's folder, and to
-TensorBoard where it is installed.
+A stage defines the loss; the loop owns the optimisers, schedule, averaged weights, log and checkpoints, in one process
+or several (``distributed``). Every few steps it logs a JSON line to ``log.jsonl`` in the run's folder, and to
+TensorBoard if installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from motionstream.training.stage import Stage, TrainConfig
 
 BAD_BATCH = "bad_batch.pt"
 FORMAT = 2
-"""Of checkpoints; raised when older ones cannot be read any more."""
+"""Version of the checkpoints' format, incremented when older ones can no longer be read."""
 
 
 class Run:
@@ -52,15 +52,15 @@ class Run:
             place_frozen(module, config, self.device)
         if not stage.frozen and (config.offload_frozen or config.frozen_dtype is not None):
             warnings.warn("the stage has no frozen network: offload_frozen, frozen_dtype have no effect", stacklevel=2)
-        # of what is trained alone: the frozen weights of LoRA are most of a model
+        # of the trained parameters only: with LoRA most of a model is frozen
         self._average = {k: p.detach().clone() for k, p in stage.module.named_parameters() if p.requires_grad}
         self.step = 0
         self.seconds = 0.0
         self.pictures: dict[str, np.ndarray] = {}
-        """Of the last validation, by name."""
+        """Pictures of the last validation, by name."""
         self._micro = distributed.MicroBatch(0, config.accumulate)
         self._changing = False
-        """Weights and moments are between two steps' states."""
+        """Whether an update is under way, so that weights and moments may not be those of any step."""
         self.checkpoints = Checkpoints(folder, background=config.background_checkpoints)
         with self._looking():
             self.before = stage.before()
@@ -81,43 +81,43 @@ class Run:
 
     @property
     def average(self) -> dict[str, Tensor]:
-        """The module's state with the averaged weights, whole; with sharding all ranks must ask together."""
+        """The module's state with the averaged weights, as whole tensors; with sharding, all ranks must call it."""
         state = self.stage.module.state_dict() | self._average
         return {name: distributed.whole(value) for name, value in state.items()}
 
     def use_average(self) -> None:
-        """Put the averaged weights into the module, for what follows the run."""
+        """Put the averaged weights into the module, for use after the run."""
         self._put(self._average)
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:
-        """Into the module's parameters of these names."""
+        """Copy ``weights`` into the module's parameters of the same names."""
         for name, parameter in self.stage.module.named_parameters():
             if name in weights:
                 distributed.local(parameter).copy_(distributed.local(weights[name]))
 
     @property
     def progress(self) -> float:
-        """0 … 1, by steps or by minutes, whichever is further."""
+        """Progress 0 … 1, by steps or by minutes, whichever is further."""
         done = self.step / self.config.steps
         if self.config.minutes is not None:
             done = max(done, self.seconds / (60 * self.config.minutes))
         return min(done, 1.0)
 
     def player(self) -> Player:
-        """Whose update the coming step is."""
+        """The player that the coming step updates."""
         return self.players[self.stage.turn(self.step)]
 
     def precision(self) -> AbstractContextManager[object]:
-        # autocast remembers its copies of all weights until a forward ends: with sharding that would be whole networks
+        # autocast caches its copies of all weights until a forward ends: with sharding, these would be whole networks
         kept = not (self.config.shard and distributed.world_size() > 1)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16, cache_enabled=kept)
 
     @contextmanager
     def _looking(self) -> Iterator[None]:
-        """The module as it is looked at: without gradients, in the run's precision."""
+        """Context for evaluating the module: in eval mode, without gradients, in the run's precision."""
         for player in self.players.values():
-            player.clear()  # the last step's gradients take as much memory as the weights
+            player.clear()  # gradients of the last step take as much memory as the weights
         self.stage.module.eval()
         with torch.no_grad(), self.precision():
             yield
@@ -129,7 +129,7 @@ class Run:
         return player.lr * warm * (self.config.final_lr + (1 - self.config.final_lr) * cosine)
 
     def save(self) -> None:
-        """Write a checkpoint. Raises OSError, the one before it intact, where there is no room."""
+        """Write a checkpoint. Raises OSError if it cannot be written (disk full); the one before it stays intact."""
         rest = {
             "format": FORMAT,
             "step": self.step,
@@ -188,11 +188,11 @@ class Run:
         return {k: v for player in self.players.values() for k, v in player.tensors(moments=moments).items()}
 
     def update(self) -> dict[str, float]:
-        """One optimiser step; returns what is to be logged.
+        """One optimiser step; returns the numbers to log.
 
-        Raises FloatingPointError for a loss or a gradient that is not finite: weights are then as they were, the batch
-        is in ``bad_batch.pt`` and the run's state in its checkpoint. Raises MemoryError where there is not enough of
-        it; what of the run is then in its checkpoint, and what to do, the message says.
+        Raises FloatingPointError if the loss or the gradient's norm is not finite: the weights are then unchanged, the
+        batch is saved in ``bad_batch.pt`` and the run's state in its checkpoint. Raises MemoryError if memory runs out:
+        the message says which state the checkpoint has, and what to do.
         """
         before = self._random_state()
         try:
@@ -201,7 +201,7 @@ class Run:
             if not is_out_of_memory(error):
                 raise
             problem = " ".join(str(error).split())
-        # beyond the clause: within it the error holds on to all tensors of the step
+        # after the except clause, because inside it the error keeps all tensors of the step alive
         self._give_up(problem, before)
 
     def _update(self, before: dict[str, Any]) -> dict[str, float]:
@@ -223,7 +223,8 @@ class Run:
         return {"loss": loss, "gradient_norm": norm, "lr": rate, **numbers}
 
     def _backward(self) -> tuple[float, dict[str, float], list[Any]]:
-        """Gradients of the global batch's mean loss: (loss, numbers, batches), the former two over all ranks."""
+        """Compute gradients of the mean loss. Returns loss and numbers, averaged over micro-batches and ranks, and the
+        batches."""
         count, stage = self.config.accumulate, self.stage
         total = torch.zeros((), dtype=torch.float64)
         sums: dict[str, list[float]] = {}
@@ -242,7 +243,7 @@ class Run:
         return means.pop(""), means, batches
 
     def _stop(self, loss: float, norm: float, batches: list[Any], before: dict[str, Any]) -> NoReturn:
-        """Save the batch, and the run as it was before it: the next try meets the same batch."""
+        """Save the batch and the run's state before it, so that resuming gets the same batch; then raise."""
         for player in self.players.values():
             player.clear()
         self._set_random_state(before)
@@ -262,18 +263,18 @@ class Run:
         )
 
     def _give_up(self, problem: str, before: dict[str, Any]) -> NoReturn:
-        """Out of memory: leave the run as it was before the step, in its checkpoint where that can be had."""
+        """Save the run's state before the step, if possible, and raise MemoryError."""
         for player in self.players.values():
             player.clear()
         where = "nothing newer could be saved: its last checkpoint is intact"
-        if not self._changing and distributed.world_size() == 1:  # other ranks do not know, and would not save with us
+        if not self._changing and distributed.world_size() == 1:  # other ranks do not know, and would not join the save
             self._set_random_state(before)
             try:
                 self.save()
                 self.checkpoints.wait()
                 where = "its state before the step is in its checkpoint"
             except (OSError, MemoryError, RuntimeError):
-                pass  # the one before is as it was, and what is missing is memory
+                pass  # the last checkpoint is intact, and the error to report is the lack of memory
         advice = explain(self.config, self._micro.samples, distributed.world_size())
         raise MemoryError(f"out of memory at step {self.step} of {self.folder}; {where}. {advice} ({problem[:300]})")
 
@@ -285,8 +286,8 @@ class Run:
                 distributed.local(self._average[name]).lerp_(distributed.local(parameter), 1 - decay)
 
     def validate(self) -> dict[str, float]:
-        """The stage's validation with the averaged weights in place, and what it began with; its pictures are then in
-        ``pictures``."""
+        """Run the stage's validation with the averaged weights, and store its pictures in ``pictures``. Returns its
+        figures together with those from before training."""
         module = self.stage.module
         with self._looking():
             trained = {k: p.detach().clone() for k, p in module.named_parameters() if k in self._average}
@@ -300,13 +301,13 @@ class Run:
 def train(
     stage: Stage, config: TrainConfig, folder: Path, *, flops: Mapping[str, float] | None = None, say: Say = print
 ) -> Run:
-    """Train to the end, or go on from the checkpoint in ``folder``; returns the run with its averaged weights.
+    """Train to the end, resuming from the checkpoint in ``folder`` if there is one; returns the run.
 
-    All ranks call this together. ``flops``: floating-point operations of an update of each player, "module" and
-    "opponent", of the whole global batch and without what is recomputed; the log tells their share of the peak where
-    the device's data sheet is known.
+    All ranks call this together. ``flops``: floating-point operations per update of each player, "module" and
+    "opponent", for the whole global batch and without recomputation; if the device's peak speed is known from its data
+    sheet, the log reports their share of it.
 
-    Raises FloatingPointError and MemoryError as ``Run.update`` does, and OSError where a checkpoint cannot be written.
+    Raises FloatingPointError and MemoryError as ``Run.update`` does, and OSError if a checkpoint cannot be written.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -334,13 +335,13 @@ def train(
 
 
 def _steps(run: Run, log: Log, pace: Pace, moved: Callable[[], None]) -> None:
-    """The loop itself."""
+    """Train until ``run.progress`` is 1; ``moved`` is called after every step."""
     config = run.config
     while run.progress < 1:
         began = time.monotonic()
         numbers = run.update()
         elapsed = time.monotonic() - began
-        if config.minutes is not None:  # ranks must agree when time is up
+        if config.minutes is not None:  # ranks must agree on when time is up
             elapsed = distributed.mean_over_ranks({"": elapsed})[""]
         run.seconds += elapsed
         pace.add(run.step - 1, elapsed)
