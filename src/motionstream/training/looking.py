@@ -1,8 +1,8 @@
-"""Training what the pixel mixer sees, by itself: which pixels are of one thing.
+"""Pretrains the pixel mixer's features, by which it decides which pixels belong to one thing, on still pictures.
 
-What goes along with a drag can be asked of a still picture, of which far more are seen in the same time than clips: one
-frame is rendered, gestures take hold of some of its points as a press would, and every other point is compared with the
-nearest of those. The renderer knows which are of the same thing. ``mixer.py`` goes on from here.
+Which pixels move along with a drag can be learned from single frames, which are much faster to render than clips:
+gestures grasp some points of the picture, and every point is compared with the nearest grasped one. The renderer knows
+which points are on the same thing. ``mixer.py`` continues the training on clips.
 
 Legend: B batch, G gestures, P points of the renderer.
 """
@@ -29,17 +29,17 @@ from motionstream.training.keyed_loader import KeyedLoader, of_step
 from motionstream.training.stage import Stage
 
 GESTURES = 4
-"""On each picture; the last of them on the background."""
+"""Number of gestures on each picture; the last is on the background."""
 MOST_POINTS = 64
-"""That one of them holds."""
+"""Largest number of points that a gesture grasps."""
 HELD_OUT_SEED = 77_000_000
 
 
 @dataclass(frozen=True)
 class Gestures:
     """``pictures`` (B, 3, H, W) in [−1, 1] with ``points`` (B, P, 2) in pixels. For each gesture and point (B, G, P):
-    which point it is compared with, ``nearest``, at what ``distance`` in pixels, and whether both are of the ``same``
-    thing."""
+    ``nearest``, the index of the nearest grasped point; its ``distance`` in pixels; and ``same``, whether both are on
+    the same thing."""
 
     pictures: Tensor
     points: Tensor
@@ -49,7 +49,7 @@ class Gestures:
 
     @classmethod
     def join(cls, parts: list[Gestures]) -> Gestures:
-        """Batches joined into one."""
+        """Concatenate batches."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
     def to(self, device: torch.device) -> Gestures:
@@ -57,9 +57,9 @@ class Gestures:
 
 
 def still_pictures(scene: SceneConfig) -> SceneConfig:
-    """The same scenes as single frames, with things in each, and a point for every second pixel of a row or column.
+    """The same scenes as single frames with at least one thing, and a point for every second pixel in both directions.
 
-    Nothing stands before the background: planes nearer than it are things of which the renderer does not tell.
+    Without parallax: planes in front of the background would be things that the renderer's layers do not include.
     """
     return replace(
         scene,
@@ -81,7 +81,7 @@ def rendered_gestures(
     *,
     batch: int = 1,
 ) -> Gestures:
-    """Render pictures and take hold of things in them. ``radius``: of a gesture, as of a ``TrackMix``."""
+    """Render pictures and grasp things in them. ``radius``: of a gesture, see ``TrackMix``."""
     drawn = draw_scene(scene, batch, seed, bank)
     clips, lattice = render_scene(drawn, scene), scene.background_grid**2
     places, layer = clips.positions[:, 0, :lattice], clips.layer[:, :lattice]
@@ -91,7 +91,7 @@ def rendered_gestures(
     for clip in range(batch):
         for gesture in range(GESTURES):
             wanted = layer[clip] == 0 if gesture == GESTURES - 1 else layer[clip] > 0
-            area = wanted if wanted.any() else torch.ones_like(wanted)  # all may be covered, or lie outside
+            area = wanted if wanted.any() else torch.ones_like(wanted)  # things or background may be hidden
             held = sample_press(places[clip], area, layer[clip], radius, generator)
             held = subset(held, MOST_POINTS, generator)
             apart, which = _distances(places[clip], places[clip, held]).min(dim=1)
@@ -107,7 +107,7 @@ def _distances(these: Tensor, those: Tensor) -> Tensor:
 
 
 class _Rendered(Dataset):
-    """One picture by (step, sample). Runs in worker processes."""
+    """One picture and its gestures for each (step, sample). Runs in worker processes."""
 
     def __init__(self, scene: SceneConfig, radius: tuple[float, float], textures: tuple[str, ...], seed: int) -> None:
         self.scene, self.radius, self.textures, self.seed = scene, radius, textures, seed
@@ -121,11 +121,10 @@ class _Rendered(Dataset):
 
 
 class LookStage(Stage):
-    """The looking part of a pixel mixer by itself. See the module's docstring.
+    """Trains only ``look`` and ``alike`` of a pixel mixer. See the module's docstring.
 
     Args:
-        mixer: trained are its ``look`` and ``alike`` alone.
-        scene: what clips are like; made still here. mix: how large gestures are.
+        scene: configuration of the clips, changed to still pictures here. mix: gives the radius of gestures.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class LookStage(Stage):
         return Gestures.join(of_step(self._loader, step, list(shard(self.batch))))
 
     def logits(self, gestures: Gestures) -> Tensor:
-        """That a point is of the thing that a gesture took hold of, (B, G, P)."""
+        """Logits (B, G, P) that a point is on the thing that a gesture grasps."""
         seen = self.mixer.see(gestures.pictures[:, None])
         size = torch.tensor(gestures.pictures.shape[:-3:-1], device=seen.device)
         points = 2 * (gestures.points + 0.5) / size - 1
@@ -170,8 +169,8 @@ class LookStage(Stage):
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """On held-out photographs: the share of points told apart rightly, and of a thing on which a gesture took hold
-        the points found, over those found or its own (IoU)."""
+        """On scenes with held-out photographs: the share of points classified correctly, and the mean intersection over
+        union (IoU) of the points found on the grasped things, without the background."""
         gestures = self.held.to(next(module.parameters()).device)
         found, same = self.logits(gestures) > 0, gestures.same
         things = ((found & same).sum(dim=-1) / (found | same).sum(dim=-1))[:, :-1]

@@ -1,11 +1,11 @@
-"""Training the pixel mixer: rendered clips, whose every pixel is known, mixed from what their tracks carry.
+"""Trains the pixel mixer to reproduce rendered clips from the content that their tracks carry.
 
-Three things are asked of it. The mixed picture should be the true one. Each weight should be on a candidate that is
-right by itself: an average of two wrong ones is a ghost. And the likenesses by which it chooses should tell things
-apart, which the renderer's points, whose layers are known, teach directly. Its own colours (``fill``) count where no
-candidate is right: in what was hidden before.
+The loss has four terms: the error of the mixed picture; the expected error of a candidate chosen by the weights,
+because an average of two wrong candidates is a ghost; the error of the mixer's own colours (``fill``), mainly where no
+candidate is right, as on uncovered ground; and the classification of the renderer's points, whose layers are known, by
+the likenesses that should tell things apart.
 
-Legend: B batch, K source pictures, F frames looked at, M tracks, P points of the renderer.
+Legend: B batch, K source pictures, F sampled frames, M tracks, P points of the renderer.
 """
 
 from __future__ import annotations
@@ -35,21 +35,24 @@ from motionstream.training.stage import Stage
 from motionstream.training.turns import still_scene
 
 MOVED, CHANGED = 1.0, 0.08
-"""How much more a pixel counts whose static candidate is wrong, and by how much of [−1, 1] it has to be."""
+"""Additional weight of pixels whose static candidate is wrong, and the error above which it is (colours in [−1, 1])."""
 CHOICE, ALIKE, NEEDLESS = 0.5, 0.15, 0.02
-"""Weights: of the expected error of a choice, of the likenesses, of the filling colours where they are not needed."""
+"""Weights of the expected error of a choice, the likeness loss, and the filling colours where a candidate is right."""
 
 
 UNKNOWN = 0.15
-"""Share of the clips of which it is not known what their tracks are on."""
+"""Share of the clips for which the things under the tracks are treated as unknown."""
 
 
 @dataclass(frozen=True)
 class MixerClips:
-    """Some frames of clips and what is carried to them: ``positions`` (B, F, M, 2) and ``visible`` (B, F, M) of tracks
-    with their ``source``, ``video`` (B, 3, F, H, W) in [−1, 1] as it should be. ``points`` (B, F, P, 2) where the
-    renderer's points were in each frame's static picture, ``seen`` (B, F, P) whether there, ``layer`` (B, P) of which
-    thing; ``track_layer`` (B, M) the same of the tracks."""
+    """Sampled frames of clips and what their content comes from.
+
+    Tracks: ``positions`` (B, F, M, 2) and ``visible`` (B, F, M), with their ``source``. Target: ``video``
+    (B, 3, F, H, W) in [−1, 1]. Renderer's points: ``points`` (B, F, P, 2), their positions in each frame's static
+    picture, ``seen`` (B, F, P), whether they are visible there, and ``layer`` (B, P), the layer of their thing;
+    ``track_layer`` (B, M): the layer of each track's thing.
+    """
 
     positions: Tensor
     visible: Tensor
@@ -62,9 +65,9 @@ class MixerClips:
 
     @classmethod
     def join(cls, clips: list[MixerClips]) -> MixerClips:
-        """Batches joined into one."""
+        """Concatenate batches."""
         sources = [vars(c.source) for c in clips]
-        names = [name for name, value in sources[0].items() if value is not None]  # others are of streams alone
+        names = [name for name, value in sources[0].items() if value is not None]  # others are for streams only
         source = CarrySource(**{name: torch.cat([s[name] for s in sources]) for name in names})
         names = [field.name for field in fields(cls) if field.name != "source"]
         return cls(source=source, **{name: torch.cat([getattr(c, name) for c in clips]) for name in names})
@@ -84,8 +87,8 @@ def take_frames(
     unknown: float = 0.0,
     draw: Draw | None = None,
 ) -> MixerClips:
-    """``count`` random frames of each of the clips. ``chunks``: first frames of the chunks. ``unknown``: share of the
-    clips of which it is not told what their tracks are on; ``draw`` helps to find it."""
+    """Take ``count`` random frames of each clip. ``chunks``: first frames of the chunks. ``unknown``: share of clips
+    for which the things under the tracks are treated as unknown. ``draw``: the outliner's, to find the things."""
     batch, frames = clips.video.shape[0], clips.video.shape[2]
     rows = torch.arange(batch)[:, None]
     video = to_float(clips.video)
@@ -98,7 +101,7 @@ def take_frames(
     assert source.thing is not None
     static = static[rows, picked]
     source = replace(source, static=static, thing=source.thing[rows, picked])
-    began = before[tracks.birth]  # a track is one of the points: the one that was there
+    began = before[tracks.birth]  # tracks are points of the renderer: the one at a track's start has its layer
     positions, visible = tracks.positions[rows, picked], tracks.visible[rows, picked]
     there = clips.positions[rows, began]  # (B, M, P, 2)
     known = clips.visible[rows, began] & (clips.layer >= 0)[:, None]
@@ -117,12 +120,12 @@ def take_frames(
 
 
 def clear_scene(scene: SceneConfig) -> SceneConfig:
-    """The same scenes in even light and clear weather: what no track tells of, no mixing can show."""
+    """The same scenes in even light and clear weather: mixing cannot show changes that tracks do not describe."""
     return replace(scene, dark_probability=0.0, snow_probability=0.0, fog_probability=0.0, tint_probability=0.0)
 
 
 class _Rendered(Dataset):
-    """One clip's frames by (step, sample). Runs in worker processes."""
+    """The frames of one clip for each (step, sample). Runs in worker processes."""
 
     def __init__(
         self,
@@ -142,7 +145,7 @@ class _Rendered(Dataset):
         self._bank = self._bank or TextureBank(self.textures)
         generator = keyed_generator("mixer", self.seed, *key)
         seed = int(torch.randint(2**62, (), generator=generator))
-        # before a still camera, as most streams are, what is not dragged rests: that is where to look for mistakes
+        # every second clip has a still camera, as most streams do: mistakes show most where the ground rests
         scene = still_scene(self.scene) if sum(key) % 2 else self.scene
         return rendered_frames(scene, self.mix, self._bank, seed, generator, **self.settings)
 
@@ -160,14 +163,14 @@ def rendered_frames(
     unknown: float = 0.0,
     draw: Draw | None = None,
 ) -> MixerClips:
-    """Render clips, choose tracks, and take ``count`` frames of each, as ``take_frames``."""
+    """Render clips, sample tracks, and take ``count`` frames of each clip; see ``take_frames``."""
     clips = render(scene, batch, seed, bank)
     tracks = sample_tracks(clips.positions, clips.visible, clips.layer, mix, generator, chunks=chunks)
     return take_frames(clips, tracks, generator, chunks=chunks, count=count, unknown=unknown, draw=draw)
 
 
 class MixerStage(Stage):
-    """The pixel mixer by itself. See the module's docstring."""
+    """Trains the pixel mixer alone. See the module's docstring."""
 
     def __init__(
         self,
@@ -215,8 +218,9 @@ class MixerStage(Stage):
             return relations, warp_all(relations, clips.source, grid=self.mixer.grid)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """On drags of held-out photographs before a still camera, in dB: the mixed picture, the nearest candidate, the
-        static one, and the best of the three at every pixel; and the share of points told apart rightly."""
+        """On drags in scenes of held-out photographs with a still camera: PSNR in dB of the mixed picture, the nearest
+        candidate, the static one, and the best candidate at every pixel; and the share of points classified
+        correctly."""
         assert isinstance(module, PixelMixer)
         clips = self.held.to(next(module.parameters()).device)
         relations, candidates = self._carry(clips)
@@ -235,15 +239,15 @@ class MixerStage(Stage):
 
 
 def _on_cpu(mixer: PixelMixer) -> Draw | None:
-    """What draws things, as it is now, for clips that are rendered there."""
+    """``draw`` of a CPU copy of the outliner with its current weights, for rendering; None without an outliner."""
     return None if mixer.outliner is None else copy.deepcopy(mixer.outliner).cpu().draw
 
 
 def picture_loss(mixed: Mixed, candidates: Tensor, video: Tensor) -> Tensor:
-    """The mixed picture's error, the expected error of a choice, and the filling colours' where they are needed."""
+    """Error of the mixed picture, expected error of a choice, error of the filling colours where they are needed."""
     error = mixed.picture - video
     heed = 1 + MOVED * ((candidates[:, 2] - video).abs().mean(dim=1) > CHANGED)
-    heed = heed / heed.mean(dim=(1, 2, 3), keepdim=True)  # in each clip, whoever has which
+    heed = heed / heed.mean(dim=(1, 2, 3), keepdim=True)  # per clip, so that the split among ranks does not matter
     each = torch.cat([(candidates - video[:, None]).abs().mean(2), (mixed.fill - video).abs().mean(1, keepdim=True)], 1)
     choice = (heed * (mixed.weights * each).sum(dim=1)).mean()
     needed = each[:, :CANDIDATES].amin(dim=1).detach() + NEEDLESS
@@ -252,8 +256,8 @@ def picture_loss(mixed: Mixed, candidates: Tensor, video: Tensor) -> Tensor:
 
 
 def point_logits(mixed: Mixed, relations: Relations, clips: MixerClips, *, grid: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the renderer's points in every static picture: the logit that one is of the thing whose track began nearest,
-    whether it is, and whether it counts, being seen there. (B, F, P) each."""
+    """For the renderer's points in each frame's static picture, each (B, F, P): the logit that a point is on the thing
+    of the track that began nearest; whether it is; and whether it counts, which needs a visible point and a track."""
     height, width = clips.video.shape[-2:]
     scale = torch.tensor([2 / width, 2 / height], device=clips.points.device)
     places = ((clips.points + 0.5) * scale - 1).flatten(0, 1)[:, None]
@@ -269,7 +273,8 @@ def point_logits(mixed: Mixed, relations: Relations, clips: MixerClips, *, grid:
 
 
 def likeness_loss(mixed: Mixed, relations: Relations, clips: MixerClips, *, grid: int) -> Tensor:
-    """Cross-entropy of the points' likenesses: each clip's mean, and of these the mean, whoever has which clips."""
+    """Cross-entropy of ``point_logits``, averaged per clip and then over clips, so that the split among ranks does not
+    matter."""
     logits, wanted, counted = point_logits(mixed, relations, clips, grid=grid)
     each = F.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="none") * counted
     return (each.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)).mean()

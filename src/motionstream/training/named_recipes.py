@@ -1,4 +1,4 @@
-"""The recipes by name, as ``motionstream train --recipe`` takes them."""
+"""The recipes by name, for ``motionstream train --recipe``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ RECIPES: dict[str, Callable[[float | None], Recipe]] = {
 
 
 def recipe_named(name: str, minutes: float | None = None, stage: str = "all") -> Recipe:
-    """A recipe; ``minutes`` bounds the wall clock of all of its stages together, each of which has its share whatever
-    ``stage`` is trained. But the teacher of nano-ids, which is mostly trained alone, then has all of them. ValueError
-    for a name that there is none of."""
+    """The recipe of a name.
+
+    ``minutes``: wall-clock budget of all stages together; each has a fixed share of it, even if only one ``stage`` is
+    trained. Exception: the teacher of nano-ids, mostly trained alone, then has the whole budget. Raises ValueError for
+    an unknown name.
+    """
     if name not in RECIPES:
         raise ValueError(f"--recipe is {name!r}; known: {', '.join(sorted(RECIPES))}")
     if (name, stage) == ("nano-ids", "teacher"):

@@ -1,4 +1,4 @@
-"""Recipes for the embedded model, for what it is compared with, and for tests."""
+"""Recipes for the embedded model, for the model it is compared with, and for tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from motionstream.training.tiny_autoencoder import TinyTraining
 
 
 def nano(minutes: float | None = None) -> Recipe:
-    """The embedded model. ``minutes`` is the budget of all stages together (None: full length, many CPU hours)."""
+    """The embedded model. ``minutes``: budget of all stages together; None trains at full length, many CPU hours."""
     loss = TeacherConfig(shift=3.0)
     tiny = TinyTraining(
         batch=4, adversarial_start=4000, adversarial_ramp=1000, discriminator_channels=32, replay=2, workers=1
@@ -49,7 +49,7 @@ def nano(minutes: float | None = None) -> Recipe:
                 steps=20_000, lr=1.5e-3, minutes=part(minutes, 0.1), bf16=True, ema=0.998, betas=(0.9, 0.999)
             ),
         ),
-        # what the prior says is the transformer's unit: first things first
+        # the prior first and alone: it sets the scale of the transformer's output
         teacher=(
             Phase(prior, replace(loss, flow_weight=0.0), TrackMix(mask_probability=0.1)),
             Phase(first, loss, TrackMix()),
@@ -77,8 +77,8 @@ def nano(minutes: float | None = None) -> Recipe:
             frames=13,
             side=64,
         ),
-        # regression of its own rollouts instead of distribution matching: this small teacher is no better than what is
-        # carried, and the clips are at hand (docs/log.md)
+        # rollouts regress to the clips, which are available, instead of distribution matching: a teacher this small is
+        # no better than the carried content (docs/log.md)
         rollouts=SelfForcingConfig(
             score_weight=0.0,
             regression_weight=1.0,
@@ -91,14 +91,17 @@ def nano(minutes: float | None = None) -> Recipe:
 
 
 IDS_TEACHER = 0.6
-"""Share of the teacher of ``nano_ids`` in the minutes of all stages together."""
+"""Share of the teacher in the budget of all stages of ``nano_ids``."""
 
 
 def nano_ids(minutes: float | None = None) -> Recipe:
-    """``nano`` with the paper's random ids and no carried content: what a transformer of this size has to learn by
-    itself, first on small, short clips, in which ten times as many are seen and much moves, then on ``nano``'s, cut to
-    the four chunks in which a student's cache rolls.
-    ``minutes`` is the budget of all stages together; its autoencoder is the embedded model's."""
+    """``nano`` with the paper's random ids and without carried content, to show what a transformer of this size learns
+    by itself.
+
+    The teacher trains first on small, short clips with much motion, of which it sees ten times as many in the same
+    time, then on ``nano``'s clips, cut to four chunks, enough for a student's cache to roll. ``minutes``: budget of all
+    stages together. The autoencoder is the embedded model's.
+    """
     whole = nano(minutes)
     assert whole.tiny is not None
     assert isinstance(whole.data, Rendered)
@@ -149,12 +152,12 @@ def nano_ids(minutes: float | None = None) -> Recipe:
 
 
 def nano_debug(minutes: float | None = None) -> Recipe:
-    """``runs/nano-debug.sh``: a small relative of ``nano`` on prepared clips, a few steps of everything."""
-    fifth = part(minutes, 0.2)  # of the five runs
+    """For ``runs/nano-debug.sh``: a smaller variant of ``nano`` on prepared clips, with a few steps of every stage."""
+    fifth = part(minutes, 0.2)  # there are five runs
     few = TrainConfig(steps=8, lr=1e-3, warmup=2, log_every=2, checkpoint_every=4, validate_every=8, minutes=fifth)
     loss = TeacherConfig(shift=3.0)
     small = preset_nano(width=64, layers=2)
-    noisy = replace(small.sampler, temperature=1.0)  # it is distilled by distribution matching, which ``nano`` is not
+    noisy = replace(small.sampler, temperature=1.0)  # distilled by distribution matching, unlike ``nano``
     return Recipe(
         model=replace(small, name="nano-debug", carry=CarryConfig(), sampler=noisy),
         data=None,
@@ -173,8 +176,8 @@ def nano_debug(minutes: float | None = None) -> Recipe:
 
 
 def debug(minutes: float | None = None) -> Recipe:
-    """Everything once, at a size that means nothing: for tests."""
-    tenth = part(minutes, 0.1)  # of the ten runs
+    """Every stage once, at a tiny size; for tests."""
+    tenth = part(minutes, 0.1)  # there are ten runs
     short = TrainConfig(steps=2, log_every=1, checkpoint_every=1, validate_every=2, minutes=tenth)
     scene = SceneConfig(
         height=32,
@@ -207,6 +210,6 @@ def debug(minutes: float | None = None) -> Recipe:
 
 
 def tiny_debug(train: TrainConfig) -> TinyRecipe:
-    """Everything of the tiny decoder once, the discriminator included: for tests."""
+    """A short training of the tiny decoder, including the discriminator; for tests."""
     loss = TinyTraining(batch=2, adversarial_start=1, adversarial_ramp=1, discriminator_channels=8, replay=1)
     return TinyRecipe(train, loss, frames=9, side=32, held_out=2)

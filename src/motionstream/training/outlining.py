@@ -1,7 +1,7 @@
-"""Training what draws the thing that a drag is on (``carry/outliner.py``), by itself: on rendered still pictures
-in which something is grasped. The renderer knows what is of the same thing.
+"""Trains the outliner (``carry/outliner.py``) alone, which predicts the mask of the thing under a drag.
 
-Axes: P grasps of things, N points of one.
+Training uses rendered still pictures with simulated grasps; the renderer knows each thing's mask. Axes: P grasps,
+N points of a grasp, M points known to be off the thing.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ from motionstream.training.looking import HELD_OUT_SEED, still_pictures
 from motionstream.training.stage import Stage
 
 GRASPS = 2
-"""Of every thing."""
+"""Number of grasps of each thing."""
 LEAST = 60
-"""Pixels of a thing, of 128×128, below which nobody would take hold of it."""
+"""Smallest area of a thing that is grasped, in pixels of a 128×128 picture."""
 RADIUS, MOST_POINTS = (3.0, 16.0), 20
-"""Of a grasp, in pixels of 128×128, and the number of its points, 1 to so many."""
+"""Smallest and largest radius of a grasp, in pixels of a 128×128 picture, and the largest number of its points."""
 SPILT = 0.4
-"""Share of grasps whose points are wherever they fall; those of the others are on the thing, as tracks of it are."""
+"""Share of grasps whose points may miss the thing; those of the others are all on it, like its tracks."""
 ALONE, OTHERS, OTHERS_RADIUS, OTHER_POINTS = 0.15, 3, 10.0, 9
-"""Share of grasps with nothing known beside the thing; else up to so many groups of so many points, at most, within so
-many pixels."""
+"""Share of grasps without points off the thing. The others have 1 to ``OTHERS`` groups of 1 to ``OTHER_POINTS`` such
+points, within ``OTHERS_RADIUS`` pixels of a 128×128 picture."""
 SIZES = (7.0, 0.4)
-"""Radius of the smallest things in pixels of 128×128, and of the largest as share of the picture's side: things of
-photographs may be larger than those that clips have room for."""
+"""Radius of the smallest things in pixels of a 128×128 picture, and of the largest as a share of the picture's shorter
+side. Things in photographs may be larger than clips have room for."""
 CROSS_ENTROPY = 2.0
-"""Its weight, beside the intersection over union's."""
+"""Weight of the cross-entropy, relative to the loss of the intersection over union."""
 
 
 @dataclass(frozen=True)
 class Grasps:
-    """What an outliner is ``shown`` (P, 9, H, W), and the ``things``, bool (P, H, W), that are grasped. ``share`` (P,):
-    one over the number of grasps in the same picture; ``pictures``: how many, those without a thing included."""
+    """``shown`` (P, 9, H, W): the outliner's input; ``things``, bool (P, H, W): masks of the grasped things; ``share``
+    (P,): one over the number of grasps in the same picture; ``pictures``: number of pictures, including those without
+    grasps."""
 
     shown: Tensor
     things: Tensor
@@ -53,7 +54,7 @@ class Grasps:
 
     @classmethod
     def join(cls, parts: list[Grasps]) -> Grasps:
-        """Batches joined into one."""
+        """Concatenate batches."""
         shown, things, share = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("shown", "things", "share")
         )
@@ -63,8 +64,8 @@ class Grasps:
         return Grasps(self.shown.to(device), self.things.to(device), self.share.to(device), self.pictures)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Of every grasp's value (P,): over the grasps of each picture, 0 where there are none, and then over the
-        pictures. A mean over grasps would count a picture by how many are in its part of the batch."""
+        """Average values of grasps (P,) over the grasps of each picture (0 if it has none), then over pictures. In a
+        mean over all grasps, a picture's weight would depend on the others in its part of the batch."""
         return (self.share * values).sum() / self.pictures
 
 
@@ -77,7 +78,7 @@ def pictures_to_grasp(scene: SceneConfig) -> SceneConfig:
 def rendered_grasps(
     scene: SceneConfig, bank: TextureBank, seed: int, generator: torch.Generator, *, batch: int = 1
 ) -> Grasps:
-    """Render pictures and take hold of each thing in them; of pictures with none, none."""
+    """Render pictures and grasp each thing in them that is large enough; pictures without any give no grasps."""
     drawn = draw_scene(scene, batch, seed, bank)
     pictures = to_float(render_scene(drawn, scene).video)[:, :, 0]
     height, width = scene.size
@@ -104,7 +105,7 @@ def rendered_grasps(
 
 
 def _grasped(thing: Tensor, generator: torch.Generator) -> Tensor:
-    """Points (N, 2) of a grasp of a thing, bool (H, W)."""
+    """Random points (N, 2) of a grasp of a thing, bool (H, W); at least one is on it."""
     centre = _some(thing, 1, generator)
     radius = RADIUS[0] + (RADIUS[1] - RADIUS[0]) * float(torch.rand((), generator=generator))
     near = _disc(thing, centre[0], radius * min(thing.shape) / 128)
@@ -116,7 +117,7 @@ def _grasped(thing: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _beside(thing: Tensor, generator: torch.Generator) -> Tensor:
-    """Points (M, 2) that are known not to be on it."""
+    """Random points (M, 2) known to be off the thing, bool (H, W)."""
     groups: list[Tensor] = []
     if not thing.all() and float(torch.rand((), generator=generator)) >= ALONE:
         for _ in range(int(torch.randint(1, OTHERS + 1, (), generator=generator))):
@@ -127,7 +128,7 @@ def _beside(thing: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _some(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """So many pixels (x, y) of a mask, at random; all where there are fewer."""
+    """``count`` random pixels (x, y) of a mask, or all if it has fewer."""
     rows, columns = mask.nonzero(as_tuple=True)
     chosen = torch.randperm(len(rows), generator=generator)[:count]
     return torch.stack([columns[chosen], rows[chosen]], dim=-1)
@@ -139,7 +140,7 @@ def _disc(like: Tensor, centre: Tensor, radius: float) -> Tensor:
 
 
 class _Rendered(Dataset):
-    """One picture's grasps by (step, sample). Runs in worker processes."""
+    """The grasps in one picture for each (step, sample). Runs in worker processes."""
 
     def __init__(self, scene: SceneConfig, textures: tuple[str, ...], seed: int) -> None:
         self.scene, self.textures, self.seed = scene, textures, seed
@@ -153,7 +154,8 @@ class _Rendered(Dataset):
 
 
 class OutlineStage(Stage):
-    """See the module's docstring. ``scene``: what clips are like; ``batch``: pictures of a step."""
+    """See the module's docstring. ``scene``: configuration of the clips, changed to still pictures here; ``batch``:
+    number of pictures per step."""
 
     def __init__(
         self,
@@ -176,7 +178,7 @@ class OutlineStage(Stage):
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         grasps = self._grasps(step).to(next(self.outliner.parameters()).device)
-        if len(grasps.things) == 0:  # nothing to take hold of in this part of the batch
+        if len(grasps.things) == 0:  # no grasps in this part of the batch: a loss of 0 with gradients
             return 0 * self.outliner.net.inlet.weight.sum(), {}
         logits, things = self.outliner(grasps.shown), grasps.things.float()
         likely = logits.sigmoid()
@@ -190,8 +192,8 @@ class OutlineStage(Stage):
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """On held-out photographs: of what is drawn, intersection over union with the thing, mean and median, and the
-        share of things of which more than half is."""
+        """On scenes with held-out photographs: intersection over union (IoU) of predicted and true masks, mean and
+        median, and ``found``, the share of grasps with an IoU above ½."""
         grasps = self.held.to(next(module.parameters()).device)
         drawn, things = module(grasps.shown) > 0, grasps.things
         overlap = (drawn & things).sum(dim=(1, 2)) / (drawn | things).sum(dim=(1, 2)).clamp(min=1)
