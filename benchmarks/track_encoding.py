@@ -90,9 +90,9 @@ def main(options: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="wan2.1-1.3b", help="a preset without carried content")
-    parser.add_argument("--size", type=int, nargs=2, default=(240, 416), help="height and width to time")
-    parser.add_argument("--frames", type=int, default=17, help="to time, 1 + 4k")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 272), help="height and width to time")
+    parser.add_argument("--frames", type=int, default=9, help="to time, 1 + 4k")
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON object is written")
