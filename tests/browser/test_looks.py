@@ -28,7 +28,7 @@ def check_it_fits(visitor: Any, *, page_scrolls: bool = False) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_laptop(visit, until, scheme: str) -> None:
     visitor = visit(viewport=LAPTOP, color_scheme=scheme)
-    visitor.choose("Coffee")
+    visitor.choose("Cat")
     visitor.page.fill("#seed", "1")
     visitor.page.evaluate("document.querySelector('.panel').scrollTo(0, 0)")
     if scheme == "light":
@@ -38,10 +38,10 @@ def test_a_laptop(visit, until, scheme: str) -> None:
     for corner in ((12, 12), (115, 12), (12, 115), (115, 115)):
         visitor.click(*corner)
     visitor.tool("path")
-    visitor.stroke((42, 84), (36, 86), (33, 92), (36, 98))
+    visitor.stroke((80, 103), (82, 101), (84, 102), (83, 105))
     visitor.tool("press")
-    visitor.stroke((84, 90), (74, 94), let_go=False)
-    until(lambda: visitor.has_dot("press", 74, 94) and len(visitor.dots("path")), "all are in the stream")
+    visitor.stroke((50, 60), (60, 64), let_go=False)
+    until(lambda: visitor.has_dot("press", 60, 64) and len(visitor.dots("path")), "all are in the stream")
     visitor.wait_for_frame(60)
     visitor.snap(f"streaming-{scheme}")
     visitor.page.mouse.up()
