@@ -1,7 +1,7 @@
 """Perceptual distances between videos: LPIPS, whose weights the user supplies, and a stand-in that needs none.
 
-Videos are (B, 3, T, H, W) in [−1, 1], B clips, T frames; a distance is (B,), the mean over a clip's frames. Gradients
-reach the first video. Inside, frames are (N, C, H, W).
+Videos are (B, 3, T, H, W) in [−1, 1]; a distance is (B,), the mean over a clip's frames, and differentiable with
+respect to the first video. Internally frames are (N, C, H, W).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ALEXNET_LAYERS = (0, 3, 6, 8, 10)
 """The convolutions of AlexNet, each followed by a ReLU whose output LPIPS compares."""
 
 LEAST_SIDE = 32
-"""Pixels; smaller pictures vanish in AlexNet's and in the stand-in's coarsest scale."""
+"""Pixels; smaller pictures leave nothing at the coarsest scale of AlexNet or the stand-in."""
 
 
 class Perceptual(Protocol):
-    """``name`` is what logs call the distance."""
+    """A perceptual distance; ``name`` identifies it in logs."""
 
     name: str
 
@@ -43,15 +43,15 @@ def _frames(video: Tensor) -> Tensor:
 class _Head(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # the place of the dropout that LPIPS was trained with, so that its names fit
+        # the identity replaces LPIPS's dropout, so that parameter names match
         self.model = nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))
 
 
 class LPIPS(nn.Module):
     """Learned perceptual image patch similarity, version 0.1 on AlexNet (Zhang et al. 2018): 0 for equal pictures.
 
-    Names are torchvision's (``features.0.weight``) and those of LPIPS (``lin0.model.1.weight``). Weights are never
-    trained and dropout is left out.
+    Parameter names are those of torchvision (``features.0.weight``) and LPIPS (``lin0.model.1.weight``). Weights are
+    frozen; dropout is omitted.
     """
 
     name = "lpips"
@@ -69,17 +69,17 @@ class LPIPS(nn.Module):
         )
         for index, channels in enumerate((64, 192, 384, 256, 256)):
             self.add_module(f"lin{index}", _Head(channels))
-        # from [−1, 1] to the normalisation of ImageNet's classifiers, with the rounding that LPIPS was fitted with
+        # from [−1, 1] to ImageNet normalisation, with the rounded constants that LPIPS was trained with
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)
         self.requires_grad_(False)
 
     @classmethod
     def load(cls, path: str | Path) -> LPIPS:
-        """Read a .safetensors file with AlexNet's features and the heads (``convert_lpips`` makes one).
+        """Read a .safetensors file with AlexNet's features and the heads, as ``convert_lpips`` writes it.
 
         Raises:
-            ValueError: no such file, a pickle, damaged, names or shapes that do not fit.
+            ValueError: the file is missing, damaged or a pickle, or its names or shapes do not match.
         """
         model = cls()
         state = read_state(path)
@@ -88,7 +88,7 @@ class LPIPS(nn.Module):
         return model.eval()
 
     def _layers(self, frames: Tensor) -> list[Tensor]:
-        """What is compared: AlexNet's five ReLU outputs, every position of unit length over the channels."""
+        """AlexNet's five ReLU outputs, normalised to unit length over the channels at every position."""
         x, kept = (frames - self.shift) / self.scale, []
         for index, layer in enumerate(self.features):
             x = layer(x)
@@ -119,9 +119,9 @@ def _check(state: dict[str, Tensor], source: str) -> None:
 
 
 def convert_lpips(alexnet: str | Path, heads: str | Path, target: str | Path) -> None:
-    """Make the file that ``LPIPS.load`` reads of torchvision's AlexNet and LPIPS v0.1's heads, both pickles.
+    """Write the file that ``LPIPS.load`` reads from two pickles: torchvision's AlexNet and the heads of LPIPS v0.1.
 
-    AlexNet's classifier is left out. Only tensors are unpickled. Raises ValueError for files that do not fit.
+    AlexNet's classifier is left out. Only tensors are unpickled. Raises ValueError if names or shapes do not match.
     """
     features = {k: v for k, v in read_state(alexnet, allow_pickle=True).items() if k.startswith("features.")}
     state = features | read_state(heads, allow_pickle=True)
@@ -130,30 +130,29 @@ def convert_lpips(alexnet: str | Path, heads: str | Path, target: str | Path) ->
 
 
 class ContrastStandIn(nn.Module):
-    """Our own stand-in for LPIPS where no weights are at hand: nothing in it is learned from people or pictures.
+    """Our own substitute for LPIPS when its weights are not available; nothing in it is learned.
 
-    Fixed random orthonormal 5×5 filters without response to flat colour, at three scales. Two things are compared: the
-    responses, which say where edges are, and their size averaged over 4×4 pixels, which says how much texture there is
-    wherever exactly it lies. Both are relative to the reference's own local contrast. Fine texture that is blurred is
-    therefore farther from the original than if it lay elsewhere, as strong as it was; for L1 it is the other way round.
-    It is no measure to publish.
+    Fixed random orthonormal 5×5 filters without response to flat colour, at three scales. It compares the responses,
+    which locate edges, and their magnitude averaged over 4×4 pixels, which measures the amount of texture regardless of
+    its exact position. Both are relative to the reference's local contrast. Blurring a fine texture therefore increases
+    the distance more than shifting it; with L1 it is the other way round. Not a measure to publish.
     """
 
     name = "stand_in"
     filters: Tensor
 
     def __init__(self, count: int = 24, scales: int = 3, floor: float = 0.05) -> None:
-        """``floor``: contrast below this, in units of the pictures, weighs no more than this."""
+        """``floor``: added to the local contrast that differences are divided by, in pixel values."""
         super().__init__()
         self.scales, self.floor = scales, floor
         flat = torch.zeros(3, 3, 5, 5)
-        flat[range(3), range(3)] = 1  # one flat filter a colour; the others are orthogonal to them
+        flat[range(3), range(3)] = 1  # one flat filter per colour; the others are orthogonal to them
         drawn = torch.randn(count, 75, generator=torch.Generator().manual_seed(0))
         basis, _ = torch.linalg.qr(torch.cat([flat.flatten(1), drawn]).T)
         self.register_buffer("filters", basis.T[3:].reshape(count, 3, 5, 5).contiguous(), persistent=False)
 
     def _distance(self, frames: Tensor, reference: Tensor) -> Tensor:
-        """At one scale: (N, 3, H, W) twice → (N,)."""
+        """The distance (N,) of frames (N, 3, H, W) at one scale."""
         responses = F.conv2d(frames, self.filters).float()
         wanted = F.conv2d(reference, self.filters).float()
         strength, wanted_strength = (F.avg_pool2d(x.abs(), 4, stride=2) for x in (responses, wanted))
@@ -174,5 +173,5 @@ class ContrastStandIn(nn.Module):
 
 
 def perceptual_distance(weights: str | Path | None = None) -> LPIPS | ContrastStandIn:
-    """LPIPS with the weights of this file, the stand-in without."""
+    """LPIPS with the weights in this file; the stand-in when None."""
     return ContrastStandIn() if weights is None else LPIPS.load(weights)

@@ -1,7 +1,7 @@
-"""``motionstream train --dry-run``: what a recipe's stages would train, take and last, before anything is loaded.
+"""``motionstream train --dry-run``: parameters, memory and time of a recipe's stages, without loading anything.
 
-Memory is ``memory/training.py``'s arithmetic, hours are operations over a share of the GPUs' peak: both computed,
-neither ever measured on a GPU. The small decoders' stages are not told: they fit anywhere.
+Memory is estimated by ``memory/training.py``; hours are operations divided by a share of the GPUs' peak. Both are
+computed, not measured on a GPU. The stages of the small decoders are omitted: they fit anywhere.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ from motionstream.training.throughput import causal_flops, estimate_hours, self_
 
 @dataclass(frozen=True)
 class Machine:
-    """The GPUs that are meant. ``gpu``: words of a name that ``hardware.PEAK_TFLOPS`` knows, None takes this machine's
-    device; ``memory``: of one, in bytes, None where it is not known; ``share``: of the peak that is reached."""
+    """The GPUs to plan for.
+
+    ``gpu``: words of a name in ``hardware.PEAK_TFLOPS``; this machine's device when None. ``memory``: bytes per GPU,
+    None if unknown. ``share``: the fraction of the peak that is reached.
+    """
 
     gpus: int = 1
     gpu: str | None = None
@@ -47,8 +50,8 @@ class Machine:
 
     @cached_property
     def speed(self) -> tuple[float, str]:
-        """Operations a second of one, and what it is, as the user calls it: cards of one speed differ in memory.
-        ValueError for a GPU that is not known."""
+        """Operations per second of one GPU, and its name in the user's words, since GPUs of equal speed may differ in
+        memory. Raises ValueError for an unknown GPU."""
         if self.gpu is None:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             here = peak(device, torch.bfloat16)
@@ -64,7 +67,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: what it trains and what it takes."""
+    """One stage: what it trains and what it costs."""
 
     name: str
     train: TrainConfig
@@ -72,10 +75,10 @@ class StagePlan:
     batch: int
     parameters: int
     flops: float
-    """Of all its steps, and of what is made before the first."""
+    """Operations of all steps and of the preparation before the first."""
 
     def lines(self, machine: Machine) -> Iterator[str]:
-        """For people."""
+        """The plan as lines of text."""
         setup, steps = self.setup, f"{self.train.steps:,} steps of {self.batch} clips"
         trained = self.parameters if setup.trainable is None else setup.trainable
         share = "all trained" if trained == self.parameters else f"{trained / 1e6:,.1f} M trained"
@@ -94,8 +97,8 @@ class StagePlan:
 
 
 def plan(recipe: Recipe, stages: Sequence[str], machine: Machine) -> list[StagePlan]:
-    """The diffusion stages among ``stages``. Raises ValueError for a batch that does not divide, and for clips on which
-    the student could not be distilled in the end."""
+    """Plans of the diffusion stages among ``stages``. Raises ValueError if a batch does not divide among the GPUs or
+    the clips are too short for distillation (``check_rollouts``)."""
     check_rollouts(recipe.rollouts, recipe.model, recipe.latent_frames)
     recipe = on_gpus(recipe, machine.gpus)
     plans: list[StagePlan] = []
@@ -115,7 +118,7 @@ def plan(recipe: Recipe, stages: Sequence[str], machine: Machine) -> list[StageP
             before = _solving(recipe, frames) if stage == "causal" else 0.0
             lora = recipe.student_lora or recipe.lora
             made = _stage(recipe, stage, "causal", train, recipe.batch, step, machine, lora, False, before)
-            if stage == "teacher-forcing":  # every clip is there clean and noisy
+            if stage == "teacher-forcing":  # every clip is present twice, clean and noisy
                 made = replace(made, setup=replace(made.setup, batch=2 * made.setup.batch))
             plans.append(made)
         elif stage == "self-forcing":
@@ -166,14 +169,14 @@ def _stage(
 
 
 def _solving(recipe: Recipe, frames: int) -> float:
-    """Operations of the teacher's trajectories."""
+    """Operations for solving the teacher's trajectories."""
     evaluations = recipe.model.sampler.teacher_steps * (3 if recipe.guided_trajectories else 1)
     return recipe.trajectories * evaluations * clip_flops(recipe.model, frames).total
 
 
 @lru_cache(maxsize=16)
 def _parameters(config: ModelConfig, lora: LoraSettings | None, track_head: bool) -> tuple[int, int]:
-    """All, and those that are trained."""
+    """The numbers of all parameters and of the trained ones."""
     with torch.device("meta"):
         model = MotionModel(config)
         total = sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""Who is trained: a module with its optimisers. A stage has one, or two where an opponent trains beside it."""
+"""A module with its optimisers. A stage has one player, or two if it trains an opponent."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
     torch.optim.Muon: ("momentum_buffer",),
 }
-"""What optimisers keep of every parameter, in its own shape."""
+"""State that optimisers keep per parameter, in its shape."""
 
 
 class Player:
-    """A module, its optimisers and how often it has been updated.
+    """A module, its optimisers and the number of updates.
 
-    ``offload``: the optimisers' moments wait in the computer's memory between updates. ``muon``: the matrices of
-    transformer blocks are Muon's.
+    ``offload``: keep the optimisers' moments in CPU memory between updates. ``muon``: update the matrices of
+    transformer blocks with Muon.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Player:
         groups = [[p for p in rest if distributed.is_sharded(p) == kind] for kind in (False, True)]
         self.optimisers = list[torch.optim.Optimizer]()
         if rest:
-            # two groups: an optimiser takes a group's tensors together, and sharded ones do not mix with others
+            # two groups: an optimiser fuses the tensors of a group, and sharded and whole ones cannot be fused
             whole = [{"params": group} for group in groups if group]
             self.optimisers.append(torch.optim.AdamW(whole, lr=lr, betas=betas, weight_decay=weight_decay))
         if matrices:
@@ -55,8 +55,8 @@ class Player:
         self._owner = {p: o for o in self.optimisers for group in o.param_groups for p in group["params"]}
 
     def tensors(self, *, moments: bool = False) -> dict[str, Tensor]:
-        """Weights and the optimiser's moments by name, sharing memory; ``moments``: those not yet there, too, as
-        zeros."""
+        """Weights and the optimisers' moments by name, sharing memory. ``moments``: include moments that do not exist
+        yet, as zeros."""
         tensors = {f"{self.name}.{name}": value.detach() for name, value in self.module.state_dict().items()}
         for name, parameter in self.module.named_parameters():
             if parameter not in self._owner:
@@ -104,12 +104,12 @@ class Player:
     def _move_moments(self, device: torch.device | str) -> None:
         for optimiser in self.optimisers:
             for state in optimiser.state.values():
-                for key in MOMENTS[type(optimiser)]:  # a step's number stays on the CPU in any case
+                for key in MOMENTS[type(optimiser)]:  # the step count stays on the CPU in any case
                     state[key] = state[key].to(device)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """``load_state_dict`` of whole or sharded tensors into a whole or sharded module."""
+    """``load_state_dict``, where tensors and module may each be whole or sharded."""
     own = module.state_dict()
     module.load_state_dict(
         {name: distributed.sharded_like(v, own[name]) if name in own else v for name, v in weights.items()}

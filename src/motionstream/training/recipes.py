@@ -1,6 +1,6 @@
-"""Recipes: all the numbers of a training run. What is done with them stands in ``stages``.
+"""Recipes: all settings of a training run. ``stages`` runs them.
 
-``nano_recipes`` and ``wan_recipes`` have them; ``named_recipes`` knows all by name."""
+``nano_recipes`` and ``wan_recipes`` define recipes; ``named_recipes`` finds them by name."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ STAGES = ("autoencoder", "mixer", "teacher", "causal", "decoder", "self-forcing"
 
 @dataclass(frozen=True)
 class Rendered:
-    """Clips drawn while training, see ``rendered_clips``."""
+    """Clips rendered during training, see ``rendered_clips``."""
 
     scene: SceneConfig
     pool: int = 640
     reuse: int = 4
     turns: float = 0.0
-    """Share of distillation's clips in which drags are let go and taken up anew, and nothing moves undragged."""
+    """Share of the distillation clips in which drags are released and resumed and only dragged things move
+    (``turns``)."""
     long_frames: int = 141
-    """Length of the held-out clips on which drift is measured, far beyond the training clips; whole chunks."""
+    """Length in frames of the held-out clips that measure drift, far longer than training clips; whole chunks."""
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -41,11 +42,11 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Shards:
-    """Clips that ``motionstream prepare`` has written, see ``shard_clips``.
+    """Clips written by ``motionstream prepare``, see ``shard_clips``.
 
-    ``folders``: one for every phase of the teacher, or one for all; distillation takes the last (the paper: a large
-    real set, then a small clean synthetic one). ``held_out``: a folder for validation; without it the last folder's own
-    clips are looked at, with other tracks.
+    ``folders``: one per phase of the teacher, or one for all; distillation uses the last (in the paper, a large real
+    data set, then a small clean synthetic one). ``held_out``: a folder for validation; when None, validation uses clips
+    of the last folder, with other tracks.
     """
 
     folders: tuple[Path, ...]
@@ -60,7 +61,7 @@ class Shards:
             raise ValueError("shards: name at least one folder that motionstream prepare has written")
 
     def folder(self, phase: int) -> Path:
-        """Of a phase of the teacher; −1 for distillation."""
+        """The folder for a phase of the teacher; −1 for distillation."""
         return self.folders[phase if phase < len(self.folders) else -1]
 
 
@@ -74,9 +75,9 @@ class Phase:
     track_head: bool = True
     """Whether the track head is trained; the paper freezes it after the first phase."""
     scene: SceneConfig | None = None
-    """Of rendered clips, validation's too; the recipe's when None. Small pictures teach cheaply."""
+    """Scene of rendered clips, for training and validation; the recipe's when None. Small pictures train cheaply."""
     batch: int | None = None
-    """The recipe's when None."""
+    """Clips; the recipe's when None."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class AutoencoderRecipe:
 
     train: TrainConfig
     decoder: TrainConfig
-    """The residual decoder once more, at the end, on latents that the teacher made."""
+    """Fine-tuning of the residual decoder at the end, on latents that the teacher generated."""
     scene_frames: int = 21
     basis_batches: int = 40
     batch: int = 4
@@ -93,40 +94,41 @@ class AutoencoderRecipe:
 
 @dataclass(frozen=True)
 class MixerRecipe:
-    """The pixel mixer of models that carry content, on rendered clips."""
+    """The pixel mixer of models that carry content, trained on rendered clips."""
 
     train: TrainConfig
     batch: int = 8
     frames: int = 5
-    """Of each clip, at random."""
+    """Random frames of each clip that a step trains on."""
     look: TrainConfig | None = None
-    """Of what it sees, on still pictures, before the rest is trained on clips around it; None: both on clips."""
+    """Trains the part that looks at pictures, on still pictures, before the rest is trained on clips with it frozen.
+    None: both on clips."""
     outline: TrainConfig | None = None
-    """Of what draws the things that are grasped, on still pictures before all else, where the mixer has such a part."""
+    """Trains the part that outlines grasped things, on still pictures and first of all, if the mixer has one."""
     outline_batch: int = 8
-    """Pictures."""
+    """Pictures per step."""
     tracks: TrackMix = field(default_factory=lambda: TrackMix(dense=0.1, random=0.15, drags=0.72))
 
 
 @dataclass(frozen=True)
 class TinyRecipe:
-    """The tiny decoder (paper, appendix A) of the model's autoencoder, from nothing.
+    """The tiny decoder (paper, appendix A) of the model's autoencoder, trained from scratch.
 
-    Its clips are squares of ``side`` pixels: rendered ones where the recipe renders, else cut out of ``videos``.
+    Clips are squares of ``side`` pixels: crops of ``videos`` if given, else rendered.
     """
 
     train: TrainConfig
     loss: TinyTraining
-    """Its seed is the recipe's."""
+    """Its seed is replaced by the recipe's."""
     frames: int = 21
-    """Of a clip, its lead-in not counted."""
+    """Frames per clip, without the lead-in."""
     side: int = 144
     held_out: int = 8
     """Clips for validation."""
     videos: Path | None = None
     """A folder of videos."""
     lpips: Path | None = None
-    """What ``motionstream convert lpips`` has written; our stand-in when None."""
+    """A file written by ``motionstream convert lpips``; our stand-in when None."""
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.frames % 4 != 1:
@@ -134,50 +136,50 @@ class TinyRecipe:
 
     @property
     def drawn_frames(self) -> int:
-        """Of a clip with the longest lead-in."""
+        """Frames per clip with the longest lead-in."""
         return self.frames + 4 * self.loss.lead_in
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All the numbers of a training run."""
+    """All settings of a training run."""
 
     model: ModelConfig
     data: Rendered | Shards | None
-    """None: it must be given, ``motionstream train --shards``."""
+    """None: the user must give prepared clips (``motionstream train --shards``)."""
     teacher: tuple[Phase, ...]
     causal: TrainConfig
     self_forcing: TrainConfig
-    """Its steps count the critic's updates too: one in ``critic_updates`` + 1 is the student's."""
+    """Its steps include the critic's updates: one in ``critic_updates`` + 1 updates the student."""
     autoencoder: AutoencoderRecipe | None = None
-    """None: the autoencoder is the base's, as it is."""
+    """None: the base model's autoencoder is used unchanged."""
     mixer: MixerRecipe | None = None
-    """Of ``model.carry.mixer``; None: the mixer is the base's, as it is."""
+    """Trains ``model.carry.mixer``; None: the base model's mixer is used unchanged."""
     tiny: TinyRecipe | None = None
-    """Of ``model.tiny_decoder``; where either is None there is no such stage."""
+    """Trains ``model.tiny_decoder``; if either is None there is no such stage."""
     base: str | None = None
-    """A model, by name or folder, whose autoencoder and encoders are used; and whose weights the teacher begins with,
-    where it is a model of the same sizes."""
+    """A model, by name or folder, whose autoencoder and encoders are used. If its transformer has the same sizes, the
+    teacher starts from its weights."""
     lora: LoraSettings | None = None
     """Train low-rank matrices instead of the whole transformer."""
     student_lora: LoraSettings | None = None
-    """Of the student's stages; ``lora`` when None."""
+    """LoRA of the student's stages; ``lora`` when None."""
     student: Path | None = None
-    """A transformer's checkpoint that the causal stage begins with instead of the teacher's weights."""
+    """Checkpoint of a transformer from which the student starts instead of the teacher's weights."""
     forcing: Phase | None = None
-    """The optional stage before the causal one, ``train teacher-forcing``; ``train all`` leaves it out. None: there is
-    none."""
+    """The optional stage before the causal one, run by ``train teacher-forcing`` but not by ``train all``. None: no
+    such stage."""
     tracks: TrackMix = field(default_factory=lambda: TrackMix(mask_probability=0.1))
-    """Of causal initialisation and distillation."""
+    """Tracks of causal initialisation and distillation."""
     batch: int = 8
     self_forcing_batch: int | None = None
-    """``batch`` when None."""
+    """Clips; ``batch`` when None."""
     micro_batch: int | None = None
-    """Clips of the diffusion stages that a GPU takes at a time, at most: ``on_gpus`` sets ``accumulate`` by it. None:
-    as ``accumulate`` says."""
+    """Maximum number of clips per GPU at a time in the diffusion stages: ``on_gpus`` sets ``accumulate`` accordingly.
+    None: ``accumulate`` stays as it is."""
     trajectories: int = 112
     guided_trajectories: bool = False
-    """Under joint guidance (paper, appendix D), at three times the cost."""
+    """Solve the trajectories under joint guidance (paper, appendix D), at three times the cost."""
     rollouts: SelfForcingConfig = field(default_factory=SelfForcingConfig)
     validation_clips: int = 8
     seed: int = 0
@@ -188,7 +190,7 @@ class Recipe:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What this recipe trains, in order; the tiny decoder only where there are clips for it."""
+        """The stages of this recipe, in order; the tiny decoder only if there are clips for it."""
         left_out = set() if self.autoencoder is not None else {"autoencoder", "decoder"}
         if self.mixer is None or self.model.carry is None or self.model.carry.mixer is None:
             left_out.add("mixer")
@@ -199,7 +201,7 @@ class Recipe:
 
     @property
     def latent_frames(self) -> int:
-        """Of a training clip; prepared ones are taken to be as long as the model's own."""
+        """Latent frames of a training clip; prepared clips are assumed to have the model's own length."""
         if isinstance(self.data, Shards) and self.data.frames is not None:
             return self.data.frames
         frames = self.data.scene.frames if isinstance(self.data, Rendered) else self.model.clip_frames
@@ -207,11 +209,11 @@ class Recipe:
 
     @property
     def optional_stages(self) -> tuple[str, ...]:
-        """What this recipe trains where it is asked for by name."""
+        """Stages that run only when requested by name."""
         return () if self.forcing is None else ("teacher-forcing",)
 
     def in_phase(self, number: int) -> Recipe:
-        """With the clips and the batch of a phase of the teacher."""
+        """The recipe with the clips and the batch of a phase of the teacher."""
         phase, recipe = self.teacher[number], self
         if phase.scene is not None:
             if not isinstance(self.data, Rendered):
@@ -221,7 +223,7 @@ class Recipe:
 
     @property
     def own_autoencoder(self) -> AutoencoderRecipe:
-        """ValueError where the autoencoder is not trained."""
+        """The autoencoder's recipe. Raises ValueError if there is none."""
         if self.autoencoder is None:
             raise ValueError(f"the autoencoder of {self.model.name!r} is not trained: it comes from the base model")
         assert isinstance(self.model.autoencoder, LinearAutoencoderConfig)
@@ -229,7 +231,7 @@ class Recipe:
 
     @property
     def own_tiny(self) -> TinyRecipe:
-        """ValueError where no tiny decoder is trained, or there are no clips for it."""
+        """The tiny decoder's recipe. Raises ValueError if there is none, or no clips for it."""
         if self.tiny is None or self.model.tiny_decoder is None:
             raise ValueError(f"the recipe for {self.model.name} trains no tiny decoder")
         if "tiny-decoder" not in self.stages:
@@ -238,7 +240,7 @@ class Recipe:
 
 
 def part(minutes: float | None, share: float) -> float | None:
-    """A run's share of the budget of all stages together; None where there is none."""
+    """A stage's share, in minutes, of the budget of all stages; None if there is no budget."""
     return None if minutes is None else minutes * share
 
 
@@ -251,11 +253,10 @@ def with_data(
     videos: Path | None = None,
     lpips: Path | None = None,
 ) -> Recipe:
-    """The recipe on prepared clips and with a base model, as far as they are given; ``videos`` and ``lpips`` are the
-    tiny decoder's.
+    """The recipe with the given prepared clips, base model, and videos and LPIPS weights for the tiny decoder.
 
-    On prepared clips the autoencoder is the base's: the clips were encoded by it. Raises ValueError where no base is
-    named, and for options that the recipe has no use for.
+    With prepared clips the autoencoder is the base's, which encoded them. Raises ValueError for prepared clips without
+    a base, and for options that the recipe does not use.
     """
     if recipe.tiny is not None:
         tiny = replace(recipe.tiny, videos=videos or recipe.tiny.videos, lpips=lpips or recipe.tiny.lpips)
@@ -277,14 +278,14 @@ def with_data(
 
 
 def in_parts(recipe: Recipe, accumulate: int) -> Recipe:
-    """The diffusion stages' batches taken in so many micro-batches, whatever a GPU then takes at a time."""
+    """Set ``accumulate`` for all diffusion stages, whatever ``micro_batch`` is."""
     recipe = replace(recipe, micro_batch=None)
     return _diffusion_changed(recipe, lambda train, batch: replace(train, accumulate=accumulate))
 
 
 def on_gpus(recipe: Recipe, gpus: int) -> Recipe:
-    """The diffusion stages' batches taken in the fewest micro-batches of at most ``micro_batch`` clips on each of so
-    many GPUs. Batches that do not divide among them still do not: the stages refuse those."""
+    """Divide the diffusion stages' batches into the fewest micro-batches of at most ``micro_batch`` clips per GPU.
+    Batches that do not divide among the GPUs are left to the stages, which refuse them."""
     most = recipe.micro_batch
     if most is None:
         return recipe
@@ -298,7 +299,7 @@ def on_gpus(recipe: Recipe, gpus: int) -> Recipe:
 
 
 def in_float32(recipe: Recipe) -> Recipe:
-    """Without mixed precision, for processors whose bfloat16 products are slower (``hardware.bfloat16_pays``)."""
+    """The recipe without mixed precision, for CPUs on which bfloat16 is slower (``hardware.bfloat16_pays``)."""
 
     def changed(train: TrainConfig) -> TrainConfig:
         return replace(train, bf16=False)
@@ -320,7 +321,7 @@ def in_float32(recipe: Recipe) -> Recipe:
 
 
 def _diffusion_changed(recipe: Recipe, changed: Callable[[TrainConfig, int], TrainConfig]) -> Recipe:
-    """``changed`` is given a run and its batch."""
+    """Replace the diffusion stages' training configurations; ``changed`` receives each with its batch."""
     forcing, batch = recipe.forcing, recipe.batch
     return replace(
         recipe,
@@ -332,6 +333,6 @@ def _diffusion_changed(recipe: Recipe, changed: Callable[[TrainConfig, int], Tra
 
 
 def check_data(recipe: Recipe) -> None:
-    """ValueError for a recipe that has nothing to train on."""
+    """Raise ValueError for a recipe without training data."""
     if recipe.data is None and (recipe.tiny is None or recipe.tiny.videos is None):
         raise ValueError(f"a recipe for {recipe.model.name} needs --shards, folders that motionstream prepare wrote")

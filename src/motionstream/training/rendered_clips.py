@@ -1,7 +1,7 @@
-"""Rendered clips made ready for a stage: encoded, conditioned, kept in a pool that is refreshed while it is used.
+"""Rendered clips for a stage: encoded, with tracks and carried content, in a pool that is continually refreshed.
 
-Rendering and encoding cost about as much as a training step, so a clip is used several times, each time with other
-ids, noise and dropout.
+Rendering and encoding cost about as much as a training step, so each clip is used several times, with different ids,
+noise and dropout.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def prepare(
     mix: TrackMix,
     generator: torch.Generator,
 ) -> PreparedClips:
-    """Encode a rendered batch, choose its tracks and carry its content."""
+    """Encode a rendered batch, sample its tracks and carry its content along them."""
     video = to_float(clips.video)
     latents, _ = autoencoder.encode(video)
     starts = chunk_frames(model.config, video.shape[2])
@@ -43,7 +43,7 @@ def prepare(
 
 
 def frames_before(video: Tensor, starts: list[int]) -> Tensor:
-    """Of a video (B, 3, T, H, W) the first frame and the last one before each later chunk, (B, K, 3, H, W)."""
+    """The first frame of a video (B, 3, T, H, W) and the last frame before each later chunk, (B, K, 3, H, W)."""
     return video[:, :, [0, *(start - 1 for start in starts[1:])]].transpose(1, 2)
 
 
@@ -55,7 +55,7 @@ def prepare_turns(
     mix: TrackMix,
     generator: torch.Generator,
 ) -> PreparedClips:
-    """One rendered clip in another order, whose drags are let go and taken up anew: see ``turns``."""
+    """Prepare one rendered clip with its frames reordered, whose drags are released and resumed: see ``turns``."""
     frames = clips.video.shape[2]
     starts = chunk_frames(model.config, frames)
     turns = draw_turns(frames, generator, chunks=starts)
@@ -67,7 +67,7 @@ def prepare_turns(
 
 
 class _Rendered(Dataset):
-    """Prepared clips by (lane, number): each depends on its key alone. Runs in worker processes."""
+    """Prepared clips by (lane, number), each determined by its key and the seed. Runs in worker processes."""
 
     def __init__(
         self,
@@ -102,17 +102,16 @@ Key = tuple[int, int]
 class ClipPool:
     """Prepared clips, each used several times before it is replaced.
 
-    Every sample of the batch has a lane, a pool of its own: at each step one of the lane's clips, chosen at random;
-    every ``reuse`` steps a fresh clip takes the oldest one's place. Which clip that is depends on (seed, step, sample)
-    alone, so the position in the data is the step: a resumed run, and one on several ranks, sees what an uninterrupted
-    one on a single rank sees. Clips are rendered when first needed, by workers, in the order of need.
+    Every sample of the batch has its own pool, a lane. Each step takes a random clip of the lane; every ``reuse`` steps
+    a new clip replaces the oldest. The choice depends only on (seed, step, sample), so resumed and multi-rank runs see
+    the same data as an uninterrupted run on one rank. Workers render clips in the order in which they are needed.
 
     Args:
-        size: clips kept, all lanes together. batch: lanes, that is, samples of a global batch.
+        size: clips in all lanes together. batch: number of lanes, i.e. samples of a global batch.
         reuse: how often a clip is used on average before it is replaced.
-        workers: rendering processes; 0 renders in this one.
-        turns: share of the clips in which drags are let go and taken up anew (``turns``).
-        mixer: of models that have one.
+        workers: rendering processes; 0 renders in this process.
+        turns: share of the clips in which drags are released and resumed (``turns``).
+        mixer: the model's pixel mixer, if it has one.
     """
 
     def __init__(
@@ -138,10 +137,10 @@ class ClipPool:
         self._kept: dict[Key, PreparedClips] = {}
 
     def at(self, step: int, samples: range | None = None) -> PreparedClips:
-        """The clips of ``samples`` (None: of the whole batch) at a step, float32.
+        """The clips of ``samples`` (None: the whole batch) at a step, float32.
 
-        Any step may be asked for; going on from one to the next finds the clips rendered ahead. Raises ValueError for
-        samples that the pool does not have.
+        Steps may come in any order; clips are rendered ahead only for consecutive ones. Raises ValueError for samples
+        outside the batch.
         """
         samples = range(self.batch) if samples is None else samples
         if not 0 <= samples.start < samples.stop <= self.batch:
@@ -150,7 +149,7 @@ class ClipPool:
         for key in keys:
             if key not in self._kept:
                 self._kept[key] = self._loader.get(key, partial(self._needs, step, range(key[0], samples.stop)))
-        # widened before joining: autocast refuses half precision on the CPU
+        # to float32 before concatenation: autocast does not support half precision on the CPU
         clips = PreparedClips.join([self._kept[key].float() for key in keys])
         self._kept = {key: clip for key, clip in self._kept.items() if key[1] >= self._oldest(step)}
         return clips
@@ -167,7 +166,8 @@ class ClipPool:
         return sample, int(number)
 
     def _needs(self, step: int, samples: range) -> Iterator[Key]:
-        """Clips to render, in the order of need, from ``samples`` of a step on: this rank's of all steps to come."""
+        """Keys of the clips to render in the order in which they are needed: those of ``samples`` at this step, then
+        this rank's at all later steps."""
         size = self.batch // world_size()
         lanes = range(rank() * size, (rank() + 1) * size)
         if samples.start not in lanes or samples[-1] not in lanes:

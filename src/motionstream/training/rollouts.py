@@ -1,8 +1,8 @@
-"""Rollouts of a student on prepared clips: the rollout of inference, for the losses and for validation.
+"""Rollouts of a student on prepared clips, as in inference, for losses and validation.
 
-**Own content.** Models that carry content (``nano``) find in prepared clips what a track that begins late takes from
-the rendered video. A stream takes it from its own last frame, worn as that may be. Given the autoencoder, a rollout
-does as the stream does.
+**Own content.** Prepared clips for models that carry content (``nano``) contain content from the rendered video for
+tracks that begin late. A stream takes it from its own last frame, however degraded. Given the autoencoder, a rollout
+does the same.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from motionstream.training.validation import ClipView
 
 
 def keyed_conditions(network: Trainee, clips: PreparedClips, ids: list[int]) -> Conditions:
-    """What a network is told about the clips; the same ``ids`` make the same ids of the tracks."""
+    """The conditions of the clips for a network; equal ``ids`` (seeds) draw equal track ids."""
     generators = [torch.Generator().manual_seed(seed) for seed in ids]
     return make_conditions(network.model, network.text, clips, generators)
 
 
 class OwnContent:
-    """Conditions chunk by chunk, with the content of tracks that begin late taken from what was carried until then.
+    """Conditions chunk by chunk, in which tracks that begin late take their content from what was carried until then.
 
-    Until the first event of any clip the prepared content is that of the stream, and is used as it is.
+    Before a clip's first event the prepared content equals the stream's and is used unchanged.
     """
 
     def __init__(self, network: Trainee, clips: PreparedClips, ids: list[int], autoencoder: LinearAutoencoder) -> None:
@@ -48,7 +48,7 @@ class OwnContent:
         self.image = ImageInput(clips.latents[:, :, :1], clips.image)
 
     def conditions(self, chunk: int) -> Conditions:
-        """Of chunk ``chunk``; asked for in order."""
+        """The conditions of a chunk; call in order."""
         latent = self.model.config.causal.chunk_frames
         first, end = self.starts[chunk], [*self.starts, self.clips.positions.shape[1]][chunk + 1]
         frames, latents = slice(first, end), slice(latent * chunk, latent * (chunk + 1))
@@ -76,7 +76,7 @@ class OwnContent:
 
     @torch.no_grad()
     def _last_frame(self) -> Tensor:
-        """The last frame that was carried, (B, 3, H, W): as in streams, without what the network has added to it."""
+        """The last carried frame (B, 3, H, W), without the network's additions, as in streams."""
         with torch.autocast(self._around.device.type, enabled=False):
             around = self.autoencoder.decode_linear(self._around.float())
             return from_blocks(around)[:, :, -1].add(self._detail).clamp(-1, 1)
@@ -92,10 +92,10 @@ def roll_out(
     exit_step: int | None = None,
     autoencoder: LinearAutoencoder | None = None,
 ) -> Tensor:
-    """As many chunks as the clips have, (B, C, F, h, w).
+    """Generate as many chunks as the clips have: latents (B, C, F, h, w).
 
-    ``ids`` draw the tracks' ids. ``autoencoder``: the rollout carries its own content, as a stream does; without it, or
-    for models that carry none, conditions are those of the prepared clips.
+    ``ids``: seeds of the tracks' ids, one per clip. ``autoencoder``: the rollout carries its own content, as a stream
+    does; without it, or for models that carry none, the prepared clips' conditions are used.
     """
     config = network.model.config
     size = config.causal.chunk_frames
@@ -126,15 +126,14 @@ def roll_out(
 def rollout_figures(
     network: Trainee, clips: PreparedClips, autoencoder: LinearAutoencoder | None = None, view: ClipView | None = None
 ) -> dict[str, float]:
-    """How a rollout compares with the rendered latents, in dB (``decibels``; higher is nearer).
+    """Compare rollouts with the clips' own latents, in dB (``decibels``; higher is nearer).
 
-    ``rollout_db`` of the whole, ``rollout_last_chunk_db``; ``rollout_drift_db``, how much worse the last chunk is than
-    the second; the same of the carried mean of the prepared clips, which the model has to beat; ``frozen_db`` of the
-    given picture. Then ``last_chunk_energy``, the mean square of the last chunk over the rendered one's: oversaturated
-    where well above 1. With an ``autoencoder`` the rollout carries its own content, as a stream does. ``view``: of the
-    same clips; its figures join.
+    ``rollout_db``: the whole clip; ``rollout_last_chunk_db``; ``rollout_drift_db``: how much worse the last chunk is
+    than the second. ``carried_*``: the same for the prior's mean, which the model has to beat. ``frozen_db``: the given
+    picture repeated. ``last_chunk_energy``: mean square of the last chunk relative to the clip's; well above 1 means
+    oversaturation. ``autoencoder``: see ``roll_out``. ``view``: of the same clips; its figures are added.
 
-    Clips are rolled out one by one: a cache for all of them at once would be larger than anything that training needs.
+    Clips are rolled out one by one, since a cache for all of them would exceed the memory that training needs.
     """
     rolled, means = list[Tensor](), list[Tensor]()
     for row in range(len(clips)):
@@ -146,7 +145,7 @@ def rollout_figures(
             means.append(prior.mean)
     made, true = torch.cat(rolled), clips.latents.to(network.model.device)
     size = network.model.config.causal.chunk_frames
-    second, last = slice(size - 1, 2 * size), slice(-size - 1, None)  # one more, for decibels leaves out the first
+    second, last = slice(size - 1, 2 * size), slice(-size - 1, None)  # one frame more, since decibels skips the first
 
     def compare(name: str, latents: Tensor) -> dict[str, float]:
         early, late = (decibels(latents[:, :, part], true[:, :, part]) for part in (second, last))

@@ -1,4 +1,4 @@
-"""What stages share a folder for: one run of a stage at a time, and none that goes on from what is there no more."""
+"""Guards a training folder: one run of a stage at a time, resumed only if earlier stages' weights are unchanged."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ STARTS_FROM = {
     "decoder": ("autoencoder", "mixer", "teacher"),
     "tiny-decoder": ("autoencoder",),
 }
-"""The stages whose weights a stage is trained with."""
+"""The earlier stages whose weights each stage uses."""
 
 
 @contextmanager
 def stage_run(folder: Path, stage: str) -> Iterator[None]:
-    """A run of ``stage`` in ``folder``: while it lasts there is no other. All ranks enter it together.
+    """Lock ``stage`` in ``folder`` during a run. All ranks enter together.
 
-    The lock ends with the process, however that ends. Where the system or the file system has none, there is none.
-    Raises ValueError on all ranks where another run has it, and where an earlier run of the stage, which this one would
-    go on from, began with other weights of the stages before.
+    The lock is released when the process ends, however it ends; systems without file locks get none. Raises ValueError
+    on all ranks if another run holds the lock, or if the run to be resumed started from other weights of earlier
+    stages.
     """
     held: list[IO[str]] = []
 
@@ -57,7 +57,7 @@ def _lock(folder: Path, stage: str, held: list[IO[str]]) -> None:
 
     held.append(open(folder / f".{stage}.lock", "w"))  # noqa: SIM115 - the lock lasts as long as it is open
     try:
-        # not flock: data workers outlive a run that is killed by seconds, and must not hold what they were forked with
+        # not flock: forked data workers would inherit it and keep it for seconds after a run is killed
         fcntl.lockf(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -67,7 +67,7 @@ def _lock(folder: Path, stage: str, held: list[IO[str]]) -> None:
 
 
 def _check_origin(folder: Path, stage: str) -> None:
-    """Compare the weights that the stage starts from with those it was begun with, or note them where it begins."""
+    """Check that the weights of earlier stages have not changed since the stage began, and record them."""
     record = folder / f"{stage}.origin.json"
     paths = [weights_path(folder, before) for before in STARTS_FROM[stage]]
     now = {path.name: sha256(path) for path in paths if path.exists()}

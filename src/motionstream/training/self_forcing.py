@@ -1,38 +1,40 @@
 """Self-Forcing with distribution matching distillation (paper, section 3.2, appendix D).
 
-The student makes whole clips by the rollout of inference, rolling cache, sinks and slots included, longer than sink and
-window together. Two bidirectional networks then see the clip as continuous frames: the teacher (frozen, joint guidance)
-and the critic (a copy of the teacher, kept trained on what the student makes by plain flow matching, never guided).
-``training/dmd.py`` turns their difference into the student's gradient. The critic is updated five times as often.
+The student generates whole clips as in inference, with rolling cache, sinks and slots, longer than sink and window
+together. Two bidirectional networks evaluate the clip: the teacher (frozen, joint guidance) and the critic (a copy of
+the teacher, trained on the student's clips by plain flow matching, never guided). ``training/dmd.py`` turns their
+difference into the student's gradient. The critic is updated five times as often.
 
 **Gradient truncation.** The paper draws a denoising step, uses "only that step's output for self-rollout" and says
-that this "maintains computation graphs only for final denoised embeddings in the KV cache". Taken by the letter, later
-chunks would reach earlier ones through cached keys and values. Self-Forcing, whose strategy it adopts, detaches the
-cache, and so does this: one step is drawn for all chunks of a rollout; each chunk ends there and has a gradient through
-that one evaluation (and the text encoder), none through the steps before it, the other chunks, or the clean pass.
+that this "maintains computation graphs only for final denoised embeddings in the KV cache". Taken literally, gradients
+would flow from later chunks to earlier ones through cached keys and values. Self-Forcing, whose strategy the paper
+adopts, detaches the cache, and so does this code: one step is drawn for all chunks of a rollout; each chunk ends there,
+with a gradient through that one evaluation (and the text encoder), not through earlier steps, other chunks or the clean
+pass.
 
-**Own content.** Models that carry content (``nano``) take that of a track that begins late from their own last frame,
-worn as it may be, in rollouts as in a stream (``rollouts.OwnContent``): otherwise the student would not learn to live
-with what it has itself worn out. Teacher and critic are told the prepared clips' conditions, what is known of the real
-clip. No gradient goes through the pictures.
+**Own content.** In models that carry content (``nano``), tracks that begin late take theirs from the rollout's own last
+frame, as in a stream (``rollouts.OwnContent``), so that the student learns to cope with its own degraded content.
+Teacher and critic receive the prepared clips' conditions, which describe the real clip. No gradient goes through the
+pictures.
 
-**Regression** (``regression_weight``) is ours and no part of the paper: the rollout's distance from the clip whose
-tracks it was told. It takes such a clip to be the one truth, which rendered ones nearly are; where tracks leave
-open what happens, it draws towards the mean of what may, or its median. Without it the clips' latents are used in their
-frame 0 alone, the given picture.
+**Regression** (``regression_weight``) is ours, not the paper's: the distance between the rollout and the clip whose
+tracks it follows. It assumes that the tracks determine the clip, which is nearly true of rendered ones; otherwise it
+draws the student towards the mean or the median of the possible clips. Without regression, only frame 0 of the clips'
+latents is used, the given picture.
 
-**With a Gaussian prior** (``nano``) all three networks predict in units of the posterior's deviation around the same
-prior, which stays as it is. The difference of their x0 is small where the prior is sure, so unweighted it would be
-spent on the few uncertain cells. It is weighted as in ``x0_loss``, the metric of the other stages; without a prior that
-weight is one number a clip, which the normalisation cancels: the loss of the paper.
+**With a Gaussian prior** (``nano``) all three networks predict in units of the posterior's standard deviation around
+the same fixed prior. Where the prior is certain, their x0 differ little, so an unweighted difference would train only
+the few uncertain cells. It is therefore weighted as in ``x0_loss``, the metric of the other stages. Without a prior
+that weight is one number per clip, which the normalisation cancels: the paper's loss.
 
-**Below temperature 1** the teacher's own samples begin with less noise and stay nearer its mean; to pull the
-student to all that the teacher deems possible would undo that. So the noise put on generated clips is scaled alike, for
-the scores and for the critic. The teacher takes the noise for more than it is and answers nearer to its mean; the
-critic has learned what it is. They agree where the student is the teacher with deviations scaled by the temperature:
-exactly so for Gaussians (``tests/training/test_dmd.py``), otherwise about. At temperature 0 (``nano``) none is left,
-and regression alone can teach: the critic would know x0 = x_t / (1 − t) without looking, and the normalised gradient
-would be as large next to the teacher's clip as far from it.
+**Below temperature 1** the teacher's own samples start from less noise and stay nearer to its mean; training the
+student towards the teacher's full distribution would undo that. The noise added to generated clips is therefore scaled
+by the temperature, for both scores and in the critic's training. The teacher assumes more noise than there is and
+predicts nearer to its mean; the critic has learned the true amount. They agree if the student is the teacher with
+deviations scaled by the temperature: exactly for Gaussians (``tests/training/test_dmd.py``), otherwise approximately.
+At temperature 0 (``nano``) there is no noise, and only regression can train: the critic could compute
+x0 = x_t / (1 − t) without looking, and the normalised gradient would be as large near the teacher's clip as far from
+it.
 """
 
 from __future__ import annotations
@@ -60,32 +62,33 @@ from motionstream.training.trainee import Trainee
 from motionstream.training.validation import ClipView
 
 SMOOTH = 0.05
-"""Distance below which the one to the median is as good as squared."""
+"""Distance below which the median's loss is approximately quadratic."""
 
 
 @dataclass(frozen=True)
 class SelfForcingConfig:
-    """What a rollout of training is drawn from. Several sinks and windows make one student that takes them all; the
-    paper distils one configuration at a time. The chunk is the model's."""
+    """Rollouts and losses of Self-Forcing. Each step draws a sink and a window, so that one student supports them all;
+    the paper distils one configuration at a time. The chunk size is the model's."""
 
     critic_updates: int = 5
     """Updates of the critic before each of the student."""
     critic_first: int = 0
-    """Steps at the beginning that are all the critic's: a copy of the teacher knows nothing of the student yet."""
+    """Number of first steps that update only the critic, which initially knows nothing of the student."""
     sinks: tuple[int, ...] = (1,)
     windows: tuple[int, ...] = (1,)
     guided: bool = True
-    """Joint guidance of the real score by the sampler's weights. Only for a teacher whose guided samples are better."""
+    """Joint guidance of the real score, with the sampler's weights. Only for teachers whose guided samples are
+    better."""
     own_content: bool = True
-    """Late tracks take their content from the rollout's own frames, as in a stream; False: from the prepared clips. No
-    effect on models that carry none."""
+    """Tracks that begin late take their content from the rollout's own frames, as in a stream; False: from the prepared
+    clips. No effect on models that carry none."""
     score_weight: float = 1.0
-    """Of the distribution matching loss; at 0 no critic is trained, and regression is all there is."""
+    """Weight of the distribution matching loss; at 0 no critic is trained, only regression remains."""
     regression_weight: float = 0.0
-    """Of the distance from the clips' own latents (``x0_loss``): ours, 0 in the paper."""
+    """Weight of the distance from the clips' own latents (``x0_loss``): ours, 0 in the paper."""
     regression_to: Literal["mean", "median"] = "mean"
-    """Of what may be at a cell: by the squared distance of its latents, or by their distance. Where the carried content
-    is right more often than not the median is that content; the mean is a blur of it and all else."""
+    """What the student learns if a cell has several possible latents: their mean, by the squared distance, or their
+    median, by the distance. If the carried content is usually right, it is the median, while the mean blurs it."""
 
     def __post_init__(self) -> None:
         if self.critic_updates < 1:
@@ -105,9 +108,9 @@ class SelfForcingConfig:
 
 
 def check_rollouts(settings: SelfForcingConfig, config: ModelConfig, frames: int) -> None:
-    """Raise ValueError where rollouts of ``frames`` latent frames cannot teach the student what it is trained for.
+    """Raise ValueError if rollouts of ``frames`` latent frames cannot train the student.
 
-    Some cache must roll within a clip, and clips whose distributions are matched must have noise put on them.
+    At least one of the caches must roll within a clip, and distribution matching needs a temperature above 0.
     """
     temperature = config.sampler.temperature
     if settings.score_weight > 0 and temperature == 0:
@@ -128,9 +131,9 @@ def check_rollouts(settings: SelfForcingConfig, config: ModelConfig, frames: int
 
 @dataclass(frozen=True)
 class _Drawn:
-    """The random choices of one step. ``causal`` and ``exit_step`` are those of the whole global batch; all else is
-    drawn sample by sample: ``ids`` seeds the tracks' ids, which all networks are told alike, ``seeds`` the rollout;
-    noise levels ``t`` (B, F), ``noise`` (B, C, F, h, w) at the sampler's temperature."""
+    """The random choices of one step. ``causal`` and ``exit_step`` hold for the whole global batch; the rest is drawn
+    per sample: ``ids`` seed the tracks' ids, equal for all networks; ``seeds`` seed the rollout; noise levels ``t``
+    (B, F); ``noise`` (B, C, F, h, w) at the sampler's temperature."""
 
     causal: CausalConfig
     exit_step: int
@@ -141,17 +144,17 @@ class _Drawn:
 
 
 def towards(error: Tensor, to: Literal["mean", "median"]) -> Tensor:
-    """Of squared errors (B, C, F, h, w) a loss that is least at the mean of what may be, or at its geometric median,
-    the point that is nearest to all of it, cell by cell."""
+    """A loss of squared errors (B, C, F, h, w) whose minimum, cell by cell, is the mean or the geometric median of the
+    targets."""
     if to == "mean":
         return error.mean()
     return ((error.mean(dim=1) + SMOOTH**2).sqrt() - SMOOTH).mean()
 
 
 class SelfForcingStage(Stage):
-    """See the module's docstring. ``module`` is the student, ``opponent`` the critic; all three begin with weights:
-    the student with the causal stage's, teacher and critic with the teacher's. ``autoencoder`` is needed by models that
-    carry content."""
+    """See the module's docstring. ``module`` is the student, ``opponent`` the critic. The networks are passed with
+    weights: the student with the causal stage's, teacher and critic with the teacher's. ``autoencoder`` is needed by
+    models that carry content, unless ``own_content`` is off."""
 
     def __init__(
         self,
@@ -185,7 +188,7 @@ class SelfForcingStage(Stage):
         teacher.eval().requires_grad_(False)
 
     def turn(self, step: int) -> Literal["module", "opponent"]:
-        """Whose update ``step`` is: the critic's ``critic_updates`` times, then the student's."""
+        """Which network ``step`` updates: ``critic_updates`` times the critic, then the student."""
         if self.settings.score_weight == 0:
             return "module"
         cycle = self.settings.critic_updates + 1
@@ -240,12 +243,12 @@ class SelfForcingStage(Stage):
     def _matching_loss(
         self, x0: Tensor, clips: PreparedClips, drawn: _Drawn, told: Conditions
     ) -> tuple[Tensor, dict[str, float]]:
-        """Distribution matching of generated clips ``x0``; ``told``: the teacher's conditions."""
+        """The distribution matching loss of generated clips ``x0``; ``told``: the teacher's conditions."""
         clean = self.student.model.config.image_conditioning == "first_latent"
         noisy = add_noise(x0.detach(), drawn.noise, drawn.t)
         noisy, t = hold_picture(noisy, drawn.t, clips.latents[:, :, :1], drawn.noise, clean=clean)
         with torch.no_grad():
-            # the weight of x0_loss: what it makes of an error of 1
+            # the weight of x0_loss: its value for an error of 1
             weight = x0_loss(torch.ones_like(x0), torch.zeros_like(x0), noisy, t, told)
             real, fake = self._real(clips, told, drawn.ids), self._fake(clips, drawn.ids)
             gradient, figures = dmd_gradient(x0.detach(), noisy, t, real, fake, weight)
@@ -259,7 +262,7 @@ class SelfForcingStage(Stage):
         return loss, {"critic": loss.item()}
 
     def _generate(self, clips: PreparedClips, drawn: _Drawn) -> Tensor:
-        """The student's clips (B, C, F, h, w), latent frame 0 being the given picture's."""
+        """The student's clips (B, C, F, h, w); latent frame 0 is the given picture's."""
         return roll_out(
             self.student,
             clips,
@@ -273,7 +276,7 @@ class SelfForcingStage(Stage):
         )
 
     def _real(self, clips: PreparedClips, told: Conditions, ids: list[int]) -> Denoiser:
-        """The teacher under joint guidance (equation 2), or its plain conditional prediction."""
+        """The teacher's x0 prediction, under joint guidance (equation 2) if ``guided``."""
         model, guidance = self.teacher.model, None
         if self.settings.guided:
             generators = [torch.Generator().manual_seed(seed) for seed in ids]
@@ -281,18 +284,18 @@ class SelfForcingStage(Stage):
         return lambda noisy, t: velocity_to_x0(noisy, guided_velocity(model, noisy, t, told, guidance), t)
 
     def _fake(self, clips: PreparedClips, ids: list[int]) -> Denoiser:
-        """The critic as it is: guidance would take the meaning from the difference (section 3.2)."""
+        """The critic's x0 prediction, never guided: guidance would make the difference meaningless (section 3.2)."""
         model, told = self.critic.model, keyed_conditions(self.critic, clips, ids)
         return lambda noisy, t: velocity_to_x0(noisy, model(noisy, t, told), t)
 
     def before(self) -> dict[str, float]:
-        """The student's figures as it comes from the causal stage (``ode_``)."""
+        """The student's figures after the causal stage (``ode_``)."""
         figures = self.validate(self.student)
         return {f"ode_{k}": v for k, v in figures.items() if "carried" not in k and "frozen" not in k}
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Held-out rollouts at the model's own sink and window, of a clip's length and (``long_``) of many; see
-        ``rollout_figures``."""
+        """Figures (``rollout_figures``) of held-out rollouts at the model's own sink and window: of a clip's length,
+        and several times as long (``long_``)."""
         figures = rollout_figures(self.student, self.validation, self.autoencoder, self.view)
         if self.long_validation is not None:
             long = rollout_figures(self.student, self.long_validation, self.autoencoder)
@@ -300,5 +303,5 @@ class SelfForcingStage(Stage):
         return figures
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Of the last validation."""
+        """Pictures of the last validation."""
         return {} if self.view is None else self.view.pictures()

@@ -1,4 +1,4 @@
-"""Clips from the shards that ``motionstream prepare`` has written."""
+"""Training clips from the shards written by ``motionstream prepare``."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from motionstream.training.keyed_loader import KeyedLoader
 
 
 class ShardClips:
-    """Sample after sample of a prepared folder, in an order that depends on (seed, epoch); each time with other tracks.
+    """The samples of a prepared folder in an order that depends on (seed, epoch), with different tracks each time.
 
     Sample ``i`` of step ``s`` is number ``s × batch + i`` of the whole run, on any number of ranks.
 
     Args:
-        config: the model that is trained. Text and image tokens are taken from the shards where the model's encoders
-            are frozen; a trainable text encoder (``nano``) is given the captions.
+        config: the trained model. Text and image tokens come from the shards if the model's encoders are frozen; a
+            trainable text encoder (``nano``) receives the captions.
         autoencoder: needed by models that carry content.
-        frames: latent frames to train on, whole chunks; the whole clip when None. Longer clips are cut at their end.
-        workers: reading processes; 0 reads in this one.
-        damaged: what a sample that cannot be read is: an error (``refuse``), or replaced by the next (``skip``).
-        mixer: of models that have one.
+        frames: latent frames to train on, whole chunks; the whole clip when None. Longer clips are cut at the end.
+        workers: reading processes; 0 reads in this process.
+        damaged: an unreadable sample raises an error (``refuse``) or is replaced by the next one (``skip``).
+        mixer: the model's pixel mixer, if it has one.
 
     Raises:
-        ValueError: no finished data set, one made for another model, clips that are too short.
+        ValueError: the data set is unfinished or made for another model, or its clips are too short.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class ShardClips:
         check_made_for(shards, config)
         self.batch = batch
         samples = _Samples(config, shards, mix, autoencoder, seed, frames, mixer)
-        samples[0]  # what is wrong with all of them is told now
-        # a large model's sample is ten megabytes: a few steps ahead of a batch of 128 would be as many gigabytes
+        samples[0]  # to report errors common to all samples early
+        # a large model's sample has ten megabytes: a few steps ahead at a batch of 128 would take gigabytes
         ahead = min(4 * batch, 64)
         self._loader: KeyedLoader[int, PreparedClips] = KeyedLoader(samples, workers=workers, ahead=ahead)
 
     def at(self, step: int, samples: range | None = None) -> PreparedClips:
-        """See ``ClipSource``. Raises ValueError for a sample that cannot be read."""
+        """See ``ClipSource``. Raises ValueError for an unreadable sample."""
         samples = range(self.batch) if samples is None else samples
         if not 0 <= samples.start < samples.stop <= self.batch:
             raise ValueError(f"samples {samples.start}:{samples.stop} are not among the batch's {self.batch}")
@@ -87,7 +87,7 @@ class ShardClips:
         return PreparedClips.join(clips)
 
     def _needs(self, step: int, samples: range) -> Iterator[int]:
-        """Numbers of the samples to read: what is left of this step's, then this rank's of all steps to come."""
+        """Numbers of the samples to read: the rest of this step's, then this rank's of all later steps."""
         size = self.batch // world_size()
         lanes = range(rank() * size, (rank() + 1) * size)
         if samples.start not in lanes or samples[-1] not in lanes:
@@ -99,7 +99,7 @@ class ShardClips:
 
 
 def check_made_for(shards: ShardFolder, config: ModelConfig) -> None:
-    """ValueError where the latents in ``shards`` are another model's."""
+    """Raise ValueError if the latents in ``shards`` do not fit the model."""
     made = ModelConfig.from_dict(shards.manifest["settings"]["model"])
     for name in ("latent_channels", "spatial_compression", "temporal_compression", "autoencoder", "fps"):
         theirs, ours = getattr(made, name), getattr(config, name)
@@ -154,7 +154,7 @@ class _Samples(Dataset):
 
     def _tracks(self, sample: Sample, frames: int, generator: torch.Generator) -> SampledTracks:
         visible, positions = sample.visible[:frames], sample.positions[:frames]
-        # where nothing is known the file says zero; a hidden point's last place is a number, and never exactly that
+        # the file has zeros for unknown positions; a hidden point keeps its last position, which is never exactly zero
         unknown = ~visible & (positions == 0).all(dim=-1)
         positions = positions.masked_fill(unknown[..., None], torch.nan)
         layer = layers_of(positions, visible, sample.size)
@@ -162,14 +162,14 @@ class _Samples(Dataset):
         return sample_tracks(positions[None], visible[None], layer[None], self.mix, generator, chunks=starts)
 
     def _shell(self) -> MotionModel:
-        """The model without weights: it knows how content is carried."""
+        """The model without weights, which carries content."""
         if self._model is None:
             self._model = carrying_model(self.config, self.mixer)
         return self._model
 
     def _with_tokens(self, clips: PreparedClips, sample: Sample) -> PreparedClips:
         text: Tensor | None = None
-        if isinstance(self.config.text, UMT5Config):  # frozen; a trainable encoder is given the captions
+        if isinstance(self.config.text, UMT5Config):  # frozen; a trainable encoder receives the captions
             text = pad_text(sample.text, self.config.text.tokens)[None]
         if (self.config.image_encoder is None) != (sample.image is None):
             raise ValueError(f"sample {sample.key} has image tokens for another model: prepare the videos for this one")

@@ -1,4 +1,4 @@
-"""Out of memory: telling it from other errors, and what to do about it."""
+"""Recognises errors of insufficient memory and suggests remedies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from motionstream.training.stage import TrainConfig
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, the device's or the computer's: PyTorch tells the latter by text alone."""
+    """Whether an error means too little memory, on the device or the CPU; PyTorch marks the latter only by its text."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
@@ -18,10 +18,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def explain(config: TrainConfig, samples: range | None, ranks: int) -> str:
-    """What was taken at a time, and the settings that need less, as sentences.
+    """Sentences with the micro-batch that did not fit and the settings that need less memory.
 
     Args:
-        samples: of a micro-batch on one rank; None where that is not known.
+        samples: the micro-batch's samples on one rank; None if unknown.
     """
     size, finer = "a micro-batch", 2
     if samples is not None:

@@ -1,4 +1,4 @@
-"""What a recipe's stages start from: weights, parts of the base model, clips."""
+"""The inputs of a recipe's stages: weights, parts of the base model, clips."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from motionstream.training.validation import ClipView
 
 
 def weights_path(folder: Path, stage: str) -> Path:
-    """Where a stage leaves its weights."""
+    """The file in which a stage saves its weights."""
     return folder / f"{stage}.safetensors"
 
 
 def finished(folder: Path, stage: str) -> Path:
-    """A finished stage's weights. ValueError where it is not finished."""
+    """The weights file of a finished stage. Raises ValueError if it is not finished."""
     path = weights_path(folder, stage)
     if not path.exists():
         raise ValueError(f"{path} is missing: train the {stage} stage first")
@@ -49,7 +49,7 @@ def finished(folder: Path, stage: str) -> Path:
 
 
 def load_into(module: nn.Module, path: Path) -> None:
-    """ValueError where the file is of another model."""
+    """Load weights into a module. Raises ValueError if they belong to another model."""
     try:
         module.load_state_dict(read_state(path))
     except RuntimeError as error:
@@ -58,7 +58,7 @@ def load_into(module: nn.Module, path: Path) -> None:
 
 
 def base(recipe: Recipe) -> Found:
-    """The base model's files. ValueError where the recipe names none, or there are none of the name."""
+    """The base model's files. Raises ValueError if the recipe names no base, or it does not exist."""
     if recipe.base is None:
         raise ValueError(f"{recipe.model.name} is trained from a base model: name it (--base), see docs/training.md")
     found = locate(recipe.base)
@@ -68,10 +68,9 @@ def base(recipe: Recipe) -> Found:
 
 
 def begin(recipe: Recipe, folder: Path, stage: str | None) -> Trainee:
-    """A model to train or to ask, float32, on this rank's device.
+    """A model for training or inference, float32, on this rank's device.
 
-    With the weights of a finished ``stage``; with None, those of the base model where it has the same sizes, else
-    random ones.
+    With the weights of a finished ``stage``; if None, with those of a base model of the same sizes, else random ones.
     """
     source = None if stage is None else finished(folder, stage)
     text = None if isinstance(recipe.model.text, TextConfig) else _stored_text(recipe)
@@ -85,14 +84,14 @@ def begin(recipe: Recipe, folder: Path, stage: str | None) -> Trainee:
         trainee = Trainee(recipe.model, text=text)
         trainee.model.pixel_mixer = load_mixer(recipe, folder)
         return trainee.to(device())
-    with torch.device("meta"):  # no random numbers for what is read in a moment
+    with torch.device("meta"):  # no initialisation, since the weights are loaded next
         trainee = Trainee(recipe.model, text=text)
     load_into(trainee.to_empty(device=device()), source)
     return trainee
 
 
 def _of_base(recipe: Recipe, folder: Path, found: Found, text: StoredText | None) -> Trainee:
-    """The base's weights, those of a small text encoder included, around the mixer that the recipe trains itself or the
+    """The base's weights, including a small text encoder's, with the pixel mixer that the recipe has trained, or the
     base's."""
     carry = found.config.carry
     model = load_model(found, replace(recipe.model, carry=carry), Placement(device="cpu", dtype="float32"))
@@ -103,14 +102,14 @@ def _of_base(recipe: Recipe, folder: Path, found: Found, text: StoredText | None
         assert isinstance(trainee.text, nn.Module) and isinstance(stored, nn.Module)
         trainee.text.load_state_dict(stored.state_dict())
     model.pixel_mixer = load_mixer(recipe, folder)
-    if model.pixel_mixer is not None:  # trained in its own stage alone
+    if model.pixel_mixer is not None:  # trained only in its own stage
         model.pixel_mixer.requires_grad_(False)
     return trainee
 
 
 def begin_student(recipe: Recipe, folder: Path, stage: str) -> Trainee:
-    """What the student starts from: a finished stage's weights, and the recipe's own transformer where it names one
-    and has not trained it yet.
+    """The model from which the student starts: a finished stage's weights; after the teacher, with the transformer of
+    ``recipe.student`` if given.
 
     Raises ValueError for a checkpoint that does not fit.
     """
@@ -133,8 +132,8 @@ def _stored_text(recipe: Recipe) -> StoredText:
 
 
 def load_autoencoder(recipe: Recipe, folder: Path) -> LinearAutoencoder | None:
-    """The autoencoder that carries content and encodes rendered clips, trained here or the base's; None where there is
-    neither."""
+    """The autoencoder that carries content and encodes rendered clips, trained by the recipe or the base's. None if the
+    recipe does neither."""
     if recipe.model.carry is None and not isinstance(recipe.data, Rendered):
         return None
     if recipe.autoencoder is None:
@@ -148,7 +147,7 @@ def load_autoencoder(recipe: Recipe, folder: Path) -> LinearAutoencoder | None:
 
 
 def load_mixer(recipe: Recipe, folder: Path) -> PixelMixer | None:
-    """The pixel mixer, trained here or the base's; None for models that have none."""
+    """The pixel mixer, trained by the recipe or the base's; None for models without one."""
     carry = recipe.model.carry
     if carry is None or carry.mixer is None:
         return None
@@ -164,7 +163,8 @@ def load_mixer(recipe: Recipe, folder: Path) -> PixelMixer | None:
 
 
 def parts(recipe: Recipe, placement: Placement | None = None) -> Components:
-    """The base model's autoencoder and encoders, on the CPU unless placed. ValueError for another autoencoder."""
+    """The base model's autoencoder and encoders, by default on the CPU. Raises ValueError if its autoencoder differs
+    from the recipe's."""
     found = base(recipe)
     if found.config.autoencoder != recipe.model.autoencoder:
         raise ValueError(f"--base {recipe.base!r} has another autoencoder than {recipe.model.name}: name another base")
@@ -177,7 +177,7 @@ def parts(recipe: Recipe, placement: Placement | None = None) -> Components:
 def clip_source(
     recipe: Recipe, folder: Path, mix: TrackMix, *, seed: int, phase: int = -1, batch: int | None = None
 ) -> ClipSource:
-    """Training clips with tracks by ``mix``. ``phase``: of the teacher; −1 is distillation's."""
+    """Training clips with tracks drawn by ``mix``. ``phase``: of the teacher; −1 for distillation."""
     data, autoencoder = recipe.data, load_autoencoder(recipe, folder)
     batch = batch or recipe.batch
     if isinstance(data, Shards):
@@ -212,8 +212,8 @@ def clip_source(
 
 
 def clip_view(recipe: Recipe, folder: Path, clips: PreparedClips) -> ClipView:
-    """To look at validation clips: by the autoencoder that is trained here, or by the base's decoders, the tiny one if
-    it has one."""
+    """Decodes validation clips for figures and pictures, with the linear autoencoder if there is one, else the base's
+    decoder, preferably its tiny one."""
     decoder: StreamingAutoencoder | None = load_autoencoder(recipe, folder)
     if decoder is None:
         tiny = (base(recipe).folder / "tiny_decoder.safetensors").is_file()
@@ -228,10 +228,10 @@ def _rendered(recipe: Recipe) -> Rendered:
 
 
 def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False) -> PreparedClips:
-    """The same held-out clips in every stage, so that their figures can be compared.
+    """Validation clips, the same in every stage, so that figures are comparable.
 
-    ``long``: of many times the length, where clips are rendered; prepared ones are as long as they are, and not held
-    out where the recipe names no folder for it, of which it warns.
+    Prepared clips come from the held-out folder, or with a warning from the training clips. ``long``: render clips of
+    ``long_frames``; no effect on prepared ones.
     """
     autoencoder, count = load_autoencoder(recipe, folder), recipe.validation_clips
     if isinstance(recipe.data, Shards):
@@ -239,7 +239,7 @@ def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False) -> Pre
         if recipe.data.held_out is None:
             warnings.warn(
                 f"validation is on clips of {held_out}, which are trained on, too: prepare others (--held-out DIR)",
-                stacklevel=1,  # of this line, so that it is shown once and not for every stage
+                stacklevel=1,  # attributed to this line, so that it is shown once and not for every stage
             )
         mix = replace(recipe.tracks, mask_probability=0.0)
         frames = recipe.data.frames

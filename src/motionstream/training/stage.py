@@ -1,4 +1,4 @@
-"""What the loop is given: a stage, which says what a loss is, and a configuration, how long and with what it trains."""
+"""The inputs of the training loop: a stage, which computes the loss, and settings of its length and optimiser."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from torch import Tensor, nn
 class TrainConfig:
     """Length and optimiser of a run.
 
-    Resuming is exact, bit for bit, for runs of ``steps`` whose stages draw their random numbers by step or from what
-    the loop saves (``Stage.rng``, torch's and Python's own). A run with ``minutes`` cannot be: its schedule follows the
-    clock.
+    Resuming is bit-exact if the stage draws its random numbers by step or from generators that the loop saves
+    (``Stage.rng``, torch's and Python's own), except with ``minutes``: that schedule follows the clock.
     """
 
     steps: int
     lr: float = 1e-3
     opponent_lr: float | None = None
-    """Of the stage's opponent, if it has one; twice ``lr`` when None."""
+    """Learning rate of the stage's opponent, if it has one; twice ``lr`` when None."""
     warmup: int = 50
     final_lr: float = 0.05
     """The cosine schedule ends at this fraction of ``lr``."""
     weight_decay: float = 0.01
     optimiser: Literal["adamw", "muon"] = "adamw"
-    """``muon``: the transformer's matrices by Muon, at updates as large as AdamW's, all else by AdamW."""
+    """``muon``: Muon for the transformer's matrices, scaled to AdamW's update size; AdamW for the rest."""
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     ema: float = 0.995
     minutes: float | None = None
-    """Wall-clock budget. The schedule then follows whichever of steps and minutes is further on."""
+    """Wall-clock budget. The schedule then follows whichever of steps and minutes is further along."""
     bf16: bool = False
     """Mixed precision by autocast; master weights, optimiser and averages stay float32."""
     accumulate: int = 1
-    """Micro-batches that the global batch is taken in, one after the other; their gradients are added up."""
+    """Gradient accumulation: number of micro-batches per global batch."""
     shard: bool = False
-    """Divide the transformers among the ranks (FSDP2); otherwise each rank keeps all of them."""
+    """Shard the transformers among the ranks (FSDP2); otherwise each rank keeps full copies."""
     recompute: bool = False
-    """Activation checkpointing: blocks are run again in the backward pass instead of being remembered."""
+    """Activation checkpointing: the backward pass recomputes the blocks' activations instead of keeping them."""
     compile: bool = False
-    """``torch.compile`` the transformer's blocks; worth it where shapes stay the same for long."""
+    """``torch.compile`` the transformer's blocks; worthwhile if shapes rarely change."""
     frozen_dtype: Literal["float32", "bfloat16"] | None = None
-    """Precision in which the frozen networks' transformers are kept, the islands aside; as they are when None."""
+    """Precision of the frozen networks' transformers, except the islands (``cast_with_islands``); unchanged when
+    None."""
     offload_frozen: bool = False
-    """The blocks of frozen networks wait in the computer's memory and come to the device when they are due."""
+    """Keep the blocks of frozen networks in CPU memory and move each to the device when it is needed."""
     offload_optimiser: bool = False
-    """The optimisers' moments wait in the computer's memory between updates."""
+    """Keep the optimisers' moments in CPU memory between updates."""
     background_checkpoints: bool = False
     """Write checkpoints in a thread, from a copy of the state."""
     log_every: int = 10
@@ -74,17 +74,17 @@ class TrainConfig:
 
 
 class Stage(ABC):
-    """One training stage: what is trained, and on which loss.
+    """One training stage: the trained module and its loss.
 
     ``module`` is trained, saved and averaged. ``rng`` is saved with it, for random numbers other than those of
-    ``distributed.SampleDraws``, which depend on seed, step and sample alone.
+    ``distributed.SampleDraws``, which depend only on seed, step and sample.
     """
 
     opponent: nn.Module | None = None
     """A module with an optimiser of its own (the critic of DMD, the discriminator of a GAN), saved but not averaged."""
     frozen: tuple[nn.Module, ...] = ()
-    """Modules that are used but not trained (the teacher of DMD): sharded and tuned as ``module`` is, kept in another
-    precision or offloaded where the configuration says so."""
+    """Modules that are used but not trained (the teacher of DMD): sharded and compiled like ``module``, and optionally
+    offloaded or kept in another precision."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -92,36 +92,36 @@ class Stage(ABC):
 
     @abstractmethod
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of whose turn ``step`` is, a mean over the samples ``distributed.shard(batch)``, and numbers for the
-        log."""
+        """The loss of the network that ``step`` updates, a mean over the samples ``distributed.shard(batch)``, and
+        numbers for the log."""
 
     @abstractmethod
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Figures of ``module``, the averaged weights in place. On several ranks all are asked, for ``pictures``, too;
-        the first one's are kept."""
+        """Figures of ``module``, which holds the averaged weights. All ranks call this and ``pictures``; the first
+        rank's results are kept."""
 
     def before(self) -> dict[str, float]:
-        """Figures of what the stage begins with, to stand beside those of every validation. Asked for when all networks
-        are where they train, before any update and before a checkpoint is read."""
+        """Figures before training, logged beside those of every validation. Called when all networks are on their
+        devices, before any update or checkpoint."""
         return {}
 
     def turn(self, step: int) -> Literal["module", "opponent"]:
-        """Who is updated at ``step``."""
+        """Which network ``step`` updates."""
         return "module"
 
     def last_batch(self) -> dict[str, Any]:
-        """What the last loss was computed from, tensors and plain values: saved where it went wrong."""
+        """The inputs of the last loss, tensors and plain values: saved if it fails."""
         return {}
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Of the last validation, uint8 (H, W, 3) by name, for ``validation/`` in the run's folder and TensorBoard. The
-        averaged weights are still in place."""
+        """Pictures of the last validation, uint8 (H, W, 3) by name, for ``validation/`` in the run's folder and
+        TensorBoard. The averaged weights are still in place."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values without which resuming is not exact."""
+        """Additional state for exact resuming, tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what ``state_dict`` has answered."""
+        """Restore the result of ``state_dict``."""
         return

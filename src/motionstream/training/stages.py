@@ -1,7 +1,7 @@
 """The stages of a recipe, one function each, from config to finished weights. ``runs/nano.sh`` calls them in order.
 
 A stage writes ``FOLDER/<stage>/`` (checkpoint, log) and, when it ends, ``FOLDER/<stage>.safetensors``, the averaged
-weights that the next stage starts from. Calling a stage again goes on where it stopped.
+weights from which the next stage starts. Calling a stage again resumes it.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ StageKind = Literal["teacher", "causal", "self-forcing"]
 
 
 def save_average(run: Run, folder: Path, stage: str, lora: LoraSettings | None = None) -> None:
-    """Write a finished run's averaged weights, from the first rank; every rank calls it, and goes on once they are."""
+    """Write a finished run's averaged weights on the first rank. All ranks call this and wait until the file exists."""
     average = run.average if lora is None else merged(run.average, lora)
     agree(lambda: write_tensors(weights_path(folder, stage), average))
 
 
 def with_lora(trainee: Trainee, lora: LoraSettings | None) -> Trainee:
-    """Prepared for LoRA, where the recipe wants it."""
+    """Add LoRA to the model if given."""
     if lora is not None:
         add_lora(trainee.model, lora)
     return trainee
 
 
 def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
-    """Principal components, then the residual decoder."""
+    """Fit the autoencoder's principal components, then train the residual decoder."""
     own, data = recipe.own_autoencoder, recipe.data
     if not isinstance(data, Rendered):
         raise ValueError("the autoencoder is trained on rendered clips; for prepared ones it must be there already")
@@ -80,7 +80,7 @@ def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
 
 
 def train_mixer(recipe: Recipe, folder: Path, say: Say = print) -> None:
-    """What chooses between carried pictures, pixel by pixel; frozen afterwards."""
+    """Train the pixel mixer, which chooses between carried pictures at every pixel; it is frozen afterwards."""
     own, data, carry = recipe.mixer, recipe.data, recipe.model.carry
     if own is None or carry is None or carry.mixer is None:
         raise ValueError(f"{recipe.model.name} has no pixel mixer to train")
@@ -97,7 +97,7 @@ def train_mixer(recipe: Recipe, folder: Path, say: Say = print) -> None:
         shared = {"batch": own.batch, "seed": recipe.seed, "workers": data.workers}
         look = LookStage(mixer, clear_scene(data.scene), own.tracks, TRAIN, HELD_OUT, **shared)
         train(look, own.look, folder / "mixer_look", say=say).use_average()
-        look.module.requires_grad_(False)  # far fewer clips than pictures are seen: they would undo it
+        look.module.requires_grad_(False)  # clips are far fewer than pictures: training on them would undo it
     stage = MixerStage(
         mixer,
         data.scene,
@@ -114,14 +114,14 @@ def train_mixer(recipe: Recipe, folder: Path, say: Say = print) -> None:
 
 
 def _flops(kind: StageKind, recipe: Recipe, batch: int, clips: PreparedClips) -> dict[str, float]:
-    """Operations of an update of each player on ``batch`` clips like these."""
+    """Operations per update of each player on ``batch`` clips of this size."""
     frames, *cells = clips.latents.shape[2:]
     size = (cells[0] * recipe.model.spatial_compression, cells[1] * recipe.model.spatial_compression)
     return stage_flops(kind, recipe.model, frames, recipe.rollouts, batch=batch, size=size)
 
 
 def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
-    """Flow matching in phases (paper: two; the track head is frozen in the second)."""
+    """Train the teacher by flow matching in phases (paper: two; the track head is frozen in the second)."""
     torch.manual_seed(recipe.seed)
     trainee = with_lora(begin(recipe, folder, None), recipe.lora)
     for number, phase in enumerate(recipe.teacher):
@@ -139,7 +139,7 @@ def train_teacher(recipe: Recipe, folder: Path, say: Say = print) -> None:
 
 
 def train_teacher_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
-    """The optional stage before the causal one: denoising behind a clean past."""
+    """The optional stage before the causal one: denoising chunks that attend to a clean past."""
     phase = recipe.forcing
     if phase is None:
         raise ValueError("the recipe has no teacher-forcing stage")
@@ -153,7 +153,7 @@ def train_teacher_forcing(recipe: Recipe, folder: Path, say: Say = print) -> Non
 
 
 def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
-    """Regression on the teacher's trajectories under sink and window masks of many sizes."""
+    """Train the student by regression on the teacher's trajectories, under sinks and windows of many sizes."""
     torch.manual_seed(recipe.seed)
     shards = make_trajectories(
         begin(recipe, folder, "teacher"),
@@ -177,7 +177,7 @@ def train_causal(recipe: Recipe, folder: Path, say: Say = print) -> None:
 
 
 def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
-    """Distribution matching on the student's own rollouts, from the causal stage's weights."""
+    """Distil the student by distribution matching on its own rollouts, from the causal stage's weights."""
     torch.manual_seed(recipe.seed)
     lora = recipe.student_lora or recipe.lora
     student = with_lora(begin(recipe, folder, "causal"), lora)
@@ -202,7 +202,7 @@ def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
 
 
 def train_decoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
-    """The residual decoder on the trajectories that the causal stage has left; encoder and latents stay as they are."""
+    """Fine-tune the residual decoder on the causal stage's trajectories; encoder and latents do not change."""
     own, autoencoder = recipe.own_autoencoder, load_autoencoder(recipe, folder)
     assert autoencoder is not None
     store = TrajectoryStore(sorted((folder / "trajectories").glob("*.safetensors")))

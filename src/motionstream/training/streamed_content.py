@@ -1,4 +1,4 @@
-"""The content that a stream would carry for prepared clips, chunk by chunk: a ``CarryMemory`` for each clip."""
+"""The content that a stream would carry for a prepared clip, chunk by chunk, with a ``CarryMemory``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from motionstream.tracks import Tracks
 
 
 class StreamedContent:
-    """Of one clip, whose tracks are known beforehand.
+    """The carried content of one clip, whose tracks are known in advance.
 
-    ``picture``: (3, H, W) in [−1, 1], the given one. ``positions`` (T, N, 2), NaN where there is no track, ``visible``
-    (T, N), and ``start`` (N, 2) where each began in the frame before its first chunk. One that is back behind a mask
-    begins anew where it is then, as in a stream.
+    ``picture``: the given one, (3, H, W) in [−1, 1]. ``positions`` (T, N, 2), NaN where there is no track. ``visible``
+    (T, N). ``start`` (N, 2): positions in the frame before each track's first chunk. A track that returns after being
+    masked begins anew where it returns, as in a stream.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class StreamedContent:
         self._memory = CarryMemory(picture[None], see, draw=model.draw)
 
     def motion(self, frames: slice, last: Tensor | None = None) -> MotionInput:
-        """The tracks of some frames, a chunk, with where their content comes from; asked for in order. ``last``
-        (3, H, W): what was carried to the frame before them, None for those that begin the clip."""
+        """The tracks of a chunk's frames with the source of their content; call in order. ``last`` (3, H, W): the
+        carried frame before them; None for the first chunk."""
         if last is not None:
             self._memory.last = last[None]
         positions, visible, device = self.positions[frames], self.visible[frames], self.positions.device
@@ -49,12 +49,12 @@ class StreamedContent:
         begun_at = np.where(born, self.start[rows].cpu().numpy(), tracks.beginnings())
         with torch.no_grad():
             source = self._memory.source(tracks, device, begun_at)
-        ids = torch.zeros(1, len(rows), dtype=torch.long, device=device)  # of the track head, which is not asked
+        ids = torch.zeros(1, len(rows), dtype=torch.long, device=device)  # only the track head uses ids
         return MotionInput(positions[None], visible[None], ids, size=self.size, first=last is None, source=source)
 
     @torch.no_grad()
     def carried(self, motion: MotionInput) -> CarriedLatents:
-        """What is carried along the tracks of a chunk."""
+        """The content carried along the tracks of a chunk."""
         with torch.autocast(motion.positions.device.type, enabled=False):
             carried = self.model.encode_carried(motion, self.autoencoder)
         assert carried is not None

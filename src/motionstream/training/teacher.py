@@ -23,23 +23,23 @@ from motionstream.training.validation import ClipView
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """How the teacher's loss is drawn (paper, section 3.1 and appendix D; the dropouts are not in it and are ours)."""
+    """Settings of the teacher's loss (paper, section 3.1 and appendix D; the dropout rates are ours)."""
 
     shift: float = 6.0
-    """Timestep shift k: t' = k t / (1 + (k − 1) t) of t uniform in 0..1."""
+    """Timestep shift k: t' = k t / (1 + (k − 1) t) with t uniform in 0..1."""
     weighting: Literal["uniform", "bell"] = "uniform"
-    """w_t of equation A2, which the paper leaves open. ``bell``: most at t = ½, nothing at 0 and 1, 1 on average over
-    t, the form in which others fine-tune Wan."""
+    """w_t of equation A2, which the paper does not specify. ``bell``: highest at t = ½, 0 at 0 and 1, with mean 1 over
+    t, as commonly used to fine-tune Wan."""
     text_dropout: float = 0.1
     motion_dropout: float = 0.1
     image_dropout: float = 0.0
-    """Chance that a clip is trained on as text-to-video: no picture is given, and latent frame 0 counts. Each of the
-    three is dropped independently of the others."""
+    """Probability of training on a clip as text-to-video: without the picture, and with latent frame 0 in the loss. The
+    three dropouts are independent."""
     flow_weight: float = 1.0
-    """Of flow matching beside the likelihood of the carried content's prior; at 0 the prior alone is trained, at a
-    fraction of the cost, and the transformer is not asked."""
+    """Weight of flow matching relative to the likelihood of the carried content's prior. At 0 only the prior is
+    trained, at a fraction of the cost, since the transformer is not evaluated."""
     sample_steps: int = 4
-    """Of the samples that validation looks at."""
+    """Steps of the samples generated for validation."""
 
     def __post_init__(self) -> None:
         for name in ("text_dropout", "motion_dropout", "image_dropout"):
@@ -53,7 +53,7 @@ class TeacherConfig:
             raise ValueError(f"weighting = {self.weighting!r}: 'uniform' or 'bell'")
 
     def weight(self, t: Tensor) -> Tensor:
-        """w_t."""
+        """The weight w_t of the loss at times ``t``, see ``weighting``."""
         if self.weighting == "uniform":
             return torch.ones_like(t)
         lowest, mean = math.exp(-0.5), math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5))
@@ -61,7 +61,7 @@ class TeacherConfig:
 
 
 class TeacherStage(Stage):
-    """Flow matching on prepared clips; the carried content's prior is trained beside it by its likelihood."""
+    """Flow matching on prepared clips; the carried content's prior, if any, is trained too, by its likelihood."""
 
     def __init__(
         self,
@@ -131,8 +131,8 @@ class TeacherStage(Stage):
         return self._last
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Loss with tracks and without on held-out clips; latent error of samples beside the carried mean and the
-        frozen picture, in dB (higher is better)."""
+        """Losses on held-out clips with and without tracks; and, in dB (higher is better), how near to the clips'
+        latents samples are, and for comparison the prior's mean and the repeated picture."""
         clips, device = self.validation, self.model.device
         generator = torch.Generator().manual_seed(1)
         noise, true = torch.randn(clips.latents.shape, generator=generator), clips.latents.to(device)
@@ -156,7 +156,7 @@ class TeacherStage(Stage):
     def _look(
         self, clips: PreparedClips, row: int, noise: Tensor, generator: torch.Generator
     ) -> tuple[float, Tensor, Tensor | None]:
-        """At one clip of many, for which there may be no room at once: loss, sample and the prior's mean."""
+        """Loss, sample and the prior's mean of one clip; memory may not suffice for all at once."""
         clip, device = clips.take([row]).to(self.model.device), self.model.device
         conditions = make_conditions(self.model, self.text, clip, generator)
         t = torch.linspace(0.1, 1, len(clips))[row].expand(1, clip.latents.shape[2]).to(device)
@@ -165,7 +165,7 @@ class TeacherStage(Stage):
         return loss.item(), self._sample(clip, conditions, row), mean
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """Of the last validation."""
+        """Pictures of the last validation."""
         return {} if self.view is None else self.view.pictures()
 
     def _sample(self, clips: PreparedClips, conditions: Conditions, seed: int) -> Tensor:

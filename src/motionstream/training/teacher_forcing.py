@@ -1,15 +1,15 @@
-"""Teacher forcing: the student learns to denoise behind a clean past, as a causal model, before it is distilled.
+"""Teacher forcing: before distillation, the student learns to denoise each chunk given a clean past, causally.
 
 An optional stage between the teacher and the causal initialisation, which then starts from its weights; it is not in
-the paper. Causal-Forcing trains such a model first, and takes the ODE pairs from it, too; here they remain the
-bidirectional teacher's, as in the paper.
+the paper. Causal-Forcing also trains such a model first, and takes the ODE pairs from it; here they remain those of the
+bidirectional teacher, as in the paper.
 
-Flow matching as the teacher's, but every chunk has a noise level of its own and sees what streaming would show it: the
-keys and values that the clean passes of the true past chunks leave in the cache (``TeacherForced``). The loss is that
-of the noisy clips alone; the clean ones are there to be looked at.
+The loss is the teacher's flow matching, but every chunk has its own noise level and attends to what it would see in a
+stream: the keys and values that clean passes of the true past chunks leave in the cache (``TeacherForced``). Only noisy
+chunks contribute to the loss; clean ones only provide keys and values.
 
-As in the causal stage, every step draws a sink and a window; as there, too, a prior of carried content stays as the
-teacher has left it: teacher, critic and student must predict around the same one.
+As in the causal stage, every step draws a sink and a window, and the prior of carried content is frozen, because
+teacher, critic and student must predict around the same one.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from motionstream.training.trainee import Trainee
 
 
 class TeacherForcingStage(Stage):
-    """See the module's docstring. ``trainee`` begins with the teacher's weights; clips are of whole chunks.
+    """See the module's docstring. ``trainee`` has the teacher's weights; clips have whole chunks.
 
-    ``settings`` are the teacher's: shift, weighting and dropouts. Raises ValueError for clips that are not whole
-    chunks, and for image dropout on a model that carries content.
+    ``settings``: shift, weighting and dropouts are used. Raises ValueError for clips that are not whole chunks, and for
+    image dropout in a model that carries content.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class TeacherForcingStage(Stage):
         return flow, {"flow": flow.item()}
 
     def _levels(self, uniform: Tensor) -> Tensor:
-        """Noise levels (B, F) of frames from numbers in 0..1, one for each chunk (B, chunks)."""
+        """Noise levels (B, F) of frames, from one uniform number in 0..1 per chunk (B, chunks)."""
         t = shift_time(uniform, self.settings.shift).clamp(0.02, 1)
         return t.repeat_interleave(self.model.config.causal.chunk_frames, dim=1)
 
@@ -101,8 +101,8 @@ class TeacherForcingStage(Stage):
         return self._last
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """The loss on held-out clips under the model's own sink and window, and the figures of rollouts with the
-        cache (``rollout_figures``), in the student's few steps, which this stage does not train for."""
+        """The loss on held-out clips under the model's own sink and window, and the figures of rollouts
+        (``rollout_figures``), which use the student's few steps, although this stage does not train for them."""
         clips, generator = self.validation, torch.Generator().manual_seed(1)
         batch, _, frames = clips.latents.shape[:3]
         causal = self.model.config.causal
@@ -128,7 +128,8 @@ def teacher_forced_loss(
     without_image: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """``evaluate_loss`` of clips (B, C, F, h, w) at levels ``t`` (B, F), every chunk behind its clean past."""
+    """``evaluate_loss`` of clips (B, C, F, h, w) at levels ``t`` (B, F), with every chunk attending to its clean
+    past."""
     weight = torch.ones_like(t) if weight is None else weight
     gone = None if without_image is None else without_image.repeat(2)
     loss = evaluate_loss(
@@ -141,11 +142,11 @@ def teacher_forced_loss(
         without_image=gone,
         weight=torch.cat([torch.zeros_like(weight), weight]),
     )
-    return 2 * loss  # a mean over twice the clips, of which the clean ones count for nothing
+    return 2 * loss  # the mean includes the clean clips, whose weight is 0
 
 
 def twice(conditions: Conditions) -> Conditions:
-    """For the clean clips and the noisy ones behind them."""
+    """The conditions repeated, for the clean and the noisy clips."""
     prior, image = conditions.prior, conditions.image
     return Conditions(
         text=torch.cat([conditions.text] * 2),

@@ -1,9 +1,9 @@
-"""How many floating-point operations a training step takes, and what follows from it: share of a peak, hours of a run.
+"""Floating-point operations of a training step, from which MFU and the hours of a run follow.
 
-These are the operations of the model's arithmetic, so a share of a device's peak is MFU ("model FLOPs utilisation"):
-evaluations are counted as ``flops.py`` counts them, a backward pass as twice its forward, and what activation
-checkpointing or fused attention runs again is no part of it (with it, it would be HFU). Counts are of one sample;
-``times`` makes those of a batch. Where a stage draws sink, window and exit step, they are the mean over the draws.
+Only the model's operations count, so their share of a device's peak is MFU ("model FLOPs utilisation"): evaluations are
+counted by ``flops.py``, a backward pass as twice its forward; recomputation by activation checkpointing or fused
+attention is excluded (including it would give HFU). Counts are per sample; ``times`` multiplies by a batch. If a stage
+draws sink, window and exit step, counts are the mean over the draws.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from motionstream.training.self_forcing import SelfForcingConfig
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Of one optimiser step. ``inference``: evaluations without a gradient. ``trained``: forwards of those with one."""
+    """Operations per sample of a step. ``inference``: evaluations without gradients. ``trained``: forward passes of
+    evaluations with gradients."""
 
     inference: float
     trained: float
 
     @property
     def model(self) -> float:
-        """What the arithmetic takes: a gradient costs two more forwards."""
+        """All operations: a backward pass costs as much as two forward passes."""
         return self.inference + 3 * self.trained
 
     def times(self, batch: int) -> StepFlops:
@@ -36,7 +37,7 @@ class StepFlops:
 
 
 def teacher_flops(config: ModelConfig, latent_frames: int, *, size: Size | None = None) -> StepFlops:
-    """Flow matching on whole clips. The track head and the prior of carried content are trained, too.
+    """Flow matching on whole clips, including training of the track head and of the carried content's prior.
 
     Args:
         size: (height, width) of the video; the model's own when None.
@@ -46,7 +47,7 @@ def teacher_flops(config: ModelConfig, latent_frames: int, *, size: Size | None 
 
 
 def causal_flops(config: ModelConfig, latent_frames: int, *, size: Size | None = None) -> StepFlops:
-    """The regression of the causal initialisation: the mean over the sinks and windows that it draws."""
+    """The regression of the causal initialisation, on average over sinks and windows."""
     forwards = [
         causal_clip_flops(config, latent_frames, pattern, size=size).total
         for pattern in _patterns(config, SINKS, WINDOWS)
@@ -56,13 +57,13 @@ def causal_flops(config: ModelConfig, latent_frames: int, *, size: Size | None =
 
 @dataclass(frozen=True)
 class SelfForcingFlops:
-    """A step that updates the student, and one that updates the critic."""
+    """Operations of a step that updates the student, and of one that updates the critic."""
 
     student: StepFlops
     critic: StepFlops
 
     def mean(self, critic_updates: int) -> float:
-        """Model operations of a step, on average over ``critic_updates`` of the critic and one of the student."""
+        """Model operations of a step, averaged over ``critic_updates`` of the critic and one of the student."""
         return (self.student.model + critic_updates * self.critic.model) / (critic_updates + 1)
 
 
@@ -74,15 +75,15 @@ def self_forcing_flops(
     size: Size | None = None,
     exit_step: int | None = None,
 ) -> SelfForcingFlops:
-    """Rollouts of the student and what is made of them.
+    """Operations of Self-Forcing's steps.
 
-    The student rolls out chunk by chunk: the steps before ``exit_step`` without a gradient, that one with it, and a
-    clean pass of every chunk but the last. Then the teacher looks at the clip (three times where it is guided) and the
+    The student rolls out chunk by chunk: the steps before ``exit_step`` without gradients, that step with them, and a
+    clean pass of every chunk but the last. Then the teacher evaluates the clip once (three times if guided) and the
     critic once. The critic's step rolls out without gradients and trains on the clip. The autoencoder, which ``nano``
-    runs between chunks for content of the student's own, is not counted.
+    runs between chunks for its own content, is not counted.
 
     Args:
-        exit_step: of the rollout; the mean over all of them when None.
+        exit_step: of the rollout; the mean over all steps when None.
     """
     steps = (len(config.sampler.student_times) - 1) / 2 if exit_step is None else float(exit_step)
     patterns = _patterns(config, settings.sinks, settings.windows)
@@ -94,8 +95,8 @@ def self_forcing_flops(
     step, clean = rollout(latent_frames), rollout(latent_frames - config.causal.chunk_frames)
     clip = clip_flops(config, latent_frames, size=size).total
     told = condition_flops(config, latent_frames, size=size)
-    looks = (4 if settings.guided else 2) if settings.score_weight else 0  # the teacher's, and the critic's
-    tellings = 2  # of the conditions: to the student and the teacher, to the teacher without tracks, to the critic
+    looks = (4 if settings.guided else 2) if settings.score_weight else 0  # evaluations by teacher and critic
+    tellings = 2  # computations of conditions: student, teacher; below: critic, and for guidance without tracks
     if settings.score_weight:
         tellings += 2 if settings.guided else 1
     return SelfForcingFlops(
@@ -113,9 +114,9 @@ def stage_flops(
     batch: int,
     size: Size | None = None,
 ) -> dict[str, float]:
-    """Model operations of an update of each player of a stage, "module" and "opponent", of a whole batch.
+    """Model operations per update on a whole batch, for each player of a stage: "module" and "opponent".
 
-    ``rollouts`` is Self-Forcing's. ``size``: (height, width) of the video; the model's own when None.
+    ``rollouts``: settings of Self-Forcing. ``size``: (height, width) of the video; the model's own when None.
     """
     if stage == "self-forcing":
         both = self_forcing_flops(config, latent_frames, rollouts, size=size)
@@ -130,14 +131,14 @@ def _patterns(config: ModelConfig, sinks: Sequence[int], windows: Sequence[int])
 
 
 def estimate_hours(flops_per_step: float, steps: int, *, gpus: int, peak: float, share: float) -> float:
-    """Wall-clock hours of a run, validation and checkpoints aside.
+    """Wall-clock hours of a run, without validation and checkpoints.
 
     Args:
-        flops_per_step: model operations of the global batch, the mean over the steps.
-        peak: operations a second of one GPU (``hardware.peak``). share: of the peak that is reached, 0 … 1.
+        flops_per_step: model operations of the global batch, averaged over the steps.
+        peak: operations per second of one GPU (``hardware.peak``). share: fraction of the peak that is reached, 0 … 1.
 
     Raises:
-        ValueError: nothing to compute with.
+        ValueError: no GPU, no speed, or a share outside 0..1.
     """
     if gpus < 1 or peak <= 0 or not 0 < share <= 1:
         raise ValueError(

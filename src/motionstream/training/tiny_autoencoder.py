@@ -1,12 +1,14 @@
-"""Training the tiny decoder (paper, appendix A): pictures from the full autoencoder's latents, at a tenth of its cost.
+"""Training of the tiny decoder (paper, appendix A): pictures from the full autoencoder's latents, at a tenth of its
+cost.
 
-The encoder is frozen and the decoder starts from scratch: L1 and a perceptual distance at once, a PatchGAN with replay
-later. A clip is decoded as a stream is: one call equals chunk by chunk bit for bit and lets gradients through the
-memory. That memory reaches eight latent frames back, farther than the paper's clips are long (six, 21 frames), so a
-clip may have a lead-in: decoded before, without gradients, and handed on as the state of a stream that has long begun.
+The encoder is frozen and the decoder starts from scratch, with L1 and a perceptual distance; a PatchGAN with replay
+joins later. Clips are decoded as in a stream: one call is bit-identical to chunk-by-chunk decoding and lets gradients
+through the decoder's memory. That memory reaches eight latent frames back, beyond the length of the paper's clips (six
+latent frames, 21 frames), so a clip may have a lead-in: it is decoded first, without gradients, and its state is passed
+on, as in a stream that began long ago.
 
-Every clip and every random choice is a function of (seed, step, sample of the global batch): going on after a stop
-needs no position in the data, and processes that share a batch meet what one alone would.
+Every clip and random choice is a function of (seed, step, sample of the global batch), so resuming needs no position in
+the data, and the number of ranks does not matter.
 """
 
 from __future__ import annotations
@@ -36,26 +38,27 @@ from motionstream.training.video_clips import ClipBatches, DrawClip
 
 @dataclass(frozen=True)
 class TinyTraining:
-    """What the tiny decoder is trained for. The paper gives the batch; the weights and the schedule are ours."""
+    """Losses and data of the tiny decoder's training. The batch is the paper's; the weights and the schedule are
+    ours."""
 
     batch: int = 16
     target: Literal["video", "decoder"] = "video"
-    """What to regress: the video itself, or what the full decoder makes of its latents, which costs a decoding."""
+    """The regression target: the video itself, or the full decoder's output, which costs a decoding."""
     perceptual_weight: float = 1.0
     adversarial_weight: float = 0.02
-    """0 does without a discriminator."""
+    """0: no discriminator."""
     adversarial_start: int = 20_000
-    """Decoder updates before there is one: pictures that are still blurred teach it nothing."""
+    """Decoder updates before the discriminator starts: still blurred pictures would teach it nothing."""
     adversarial_ramp: int = 10_000
-    """Decoder updates over which its weight then rises from 0."""
+    """Decoder updates over which its weight rises from 0."""
     discriminator_channels: int = 64
     replay: int = 4
-    """Earlier clips kept for every sample of the batch."""
+    """Earlier clips kept per sample of the batch."""
     lead_in: int = 0
-    """Latent frames by which the clips drawn are longer than what is learned from. Every step draws how many of them,
-    0 … ``lead_in``, come before it."""
+    """Maximum lead-in in latent frames, by which drawn clips exceed the trained length. Every step draws a lead-in of
+    0 … ``lead_in``."""
     workers: int = 0
-    """Threads that draw the next step's clips meanwhile; 0 draws them when they are needed."""
+    """Threads that draw the next step's clips in the background; 0 draws them when needed."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,16 +75,17 @@ class TinyTraining:
             raise ValueError(f"target = {self.target!r}: give 'video' or 'decoder'")
 
     def loop_steps(self, decoder_updates: int) -> int:
-        """Steps of the loop for so many decoder updates: once the discriminator plays, it has every other step."""
+        """Steps of the loop for this number of decoder updates: once started, the discriminator takes every other
+        step."""
         if self.adversarial_weight == 0:
             return decoder_updates
         return decoder_updates + max(0, decoder_updates - self.adversarial_start)
 
 
 def paper_recipe() -> tuple[TrainConfig, TinyTraining]:
-    """Appendix A: 200,000 updates of 16 clips with AdamW; clips of 144×144 pixels and 21 frames, our lead-in before.
+    """Appendix A: 200,000 updates of 16 clips with AdamW; clips of 144×144 pixels and 21 frames, after our lead-in.
 
-    The learning rate's exponent is illegible in our copy: 3e-4 is our reading. Everything else is ours.
+    The learning rate's exponent is illegible in our copy; we read 3e-4. Everything else is ours.
     ``VideoFolder(folder, frames=21 + 4 * settings.lead_in)`` draws such clips.
     """
     training = TinyTraining(workers=16, lead_in=8)
@@ -101,7 +105,7 @@ def paper_recipe() -> tuple[TrainConfig, TinyTraining]:
 
 @contextmanager
 def _untouched(module: nn.Module) -> Iterator[None]:
-    """Gradients pass through ``module`` and leave none in its parameters."""
+    """Let gradients pass through ``module`` without accumulating in its parameters."""
     module.requires_grad_(False)
     try:
         yield
@@ -110,16 +114,16 @@ def _untouched(module: nn.Module) -> Iterator[None]:
 
 
 class TinyDecoderStage(Stage):
-    """The tiny decoder against its target, and the discriminator against the decoder.
+    """Trains the tiny decoder towards its target, and the discriminator against the decoder.
 
-    ``module`` is the decoder alone: the tiny encoder, if it is to be used, comes from elsewhere.
+    ``module`` is only the decoder; the tiny encoder is not trained.
 
     Args:
-        tiny: whose decoder is trained, for the latents of ``autoencoder``, which is frozen.
-        draw: where clips come from. held_out: videos (B, 3, T, H, W) for validation, uint8 or float in [−1, 1].
+        tiny: its decoder is trained on the latents of the frozen ``autoencoder``.
+        draw: the source of clips. held_out: videos (B, 3, T, H, W) for validation, uint8 or float in [−1, 1].
         perceptual: LPIPS or the stand-in.
 
-    Raises ValueError where the decoder does not fit the latents.
+    Raises ValueError if the decoder does not fit the latents.
     """
 
     def __init__(
@@ -159,7 +163,7 @@ class TinyDecoderStage(Stage):
         self._last = torch.zeros(0)
 
     def _own_precision(self) -> AbstractContextManager[object]:
-        """What is frozen or measured is not rounded by the loop's mixed precision: SSIM would be another figure."""
+        """Disable the loop's mixed precision for frozen networks and figures: rounding would change SSIM."""
         return torch.autocast(self.device.type, enabled=False)
 
     @torch.no_grad()
@@ -173,7 +177,7 @@ class TinyDecoderStage(Stage):
             return self.autoencoder.decode(latents)[0]
 
     def _adversarial_step(self, step: int) -> int | None:
-        """Steps since the discriminator plays, None before."""
+        """Steps since the discriminator started; None before."""
         since = step - self.settings.adversarial_start
         return None if self.opponent is None or since < 0 else since
 
@@ -204,7 +208,7 @@ class TinyDecoderStage(Stage):
         return self._regress(latents, video, lead, step)
 
     def _lead(self, step: int, latent_frames: int) -> int:
-        """Latent frames of this step's lead-in, the same for all its clips."""
+        """The lead-in of this step's clips in latent frames, the same for all."""
         most = self.settings.lead_in
         if latent_frames <= most:
             raise ValueError(
@@ -215,7 +219,7 @@ class TinyDecoderStage(Stage):
         return int(torch.randint(most + 1, (), generator=generator))
 
     def _decode(self, latents: Tensor, lead: int) -> Tensor:
-        """The pictures of all but the lead-in, out of range where the decoder is: clamped, they would get no gradient.
+        """Decode the frames after the lead-in, without clamping, which would stop gradients.
 
         After a lead-in the first three frames are left out, so that clips have 4F − 3 frames in either case.
         """
@@ -251,7 +255,7 @@ class TinyDecoderStage(Stage):
     def _judge(
         self, latents: Tensor, video: Tensor, lead: int, step: int, samples: range
     ) -> tuple[Tensor, dict[str, float]]:
-        """The discriminator's loss, on pictures of now and of before."""
+        """The discriminator's loss, on current and replayed clips."""
         assert self.opponent is not None
         with torch.no_grad():
             decoded = self._decode(latents, lead)
@@ -259,12 +263,12 @@ class TinyDecoderStage(Stage):
         shown = self.replay.exchange(decoded, samples, draws.generators)
         real, fake = self.opponent(video[:, :, -decoded.shape[2] :]), self.opponent(shown)
         loss = judge_loss(real, fake)
-        # shares judged right: both at 1 mean that the discriminator has won, both at 0.5 that it sees no difference
+        # accuracy: both at 1 mean that the discriminator has won, both at 0.5 that it sees no difference
         right = {"real_right": (real > 0).float().mean().item(), "fake_right": (fake < 0).float().mean().item()}
         return loss, {"judge": loss.item(), **right}
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """PSNR (dB), SSIM and the perceptual distance on the held-out videos, and the full decoder's beside them."""
+        """PSNR (dB), SSIM and the perceptual distance on the held-out videos, for the tiny and the full decoder."""
         assert module is self.module
         if self._full is None:
             self._full = self._figures(self._full_decoding(self._held_latents))
@@ -299,10 +303,10 @@ def train_tiny(
     perceptual: Perceptual | None = None,
     say: Say = print,
 ) -> Run:
-    """Train ``tiny``'s decoder to the end or go on, and write ``FOLDER/tiny-decoder.safetensors`` in TAEHV's layout.
+    """Train or resume ``tiny``'s decoder and write ``FOLDER/tiny-decoder.safetensors`` in TAEHV's layout.
 
-    All ranks call this, and go on once the file is there. It has the averaged decoder and ``tiny``'s encoder as it was;
-    ``tiny`` ends as the file is.
+    All ranks call this and wait until the file exists. The file, and ``tiny`` afterwards, have the averaged decoder and
+    the unchanged encoder.
     """
     stage = TinyDecoderStage(tiny, autoencoder, draw, held_out, settings, perceptual)
     run = train(stage, config, folder / "tiny-decoder", say=say)

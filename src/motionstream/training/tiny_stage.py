@@ -1,4 +1,4 @@
-"""The tiny decoder as a recipe's last stage: which latents, which clips, which perceptual distance."""
+"""The tiny decoder as a recipe's last stage: chooses latents, clips and perceptual distance."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from motionstream.training.tiny_autoencoder import train_tiny
 from motionstream.training.video_clips import DrawClip, VideoFolder, rendered_clips
 
 HELD_OUT_SEED = 78_000_000
-"""Of the clips for validation."""
+"""Seed of the validation clips."""
 
 
 def train_tiny_decoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
-    """The tiny decoder from nothing, on the latents of the autoencoder that was trained here, or of the base's.
+    """Train the tiny decoder from scratch, on latents of the recipe's own autoencoder or of the base's.
 
-    Raises ValueError where a stage before it, the clips or LPIPS are missing, and for clips that do not fit.
+    Raises ValueError if an earlier stage, the clips or LPIPS are missing, or the clips do not fit.
     """
     own = recipe.own_tiny
     assert recipe.model.tiny_decoder is not None
@@ -54,7 +54,8 @@ def train_tiny_decoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
 
 
 def _full_autoencoder(recipe: Recipe, folder: Path) -> StreamingAutoencoder:
-    """Frozen, in full precision on this rank's device; with the ``decoder`` stage's weights where it is finished."""
+    """The frozen full autoencoder, float32, on this rank's device; with the ``decoder`` stage's weights if it is
+    finished."""
     if recipe.autoencoder is None:
         return parts(recipe, Placement(device=str(device()), dtype="float32")).autoencoder
     autoencoder = load_autoencoder(recipe, folder)
@@ -66,7 +67,7 @@ def _full_autoencoder(recipe: Recipe, folder: Path) -> StreamingAutoencoder:
 
 
 def _clips(recipe: Recipe) -> tuple[DrawClip, Tensor, str]:
-    """Training clips, held-out ones (B, 3, T, H, W) in [−1, 1], and what to say of them."""
+    """Training clips, held-out clips (B, 3, T, H, W) in [−1, 1], and a description for the log."""
     own, frames = recipe.own_tiny, recipe.own_tiny.drawn_frames
     if own.videos is None:
         assert isinstance(recipe.data, Rendered)

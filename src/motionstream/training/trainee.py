@@ -1,4 +1,4 @@
-"""What the diffusion stages train together."""
+"""The model and text encoder that the diffusion stages train together."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from motionstream.model.motion_model import MotionModel
 
 
 class StoredText:
-    """The two sentences that training needs of a large text encoder besides the captions, whose tokens are in the
-    shards: the empty one, and the negative prompt."""
+    """A large text encoder's stored tokens of the two sentences that training needs besides captions: the empty
+    sentence and the negative prompt. Tokens of captions are in the shards."""
 
     def __init__(self, config: ModelConfig, empty: Tensor, negative: Tensor) -> None:
         assert isinstance(config.text, UMT5Config)
         tokens = config.text.tokens
-        # in this order: where the negative prompt is the empty sentence, both are the same
+        # in this order: if the negative prompt is empty, both keys are the same
         self.rows = {config.sampler.negative_prompt: pad_text(negative, tokens), "": pad_text(empty, tokens)}
 
     @classmethod
     def of_shards(cls, config: ModelConfig, folder: str | Path) -> StoredText:
-        """As ``motionstream prepare`` has left them. ValueError where they are missing or damaged."""
+        """Read the tokens written by ``motionstream prepare``. Raises ValueError if they are missing or damaged."""
         return cls(config, **ShardFolder(folder).fixed_text())
 
     def encode(self, sentences: list[str]) -> Tensor:
-        """Tokens (B, tokens, width) on the CPU, float32. ValueError for any other sentence."""
+        """Tokens (B, tokens, width) on the CPU, float32. Raises ValueError for any other sentence."""
         for sentence in sentences:
             if sentence not in self.rows:
                 raise ValueError(
@@ -41,11 +41,11 @@ class StoredText:
 
 
 class Trainee(nn.Module):
-    """The model and its text encoder, which is trained with it where it is small (``nano``).
+    """The model and its text encoder, which is trained too if it is small (``nano``).
 
     Args:
-        model: with weights; random ones of ``config`` when None.
-        text: what encodes the null sentence for a model whose text encoder is not trained.
+        model: with weights; a randomly initialised one when None.
+        text: encodes the null sentence if the model's text encoder is not trained.
     """
 
     text: TextEncoder

@@ -1,4 +1,4 @@
-"""The teacher's ODE trajectories, solved once and kept in shards (paper, section 3.2 and appendix D)."""
+"""The teacher's ODE trajectories, solved once and stored in shards (paper, section 3.2 and appendix D)."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from motionstream.training.flow_matching import make_conditions, null_conditions
 from motionstream.training.trainee import Trainee
 
 SHARD = 16
-"""Trajectories of a file."""
+"""Trajectories per file."""
 TOGETHER = 4
-"""Solved at a time: a batch of the training, which is divided among ranks and micro-batches, may not fit in one."""
+"""Trajectories solved at a time: a training batch, normally divided among ranks and micro-batches, may not fit."""
 MADE_BY = "made_by"
-"""In a shard's header: the fingerprint of what solved it."""
+"""Key in a shard's header for the fingerprint of the teacher and settings that made it."""
 
 
 @torch.no_grad()
 def solve(
     teacher: Trainee, clips: PreparedClips, generators: list[torch.Generator], *, guided: bool = False
 ) -> dict[str, Tensor]:
-    """The teacher's trajectories on these clips, kept where the student will be asked; ``generators``: one a clip.
+    """Solve the teacher's trajectories on these clips and keep the states at the student's noise levels.
 
-    ``guided``: under joint guidance by the model's own weights (paper, appendix D), at three times the evaluations.
+    ``generators``: one per clip. ``guided``: joint guidance with the model's own weights (paper, appendix D), at three
+    times the evaluations.
 
-    Returns ``states`` (B, levels, C, F, h, w), x_t at the schedule's times nearest to the student's levels, those
-    ``times`` (levels,), and ``x0`` (B, C, F, h, w).
+    Returns ``states`` (B, levels, C, F, h, w), x_t at the schedule's times nearest to the student's levels; these
+    ``times`` (levels,); and ``x0`` (B, C, F, h, w).
     """
     model, text = teacher.model, teacher.text
     settings = model.config.sampler
@@ -68,9 +69,9 @@ def solve(
 
 
 class TrajectoryStore:
-    """Trajectories and the clips they belong to, read from their files when they are asked for.
+    """Trajectories and their clips, read from files on demand.
 
-    Raises ValueError for a file that is missing or damaged, naming the remedy.
+    Raises ValueError, with the remedy, for a missing or damaged file.
     """
 
     def __init__(self, shards: list[Path]) -> None:
@@ -95,7 +96,7 @@ class TrajectoryStore:
         return len(self.captions)
 
     def take(self, rows: list[int]) -> tuple[PreparedClips, Tensor, Tensor]:
-        """These clips with their states (B, levels, C, F, h, w) and ends x0."""
+        """These clips with their states (B, levels, C, F, h, w) and x0."""
         parts: list[dict[str, Tensor]] = []
         for path, row in (self._places[index] for index in rows):
             with safe_open(path, "pt") as file:
@@ -109,7 +110,7 @@ class TrajectoryStore:
 
 
 def _widened(value: Tensor) -> Tensor:
-    """Before anything is joined: autocast refuses half precision on the CPU."""
+    """Convert half precision to float32, since autocast does not support it on the CPU."""
     return value.float() if value.dtype == torch.float16 else value
 
 
@@ -127,13 +128,13 @@ def make_trajectories(
     guided: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Solve ``count`` trajectories into shards in ``folder``, for ``TrajectoryStore``; those already there are kept.
+    """Solve ``count`` trajectories into shards in ``folder``, for ``TrajectoryStore``; existing shards are kept.
 
-    Trajectory n is of clip n of the source, sample by sample. Ranks share the shards out, and all wait for the last.
-    ``guided``: see ``solve``. Returns the shards.
+    Trajectory n is of clip n of the source, sample by sample. Shards are divided among the ranks, which all wait for
+    the last. ``guided``: see ``solve``. Returns the shards.
 
-    Raises ValueError where those already there are another teacher's, of other settings or of other clips; RuntimeError
-    on every rank where one of them failed.
+    Raises ValueError if existing shards are of another teacher, other settings or other clips; RuntimeError on every
+    rank if another rank failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     teacher.eval()
@@ -146,11 +147,11 @@ def make_trajectories(
             numbers = range(index * SHARD, min((index + 1) * SHARD, count))
             if _count(shards[index]) != len(numbers):
                 tensors, captions = _solve_shard(teacher, source, numbers, seed=seed, bf16=bf16, guided=guided)
-                shards[index].unlink(missing_ok=True)  # lest it be left with the captions of the new one
+                shards[index].unlink(missing_ok=True)  # or a crash would leave it with the new one's captions
                 shards[index].with_suffix(".txt").write_text("\n".join(captions))
                 write_tensors(shards[index], tensors, {MADE_BY: made_by})
                 say(f"trajectories {numbers.stop} of {count}")
-    except Exception as error:  # the others wait: they must be told
+    except Exception as error:  # the other ranks are waiting and must learn of it
         failure = error
     failed = [reason for reason in gather(None if failure is None else str(failure)) if reason is not None]
     if failure is not None:
@@ -161,7 +162,7 @@ def make_trajectories(
 
 
 def _fingerprint(teacher: Trainee, *, seed: int, bf16: bool, guided: bool) -> str:
-    """What a trajectory depends on besides its clip: the teacher's weights and how it is solved."""
+    """A hash of all that a trajectory depends on besides its clip: the teacher's weights and the solver's settings."""
     sampler = teacher.model.config.sampler
     settings = [sampler.teacher_steps, sampler.shift, sampler.temperature, sampler.student_times, seed, bf16]
     if guided:
@@ -174,7 +175,7 @@ def _fingerprint(teacher: Trainee, *, seed: int, bf16: bool, guided: bool) -> st
 
 
 def _check_shards(shards: list[Path], made_by: str, source: ClipSource) -> None:
-    """ValueError where shards are there that this teacher would not make of these clips."""
+    """Raise ValueError if existing shards were made by another teacher, with other settings or from other clips."""
     there = [path for path in shards if path.exists()]
     for path in there:
         with _opened(path) as file:
@@ -187,7 +188,7 @@ def _check_shards(shards: list[Path], made_by: str, source: ClipSource) -> None:
         same = clips.captions == [" ".join(caption.split()) for caption in expected.captions]
         for name in ("latents", "positions") if same else ():
             one, other = clips.tensors()[name], expected.tensors()[name]
-            # another machine may have rounded them differently
+            # rounding may differ between machines
             same &= one.shape == other.shape and torch.allclose(one, other, atol=0.02, rtol=0.01, equal_nan=True)
         if not same:
             raise ValueError(_not_ours(there[0], "of other clips"))
@@ -201,7 +202,7 @@ def _not_ours(path: Path, what: str) -> str:
 
 
 def _opened(path: Path) -> Any:
-    """ValueError for a shard that is damaged."""
+    """Open a shard. Raises ValueError if it is missing or damaged."""
     try:
         return safe_open(path, "pt")
     except (OSError, SafetensorError) as error:
@@ -209,7 +210,7 @@ def _opened(path: Path) -> Any:
 
 
 def _count(path: Path) -> int:
-    """Trajectories in a shard, 0 where there is none."""
+    """Number of trajectories in a shard, 0 if it does not exist."""
     if not path.exists():
         return 0
     with _opened(path) as file:
@@ -219,7 +220,7 @@ def _count(path: Path) -> int:
 def _solve_shard(
     teacher: Trainee, source: ClipSource, numbers: range, *, seed: int, bf16: bool, guided: bool
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The trajectories of these numbers, as ``TrajectoryStore`` reads them, and their captions, one line each."""
+    """The trajectories with these numbers, in ``TrajectoryStore``'s format, and their captions, one line each."""
     device = teacher.model.device
     parts: list[PreparedClips] = []
     solved: list[dict[str, Tensor]] = []
@@ -235,12 +236,12 @@ def _solve_shard(
 
 
 def _clips(source: ClipSource, numbers: range) -> Iterator[tuple[range, PreparedClips]]:
-    """The source's clips of these numbers in order, few at a time."""
+    """The source's clips with these numbers in order, ``TOGETHER`` at a time."""
     first = numbers.start
     while first < numbers.stop:
         step, sample = divmod(first, source.batch)
         last = min(numbers.stop, (step + 1) * source.batch)
-        clips = source.at(step, range(sample, sample + last - first))  # at once: what comes next is then made ahead
+        clips = source.at(step, range(sample, sample + last - first))  # in one call, so that workers prepare the next
         for begin in range(first, last, TOGETHER):
             some = range(begin, min(begin + TOGETHER, last))
             yield some, clips.take([number - first for number in some])

@@ -1,10 +1,10 @@
-"""Clips in which drags are let go and taken up anew, as people do it, and nothing moves but what is dragged.
+"""Clips in which drags are released and resumed, as people do, and only dragged things move.
 
-In a rendered scene every sprite moves, whether a track says so or not, and one that is let go moves on. A student that
-regresses to such clips learns to hedge: it blurs what no track speaks of. In a stream that rests, and what is let go
-stays where it is. So a rendered clip, before a still camera, is shown in another order of its frames: in *turns*, on or
-back, with a rest in between or none; in every turn each sprite is dragged by tracks of its own. Everything in it is as
-exact as in the clip. Axes: T frames of the new order, S of the rendered clip, N its points, M tracks chosen.
+In rendered scenes every sprite moves, tracked or not, and goes on moving after its release. A student trained by
+regression on such clips hedges: it blurs everything without a track. In a stream, such things are at rest, and released
+ones stay where they are. So the frames of a rendered clip with a still camera are reordered into *turns*, forwards or
+backwards, some beginning with a rest; in every turn each sprite is dragged by its own tracks. Pictures and positions
+remain exact. Axes: T frames in the new order, S frames of the rendered clip, N of its points, M selected tracks.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from motionstream.data.procedural import Clips, SceneConfig
 from motionstream.tracks.sampling import SampledTracks, TrackMix, integer, sample_press, subset
 
 MOST_POINTS = 20
-"""Tracks of one drag, thinned to as many: a clip has a drag for each sprite in every turn."""
+"""Maximum number of tracks per drag, since a clip has a drag for each sprite in every turn."""
 LONGEST = 3
-"""Chunks of a turn at most."""
+"""Maximum length of a turn in chunks."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """``frame`` (T,) of the rendered clip that is shown; ``turn`` (T,), counted up from 0; ``dragging`` (T,) bool,
-    false where all is let go and rests."""
+    """An order of frames. ``frame`` (T,): index into the rendered clip. ``turn`` (T,): number of the turn, from 0.
+    ``dragging`` (T,): bool, false while everything is released and at rest."""
 
     frame: Tensor
     turn: Tensor
@@ -34,8 +34,8 @@ class Turns:
 
 
 def still_scene(scene: SceneConfig) -> SceneConfig:
-    """The same scenes before a still camera, in even light and clear air, with a sprite at least: what is then still,
-    is truly so, and every order of the frames is one that may be."""
+    """The same scenes with a still camera, even light, clear air and at least one sprite, so that nothing but sprites
+    moves and any order of the frames is plausible."""
     return replace(
         scene,
         static_camera_probability=1.0,
@@ -49,8 +49,8 @@ def still_scene(scene: SceneConfig) -> SceneConfig:
 
 
 def draw_turns(frames: int, generator: torch.Generator, *, chunks: list[int]) -> Turns:
-    """An order of as many ``frames`` as were rendered: turns of one to ``LONGEST`` chunks, on or back frame by frame;
-    about every other one begins with a chunk of rest. ``chunks``: first frames of the chunks."""
+    """Draw an order of ``frames`` frames: turns of one to ``LONGEST`` chunks, forwards or backwards frame by frame;
+    about every other turn begins with a chunk of rest. ``chunks``: first frames of the chunks."""
     shown, turn, dragging = (torch.zeros(frames, dtype=kind) for kind in (torch.long, torch.long, torch.bool))
     at, way, number, left = 0, 1, 0, integer(1, LONGEST, generator)
     for first, end in zip(chunks, [*chunks[1:], frames], strict=True):
@@ -79,9 +79,9 @@ def reorder(clips: Clips, turns: Turns) -> Clips:
 def sample_turns(
     clips: Clips, turns: Turns, mix: TrackMix, generator: torch.Generator, *, chunks: list[int]
 ) -> SampledTracks:
-    """Tracks of one reordered clip: in every turn a rigid grid on each sprite, and up to two pins that stay.
+    """Tracks of one reordered clip: in every turn a rigid grid on each sprite, and up to two pins on the background.
 
-    Of ``mix`` the number of tracks and the radius of drags are used.
+    Only the number of tracks and the radius of drags of ``mix`` are used.
     """
     assert len(clips.captions) == 1
     positions, visible, layer = clips.positions[0], clips.visible[0], clips.layer[0]

@@ -1,6 +1,7 @@
-"""What validation shows of made latents: pictures beside the true ones, and how far points end from their tracks.
+"""Validation of generated latents: pictures beside the true ones, and the distance of points from their tracks.
 
-Both need a decoder. Axes: B clips, T frames, M tracks; pixels are (x, y), (0, 0) the centre of the top-left one.
+Both need a decoder. Axes: B clips, T frames, M tracks. Positions are pixels (x, y); (0, 0) is the centre of the
+top-left pixel.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from motionstream.tracks.tracker import Tracker
 from motionstream.training.clips import PreparedClips
 
 LEAST_MOTION = 4.0
-"""Pixels from its start at which a point counts as moved, as in ``motionstream evaluate rendered``."""
+"""Distance in pixels from its start at which a point counts as moved, as in ``motionstream evaluate rendered``."""
 DRAWN = 16
-"""Tracks drawn on a clip at most: dots must not hide what is under them."""
+"""Maximum number of tracks drawn on a clip, so that dots do not hide the picture."""
 LEGIBLE = 128
-"""Pixels a side below which the frames of a sheet are enlarged."""
+"""Shorter side in pixels below which the frames of a sheet are enlarged."""
 
 
 class ClipView:
-    """Held-out clips to look at and to follow points in; made once a stage, asked at every validation.
+    """Decodes held-out clips for pictures and point tracking; created once per stage, used at every validation.
 
     Args:
-        decoder: of ``clips``' latents; any autoencoder that streams.
-        points: of moving tracks followed in a clip at most, evenly chosen among those seen in frame 0: tracks that
-            begin later have no place in the given picture to start from.
+        decoder: decodes ``clips``' latents; any streaming autoencoder.
+        points: maximum number of moving tracks per clip to follow, evenly spaced among those visible in frame 0, since
+            tracking starts in the given picture.
         shown: clips on the sheet, two rows each. columns: frames of each.
     """
 
@@ -52,16 +53,16 @@ class ClipView:
         self.points, self.shown = points, min(shown, len(clips))
         frames = clips.visible.shape[1]
         self.numbers = np.unique(np.linspace(0, frames - 1, columns).round().astype(int))
-        """The frames shown."""
+        """Indices of the frames on the sheet."""
         self.sheet: np.ndarray | None = None
-        """Of the last look."""
+        """The sheet of the last ``look``."""
         self._true: list[np.ndarray] = []
 
     def look(self, made: Tensor) -> tuple[dict[str, float], np.ndarray]:
-        """Figures and the sheet of ``made`` (B, C, F, h, w), the clips' latents as a model makes them.
+        """Figures and the sheet of generated latents ``made`` (B, C, F, h, w), one for each clip.
 
-        Figures: ``epe_px``, ``epe_frozen_px``, ``lost``, see ``_figures``.
-        Row by row: a clip as made, some of its tracks drawn on, and below as it should be; uint8 (H, W, 3).
+        Figures: ``epe_px``, ``epe_frozen_px``, ``lost``, see ``_figures``. Sheet, uint8 (H, W, 3): for each clip a row
+        of generated frames with some of its tracks, and below it a row of true frames.
         """
         if made.shape != self.clips.latents.shape:
             shapes = f"{tuple(made.shape)}, the clips' {tuple(self.clips.latents.shape)}"
@@ -83,23 +84,23 @@ class ClipView:
         return figures, self.sheet
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """The last look's sheet, as a stage hands it to the loop."""
+        """The sheet of the last ``look``, in the form of ``Stage.pictures``."""
         return {} if self.sheet is None else {"made": self.sheet}
 
     @torch.no_grad()
     def _decode(self, latents: Tensor, clip: int) -> np.ndarray:
         """One clip, uint8 (T, H, W, 3)."""
-        with torch.autocast(latents.device.type, enabled=False):  # as streams decode, whatever the stage trains in
+        with torch.autocast(latents.device.type, enabled=False):  # as in streams, whatever precision the stage uses
             return to_pictures(self.decoder.decode(latents[clip : clip + 1].float())[0])
 
     def _tracks(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
-        """positions (T, M, 2), zeros where nothing is known, and visible (T, M)."""
+        """Positions (T, M, 2), zero where unknown, and visibility (T, M)."""
         visible = self.clips.visible[clip].cpu().numpy()
         return np.nan_to_num(self.clips.positions[clip].float().cpu().numpy()), visible
 
     def _follow(self, video: np.ndarray, clip: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Errors of the points found, and for every point and frame that counts: the error of standing still, and
-        whether the tracker has lost it."""
+        """End-point errors of the points found; and for every counted point and frame, the error of a point that does
+        not move, and whether the tracker has lost the point."""
         positions, visible = self._tracks(clip)
         counted = moved_frames(positions, visible, LEAST_MOTION) & visible[:1]
         chosen = _some(np.flatnonzero(counted.any(axis=0)), self.points)
@@ -112,7 +113,7 @@ class ClipView:
         return errors, end_point_error(still, counted, true, counted), ~found.visible[counted]
 
     def _draw(self, frames: np.ndarray, clip: int) -> np.ndarray:
-        """The frames shown, of a whole video or those alone, with some tracks drawn on."""
+        """The sheet's frames, from a whole video or already selected, with some tracks drawn on them."""
         frames = frames if len(frames) == len(self.numbers) else frames[self.numbers]
         positions, visible = (part[self.numbers] for part in self._tracks(clip))
         chosen = _some(np.flatnonzero(visible.any(axis=0)), DRAWN)
@@ -121,13 +122,13 @@ class ClipView:
 
 
 def _some(index: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of them, evenly chosen."""
+    """At most ``most`` of the indices, evenly spaced."""
     return index[np.unique(np.linspace(0, len(index) - 1, min(most, len(index))).round().astype(int))]
 
 
 def _figures(errors: np.ndarray, still: np.ndarray, lost: np.ndarray) -> dict[str, float]:
-    """``epe_px``, mean end-point error in pixels of the points found, left out where none was; ``epe_frozen_px``, what
-    not moving at all scores; ``lost``, the share that the tracker lost. Nothing where no track moves."""
+    """``epe_px``: mean end-point error in pixels of the points found, omitted if none was. ``epe_frozen_px``: the error
+    of not moving at all. ``lost``: share of points that the tracker lost. Empty if no track moves."""
     if not len(still):
         return {}
     found = {"epe_px": float(errors.mean())} if len(errors) else {}

@@ -1,7 +1,7 @@
-"""Random clips of videos alone, without tracks: rendered, or cut out of video files.
+"""Random video clips without tracks, rendered or cropped from video files.
 
-A clip is a function of (seed, step, sample of the global batch): going on after a stop needs no position in the data,
-and processes that share a batch meet what one alone would.
+A clip is a function of (seed, step, sample of the global batch), so resuming needs no position in the data, and the
+number of ranks does not matter.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from motionstream.training.distributed import keyed_generator
 from motionstream.training.logs import data_wait
 
 DrawClip = Callable[[torch.Generator], Tensor]
-"""One random clip (3, T, H, W), T = 1 + 4k, uint8 or float in [−1, 1]; all that is random comes from the generator."""
+"""Draws one random clip (3, T, H, W), T = 1 + 4k, uint8 or float in [−1, 1], using only the given generator."""
 
 UNREADABLE = 20
-"""Videos in a row that cannot be used before something must be wrong with all of them."""
+"""Number of consecutive unusable videos after which to give up."""
 
 
 def rendered_clips(scene: SceneConfig, bank: TextureBank) -> DrawClip:
-    """Clips of rendered scenes; the video of ``scene`` is the clip."""
+    """Whole rendered videos of ``scene`` as clips."""
 
     def draw(generator: torch.Generator) -> Tensor:
         seed = int(torch.randint(2**31 - 1, (), generator=generator))
@@ -41,13 +41,13 @@ def rendered_clips(scene: SceneConfig, bank: TextureBank) -> DrawClip:
 
 
 class VideoFolder:
-    """Random squares of random videos in a folder and its subfolders, scaled down to ``side`` pixels.
+    """Random square crops of random videos in a folder and its subfolders, scaled down to ``side`` pixels.
 
     Args:
-        frames: of a clip. side: 144 pixels and 21 frames in the paper.
-        reach: a clip begins anywhere in the first so many frames of a video, which is read up to there.
+        frames: per clip; 21 in the paper. side: 144 in the paper.
+        reach: clips are taken from the first ``reach`` frames of a video; the rest is not read.
 
-    Raises ValueError for a folder without videos, and when one after the other cannot be used.
+    Raises ValueError for a folder without videos, and after ``UNREADABLE`` consecutive unusable videos.
     """
 
     def __init__(self, folder: str | Path, *, frames: int = 21, side: int = 144, reach: int = 81) -> None:
@@ -59,9 +59,9 @@ class VideoFolder:
         self.frames, self.side, self.reach = frames, side, reach
 
     def split(self, most: int) -> tuple[VideoFolder, VideoFolder]:
-        """What to train on, and what to hold out: the last videos by name, a tenth of them, 1 … ``most``.
+        """Split into training and held-out videos; the latter are the last tenth by name, 1 … ``most`` videos.
 
-        Raises ValueError for a single video.
+        Raises ValueError if there is only one video.
         """
         if len(self.paths) < 2:
             raise ValueError(f"{self.paths[0]} is alone in its folder: one more is needed, to be held out")
@@ -100,7 +100,7 @@ class VideoFolder:
 
 
 class ClipBatches:
-    """The clips of a step, drawn one by one; with ``workers``, those of the next step are begun meanwhile."""
+    """The clips of a step; with ``workers``, those of the next step are drawn in the background."""
 
     def __init__(self, draw: DrawClip, *, seed: int, workers: int) -> None:
         self.draw, self.seed = draw, seed
@@ -114,7 +114,7 @@ class ClipBatches:
         return to_float(clip) if clip.dtype == torch.uint8 else clip.float()
 
     def at(self, step: int, samples: Sequence[int]) -> Tensor:
-        """(B, 3, T, H, W) in [−1, 1], the same whenever it is asked for."""
+        """The clips (B, 3, T, H, W) in [−1, 1], always the same for equal arguments."""
         with data_wait:
             if self._pool is None:
                 return torch.stack([self._clip(step, sample) for sample in samples])

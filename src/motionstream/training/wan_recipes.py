@@ -1,10 +1,9 @@
-"""Recipes for Wan: the paper's numbers (appendix D), and affordable ones for one, two, four or eight GPUs.
+"""Recipes for Wan: the paper's settings (appendix D), and affordable ones for one, two, four or eight GPUs.
 
-The scan of the paper has lost the exponents of the learning rates. 1e-5 and 1e-6 (the teacher's phases) are ours, 2e-6
-(causal initialisation) is legible; 2e-6 and, for the critic, 4e-7 (distillation) are ours, being Self-Forcing's own,
-as its betas, clipping and averaging are. That the 400 steps of distillation count the student's updates alone is our
-reading, too. Batches are global, and each GPU takes its share clip by clip (``micro_batch``): one clip has tens of
-thousands of tokens, which is work enough at a time.
+In our scan of the paper most exponents of the learning rates are illegible. The teacher's 1e-5 and 1e-6 are ours; 2e-6
+for causal initialisation is legible. Learning rates (2e-6, critic 4e-7), betas, clipping and averaging of distillation
+are Self-Forcing's. We assume that the 400 steps of distillation count only the student's updates. Batches are global;
+each GPU processes its share clip by clip (``micro_batch``), since a clip's tens of thousands of tokens occupy it fully.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from motionstream.training.tiny_autoencoder import paper_recipe
 from motionstream.wan_presets import TINY_WAN22_LARGE
 
 IMAGE_BRANCH = ("image_embedder", "add_k_proj", "add_v_proj", "norm_added")
-"""What a text-to-video student lacks and begins with at zero: trained whole."""
+"""Layers that a text-to-video student lacks: initialised to zero and trained fully, not by LoRA."""
 
 
 def _tracks(height: int) -> TrackMix:
-    """1,000 to 2,500 tracks of the 50×50 that were made (paper), mixed with what people draw (ours)."""
+    """1,000 to 2,500 of the 50×50 grid's tracks (paper), mixed with tracks like those that people draw (ours)."""
     return TrackMix(
         dense=0.6,
         random=0.15,
@@ -57,7 +56,7 @@ def _loop(steps: int, lr: float, minutes: float | None) -> TrainConfig:
 
 
 def paper_self_forcing(minutes: float | None = None, *, updates: int = 400) -> TrainConfig:
-    """Self-Forcing of the Wan students, at a batch of 64: about 400 updates of the student."""
+    """Self-Forcing of the Wan students: by default 400 updates of the student, in the paper at a batch of 64."""
     steps = updates * (SelfForcingConfig().critic_updates + 1)
     return replace(
         _loop(steps, 2e-6, minutes),
@@ -70,7 +69,7 @@ def paper_self_forcing(minutes: float | None = None, *, updates: int = 400) -> T
 
 
 def _wan(name: str, second_steps: int, minutes: float | None) -> Recipe:
-    """``minutes`` is the budget of all stages together; teacher forcing, which is optional, has its own on top."""
+    """``minutes``: budget of all stages together, except the optional teacher forcing, which takes a tenth more."""
     model = preset(name)
     tracks = _tracks(model.size[0])
     loss = TeacherConfig(shift=6.0, image_dropout=0.1)
@@ -107,19 +106,21 @@ def wan21(minutes: float | None = None) -> Recipe:
 
 
 def wan22(minutes: float | None = None) -> Recipe:
-    """The paper's large model: 4,800 + 400 steps of the teacher at 1280×704, and a large tiny decoder."""
+    """The paper's large model: 4,800 + 400 steps of the teacher at 1280×704, with the large variant of the tiny
+    decoder."""
     recipe = _wan("wan2.2-5b", 400, minutes)
     return replace(recipe, model=replace(recipe.model, tiny_decoder=TINY_WAN22_LARGE))
 
 
 def affordable(recipe: Recipe) -> Recipe:
-    """The same for one, two, four or eight GPUs: LoRA and the track slice, smaller batches, fewer steps, in the same
-    minutes. The numbers are ours.
+    """The recipe for one, two, four or eight GPUs: LoRA, with the patch embedding for the tracks trained fully, smaller
+    batches, fewer steps, and the same minutes. The numbers are ours.
 
-    Each GPU keeps all networks whole: by the dry run Self-Forcing of the 1.3B fits into 80 GB, of the 5B it does not.
+    Each GPU holds all networks unsharded: according to the dry run, Self-Forcing of the 1.3B model fits into 80 GB, of
+    the 5B model it does not.
 
-    A public causal student may be what the student begins with (``--student``): it has learned to stream already, and
-    the causal stage has only to teach it tracks.
+    The student may start from a public causal student (``--student``), which can stream already, so that the causal
+    stage only needs to teach it tracks.
     """
     phases = tuple(
         replace(phase, train=_loop(steps, 1e-4, phase.train.minutes))
@@ -146,7 +147,7 @@ def affordable(recipe: Recipe) -> Recipe:
 
 
 def debug_wan(name: str, minutes: float | None = None) -> Recipe:
-    """Everything of a Wan recipe once, on its debug twin: for tests."""
+    """A short run of every stage of a Wan recipe on its debug model, for tests."""
     fifth = part(minutes, 0.2)  # of the five runs
     short = TrainConfig(steps=2, log_every=1, checkpoint_every=1, validate_every=2, warmup=1, minutes=fifth)
     tracks = TrackMix(max_tracks=20, radius=(4.0, 30.0))

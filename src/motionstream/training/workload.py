@@ -1,7 +1,7 @@
-"""What a training benchmark trains, and on what: a stage with random weights, and clips for it.
+"""The workload of a training benchmark: a stage with random weights, and clips for it.
 
-Clips are rendered as in training, for models small enough to be trained on rendered video, so that waiting for data is
-measured too; for others they are random numbers of the right shapes, made once.
+For models that train on rendered video, clips are rendered as in training, so that waiting for data is measured too;
+for others they are random numbers of the right shapes, made once.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ STAGES: tuple[StageKind, ...] = ("teacher", "causal", "self-forcing")
 Data = Literal["auto", "rendered", "synthetic"]
 
 TRACKS = 160
-"""In synthetic clips; rendered ones have as many."""
+"""Tracks per synthetic clip, as many as in rendered ones."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained, on what; everything but the machine. ``config`` has the size and the length of the clips."""
+    """The benchmark's settings, except the machine. ``config`` has the size and length of the clips."""
 
     config: ModelConfig
     stage: StageKind = "teacher"
     batch: int = 1
-    """Of all ranks together."""
+    """Clips of all ranks together."""
     data: Data = "auto"
-    """``auto``: rendered where the model has nano's autoencoder."""
+    """``auto``: rendered if the model has nano's linear autoencoder, else synthetic."""
     bf16: bool = True
     """Mixed precision by autocast; otherwise float32."""
     recompute: bool = False
     compile: bool = False
     shard: bool = False
     lora: int | None = None
-    """Rank of the matrices that are trained instead of the whole transformers."""
+    """Rank of LoRA; None trains the whole transformers."""
     rollouts: SelfForcingConfig = field(default_factory=SelfForcingConfig)
-    """Of Self-Forcing."""
+    """Settings of Self-Forcing."""
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
@@ -86,13 +86,13 @@ class Workload:
 
     @property
     def cycle(self) -> int:
-        """Updates until it is the same player's turn again."""
+        """Number of updates after which the turns of student and critic repeat."""
         critic = self.stage == "self-forcing" and self.rollouts.score_weight > 0
         return self.rollouts.critic_updates + 1 if critic else 1
 
     @property
     def train(self) -> TrainConfig:
-        # so slow that random weights stay what they are
+        # a low learning rate, so that the random weights hardly change
         return TrainConfig(
             steps=1_000_000,
             lr=1e-6,
@@ -104,7 +104,7 @@ class Workload:
 
     @property
     def flops(self) -> dict[str, float]:
-        """Model operations of an update of each player, of the whole batch."""
+        """Model operations per update on the whole batch, for each player."""
         return stage_flops(self.stage, self.config, self.latent_frames, self.rollouts, batch=self.batch)
 
 
@@ -116,16 +116,15 @@ def workload(
     batch: int | None = None,
     **rest: Any,
 ) -> Workload:
-    """Of a named model, at its own size and length unless told otherwise.
+    """The workload of a named model.
 
     Args:
-        frames: of the video, whole chunks. size: (height, width).
-        batch: of all ranks together; that of its recipe for models trained on rendered video, 1 a rank for others,
-            when None.
-        rest: of ``Workload``; ``rollouts`` are those of the model's recipe unless they are given.
+        frames: of the video, whole chunks; the model's own when None. size: (height, width); the model's own when None.
+        batch: of all ranks together; when None, the recipe's for models trained on rendered video, else 1 per rank.
+        rest: fields of ``Workload``; ``rollouts`` are by default those of the model's recipe.
 
     Raises:
-        ValueError: a model, a size, a length or a batch that cannot be.
+        ValueError: unknown model, or impossible size, length or batch.
     """
     config = named(preset)
     size = config.checked_size(size or config.size)
@@ -148,7 +147,7 @@ def workload(
 
 
 class SyntheticClips:
-    """Random clips of a model's shapes: the same at every step."""
+    """Random clips with a model's shapes, the same at every step."""
 
     def __init__(self, config: ModelConfig, *, batch: int, latent_frames: int, seed: int = 0) -> None:
         self.batch = batch
@@ -186,7 +185,7 @@ def _random_clip(config: ModelConfig, latent_frames: int, generator: torch.Gener
 
 
 def make_clips(work: Workload) -> ClipSource:
-    """Rendered while training, or synthetic."""
+    """A source of rendered or synthetic clips."""
     config = work.config
     if not work.rendered:
         return SyntheticClips(config, batch=work.batch, latent_frames=work.latent_frames)
@@ -210,14 +209,14 @@ def make_clips(work: Workload) -> ClipSource:
 
 
 def make_autoencoder(config: ModelConfig) -> LinearAutoencoder | None:
-    """With random weights, of models that are trained on rendered video; None for others."""
+    """nano's linear autoencoder with random weights, if the model has one; else None."""
     if not isinstance(config.autoencoder, LinearAutoencoderConfig):
         return None
     return LinearAutoencoder(config.autoencoder).eval().requires_grad_(False)
 
 
 def make_trainee(config: ModelConfig, device: torch.device) -> Trainee:
-    """Random weights on ``device``; a large text encoder is replaced by the tokens of two sentences."""
+    """A model with random weights on ``device``; a large text encoder is replaced by random tokens of two sentences."""
     text = None
     if isinstance(config.text, UMT5Config):
         sentence = torch.randn(8, config.transformer.text_dim)
@@ -227,7 +226,7 @@ def make_trainee(config: ModelConfig, device: torch.device) -> Trainee:
 
 
 def make_stage(work: Workload, device: torch.device, folder: Path) -> Stage:
-    """The stage of ``work``; what it reads from files is written into ``folder``."""
+    """The stage of ``work``; files that it reads are written to ``folder``."""
     config, clips = work.config, make_clips(work)
     trainee = make_trainee(config, device)
     if work.lora is not None:
@@ -238,7 +237,7 @@ def make_stage(work: Workload, device: torch.device, folder: Path) -> Stage:
         trainee.model.track_head.requires_grad_(False)
         store = TrajectoryStore([_write_trajectories(work, clips, folder)])
         return CausalStage(trainee, store, clips.at(0, range(1)), batch=work.batch, seed=0)
-    # rolled out before the first update, which is no part of the measurement
+    # short, since validation before the first update rolls it out, outside the measurement
     shortest = config.causal.chunk_frames * (min(work.rollouts.sinks) + min(work.rollouts.windows) + 2)
     validation = SyntheticClips(config, batch=1, latent_frames=min(shortest, work.latent_frames)).at(0)
     teacher, critic = (make_trainee(config, device) for _ in range(2))
@@ -258,7 +257,7 @@ def make_stage(work: Workload, device: torch.device, folder: Path) -> Stage:
 
 
 def _write_trajectories(work: Workload, clips: ClipSource, folder: Path) -> Path:
-    """A file of random trajectories, as many as the batch, for ``TrajectoryStore``."""
+    """Write a file with a batch of random trajectories for ``TrajectoryStore``."""
     parts, times = clips.at(0).half(), work.config.sampler.student_times
     states = torch.randn(len(parts), len(times), *parts.latents.shape[1:]).half()
     path = folder / "trajectories.safetensors"
