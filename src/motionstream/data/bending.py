@@ -1,8 +1,8 @@
-"""Motion that no rigid layer makes: parts of a background that are pulled, and sprites that bend.
+"""Non-rigid motion: parts of a background that are pulled, and sprites that bend.
 
-Pictures are drawn backwards (what does a pixel show?), tracks followed forwards (where is a point now?). Both come
-from one description: a pull is given backwards and inverted for the few points of tracks, a bend is a shear along one
-axis and known in both directions. Lengths are pixels. Axes: B clips, K pulls of a clip, M sprites, T frames.
+Pictures need the backward map (what does a pixel show?), tracks the forward map (where is a point now?). Both follow
+from one description: pulls are defined backwards and inverted numerically for the few points of tracks; bends are
+shears, known in both directions. Lengths are in pixels. Axes: B clips, K pulls per clip, M sprites, T frames.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import Tensor
 from motionstream.data.draws import Draws
 from motionstream.data.motion import ease
 
-RADIUS = (15.0, 45.0)  # pixels, of pictures of 128
-LARGEST_PULL = 0.7  # of the radius; beyond 1.6 the picture would fold over
+RADIUS = (15.0, 45.0)  # pixels, in pictures whose shorter side is 128
+LARGEST_PULL = 0.7  # relative to the radius; beyond 1.6 the picture would fold over
 LARGEST_TWIST = 0.25  # radians
 PULLS = 2
-STEPS = 40  # at most, of the inversion, whose error shrinks by a quarter or more in each
-CLOSE = 1e-3  # pixels between two steps at which it ends
+STEPS = 40  # maximum of the inversion; each reduces the error by a quarter or more
+CLOSE = 1e-3  # the inversion ends when a step changes it by less, in pixels
 
 
 @dataclass(frozen=True)
 class Pulls:
-    """Round, soft-edged parts of a plane that are moved and twisted about their middles.
+    """Round, soft-edged parts of a plane that are moved and twisted about their centres.
 
-    A place p shows the material `p - shift(p)`, where shift is the sum over the pulls of
+    The position p shows the material point `p - shift(p)`, where shift is the sum over the pulls of
     `exp(-|p - c|^2 / (2 radius^2)) * (path + twist * (p - c) turned by 90 degrees)`, c = start + path.
     """
 
-    start: Tensor  # float32 (B, K, 2): the middle in frame 0
-    path: Tensor  # float32 (B, K, T, 2): how far it has been pulled; zero in frame 0
+    start: Tensor  # float32 (B, K, 2): the centre in frame 0
+    path: Tensor  # float32 (B, K, T, 2): displacement of the centre; zero in frame 0
     twist: Tensor  # float32 (B, K, T) radians; zero in frame 0
     radius: Tensor  # float32 (B, K)
 
@@ -42,9 +42,10 @@ class Pulls:
         return Pulls(*(value.to(device) for value in vars(self).values()))
 
     def shift(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """How far what is now at x, y has come: two tensors of the common shape of x and y, (B, T, ...).
+        """Displacement, since frame 0, of the material now at x, y: two tensors with their broadcast shape (B, T, ...).
 
-        For a whole picture x is (B, T, 1, W) and y (B, T, H, 1): then the exponentials are taken of lines only.
+        For a whole picture pass x as (B, T, 1, W) and y as (B, T, H, 1), so that exponentials are computed only for
+        rows and columns.
         """
         beyond = (...,) + (None,) * (x.dim() - 2)
         across, down = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
@@ -61,9 +62,9 @@ class Pulls:
         return across, down
 
     def place(self, material: Tensor) -> Tensor:
-        """Where the material of points (B, N, 2) is in every frame: (B, T, N, 2), to a hundredth of a pixel.
+        """Positions (B, T, N, 2) of material points (B, N, 2) in every frame, to a hundredth of a pixel.
 
-        `p = material + shift(p)` is a contraction for pulls this weak, so it is simply repeated.
+        Fixed-point iteration of `p = material + shift(p)`, a contraction for pulls this weak.
         """
         x, y = (part[:, None] for part in material.unbind(-1))
         across, down = self.shift(x, y)
@@ -75,9 +76,9 @@ class Pulls:
         return torch.stack((x + across, y + down), -1)
 
     def pulled(self, points: Tensor) -> Tensor:
-        """Which pull holds each of the points (B, N, 2) of frame 0: int64 (B, N), -1 for none.
+        """Index of the pull that holds each of the points (B, N, 2) of frame 0: int64 (B, N), -1 for none.
 
-        A pull holds what it moves at least 0.6 times as far as its middle, if that moves at all.
+        A moving pull holds points within its radius, which move at least 0.6 times as far as its centre.
         """
         distance = (points[:, None] - self.start[:, :, None]).norm(dim=-1) / self.radius[..., None]
         moves = (self.path.norm(dim=-1).amax(-1) > 0)[..., None]
@@ -86,9 +87,9 @@ class Pulls:
 
 
 def draw_pulls(draws: Draws, batch: int, frames: int, size: tuple[int, int], probability: float) -> Pulls | None:
-    """One or two pulls in every chosen clip, each there and on or back, with a rest before, between and after.
+    """One or two pulls in every chosen clip. Each moves, rests, and then moves on or returns.
 
-    probability: share of clips that have any. None if no clip has.
+    probability: share of clips that have pulls. Returns None if no clip has.
     """
     chosen = draws.chance(probability, batch)
     if not chosen.any():
@@ -96,7 +97,7 @@ def draw_pulls(draws: Draws, batch: int, frames: int, size: tuple[int, int], pro
     shape = (batch, PULLS)
     second = draws.chance(0.4, batch) & chosen
     present = torch.stack((chosen, second), 1)
-    # Two may overlap; together they must not fold the picture either.
+    # Two pulls may overlap; even together they must not fold the picture.
     share = torch.where(second, 0.6, 1.0)[:, None]
     scale = min(size) / 128
     radius = scale * draws.uniform(*RADIUS, *shape)
@@ -106,7 +107,7 @@ def draw_pulls(draws: Draws, batch: int, frames: int, size: tuple[int, int], pro
     heading = draws.angle(*shape)
     first = _polar(length * draws.uniform(0.5, 1.0, *shape), heading)
     end = _polar(length * draws.uniform(0.2, 1.0, *shape), heading + draws.uniform(-2.0, 2.0, *shape))
-    end = end * draws.chance(0.6, *shape)[..., None]  # the others go back
+    end = end * draws.chance(0.6, *shape)[..., None]  # the others return to the start
 
     time = torch.arange(frames, dtype=torch.float32)
     begin = draws.uniform(0.0, 0.25 * frames, *shape)
@@ -114,7 +115,7 @@ def draw_pulls(draws: Draws, batch: int, frames: int, size: tuple[int, int], pro
     onward = begin + travel + draws.uniform(0.0, 8.0, *shape)
     there = ease((time - begin[..., None]) / travel[..., None])
     further = ease((time - onward[..., None]) / travel[..., None])
-    # A mean of the three places it comes to: never farther out than they are.
+    # A convex combination of start, first stop and end, hence never farther out than these.
     path = first[..., None, :] * (there - further)[..., None] + end[..., None, :] * further[..., None]
     twist = LARGEST_TWIST * draws.uniform(-1.0, 1.0, *shape) * draws.chance(0.6, *shape) * present * share
     used = slice(None) if second.any() else slice(1)
@@ -127,12 +128,13 @@ def _polar(length: Tensor, angle: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Bends:
-    """Sprites bent across an axis: own points move by `size * (sin(wave * along + phase) - sin(phase))` across it.
+    """Bent sprites: points move perpendicular to an axis by `size * (sin(wave * along + phase) - sin(phase))`.
 
-    The way along the axis stays as it is, so forwards and backwards differ in their sign only, and the middle rests.
+    The coordinate along the axis does not change, so the forward and backward maps differ only in sign; the centre
+    stays in place.
     """
 
-    axis: Tensor  # float32 (M, 2), of length one
+    axis: Tensor  # float32 (M, 2), unit vector
     size: Tensor  # float32 (M, T) pixels; zero in frame 0
     wave: Tensor  # float32 (M,) radians per pixel
     phase: Tensor  # float32 (M, T)
@@ -146,7 +148,8 @@ class Bends:
         return Bends(*(value.to(device) for value in vars(self).values()))
 
     def shift(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """How far own points (M, T or 1, ...), bent or not, are moved: two tensors (M, T, ...)."""
+        """Displacement of points (M, T or 1, ...) in sprite coordinates, before or after bending: two tensors
+        (M, T, ...)."""
         beyond = (...,) + (None,) * (x.dim() - 2)
         across, down = (part[:, None][beyond] for part in self.axis.unbind(-1))
         phase = self.phase[beyond]
@@ -155,20 +158,20 @@ class Bends:
         return -down * size, across * size
 
     def reach(self, radius: Tensor) -> Tensor:
-        """No point of sprites whose radii are (M,) moves farther than this: (M, T)."""
+        """Upper bound (M, T) of the displacement of points in sprites with these radii (M,)."""
         return self.size.abs() * (self.wave * radius).clamp(max=2.0)[:, None]
 
 
 def draw_bends(draws: Draws, radius: Tensor, frames: int, probability: float) -> Bends | None:
-    """Bows and waves of sprites whose radii are (M,): bent and held, to and fro, or running along them.
+    """Bows and waves of sprites with these radii (M,): held, swinging, or running along the sprite.
 
-    probability: share of sprites that bend. None if none does.
+    probability: share of sprites that bend. Returns None if none does.
     """
     count = len(radius)
     chosen = draws.chance(probability, count)
     if not chosen.any():
         return None
-    turns = draws.uniform(1.2, 3.5, count)  # radians from the middle to the rim: a bow, up to a whole wave
+    turns = draws.uniform(1.2, 3.5, count)  # radians from centre to rim: from a bow to a whole wave
     wave = turns / radius
     # The slope, size times wave, is the shear.
     size = torch.minimum(0.9 / wave, 0.4 * radius) * draws.uniform(0.4, 1.0, count) * chosen

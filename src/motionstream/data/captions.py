@@ -1,11 +1,11 @@
-"""Short English sentences that say what moves in a rendered clip."""
+"""Short English captions of the motion in a rendered clip."""
 
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-STILL = 2.0  # pixels of net motion over a clip below which a thing is called still
+STILL = 2.0  # net motion over a clip, in pixels, below which a thing has no direction and the camera no pan
 
 _HOLDS = ("stays still", "holds still", "does not move", "rests")
 _MOVES = ("moves", "goes", "slides", "drifts")
@@ -41,18 +41,18 @@ _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8:
 
 @dataclass(frozen=True)
 class ObjectFacts:
-    """What a caption may say of one sprite: net world motion in pixels (y down), whether it moved, colour."""
+    """What a caption may say about one sprite. motion: net world motion in pixels (y down)."""
 
     motion: tuple[float, float]
     moved: bool
     colour: tuple[float, float, float]
     bends: bool = False
-    turns: str | None = None  # the name of the colour it takes
+    turns: str | None = None  # name of its final colour, if that changes
 
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """What a caption may say of a clip. pan: the camera's way in world pixels; zoom: final magnification."""
+    """What a caption may say about a clip. pan: the camera's net motion in world pixels; zoom: final magnification."""
 
     objects: Sequence[ObjectFacts]
     pan: tuple[float, float]
@@ -60,17 +60,17 @@ class ClipFacts:
     dark: bool
     fog: bool = False
     snow: bool = False
-    orbit: bool = False  # the camera goes sideways and looks back
+    orbit: bool = False  # the camera moves sideways, aimed at a fixed point
 
 
 def direction(motion: tuple[float, float]) -> str:
-    """Left, right, up, down or a diagonal of them, for a motion in pixels with y pointing down."""
+    """The nearest of the eight directions, in words, for a motion in pixels with y pointing down."""
     octant = round(math.atan2(motion[1], motion[0]) / (math.pi / 4)) % 8
     return _DIRECTIONS[octant]
 
 
 def colour_word(colour: tuple[float, float, float]) -> str | None:
-    """The colour's everyday name, or None where people would not agree on one. Channels in [0, 1]."""
+    """The everyday name of a colour with channels in [0, 1], or None if it is ambiguous."""
     high, low = max(colour), min(colour)
     if high < 0.18:
         return "black"
@@ -130,7 +130,7 @@ def _camera_clause(facts: ClipFacts, rng: random.Random) -> str:
 
 
 def _effects(facts: ClipFacts) -> list[Sequence[str]]:
-    """For everything that only the caption can tell, the ways to tell it."""
+    """For each effect of the clip that only the caption announces, its possible wordings."""
     effects: list[Sequence[str]] = []
     for happens, sentences in ((facts.dark, _DARK), (facts.fog, _FOG), (facts.snow, _SNOW)):
         if happens:
@@ -144,8 +144,8 @@ def _effects(facts: ClipFacts) -> list[Sequence[str]]:
 
 
 def describe(facts: ClipFacts, rng: random.Random) -> str:
-    """One sentence of some of the true clauses. What only the caption can tell (dark, fog, snow, a thing that takes
-    another colour) is always told, and never where it does not come."""
+    """A sentence of randomly selected true clauses. Effects that only the caption announces (darkness, fog, snow, a
+    change of colour) are always mentioned if they occur, and only then."""
     clauses = []
     if facts.objects and rng.random() < 0.7:
         clauses.append(_objects_clause(facts.objects, rng))

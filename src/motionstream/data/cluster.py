@@ -1,4 +1,4 @@
-"""The units of ``data/prepare.py`` on a cluster, by Ray Data."""
+"""Runs the units of ``data/prepare.py`` on a cluster with Ray Data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from motionstream.data.prepare import Execution, Unit, UnitPreparer
 
 
 class RayPreparer:
-    """What an actor of Ray Data does: a row with a unit becomes a row with its record."""
+    """Actor of Ray Data: maps a row with a unit to a row with its record."""
 
     def __init__(self, settings: PrepareSettings, placement: Placement) -> None:
         import torch
@@ -25,20 +25,20 @@ class RayPreparer:
         self.prepare = UnitPreparer(settings, placement)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Rows go through Arrow, which knows bytes and strings but none of our classes."""
-        unit: Unit = pickle.loads(row["unit"])  # made a moment ago by ``run_on_ray``
+        """Rows contain only bytes and strings, since they pass through Arrow."""
+        unit: Unit = pickle.loads(row["unit"])  # safe: from ``run_on_ray``
         try:
             return {"number": unit.number, "record": json.dumps(self.prepare(unit)), "error": ""}
-        except ValueError as error:  # the user's mistake: Ray would bury it in its own
+        except ValueError as error:  # a user error, which Ray would bury in its own
             return {"number": unit.number, "record": "", "error": str(error)}
 
 
 def run_on_ray(
     units: list[Unit], settings: PrepareSettings, execution: Execution
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, record) of every unit. Joins the cluster that ``RAY_ADDRESS`` names, or starts one on this machine.
+    """Yield (number, record) of every unit. Joins the cluster at ``RAY_ADDRESS``, or starts one on this machine.
 
-    Each actor has one CPU, and one GPU where CUDA is meant. ValueError where ray is not installed.
+    Each actor has one CPU, and one GPU if the device is CUDA. Raises ValueError if ray is not installed.
     """
     data = optional_import("ray.data", 'pip install "ray[data]"')
     ray = optional_import("ray", 'pip install "ray[data]"')
@@ -47,7 +47,7 @@ def run_on_ray(
     resources, placement = ray.cluster_resources(), execution.placement
     cuda = placement.device.startswith("cuda") or (placement.device == "auto" and resources.get("GPU", 0) > 0)
     if cuda:
-        placement = replace(placement, device="cuda")  # Ray shows each actor its own device and no other
+        placement = replace(placement, device="cuda")  # Ray shows each actor only its own device
     workers = execution.workers or max(1, int(resources.get("GPU" if cuda else "CPU", 1)))
     data.DataContext.get_current().enable_progress_bars = False  # we have our own
     logging.getLogger("ray.data").setLevel(logging.WARNING)

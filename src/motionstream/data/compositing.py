@@ -1,11 +1,11 @@
-"""Layers to pictures: planes and textured sprites, sampled where a camera sees them, and the weather over them.
+"""Composites planes, textured sprites and weather into pictures as seen by a camera.
 
-Textures are drawn at one texel per world pixel and magnified once, bicubically; every frame then samples
-bilinearly from the finer texture. So pictures stay about equally sharp at every sub-pixel shift.
+Textures have one texel per world pixel and are magnified once, bicubically; every frame then samples the finer
+texture bilinearly, so that sharpness hardly depends on the sub-pixel shift.
 
-Tracks and pixels follow one description of the motion, `screen = turn * own + centre` for sprites and
-`to_screen` for the world, with `bending` in between where things bend. Axes: B clips, b of them with a plane,
-M sprites of all clips together, T frames, N tracks, S side of a sprite's texture.
+Tracks and pixels follow the same description of the motion: `screen = turn * own + centre` for sprites, where
+`own` are coordinates in the sprite, and `to_screen` for the world, with `bending` in between. Axes: B clips, b of
+them with a plane, M sprites of all clips together, T frames, N tracks, S side of a sprite's texture.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from motionstream.data.bending import Bends, Pulls
 from motionstream.data.motion import CameraPaths
 from motionstream.data.weather import Fog, Snow, Tints
 
-FINER = 2  # magnification of the textures
-EDGE = 1.5  # pixels beyond the outline that a soft edge can reach
+FINER = 2  # texels per world pixel after magnification
+EDGE = 1.5  # maximum extent in pixels of a soft edge beyond the outline
 
 
 @dataclass(frozen=True)
 class Plane:
-    """One textured plane in each of some clips: the background, or something before it."""
+    """One textured plane in each of some clips: the background, or a plane in front of it."""
 
-    clip: Tensor  # int64 (b,), rising; on the CPU
-    texture: Tensor  # float32 (b, 3 or 4, h, w) in [0, 1], `FINER` texels per world pixel; the fourth hides
-    middle: Tensor  # float32 (b, 2): the world point (x, y) at the texture's middle
+    clip: Tensor  # int64 (b,), ascending; on the CPU
+    texture: Tensor  # float32 (b, 3 or 4, h, w) in [0, 1], `FINER` texels per world pixel; fourth channel: opacity
+    middle: Tensor  # float32 (b, 2): the world point (x, y) at the texture's centre
     camera: CameraPaths  # (b, T), on the CPU
     pulls: Pulls | None = None
 
     def grid(self, x: Tensor, y: Tensor, size: tuple[int, int]) -> Tensor:
-        """What screen pixels show, two (b, T, ...) that broadcast -> texture coordinates for grid_sample.
+        """Texture coordinates for grid_sample of screen pixels x, y, two (b, T, ...) that broadcast.
 
         For a whole picture x is (b, T, 1, W) and y (b, T, H, 1).
         """
@@ -52,7 +52,7 @@ class Plane:
         return torch.stack(torch.broadcast_tensors(*sides), -1)
 
     def covers(self, positions: Tensor, size: tuple[int, int]) -> Tensor:
-        """Whether a plane with holes hides what lies behind it at positions (b, T, N, 2): bool (b, T, N)."""
+        """Whether a plane with holes is opaque at the positions (b, T, N, 2): bool (b, T, N)."""
         grid = self.grid(positions[..., 0], positions[..., 1], size)
         hides = F.grid_sample(self.texture[:, 3:], grid, padding_mode="reflection", align_corners=True)
         return hides[:, 0] > 0.5
@@ -60,7 +60,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Sprites:
-    """All sprites of a batch. Own coordinates are pixels at the first size, from the texture's middle."""
+    """All sprites of a batch. Own coordinates are relative to the texture's centre, in pixels at scale 1."""
 
     clip: Tensor  # int64 (M,), on the CPU
     layer: Tensor  # int64 (M,) from 1, higher hides lower; on the CPU
@@ -68,13 +68,13 @@ class Sprites:
     centre: Tensor  # float32 (M, T, 2) screen pixels
     turn: Tensor  # float32 (M, T, 2): (cos, sin) of the angle, times the magnification on the screen
     reach: Tensor  # float32 (M, T) pixels from the centre to the outline's farthest point; on the CPU
-    points: Tensor  # float32 (M, P, 2) own coordinates of its tracks
+    points: Tensor  # float32 (M, P, 2) own coordinates of the sprite's tracks
     used: Tensor  # bool (M, P)
     bends: Bends | None = None
     tints: Tints | None = None
 
     def on_layer(self, layer: int) -> "Sprites":
-        """The sprites of one layer: at most one of each clip."""
+        """The sprites of one layer: at most one per clip."""
         chosen = (self.layer == layer).nonzero()[:, 0]
 
         parts: dict[str, Any] = {
@@ -84,7 +84,7 @@ class Sprites:
         return Sprites(**parts)
 
     def place(self, points: Tensor) -> Tensor:
-        """Own coordinates (M, P, 2) -> screen pixels (M, T, P, 2)."""
+        """Screen pixels (M, T, P, 2) of own coordinates (M, P, 2)."""
         cos, sin = self.turn[:, :, None].unbind(-1)
         x, y = points[:, None].unbind(-1)
         if self.bends is not None:
@@ -93,7 +93,7 @@ class Sprites:
         return torch.stack((cos * x - sin * y, sin * x + cos * y), -1) + self.centre[:, :, None]
 
     def own_coordinates(self, x: Tensor, y: Tensor) -> Tensor:
-        """Screen pixels from the centres, two (M, T, ...) -> texture coordinates for grid_sample."""
+        """Texture coordinates for grid_sample of screen pixels x, y relative to the centres, two (M, T, ...)."""
         half = (self.appearance.shape[-1] - 1) / (2 * FINER)
         inverse = self.turn / (self.turn.square().sum(-1, keepdim=True) * half)
         cos, sin = (part[(...,) + (None,) * (x.dim() - 2)] for part in inverse.unbind(-1))
@@ -105,29 +105,29 @@ class Sprites:
 
 
 def refine(texture: Tensor) -> Tensor:
-    """Magnify (n, c, h, w), old texels kept, to (n, c, FINER * (h - 1) + 1, FINER * (w - 1) + 1)."""
+    """Magnify (n, c, h, w) to (n, c, FINER * (h - 1) + 1, FINER * (w - 1) + 1), keeping the original texels."""
     size = [FINER * (side - 1) + 1 for side in texture.shape[2:]]
     return F.interpolate(texture, size=size, mode="bicubic", align_corners=True)
 
 
 def to_screen(world: Tensor, camera: CameraPaths, size: tuple[int, int]) -> Tensor:
-    """World points (..., 2) seen by cameras whose shapes broadcast with them -> screen pixels (..., 2)."""
+    """Screen pixels (..., 2) of world points (..., 2), for cameras whose shapes broadcast with them."""
     middle = torch.tensor(((size[1] - 1) / 2, (size[0] - 1) / 2), device=world.device)
     return (world - camera.centre) * camera.zoom[..., None] + middle
 
 
 def _see(plane: Plane, size: tuple[int, int]) -> Tensor:
-    """A plane as its cameras see it: (b, 3 or 4, T, H, W)."""
+    """A plane as seen by its cameras: (b, 3 or 4, T, H, W)."""
     device = plane.texture.device
     across, down = (torch.arange(side, device=device) for side in size[::-1])
     grid = plane.grid(across.expand(1, 1, 1, -1), down[:, None].expand(1, 1, -1, 1), size)
-    # Time is folded into the rows: every clip is one tall picture cut from one texture.
+    # Time is folded into the rows: every clip is one tall picture sampled from one texture.
     seen = F.grid_sample(plane.texture, grid.flatten(1, 2), padding_mode="reflection", align_corners=True)
     return seen.unflatten(2, grid.shape[1:3])
 
 
 def _draw_planes(planes: Sequence[Plane], size: tuple[int, int]) -> Tensor:
-    """The planes from the far one, which every clip has, to the nearest: (B, 3, T, H, W)."""
+    """Draw the planes from the farthest, which every clip has, to the nearest: (B, 3, T, H, W)."""
     video = _see(planes[0], size)
     for plane in planes[1:]:
         seen = _see(plane, size)
@@ -137,7 +137,7 @@ def _draw_planes(planes: Sequence[Plane], size: tuple[int, int]) -> Tensor:
 
 
 def _draw_sprites(video: Tensor, sprites: Sprites) -> None:
-    """Draw sprites of one layer over video (B, 3, T, H, W), in place, each within a window around it."""
+    """Draw the sprites of one layer over video (B, 3, T, H, W), in place, each within a window around it."""
     height, width = video.shape[-2:]
     frames = sprites.reach.shape[1]
     device = video.device
@@ -145,7 +145,7 @@ def _draw_sprites(video: Tensor, sprites: Sprites) -> None:
     rows, columns = min(side, height), min(side, width)
     window = torch.tensor((columns, rows), device=device)
     limit = torch.tensor((width, height), device=device) - window
-    # A window pushed back into the picture still shows every visible pixel of its sprite.
+    # A window moved back into the picture still contains every visible pixel of its sprite.
     corner = (sprites.centre - (window - 1) / 2).round().clamp(min=0)
     corner = torch.minimum(corner, limit)
 
@@ -161,7 +161,7 @@ def _draw_sprites(video: Tensor, sprites: Sprites) -> None:
     if sprites.tints is not None:
         colour = sprites.tints.paint(colour)
 
-    # Where the windows' pixels lie in the whole batch, counted through.
+    # Flat indices of the windows' pixels in the whole batch.
     plane = torch.arange(3, device=device) + 3 * sprites.clip.to(device)[:, None]  # M, 3
     picture = torch.arange(frames, device=device) + frames * plane[..., None]  # M, 3, T
     first = (picture * height + corner[:, None, :, 1].long()) * width + corner[:, None, :, 0].long()
@@ -179,7 +179,8 @@ def composite(
 ) -> Tensor:
     """The clips as uint8 (B, 3, T, H, W), on the planes' device.
 
-    planes: the far one, of all clips, and those before it. brightness (B, T) multiplies the clips, weather and all.
+    planes: the farthest, which every clip has, then nearer ones. brightness (B, T) multiplies the finished picture,
+    weather included.
     """
     video = _draw_planes(planes, size)
     for layer in sprites.layer.unique().tolist():
@@ -193,7 +194,7 @@ def composite(
 def hidden_by(planes: Sequence[Plane], positions: Tensor, depth: Tensor, size: tuple[int, int]) -> Tensor:
     """Which points of the planes lie behind a nearer plane: positions (B, T, N, 2), depth (B, N) -> bool (B, T, N).
 
-    depth counts the planes from 0, the far one. planes: all of them, in this order.
+    depth: index of a point's plane; 0 is the farthest. planes: all of them, in this order.
     """
     hidden = torch.zeros(positions.shape[:3], dtype=torch.bool, device=positions.device)
     for level, plane in enumerate(planes[1:], 1):
@@ -203,10 +204,10 @@ def hidden_by(planes: Sequence[Plane], positions: Tensor, depth: Tensor, size: t
 
 
 def visibility(sprites: Sprites, positions: Tensor, layer: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which tracks can be seen: bool (B, T, N).
+    """Which tracks are visible: bool (B, T, N).
 
-    positions (B, T, N, 2) in pixels; layer (B, N). A track is seen inside the picture where no sprite of a
-    higher layer covers it by more than half; unused rows (layer -1) never are.
+    positions (B, T, N, 2) in pixels; layer (B, N). A track is visible inside the picture where no sprite of a
+    higher layer covers it by more than half; unused rows (layer -1) are never visible.
     """
     x, y = positions.unbind(-1)
     visible = (x >= -0.5) & (x < size[1] - 0.5) & (y >= -0.5) & (y < size[0] - 0.5) & (layer >= 0)[:, None]
@@ -214,7 +215,7 @@ def visibility(sprites: Sprites, positions: Tensor, layer: Tensor, size: tuple[i
 
 
 def covering(sprites: Sprites, positions: Tensor) -> Tensor:
-    """The highest layer of which a sprite covers each position (B, T, N, 2) by more than half, 0 if none: (B, T, N)."""
+    """The highest layer with a sprite covering each position (B, T, N, 2) by more than half: (B, T, N), 0 if none."""
     highest = torch.zeros(positions.shape[:-1], dtype=torch.long, device=positions.device)
     for level in sprites.layer.unique().tolist():
         cover = sprites.on_layer(level)

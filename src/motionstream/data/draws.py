@@ -1,4 +1,4 @@
-"""Seeded random draws for scenes, always on the CPU: a seed means one scene, whatever device renders it."""
+"""Seeded random draws for scenes, always on the CPU, so that a seed gives the same scene on every device."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Draws:
         self._seed = seed
 
     def apart(self, number: int) -> "Draws":
-        """Another sequence of the same seed, one for each number: what is drawn there changes nothing here."""
+        """An independent sequence from the same seed, one for each number; drawing from it does not affect this one."""
         return Draws((self._seed ^ 0x5DEECE66D) + (number + 1) * 0x9E3779B97F4A7 & 2**63 - 1)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
@@ -45,7 +45,7 @@ class Draws:
         return torch.rand(shape, generator=self.generator) < probability
 
     def choice(self, weights: Sequence[float], count: int) -> Tensor:
-        """Int64 tensor (count,): indices into `weights`, drawn in their proportion."""
+        """Int64 tensor (count,): indices into `weights`, drawn in proportion to them."""
         if count == 0:
             return torch.zeros(0, dtype=torch.int64)
         return torch.multinomial(torch.tensor(weights), count, replacement=True, generator=self.generator)

@@ -1,4 +1,4 @@
-"""One video → clips ready for training: read, fitted, cut, tracked, encoded. The same function wherever it runs."""
+"""Turns a video into training clips: reads, resizes, cuts, tracks and encodes it, identically on every executor."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ MAX_GRID = 100
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """Everything the samples depend on besides the source and the weights."""
+    """All that samples depend on besides the source videos and the weights."""
 
     model: str = "nano"
-    """As ``MotionStreamPipeline.from_pretrained`` takes it; only the parts around the transformer are loaded."""
+    """A name or folder as for ``MotionStreamPipeline.from_pretrained``; the transformer is not loaded."""
     untrained: bool = False
-    """Take a preset's random parts where it has no weights, for tests."""
+    """Use random autoencoder and encoders if a preset has no weights, for tests."""
     size: tuple[int, int] | None = None
     """(height, width) of the clips; the model's own when None."""
     clips_per_video: int = 1
-    """At most so many clips, one after the other from the start of a video."""
+    """Maximum number of consecutive clips from the start of a video."""
     tracker: Literal["lucas-kanade", "template", "cotracker", "cotracker-online"] = "lucas-kanade"
     cotracker: tuple[str, str] | None = None
-    """CoTracker's repository and checkpoint (each form has its own); None looks where torch.hub keeps them."""
+    """CoTracker's repository and checkpoint (offline and online have different ones); None uses torch.hub's cache."""
     grid: int = 50
-    """Points a side, tracked from the first frame of a clip: 50 × 50 in the paper."""
+    """Points per side of the grid tracked from a clip's first frame: 50 × 50 in the paper."""
     filters: Filters = field(default_factory=Filters)
     unit_videos: int = 64
-    """Videos that are done together: what an interruption can lose."""
+    """Videos processed as one unit, the most that an interruption loses per worker."""
     shard_bytes: int = 512 * 2**20
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class PrepareSettings:
 
 
 def find_model(settings: PrepareSettings) -> tuple[ModelConfig, Path | None]:
-    """The model's config, and its folder; None for random parts. ValueError where there is nothing of the name."""
+    """The model's config and its folder, None for random parts. Raises ValueError if the model is not found."""
     found = locate(settings.model)
     if found is not None:
         return found.config, found.folder
@@ -73,9 +73,9 @@ def find_model(settings: PrepareSettings) -> tuple[ModelConfig, Path | None]:
 
 
 def weights_fingerprint(folder: Path | None) -> str:
-    """Which autoencoder and encoders these are, from sizes, beginnings and ends of their files: a hash in hexadecimal.
+    """A hexadecimal hash that identifies the autoencoder and encoders by their files' sizes, beginnings and ends.
 
-    Whole files would take minutes: UMT5-XXL's have 11 GB.
+    Hashing whole files would take minutes: UMT5-XXL's have 11 GB.
     """
     if folder is None:
         return "random"
@@ -96,10 +96,11 @@ def weights_fingerprint(folder: Path | None) -> str:
 def read_clips(
     video: SourceVideo, settings: PrepareSettings, config: ModelConfig
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """The clips of a video, uint8 (clip_frames, H, W, 3) at the model's rate and size, and what is true of all.
+    """The clips of a video, uint8 (clip_frames, H, W, 3) at the model's frame rate and size, and common facts for their
+    records.
 
-    Frames are chosen by their time stamps, turned upright, scaled to cover the size and cropped to the middle. A file
-    that breaks off is used as far as it goes. Raises ValueError with the reason why the video is skipped.
+    Frames are selected by time stamp, rotated upright, scaled to cover the size and cropped to the centre. A truncated
+    file is used as far as it goes. Raises ValueError with the reason for skipping the video.
     """
     size = settings.size or config.size
     if reason := settings.filters.refuse(video):
@@ -149,17 +150,18 @@ class Encoder:
 
     @cached_property
     def tracker(self) -> Tracker:
-        """The chosen tracker; ValueError where its files are missing."""
+        """The selected tracker. Raises ValueError if its files are missing."""
         device = str(self.placement.torch_device)
         return make_tracker(self.settings.tracker, self.settings.cotracker, device)
 
     def load(self) -> None:
-        """Load the parts and the tracker now. ValueError where files are missing, damaged or of another model."""
+        """Load the parts and the tracker now. Raises ValueError if files are missing, damaged or of another model."""
         assert self.parts is not None and self.tracker is not None
 
     @torch.no_grad()
     def texts(self, sentences: Sequence[str]) -> list[Tensor]:
-        """The rows each sentence uses, float16 on the CPU. The encoder is loaded once for all, and freed."""
+        """Tokens of each sentence without padding, float16 on the CPU. All sentences are encoded in one call, for which
+        the encoder is loaded once."""
         distinct = list(dict.fromkeys(sentences))
         encoded = self.parts.text_encoder.encode(distinct)
         rows = {s: to_half("text tokens", used_rows(row)) for s, row in zip(distinct, encoded, strict=True)}
@@ -167,7 +169,7 @@ class Encoder:
 
     @torch.no_grad()
     def images(self, pictures: Sequence[Tensor]) -> list[Tensor | None]:
-        """Tokens of pictures uint8 (3, H, W), float16 on the CPU; None each where the model has no image encoder."""
+        """Tokens of pictures uint8 (3, H, W), float16 on the CPU; None for each if the model has no image encoder."""
         encoder = self.parts.image_encoder
         if encoder is None or not pictures:
             return [None] * len(pictures)
@@ -176,7 +178,7 @@ class Encoder:
 
     @torch.no_grad()
     def latents(self, frames: Tensor) -> Tensor:
-        """Frames uint8 (3, T, H, W) → latents float16 (C, F, h, w) on the CPU, chunk by chunk: memory is bounded."""
+        """Latents float16 (C, F, h, w) on the CPU of frames uint8 (3, T, H, W), encoded by chunks to bound memory."""
         parts: list[Tensor] = []
         state, start = None, 0
         while start < frames.shape[1]:
@@ -188,7 +190,7 @@ class Encoder:
         return torch.cat(parts, dim=1)
 
     def clip(self, frames: np.ndarray, key: str, caption: str, source: dict[str, Any]) -> Sample:
-        """A clip uint8 (T, H, W, 3), tracked and encoded, still without text and image tokens."""
+        """Track and encode a clip uint8 (T, H, W, 3); text and image tokens are added later."""
         tracks = self.tracker.track(frames, grid_points(frames.shape[1:3], self.settings.grid), self.config.fps)
         tracks = tracks.clipped()
         video = torch.from_numpy(frames).permute(3, 0, 1, 2)
@@ -207,12 +209,13 @@ class Encoder:
 
 
 def to_float(video: Tensor) -> Tensor:
-    """uint8 → [−1, 1]."""
+    """Convert uint8 to float32 in [−1, 1]."""
     return video.float() / 127.5 - 1
 
 
 def to_half(name: str, value: Tensor) -> Tensor:
-    """Half precision on the CPU; ValueError where a value does not fit, which the skipped video is told by."""
+    """Convert to half precision on the CPU. Raises ValueError, the reason for skipping the video, if a value does not
+    fit."""
     half = value.to("cpu", torch.float16)
     if not half.isfinite().all():
         raise ValueError(f"its {name} are not finite in half precision (largest {value.abs().max():g})")

@@ -1,4 +1,4 @@
-"""Small text files: JSON read with errors that name the file, written whole or not at all, and compared."""
+"""Small text files: reads JSON with errors that name the file, writes atomically, and compares JSON values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from motionstream.media import atomic_path
 
 
 def first_difference(before: Any, now: Any, name: str = "") -> str | None:
-    """Where two JSON values differ first, as ``name = before, now after``; None where they are equal."""
+    """The first difference between two JSON values, as ``name = before, now after``; None if they are equal."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*before, *(key for key in now if key not in before)]:
             inner = f"{name}.{key}" if name else str(key)
@@ -21,7 +21,7 @@ def first_difference(before: Any, now: Any, name: str = "") -> str | None:
 
 
 def read_json(path: Path) -> Any:
-    """ValueError, naming the file, where it is not there or damaged."""
+    """Read JSON. Raises ValueError, naming the file, if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -31,6 +31,6 @@ def read_json(path: Path) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
-"""How the sprites and the camera of a rendered scene move.
+"""Motion of the sprites and the camera in a rendered scene.
 
-The world has the camera's view at frame 0 as its coordinates: pixels (x, y), origin at the picture's centre.
+World coordinates are those of the camera's view at frame 0: pixels (x, y), origin at the picture's centre.
 Axes: B clips, M sprites of all clips together, T frames.
 """
 
@@ -14,14 +14,14 @@ from motionstream.data.draws import Draws, Range
 
 FRAMES_PER_UNIT = 12  # speeds are in pixels per 12 frames, the length of a chunk
 
-# Motion kinds and how often each is drawn.
+# Kinds of motion and their probabilities.
 CURVED, START_STOP, SLOW, HOLD, DRAG = range(5)
 KIND_WEIGHTS = (0.3, 0.15, 0.1, 0.15, 0.3)
 
 
 @dataclass(frozen=True)
 class CameraPaths:
-    """Where the camera looks: `screen = zoom * (world - centre) + middle of the picture`."""
+    """Camera views: `screen = zoom * (world - centre) + centre of the picture`."""
 
     centre: Tensor  # float32 (B, T, 2) world pixels, zero at frame 0
     zoom: Tensor  # float32 (B, T), one at frame 0
@@ -29,7 +29,7 @@ class CameraPaths:
 
 @dataclass(frozen=True)
 class SpritePaths:
-    """World poses: a sprite's own point q lies at `position + scale * rotation(angle) q`."""
+    """World poses: the point q in a sprite's coordinates lies at `position + scale * rotation(angle) q`."""
 
     position: Tensor  # float32 (M, T, 2) world pixels
     angle: Tensor  # float32 (M, T) radians, clockwise on the screen (y points down)
@@ -47,8 +47,8 @@ def draw_camera(
 ) -> CameraPaths:
     """Smooth pans and zooms.
 
-    pan: mean length of a pan in pixels per 12 frames (each draws 0.2 to 1.8 times as much). zoom: range of
-    the magnification at the end. static_probability: share of the clips in which the camera rests.
+    pan: mean speed of a pan in pixels per 12 frames (each pan has 0.2 to 1.8 times as much). zoom: range of the
+    final magnification. static_probability: share of the clips with a still camera.
     """
     moving = ~draws.chance(static_probability, batch)
     kind = draws.choice((0.5, 0.2, 0.3), batch)  # pan, zoom, both
@@ -69,7 +69,7 @@ def draw_camera(
 def _velocity(draws: Draws, kind: Tensor, frames: int, speed: float) -> tuple[Tensor, Tensor]:
     """Speed in pixels per frame and heading in radians between successive frames: two (M, T - 1).
 
-    Rests count: what stops and starts is faster in between, so that the mean over time keeps to `speed`.
+    Sprites with rests are faster in between, so that their mean over time matches `speed` as well.
     """
     count = len(kind)
 
@@ -91,7 +91,7 @@ def _velocity(draws: Draws, kind: Tensor, frames: int, speed: float) -> tuple[Te
     on = (local % period) < period * duty
     start_stop = pace / duty * on, turns.gather(1, segment)
 
-    # A drag by hand: rest, go straight with a soft start and stop, rest; in long clips again and again.
+    # A drag by hand: rest, move straight with a soft start and stop, rest; repeated in long clips.
     rest, travel = column(0.0, 10.0), column(7.0, 24.0)
     period = rest + travel + column(2.0, 12.0)
     segment = (time / period).long() % turns.shape[1]
@@ -105,10 +105,10 @@ def _velocity(draws: Draws, kind: Tensor, frames: int, speed: float) -> tuple[Te
 
 
 def _place(draws: Draws, path: Tensor, view: CameraPaths, size: tuple[int, int]) -> Tensor:
-    """Turn and shift each path (M, T, 2) that starts at the origin; most of them stay in the picture.
+    """Rotate and shift each path (M, T, 2), which starts at the origin, so that most stay in the picture.
 
-    `view` is each sprite's camera (M, T). Of a dozen random placements the one that strays least from the
-    picture is taken, and for one sprite of eight just any, so that some objects leave or enter.
+    `view` is each sprite's camera (M, T). Takes the best of twelve random placements, i.e. the one that leaves
+    the picture least; for one sprite in eight an arbitrary one, so that some objects leave or enter.
     """
     count, tries = len(path), 12
     height, width = size
@@ -134,12 +134,12 @@ def draw_sprites(
     rotation: float,
     scaling: Range,
 ) -> SpritePaths:
-    """Paths of M sprites, of all motion kinds.
+    """Paths of M sprites with random kinds of motion.
 
-    view: the camera of each sprite's clip, (M, T). speed: mean travel of a sprite in pixels per 12 frames,
-    its rests included (each draws 0 to 2 times as much; slow ones go a quarter, held ones nothing). rotation:
-    largest turn in degrees per 12 frames. scaling: range of the size at the end. Sprites turn and grow in
-    step with their travel, so whatever rests is wholly still.
+    view: the camera of each sprite's clip, (M, T). speed: mean speed of a sprite in pixels per 12 frames, rests
+    included (each draws 0 to 2 times as much; slow ones have a quarter of that, held ones 0). rotation: maximum
+    rotation in degrees per 12 frames. scaling: range of the final scale. Rotation and scale follow the distance
+    travelled, so a resting sprite is completely still.
     """
     count, frames = view.zoom.shape
     kind = draws.choice(KIND_WEIGHTS, count)

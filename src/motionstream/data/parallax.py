@@ -1,6 +1,6 @@
 """Backgrounds of two or three planes at different depths, which a moving camera shifts by different amounts.
 
-A nearer plane is a texture with holes; through them one sees the planes behind it. Axes: B clips, T frames.
+A nearer plane is a texture with holes that show the planes behind it. Axes: B clips, T frames.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from motionstream.data.draws import Draws, Range
 from motionstream.data.motion import FRAMES_PER_UNIT, CameraPaths, ease
 from motionstream.data.textures import spectral_noise
 
-# How far each plane moves, relative to the sprites: the far one, then the nearer ones.
+# Motion of each plane relative to the sprites' layer: the far plane, then the nearer ones.
 FAR: Range = (0.4, 0.8)
 NEARER: tuple[Range, ...] = ((1.15, 1.6), (1.7, 2.3))
 COVER: Range = (0.2, 0.45)  # share of the picture that a nearer plane hides
@@ -22,18 +22,19 @@ COVER: Range = (0.2, 0.45)  # share of the picture that a nearer plane hides
 
 @dataclass(frozen=True)
 class Depths:
-    """Which clips have several planes, and the cameras that see each plane."""
+    """The number of planes in each clip, and each plane's camera."""
 
     planes: Tensor  # int64 (B,): 1 to 3
-    orbits: Tensor  # bool (B,): the camera goes sideways and looks back at the sprites
+    orbits: Tensor  # bool (B,): the camera moves sideways, aimed at the sprites
     cameras: tuple[CameraPaths, ...]  # of the far plane and of each nearer one, for all clips
 
 
 def draw_depths(draws: Draws, camera: CameraPaths, pan: float, probability: float) -> Depths | None:
-    """Depths for the clips of `camera`, the sprites' own. A clip whose camera rests always orbits, so that it shows.
+    """Draw depths for the clips of `camera`, the sprites' camera. With a still camera the clip always orbits, so that
+    the depth is visible.
 
-    pan: mean way of the orbit in pixels per 12 frames, at twice the sprites' depth. probability: share of clips with
-    several planes. None if no clip has.
+    pan: mean speed of the orbit in pixels per 12 frames, at relative motion 2. probability: share of clips with
+    several planes. Returns None if no clip has.
     """
     batch, frames = camera.zoom.shape
     chosen = draws.chance(probability, batch)
@@ -48,7 +49,7 @@ def draw_depths(draws: Draws, camera: CameraPaths, pan: float, probability: floa
     along = torch.where(draws.chance(0.4, batch, 1), (3 * time / span).sin(), ease(time / span))
     length = pan * frames / FRAMES_PER_UNIT * draws.uniform(0.4, 1.2, batch) * orbits
     heading = draws.angle(batch)
-    # Sideways mostly: that is how people walk around a thing.
+    # Mostly sideways, as people walk around a thing.
     way = torch.stack((heading.cos(), 0.3 * heading.sin()), -1) * length[:, None]
     orbit = way[:, None] * along[..., None]
 
@@ -64,9 +65,10 @@ def draw_depths(draws: Draws, camera: CameraPaths, pan: float, probability: floa
 
 
 def draw_cover(draws: Draws, count: int, size: tuple[int, int], noise: torch.Generator) -> Tensor:
-    """Irregular shapes with edges about a pixel wide: float32 (count, 1, H, W), 1 where a plane is and 0 in its holes.
+    """Opacity of irregular shapes with edges about a pixel wide: float32 (count, 1, H, W), 1 on the plane, 0 in holes.
 
-    Half of them stand at the bottom, as bushes do, the others anywhere. noise: a generator on the device to draw on.
+    Half of the planes are densest at the bottom, like bushes; the others have no preference. noise: a generator on the
+    rendering device.
     """
     field = spectral_noise(draws, count, 1, size, noise, exponent=(2.4, 3.2))
     lower = (draws.uniform(1.0, 2.0, count, 1, 1, 1) * draws.chance(0.5, count, 1, 1, 1)).to(field.device)
@@ -74,7 +76,7 @@ def draw_cover(draws: Draws, count: int, size: tuple[int, int], noise: torch.Gen
     share = draws.uniform(*COVER, count)
     levels = [part[:, ::3, ::3].quantile(1 - float(wanted)) for part, wanted in zip(field, share, strict=True)]
     field = field - torch.stack(levels)[:, None, None, None]
-    # Divided by its slope a field becomes the distance to its edge in pixels.
+    # Dividing the field by its slope gives the distance to its edge in pixels.
     down, across = torch.gradient(field, dim=(2, 3))
     slope = (down.square() + across.square()).sqrt()
     typical = slope.mean(dim=(2, 3), keepdim=True)

@@ -1,9 +1,8 @@
-"""The photographs that scikit-image ships inside its wheel, the only pictures the embedded model may learn
-from.
+"""The photographs in scikit-image's wheel, the only pictures that the embedded model is trained on.
 
-They are read from the installed package's folder; nothing is ever downloaded. TRAIN may be trained on,
-HELD_OUT is kept for validation and for figures, and a name in neither is refused. Pictures for which
-scikit-image records no terms (the motorcycles, the moon) are left out of both.
+They are read from the installed package; nothing is downloaded. TRAIN is for training, HELD_OUT for validation
+and figures; other names are refused. Pictures for which scikit-image records no terms (the motorcycles, the
+moon) are left out of both.
 """
 
 import functools
@@ -24,7 +23,7 @@ TRAIN = (
 )
 HELD_OUT = ("chelsea", "coffee", "camera", "rocket", "gravel", "cell")
 
-# What scikit-image 0.26 records about each picture's origin and terms (skimage/data/_fetchers.py).
+# Each picture's terms and origin, as recorded by scikit-image 0.26 (skimage/data/_fetchers.py).
 LICENCES = {
     "astronaut": "public domain, no known restrictions; NASA, Great Images collection",
     "coins": "no known restrictions; Brooklyn Museum, archives image 51611",
@@ -43,7 +42,7 @@ LICENCES = {
 
 
 def folder() -> Path:
-    """The folder of pictures in the installed scikit-image, which itself is not imported."""
+    """The folder of pictures in the installed scikit-image, found without importing it."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise ValueError("the photographs ship with scikit-image, which is not installed: pip install scikit-image")
@@ -59,7 +58,7 @@ def _read(name: str) -> np.ndarray:
         if path.is_file():
             with Image.open(path) as picture:
                 pixels = np.array(picture.convert("RGB"))
-            pixels.setflags(write=False)  # the cache hands out this very array
+            pixels.setflags(write=False)  # the cache returns this same array
             return pixels
     raise ValueError(f"photograph {name!r} is not in {folder()}: install scikit-image >= 0.24 from its wheel")
 
@@ -67,6 +66,6 @@ def _read(name: str) -> np.ndarray:
 def load(name: str) -> np.ndarray:
     """The photograph `name` as uint8 (H, W, 3); grey pictures have three equal channels.
 
-    Raises ValueError for a name in neither TRAIN nor HELD_OUT and where scikit-image does not ship the file.
+    Raises ValueError if the name is in neither TRAIN nor HELD_OUT, or scikit-image does not contain the file.
     """
     return _read(name).copy()

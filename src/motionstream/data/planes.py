@@ -1,4 +1,4 @@
-"""The planes of rendered scenes: as large as their cameras ever see, textured, and followed.
+"""The planes of rendered scenes: their size, textures and tracks.
 
 Axes: B clips, b of them with a plane, T frames, n points.
 """
@@ -18,16 +18,17 @@ from motionstream.data.motion import CameraPaths
 from motionstream.data.parallax import Depths, draw_cover
 
 Paint = Callable[[Draws, int, tuple[int, int]], Tensor]
-"""Draws so many textures of a size (height, width): float32 (count, 3, height, width)."""
+"""Draws ``count`` textures of a size (height, width): float32 (count, 3, height, width)."""
 
 
 def extent(camera: CameraPaths, pulls: Pulls | None, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-    """What the cameras ever see of a plane: its middles (b, 2), and one size (height, width) that holds it for all."""
+    """The area of a plane that the cameras see in any frame: its centres (b, 2), and one size (height, width) that
+    suffices for all clips."""
     half = torch.tensor((size[1] / 2, size[0] / 2)) / camera.zoom[..., None]
     least = (camera.centre - half).amin(1)
     largest = (camera.centre + half).amax(1)
     if pulls is not None:
-        # Pulling is continuous and one to one: what comes from farthest out is seen at the border.
+        # Pulls are continuous and injective, so the farthest material is visible at the picture's border.
         side = torch.linspace(-1, 1, 33)
         one = torch.ones_like(side)
         ring = torch.cat([torch.stack(pair, -1) for pair in ((side, one), (side, -one), (one, side), (-one, side))])
@@ -35,7 +36,7 @@ def extent(camera: CameraPaths, pulls: Pulls | None, size: tuple[int, int]) -> t
         source = world - torch.stack(pulls.shift(world[..., 0], world[..., 1]), -1)
         least = torch.minimum(least, source.amin((1, 2)))
         largest = torch.maximum(largest, source.amax((1, 2)))
-    # Whole pixels of offset and an even excess: the first frame shows the texture unresampled.
+    # A whole offset and even margins, so that the first frame shows the texture without resampling.
     middle = ((least + largest) / 2).round()
     needed = torch.maximum(largest - middle, middle - least).amax(0) * 2
     width, height = (
@@ -45,7 +46,7 @@ def extent(camera: CameraPaths, pulls: Pulls | None, size: tuple[int, int]) -> t
 
 
 def draw_far(draws: Draws, camera: CameraPaths, pulls: Pulls | None, size: tuple[int, int], paint: Paint) -> Plane:
-    """The far plane of every clip."""
+    """Draw the far plane of every clip."""
     middle, sides = extent(camera, pulls, size)
     texture = refine(paint(draws, len(middle), sides)).clamp_(0, 1)
     device = texture.device
@@ -54,7 +55,7 @@ def draw_far(draws: Draws, camera: CameraPaths, pulls: Pulls | None, size: tuple
 
 
 def draw_nearer(draws: Draws, depths: Depths, size: tuple[int, int], paint: Paint) -> tuple[Plane, ...]:
-    """The planes before the far one, nearer and nearer, each in the clips that have so many."""
+    """Draw the planes in front of the far one, from far to near, each for the clips that have it."""
     made = []
     for level, camera in enumerate(depths.cameras[1:], 2):
         clip = (depths.planes >= level).nonzero()[:, 0]
@@ -69,15 +70,15 @@ def draw_nearer(draws: Draws, depths: Depths, size: tuple[int, int], paint: Pain
 
 
 def plane_tracks(planes: Sequence[Plane], grid: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Follow a grid of `grid` x `grid` points over the first frame, each on the nearest plane that it shows.
+    """Track a grid of `grid` x `grid` points of the first frame, each on the nearest plane visible there.
 
-    planes: the far one, of all clips, and those before it. Answers positions (B, T, n, 2) in pixels of the picture of
-    `size` (height, width); which of them no nearer plane hides (B, T, n); and which pull of the far plane holds each
-    point (B, n), -1 for none.
+    planes: the far one, which every clip has, then nearer ones. Returns positions (B, T, n, 2) in pixels of the picture
+    of `size` (height, width); whether no nearer plane hides them (B, T, n); and the pull of the far plane that holds
+    each point (B, n), -1 for none.
     """
     far, device = planes[0], planes[0].texture.device
     batch, frames = far.camera.zoom.shape
-    # The middles of a grid of cells that covers the first frame.
+    # The centres of a grid of cells that covers the first frame.
     y, x = ((torch.arange(grid) + 0.5) * (side / grid) - side / 2 for side in size)
     world = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
 

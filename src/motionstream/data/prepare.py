@@ -1,8 +1,8 @@
 """Data preparation (paper, appendix D): videos → shards of latents, tracks, text and image tokens.
 
-The videos of a source are divided into units of consecutive ones. A unit is prepared by one process, with no other's
-help, and leaves its shards and a record in ``units/``; the record is written last, so that what has one is whole. Units
-without a record are done anew by the next run, and give the same bytes whoever does them.
+The videos of a source are divided into units of consecutive videos. One process prepares a unit independently and
+writes its shards, then a record in ``units/``, so a unit with a record is complete. The next run repeats units without
+a record; their bytes do not depend on the process or machine.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ LIBRARIES = ("av", "diffusers", "numpy", "opencv-python-headless", "pillow", "to
 
 @dataclass(frozen=True)
 class Execution:
-    """Where the work is done; none of it changes what comes out."""
+    """Where to run; ``workers`` and ``ray`` do not affect the output."""
 
     workers: int = 0
-    """Processes besides this one; 0 does the work in this one. With Ray: actors; 0 is one for every GPU, or CPU."""
+    """Worker processes; 0 works in this process. With Ray: actors; 0 means one per GPU, or per CPU without GPUs."""
     ray: bool = False
-    """On a cluster, by Ray Data. Source and target must lie on a file system that all nodes share."""
+    """Run on a cluster with Ray Data. Source and target must be on a file system shared by all nodes."""
     placement: Placement = field(default_factory=Placement)
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Unit:
-    """Consecutive videos of the source, prepared together. ``first``: the number of the first one."""
+    """Consecutive videos of the source, prepared together. ``first``: the first one's number in the source."""
 
     number: int
     first: int
@@ -70,28 +70,28 @@ class Unit:
 
 
 class UnitPreparer:
-    """Prepares units, each written whole or not at all; the parts of the model are loaded once."""
+    """Prepares units; a unit's record is written last. The model's parts are loaded once."""
 
     def __init__(self, settings: PrepareSettings, placement: Placement) -> None:
         self.settings = settings
         self.encoder = Encoder(settings, placement)
 
     def __call__(self, unit: Unit) -> dict[str, Any]:
-        """Write the unit's shards and record; returns the record."""
-        for leftover in unit.folder.glob(f".{unit.name}-*"):  # of a run that was killed
+        """Write the unit's shards and record, and return the record."""
+        for leftover in unit.folder.glob(f".{unit.name}-*"):  # from a run that was killed
             leftover.unlink(missing_ok=True)
-        self.encoder.load()  # what fails here is no video's fault
+        self.encoder.load()  # outside the loop, since failures here are not a video's fault
         samples: list[Sample] = []
         skipped: list[dict[str, str]] = []
         for offset, video in enumerate(unit.videos):
             try:
                 samples += self._video(unit.first + offset, video)
             except (MemoryError, torch.OutOfMemoryError):
-                raise  # it is not the video's fault, and the next one would fail as well
-            except Exception as error:  # whatever a damaged file makes decoders raise
+                raise  # not the video's fault: the next one would fail too
+            except Exception as error:  # decoders raise all kinds of errors for damaged files
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 skipped.append({"video": video.name, "reason": kind + " ".join(str(error).split())})
-        # phase by phase, so that the large encoders are never in memory together, and each is loaded once a unit
+        # one encoder after the other, so that the large ones are never in memory together and load once per unit
         texts = self.encoder.texts([sample.caption for sample in samples])
         images = self.encoder.images([sample.first_frame for sample in samples])
         whole = [replace(s, text=t, image=i) for s, t, i in zip(samples, texts, images, strict=True)]
@@ -123,10 +123,10 @@ class UnitPreparer:
         return record
 
     def _write_fixed_text(self, path: Path) -> None:
-        """What training needs of the text encoder besides the captions: the null condition and the negative prompt."""
+        """Write the tokens that training needs besides the captions: of the null condition and the negative prompt."""
         sentences = ("", self.encoder.config.sampler.negative_prompt)
         empty, negative = self.encoder.texts(sentences)
-        write_tensors(path, {"empty": empty, "negative": negative.clone()})  # the same tensor where both are empty
+        write_tensors(path, {"empty": empty, "negative": negative.clone()})  # the same tensor if both are empty
 
 
 def prepare(
@@ -137,13 +137,13 @@ def prepare(
     *,
     say: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Prepare ``videos`` into ``folder``; what is finished there already is kept. Returns the manifest.
+    """Prepare ``videos`` into ``folder``, keeping units already finished there. Returns the manifest.
 
-    ``say`` is called with the number of videos that are done and of all.
+    ``say`` is called with the numbers of finished videos and of all videos.
 
     Raises:
-        ValueError: the folder belongs to other settings or another source (naming the first difference), the disk is
-            full, a worker died, or no video at all could be used.
+        ValueError: the folder was begun with other settings or another source (naming the first difference), the disk
+            is full, a worker died, or no video was usable.
     """
     execution = execution or Execution()
     if not videos:
@@ -167,7 +167,7 @@ def prepare(
 
 
 def _plan(videos: Sequence[SourceVideo], settings: PrepareSettings, placement: Placement) -> dict[str, Any]:
-    """What the manifest says was asked for, as JSON gives it back."""
+    """The settings for the manifest, as values that survive a round trip through JSON."""
     config, parts = find_model(settings)
     config.checked_size(settings.size or config.size)
     values = {name: value for name, value in asdict(settings).items() if name not in ("model", "cotracker")}
@@ -178,7 +178,7 @@ def _plan(videos: Sequence[SourceVideo], settings: PrepareSettings, placement: P
 
 
 def _begin(folder: Path, plan: dict[str, Any]) -> None:
-    """Make the folder, or check that what is in it was begun with the same plan."""
+    """Create the folder, or check that it was begun with the same plan."""
     path = folder / MANIFEST
     if path.exists():
         before = read_json(path)
@@ -197,19 +197,20 @@ def _begin(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def _finished(unit: Unit) -> dict[str, Any] | None:
-    """The unit's record if its shards are there; their hashes are compared when they are read with ``verify``."""
+    """The unit's record if its shards exist with the right sizes, else None. Hashes are only compared when shards are
+    read with ``verify``."""
     if not unit.record.exists() or (unit.number == 0 and not (unit.folder / FIXED_TEXT).exists()):
         return None
     try:
         record = read_json(unit.record)
         whole = all((unit.folder / s["name"]).stat().st_size == s["bytes"] for s in record["shards"])
     except (ValueError, OSError, KeyError, TypeError):
-        return None  # done anew
+        return None  # to be repeated
     return record if whole and record["videos"] == len(unit.videos) else None
 
 
 def _run(units: list[Unit], settings: PrepareSettings, execution: Execution) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, record) of every unit, in the order in which they are finished."""
+    """Yield (number, record) of every unit, in the order of completion."""
     if execution.ray and units:
         from motionstream.data.cluster import run_on_ray
 
@@ -245,18 +246,18 @@ def _run_processes(
         ) from error
     finally:
         for child in set(multiprocessing.active_children()) - before:
-            child.terminate()  # busy with a unit that nobody waits for any more; what they wrote is whole or nothing
-        pool.shutdown(cancel_futures=True)  # the pool's own thread reaps them, and is waited for
+            child.terminate()  # its unit is no longer needed; files are written atomically
+        pool.shutdown(cancel_futures=True)  # waits for the pool's thread, which reaps the workers
 
 
-_preparer: UnitPreparer | None = None  # of a worker process
+_preparer: UnitPreparer | None = None  # in a worker process
 
 
 def _start_worker(settings: PrepareSettings, placement: Placement, counter: Any) -> None:
     global _preparer
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -271,7 +272,7 @@ def _prepare_in_worker(unit: Unit) -> dict[str, Any]:
 
 
 def spread(placement: Placement, worker: int, devices: int) -> Placement:
-    """Worker ``worker``'s placement: where CUDA is meant and no device of it named, they take turns."""
+    """The placement of worker number ``worker``: CUDA devices are assigned in turn unless one is named."""
     meant = placement.device == "cuda" or (placement.device == "auto" and devices > 0)
     return replace(placement, device=f"cuda:{worker % devices}") if meant and devices else placement
 

@@ -1,12 +1,11 @@
-"""Rendered training video with exact tracks: layered scenes whose every motion is known.
+"""Rendered training video with exact tracks: layered scenes in which all motion is known.
 
-A background plane and sprites on it, textured from photographs and generators, are seen by a camera that pans
-and zooms. Sprites hide one another and the background by their order, so visibility is exact too. Where it is asked
-for, parts of the background are pulled, sprites bend, nearer planes stand before the background (parallax), and it
-snows, grows foggy or a sprite changes its colour. Each of these draws from a generator of its own, so that turning one
-on leaves all the rest of a scene as it was.
+A camera pans and zooms over a background plane with sprites, textured with photographs and generated patterns. Sprites
+hide one another and the background in a fixed order, so visibility is exact too. Optionally, parts of the background
+are pulled, sprites bend, nearer planes are in front of the background (parallax), it snows or gets foggy, or a sprite
+changes its colour. Each option has its own random generator, so that enabling one does not change the rest of a scene.
 
-Pixels are (x, y) with (0, 0) the centre of the top-left one. Axes: B clips, M sprites of all clips together,
+Positions are pixels (x, y); (0, 0) is the centre of the top-left pixel. Axes: B clips, M sprites of all clips together,
 T frames, N tracks, S side of a sprite's texture.
 """
 
@@ -35,30 +34,30 @@ from motionstream.data.weather import Fog, Snow, draw_darkness, draw_fog, draw_s
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """What scenes are like. Lengths in pixels, speeds in pixels per 12 frames, ranges as (least, largest)."""
+    """Settings of random scenes. Lengths in pixels, speeds in pixels per 12 frames, ranges as (least, largest)."""
 
     height: int = 128
     width: int = 128
     frames: int = 33
     fps: float = 24.0
-    sprites: tuple[int, int] = (0, 3)  # number in a clip
+    sprites: tuple[int, int] = (0, 3)  # number per clip
     sprite_radius: Range = (9.0, 24.0)
-    speed: float = 6.0  # mean travel of a sprite, its rests included; each draws 0 to 2 times as much
-    rotation: float = 20.0  # a sprite's largest turn in degrees per 12 frames
+    speed: float = 6.0  # a sprite's mean speed, rests included; each draws 0 to 2 times as much
+    rotation: float = 20.0  # a sprite's maximum rotation in degrees per 12 frames
     scaling: Range = (0.8, 1.25)  # a sprite's size at the end of the clip, relative to its start
-    pan: float = 6.0  # mean length of a pan
+    pan: float = 6.0  # mean speed of a pan
     zoom: Range = (0.85, 1.25)  # magnification at the end of the clip
     static_camera_probability: float = 0.5
-    photograph_probability: float = 0.55  # of a texture; the others are generated
-    mixture_probability: float = 0.15  # of two textures in one
+    photograph_probability: float = 0.55  # of a texture being a photograph; the others are generated
+    mixture_probability: float = 0.15  # of a texture being mixed from two
     recolour_probability: float = 0.6  # of a photograph's colours being changed
     dark_probability: float = 0.15
-    pull_probability: float = 0.0  # of parts of the background being pulled and twisted, as a head is turned
-    bend_probability: float = 0.0  # of a sprite's bending or waving
-    parallax_probability: float = 0.0  # of one or two nearer planes before the background; the camera then moves
+    pull_probability: float = 0.0  # of parts of the background being pulled and twisted, like a turning head
+    bend_probability: float = 0.0  # of a sprite bending or waving
+    parallax_probability: float = 0.0  # of one or two nearer planes in front of the background; the camera then moves
     snow_probability: float = 0.0
     fog_probability: float = 0.0
-    tint_probability: float = 0.0  # of one sprite in the clip taking another colour
+    tint_probability: float = 0.0  # of one sprite in the clip changing its colour
     background_grid: int = 20  # tracks per side
     sprite_grid: int = 8
 
@@ -93,13 +92,13 @@ class SceneConfig:
 
     @property
     def tracks(self) -> int:
-        """N, the number of track rows of every clip: the background's, then `sprites[1]` times a sprite's."""
+        """N, the number of track rows per clip: the background's, then those of `sprites[1]` sprites."""
         return self.background_grid**2 + self.sprites[1] * self.sprite_grid**2
 
 
 def rich_scene(scene: SceneConfig) -> SceneConfig:
-    """The same scenes with everything that training should see besides rigid motion: about every second clip has some
-    of it in its background, every third sprite bends, and three clips in ten have an effect of the caption alone."""
+    """The same scenes with everything besides rigid motion: about half of the clips have pulls or parallax, a third of
+    the sprites bend, and about three clips in ten have an effect that only the caption announces."""
     return replace(
         scene,
         pull_probability=0.35,
@@ -113,23 +112,23 @@ def rich_scene(scene: SceneConfig) -> SceneConfig:
 
 @dataclass(frozen=True)
 class Clips:
-    """A batch of rendered clips and what is true of them."""
+    """A batch of rendered clips with tracks and captions."""
 
     video: Tensor  # uint8 (B, 3, T, H, W)
     positions: Tensor  # float32 (B, T, N, 2) x, y pixels; zero in unused rows
     visible: Tensor  # bool (B, T, N): inside the picture and not hidden by a higher sprite or a nearer plane
     layer: Tensor  # int64 (B, N): 0 background, k >= 1 the k-th sprite (higher hides lower), -1 unused row;
-    # `sprites[1]` + 1 or more: a pulled part of the background, which one takes hold of as of a sprite
+    # `sprites[1]` + 1 or more: a pulled part of the background, which can be dragged like a sprite
     captions: list[str]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a batch of clips shows, before it is drawn."""
+    """The contents of a batch of clips before rendering."""
 
     camera: CameraPaths  # the sprites'; on the CPU
     background: Plane
-    nearer: tuple[Plane, ...]  # planes before it, nearer and nearer
+    nearer: tuple[Plane, ...]  # planes in front of it, from far to near
     sprites: Sprites
     brightness: Tensor  # float32 (B, T), on the CPU
     weather: tuple[Fog | Snow, ...]
@@ -143,7 +142,7 @@ def _texture(draws: Draws, count: int, size: tuple[int, int], config: SceneConfi
 
 
 def _paint(draws: Draws, colour: Tensor, distance: Tensor, ground: Tensor) -> tuple[Tensor, Tensor]:
-    """Set sprites off against their background and shade them: colours (M, 3, S, S) and their means (M, 3).
+    """Make sprites contrast with their background and shade them: colours (M, 3, S, S) and their means (M, 3).
 
     distance (M, S, S): signed distance to the outline; ground (M, 3): mean colour of the clip's background.
     """
@@ -156,7 +155,7 @@ def _paint(draws: Draws, colour: Tensor, distance: Tensor, ground: Tensor) -> tu
     own = mean(colour)
     away = own - ground
     needed = (draws.uniform(0.2, 0.5, count, 1) * draws.chance(0.85, count, 1)).to(device)
-    # Away from the ground as it already is, and towards the side on which brightness has more room.
+    # Away from the ground colour along the present difference, biased towards the larger range of brightness.
     room = 0.25 - 0.5 * (ground.mean(1, keepdim=True) > 0.5).float()
     direction = torch.nn.functional.normalize(away + room, dim=1)
     shift = torch.where(away.norm(dim=1, keepdim=True) < needed, ground + direction * needed - own, 0)
@@ -210,7 +209,7 @@ def _sprites(
 
 
 def _tracks(scene: Scene, config: SceneConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Positions (B, T, N, 2) of all tracks on the screen, whether planes leave them visible, and layers (B, N)."""
+    """Screen positions (B, T, N, 2) of all tracks, whether no plane hides them (B, T, N), and layers (B, N)."""
     sprites = scene.sprites
     device, (batch, frames) = sprites.centre.device, scene.camera.zoom.shape
     first, per_sprite = config.background_grid**2, config.sprite_grid**2
@@ -231,8 +230,8 @@ def _tracks(scene: Scene, config: SceneConfig) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _visible(scene: Scene, positions: Tensor, clear: Tensor, layer: Tensor, config: SceneConfig) -> Tensor:
-    """Which tracks can be seen: bool (B, T, N)."""
-    # Where it hides or is hidden, a pulled part of the background is background.
+    """Which tracks are visible: bool (B, T, N)."""
+    # For occlusion, a pulled part of the background belongs to the background.
     level = torch.where(layer > config.sprites[1], 0, layer)
     return visibility(scene.sprites, positions, level, config.size) & clear
 
@@ -262,14 +261,14 @@ def _captions(scene: Scene, paths: SpritePaths, colours: Tensor, dark: Tensor, o
 
 
 def _enrich_sprites(scene: Scene, colours: Tensor, config: SceneConfig, bending: Draws, tinting: Draws) -> Sprites:
-    """The sprites with their bends and new colours, if any have. colours (M, 3): their means."""
+    """The sprites with bends and changes of colour, if any. colours (M, 3): their mean colours."""
     sprites, device, frames = scene.sprites, scene.sprites.centre.device, config.frames
-    radius = sprites.reach[:, 0]  # in frame 0 nothing is magnified
+    radius = sprites.reach[:, 0]  # the magnification in frame 0 is 1
     bends = draw_bends(bending, radius, frames, config.bend_probability)
     if bends is not None:
         magnification = sprites.reach / radius[:, None]
         sprites = replace(sprites, bends=bends.to(device), reach=sprites.reach + bends.reach(radius) * magnification)
-    # A change must be seen: of a sprite within the picture at both ends, and the last one, which no other hides.
+    # The change must be visible: the sprite is inside the picture at both ends, and the topmost of those.
     ends = sprites.centre[:, (0, -1)].cpu()
     inside = ((ends >= 0) & (ends <= torch.tensor((config.width - 1, config.height - 1)))).all(-1).all(1)
     tints = draw_tints(tinting, len(scene.brightness), sprites.clip, colours, inside, frames, config.tint_probability)
@@ -277,7 +276,7 @@ def _enrich_sprites(scene: Scene, colours: Tensor, config: SceneConfig, bending:
 
 
 def draw_scene(config: SceneConfig, batch: int, seed: int, textures: TextureBank) -> Scene:
-    """Everything random about `batch` clips."""
+    """Draw everything random about `batch` clips."""
     draws = Draws(seed)
     pulling, bending, parting, snowing, fogging, tinting = (draws.apart(number) for number in range(6))
     camera = draw_camera(draws, batch, config.frames, config.pan, config.zoom, config.static_camera_probability)
@@ -299,7 +298,7 @@ def draw_scene(config: SceneConfig, batch: int, seed: int, textures: TextureBank
 
 
 def render_scene(scene: Scene, config: SceneConfig) -> Clips:
-    """Draw the pictures and follow the tracks; nothing here is random."""
+    """Draw the pictures and compute the tracks, deterministically."""
     positions, clear, layer = _tracks(scene, config)
     planes = (scene.background, *scene.nearer)
     return Clips(
@@ -313,10 +312,10 @@ def render_scene(scene: Scene, config: SceneConfig) -> Clips:
 
 @torch.no_grad()
 def render(config: SceneConfig, batch: int, seed: int, textures: TextureBank) -> Clips:
-    """`batch` random clips on the device of `textures`. The same arguments and device give the same clips.
+    """Render `batch` random clips on the device of `textures`. Equal arguments and devices give equal clips.
 
-    Motion does not depend on the device; the white noise in generated textures does, and with it the colour
-    words of captions. Raises ValueError for an empty batch.
+    Motion does not depend on the device, but the white noise in generated textures does, and therefore the
+    captions' colour words. Raises ValueError for an empty batch.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
@@ -326,7 +325,7 @@ def render(config: SceneConfig, batch: int, seed: int, textures: TextureBank) ->
 def throughput(
     config: SceneConfig, batch: int = 8, seconds: float = 10.0, device: torch.device | str = "cpu"
 ) -> dict[str, float | int | str]:
-    """Rendering speed in frames per second over about `seconds`, with what it was measured on."""
+    """Rendering speed in frames per second, measured for about `seconds`, with settings and hardware."""
     textures = TextureBank(device=device)
     render(config, batch, 0, textures)
     count, start = 0, time.perf_counter()

@@ -1,8 +1,8 @@
-"""A prepared clip, and the webdataset shards it is written to.
+"""Prepared clips and their webdataset shards.
 
-A shard is a plain tar file. A sample is four members with the same key: ``KEY.safetensors`` (latents, positions,
-visible, text, image), ``KEY.png`` (the first frame), ``KEY.txt`` (the caption) and ``KEY.json`` (rate, where the clip
-is from, a checksum of the others).
+A shard is a plain tar file. A sample consists of four members with the same key: ``KEY.safetensors`` (latents,
+positions, visible, text, image), ``KEY.png`` (the first frame), ``KEY.txt`` (the caption) and ``KEY.json`` (frame rate,
+the clip's source, a checksum of the others).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ MEMBERS = ("json", "png", "safetensors", "txt")
 class Sample:
     """One clip, ready for training.
 
-    ``latents`` float16 (C, F, h, w), normalised as the autoencoder gives them; ``positions`` float32 (T, N, 2) in
-    pixels, zero where nothing is known, and ``visible`` bool (T, N); ``text`` float16 (tokens, width), only the rows
-    a sentence uses (see ``pad_text``); ``image`` float16 (tokens, width) of the first frame, None for models without
-    an image encoder; ``first_frame`` uint8 (3, H, W), as the autoencoder saw it.
+    ``latents`` float16 (C, F, h, w), normalised by the autoencoder; ``positions`` float32 (T, N, 2) in pixels, zero
+    where unknown; ``visible`` bool (T, N); ``text`` float16 (tokens, width) without padding (see ``pad_text``);
+    ``image`` float16 (tokens, width) of the first frame, None for models without an image encoder; ``first_frame``
+    uint8 (3, H, W), as seen by the autoencoder.
     """
 
     key: str
@@ -58,17 +58,17 @@ class Sample:
 
     @property
     def tracks(self) -> Tracks:
-        """The tracks as the rest of the library takes them."""
+        """The tracks as a ``Tracks`` object."""
         return Tracks(self.positions.numpy(), self.visible.numpy(), self.size, self.fps)
 
 
 def pad_text(text: Tensor, tokens: int) -> Tensor:
-    """Text tokens (used, width) → (tokens, width): behind a sentence are zeros, as the encoders give them."""
+    """Pad text tokens (used, width) with zeros to (tokens, width), as the encoders do."""
     return torch.cat([text, text.new_zeros(tokens - len(text), text.shape[1])])
 
 
 def used_rows(text: Tensor) -> Tensor:
-    """The inverse: tokens (tokens, width) without the zeros behind the sentence."""
+    """The inverse of ``pad_text``: tokens (tokens, width) without trailing zeros."""
     used = text.any(dim=1).nonzero()
     return text[: int(used[-1]) + 1 if len(used) else 0]
 
@@ -85,7 +85,7 @@ def to_members(sample: Sample) -> dict[str, bytes]:
         "png": picture.getvalue(),
         "txt": sample.caption.encode(),
     }
-    # tar has no checksums of its contents: without this a flipped bit would be trained on
+    # tar does not checksum contents: without this, flipped bits would go unnoticed into training
     facts = {"fps": sample.fps, "crc32": _checksum(members), "source": sample.source}
     return members | {"json": json.dumps(facts).encode()}
 
@@ -98,7 +98,7 @@ def _checksum(members: dict[str, bytes]) -> int:
 
 
 def of_members(key: str, members: dict[str, bytes]) -> Sample:
-    """The inverse of ``to_members``; any exception means damage."""
+    """The inverse of ``to_members``; any exception means that the data are damaged."""
     facts = json.loads(members["json"])
     if facts["crc32"] != _checksum(members):
         raise ValueError("its checksum is wrong")
@@ -121,17 +121,17 @@ def of_members(key: str, members: dict[str, bytes]) -> Sample:
 
 
 def write_shards(folder: Path, name: str, samples: Iterable[Sample], max_bytes: int) -> list[dict[str, Any]]:
-    """Write samples into ``NAME-00.tar``, ``NAME-01.tar`` … of at most ``max_bytes`` each (or of one sample).
+    """Write samples to ``NAME-00.tar``, ``NAME-01.tar`` … of at most ``max_bytes`` each, unless one sample is larger.
 
-    The same samples give the same bytes. Every file is written whole or not at all. Returns the manifest's entries:
-    ``name``, ``sha256``, ``bytes`` and ``samples``.
+    Equal samples give equal bytes. Files are written atomically. Returns the manifest's entries: ``name``, ``sha256``,
+    ``bytes`` and ``samples``.
     """
     records: list[dict[str, Any]] = []
     waiting: list[tuple[str, dict[str, bytes]]] = []
     size = tarfile.RECORDSIZE
     for sample in samples:
         members = to_members(sample)
-        # every member has a header and is filled up to whole blocks
+        # every member has a header and is padded to whole blocks
         needed = sum(2 * tarfile.BLOCKSIZE + len(member) for member in members.values())
         if waiting and size + needed > max_bytes:
             records.append(_write_shard(folder / f"{name}-{len(records):02d}.tar", waiting))

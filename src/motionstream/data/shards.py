@@ -1,4 +1,4 @@
-"""Prepared clips as a training run reads them: a list of samples, and an endless stream with a position.
+"""Reading of prepared clips: as a list of samples, and as an endless stream with a position.
 
 ``manifest.json`` lists the shards (``data/samples.py``) with their sizes and hashes.
 """
@@ -29,7 +29,7 @@ REMEDY = "delete it and run the same motionstream prepare again, which makes it 
 
 
 class _Shard:
-    """An open shard: where in the file the members of every sample are."""
+    """An open shard with the offsets of every sample's members."""
 
     def __init__(self, path: Path, samples: int) -> None:
         self.file: BinaryIO = open(path, "rb")  # noqa: SIM115 - kept open, see ShardFolder
@@ -49,23 +49,23 @@ class _Shard:
         members = {}
         for kind in MEMBERS:
             offset, size = self.places[row][kind]
-            # forked loader workers share the file's position, so none is used
+            # pread, since forked loader workers share the file's position
             members[kind] = os.pread(self.file.fileno(), size, offset)
         return of_members(self.keys[row], members)
 
 
 class ShardFolder:
-    """A prepared folder as a list of samples, read when they are asked for.
+    """A prepared folder as a list of samples, read on demand.
 
     Args:
-        verify: compare every shard's hash with the manifest's now. Without it damage is found when a sample is read,
-            by its checksum.
-        damaged: ``refuse`` raises ValueError at a sample that cannot be read; ``skip`` warns once a shard and gives the
-            next readable sample in its place.
-        keep_open: shards held open at a time.
+        verify: compare every shard's hash with the manifest's now. Otherwise damage is found by a sample's checksum
+            when the sample is read.
+        damaged: ``refuse`` raises ValueError for an unreadable sample; ``skip`` warns once per shard and returns the
+            next readable sample instead.
+        keep_open: maximum number of open shards.
 
     Raises:
-        ValueError: no manifest, an unfinished or empty set, shards missing or (``verify``) damaged.
+        ValueError: the manifest is missing, the set unfinished or empty, or shards are missing or (``verify``) damaged.
     """
 
     def __init__(
@@ -99,12 +99,12 @@ class ShardFolder:
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
         try:
             return self._opened(shard).read(index - int(self.starts[shard]))
-        # damage shows as almost anything: a tar header, a length, a dtype, a picture, a letter
+        # damage can affect anything: a tar header, a length, a dtype, the picture, the text encoding
         except (tarfile.TarError, SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
             raise ValueError(f"{self._path(shard)} is damaged ({error}): {REMEDY}") from error
 
     def replaced(self, index: int) -> Sample:
-        """Sample ``index``, or with ``damaged="skip"`` the next one that can be read."""
+        """Sample ``index``, or with ``damaged="skip"`` the next readable one."""
         for step in range(len(self)):
             number = (index + step) % len(self)
             try:
@@ -116,8 +116,8 @@ class ShardFolder:
         raise ValueError(f"no sample in {self.folder} can be read: prepare it again")
 
     def fixed_text(self) -> dict[str, Tensor]:
-        """Text tokens that belong to no clip, float16 (used rows, width): ``empty``, the null condition, and
-        ``negative``, of the model's negative prompt."""
+        """Text tokens besides the captions', float16 (rows without padding, width): of ``empty``, the null condition,
+        and ``negative``, the model's negative prompt."""
         path = self.folder / FIXED_TEXT
         try:
             return load_file(path)
@@ -125,10 +125,10 @@ class ShardFolder:
             raise ValueError(f"{path} is missing or damaged ({error}): {REMEDY}") from error
 
     def order(self, seed: int, epoch: int, mix_shards: int = 8) -> np.ndarray:
-        """A permutation of all samples, int64 (samples,): the same for the same (seed, epoch), wherever it is asked.
+        """A permutation of all samples, int64 (samples,), determined by (seed, epoch).
 
-        Shards are shuffled, and the samples of ``mix_shards`` at a time among each other: disks are read almost in
-        order, ``mix_shards`` files at once.
+        Shards are shuffled, then the samples within each group of ``mix_shards`` shards, so that only ``mix_shards``
+        files are read at a time.
         """
         generator = np.random.default_rng([seed, epoch])
         shards = generator.permutation(len(self.shards))
@@ -188,10 +188,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 class SampleStream(IterableDataset):
-    """Samples without end, or for so many epochs, in an order that depends on (seed, epoch) alone. See ``open_shards``.
+    """Samples in an order that depends only on (seed, epoch), endless or for ``epochs``. See ``open_shards``.
 
-    ``position`` is the number of samples that all ranks together have taken. Sample g of the whole run belongs to rank
-    ``(g - start) % world``, so a global batch is the same samples on one machine and on many.
+    ``position``: the number of samples taken by all ranks together. Sample g of the whole run belongs to rank
+    ``(g - start) % world``, where ``start`` is the position at which iteration began, so a global batch has the same
+    samples on one machine and on many.
     """
 
     def __init__(
@@ -212,8 +213,8 @@ class SampleStream(IterableDataset):
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def __iter__(self) -> Iterator[Sample]:
-        """From ``position`` on, which moves along in this process. A worker of a DataLoader gives every so-manieth
-        sample of its rank; the loader takes them in turn, and the trainer keeps the position itself."""
+        """Iterate from ``position``, which advances in this process only. With n DataLoader workers each yields every
+        n-th sample of its rank; the loader takes from them in turn, and the trainer must track the position itself."""
         worker = get_worker_info()
         part, parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
         end = None if self.epochs is None else self.epochs * len(self.shards)
@@ -235,11 +236,11 @@ class SampleStream(IterableDataset):
         return self.shards.replaced(int(self._order[1][place]))
 
     def state_dict(self) -> dict[str, int]:
-        """What a resumed run needs; the rank and their number are free to change."""
+        """State for resuming; rank and world size may change."""
         return {"position": self.position, "seed": self.seed, "samples": len(self.shards)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on at a saved position. ValueError where it belongs to other data or another order."""
+        """Resume at a saved position. Raises ValueError if it belongs to other data or another seed."""
         for name, value in (("seed", self.seed), ("samples", len(self.shards))):
             if state[name] != value:
                 raise ValueError(
@@ -259,12 +260,12 @@ def open_shards(
     verify: bool = False,
     damaged: Literal["refuse", "skip"] = "refuse",
 ) -> SampleStream:
-    """Open a folder that ``motionstream prepare`` wrote, as an iterator of ``Sample`` with a position.
+    """Open a folder written by ``motionstream prepare``, as an iterator of ``Sample`` with a position.
 
     Args:
-        rank, world: which of how many processes this is; each gets its own samples.
-        epochs: how often to go through everything; None never ends.
-        verify, damaged: see ``ShardFolder``, which also raises the errors.
+        rank, world: this process's rank and the number of processes; each gets different samples.
+        epochs: number of passes over the data; endless when None.
+        verify, damaged: see ``ShardFolder``, also for errors.
     """
     shards = ShardFolder(folder, verify=verify, damaged=damaged)
     return SampleStream(shards, seed=seed, rank=rank, world=world, epochs=epochs, shuffle=shuffle)

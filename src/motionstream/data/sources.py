@@ -1,7 +1,7 @@
-"""Where training videos come from: an OpenVid-style table, a folder, or a text-to-video pipeline (paper, appendix D).
+"""Sources of training videos: an OpenVid-style table, a folder, or a text-to-video pipeline (paper, appendix D).
 
-Listing a source opens no video. What is wrong with one video is found when it is read, and skips that video alone; what
-is wrong with the source itself is a ValueError here.
+Listing a source does not open videos. Problems of a single video appear when it is read, and only that video is
+skipped; problems of the source raise ValueError here.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from motionstream.media import write_video
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts")
 FRAME_COLUMNS = ("frame", "frames", "num_frames")
-"""What tables call the number of frames; OpenVid-1M says ``frame``."""
+"""Names of the column with the number of frames; in OpenVid-1M it is ``frame``."""
 WIDESCREEN = 16 / 9
 
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """One video and what is known of it before it is opened. ``name`` is its path inside the source."""
+    """A video and what is known about it before it is opened. ``name``: its path within the source."""
 
     path: Path
     name: str
     caption: str
     columns: dict[str, str] = field(default_factory=dict)
-    """What a table says of it besides."""
+    """Further columns of the table."""
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which videos are kept; everything else is skipped with its reason."""
+    """Criteria for keeping videos; others are skipped with a reason."""
 
     min_frames: int = 0
-    """Frames that a table must give a video, where it counts them. (Every video must fill a clip besides.)"""
+    """Minimum number of frames according to the table, if it has such a column. (Every video must also fill a clip.)"""
     min_fps: float = 0.0
-    """A video slower than the model's rate is made faster by repeating frames, which this can exclude."""
+    """Minimum frame rate. Videos with a lower rate than the model's get repeated frames; this can exclude them."""
     aspect: float | None = None
-    """Width over height, upright; None takes every shape and crops it to the middle."""
+    """Width / height of the upright video; None accepts every shape, cropped to the centre."""
     aspect_tolerance: float = 0.02
-    """Relative: 0.02 around 16:9 takes 1.742 to 1.813."""
+    """Relative: 0.02 around 16:9 accepts 1.742 to 1.813."""
     at_least: tuple[tuple[str, float], ...] = ()
-    """Columns of a table and the least numbers in them, such as ("aesthetic score", 5.0)."""
+    """Columns of the table with minimum values, such as ("aesthetic score", 5.0)."""
     require_caption: bool = False
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Filters:
             raise ValueError(f"aspect_tolerance = {self.aspect_tolerance}: give 0 to below 1")
 
     def refuse(self, video: SourceVideo) -> str | None:
-        """Why a video is skipped, from what is known without opening it; None keeps it."""
+        """The reason for skipping a video, judged without opening it; None keeps it."""
         if self.require_caption and not video.caption.strip():
             return "it has no caption"
         counted = next((name for name in FRAME_COLUMNS if name in video.columns), None)
@@ -78,7 +78,7 @@ class Filters:
         return None
 
     def refuse_shape(self, height: int, width: int, fps: float) -> str | None:
-        """Why a video of this upright size and rate is skipped; None keeps it."""
+        """The reason for skipping a video of this upright size and frame rate; None keeps it."""
         if self.aspect is not None and abs(width / height / self.aspect - 1) > self.aspect_tolerance:
             return f"{width}x{height} is {width / height:.3f} wide, {self.aspect:.3f} is asked for"
         if fps < self.min_fps:
@@ -87,9 +87,9 @@ class Filters:
 
 
 def videos_of_table(table: Path, folder: Path, needs: Sequence[str] = ()) -> list[SourceVideo]:
-    """The videos of a CSV file with the columns ``video`` (a path inside ``folder``) and ``caption``.
+    """The videos listed in a CSV file with the columns ``video`` (a path within ``folder``) and ``caption``.
 
-    ``needs``: further columns that must be there. Raises ValueError naming a missing file or column.
+    ``needs``: further required columns. Raises ValueError naming a missing file or column.
     """
     _check_folder(folder)
     csv.field_size_limit(2**24)
@@ -111,14 +111,14 @@ def videos_of_table(table: Path, folder: Path, needs: Sequence[str] = ()) -> lis
 
 
 def _of_row(folder: Path, row: dict[str, Any]) -> SourceVideo:
-    # a row shorter than the header has None in its last columns; one that is longer, a list under None
+    # DictReader fills short rows with None, and puts surplus values of long rows under the key None
     values = {name: value or "" for name, value in row.items() if name is not None}
     name = values.pop("video")
     return SourceVideo(folder / name, name, values.pop("caption").strip(), values)
 
 
 def videos_of_folder(folder: Path) -> list[SourceVideo]:
-    """Every video in a folder and the folders inside it, by name; captions are .txt files of the same name, if any."""
+    """All videos in a folder and its subfolders, sorted by name; captions are .txt files of the same name, if any."""
     _check_folder(folder)
     found = sorted(
         path
@@ -141,7 +141,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def fingerprint(videos: Sequence[SourceVideo]) -> dict[str, Any]:
-    """Number and hash of names and captions: whether a source is the one of last time."""
+    """Number of videos and a hash of their names and captions, which identify a source."""
     digest = hashlib.sha256()
     for video in videos:
         digest.update(json.dumps([video.name, video.caption]).encode())
@@ -149,7 +149,7 @@ def fingerprint(videos: Sequence[SourceVideo]) -> dict[str, Any]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt a line; empty lines are left out. ValueError where there is none."""
+    """Read a file with one prompt per line, ignoring empty lines. Raises ValueError if there is none."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -161,11 +161,11 @@ def read_prompts(path: Path) -> list[str]:
 
 
 class TextToVideo(Protocol):
-    """Makes a video of a sentence: uint8 (T, H, W, 3), the same for the same seed."""
+    """Generates a video uint8 (T, H, W, 3) from a prompt, reproducibly for a seed."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the videos depend on besides sentence and seed, as JSON."""
+        """Settings, besides prompt and seed, that affect the videos, as JSON values."""
         ...
 
     def __call__(self, prompt: str, seed: int) -> np.ndarray: ...
@@ -173,7 +173,7 @@ class TextToVideo(Protocol):
 
 @dataclass(frozen=True)
 class WanTextToVideo:
-    """diffusers' ``WanPipeline`` as ``TextToVideo``; the paper's synthetic videos are Wan 2.1 14B's (appendix D)."""
+    """diffusers' ``WanPipeline`` as ``TextToVideo``; the paper's synthetic videos are from Wan 2.1 14B (appendix D)."""
 
     pipeline: Any
     size: tuple[int, int]
@@ -185,13 +185,13 @@ class WanTextToVideo:
 
     @classmethod
     def from_folder(cls, folder: Path, device: str, **settings: Any) -> WanTextToVideo:
-        """Load the pipeline from a local folder as diffusers saves it, in bfloat16. Nothing is downloaded."""
+        """Load the pipeline in bfloat16 from a local folder in diffusers' format. Nothing is downloaded."""
         import torch
         from diffusers import WanPipeline
 
         try:
             with warnings.catch_warnings():
-                # newer versions call it dtype, older ones take nothing else
+                # deprecated in favour of dtype in newer versions, but the only name in older ones
                 warnings.filterwarnings("ignore", "`torch_dtype`", FutureWarning)
                 pipeline = WanPipeline.from_pretrained(str(folder), torch_dtype=torch.bfloat16, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -227,7 +227,7 @@ class WanTextToVideo:
         return (np.clip(made, 0, 1) * 255).round().astype(np.uint8)
 
     def release(self) -> None:
-        """Give its memory on a GPU back."""
+        """Free the pipeline's GPU memory."""
         import torch
 
         self.pipeline.to("cpu")
@@ -243,10 +243,9 @@ def generate_videos(
     seed: int = 0,
     say: Callable[[int], object] = lambda done: None,
 ) -> list[SourceVideo]:
-    """Write a video and its caption for every prompt, then list them; those that are there are kept.
+    """Generate a video with a caption file for every prompt, keeping existing ones, and list them.
 
-    Prompt i is made with the seed ``seed + i``. Raises ValueError where the folder was made with other settings or
-    other prompts.
+    Prompt i uses the seed ``seed + i``. Raises ValueError if the folder was made with other settings or prompts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _check_settings(folder / "generation.json", json.loads(json.dumps({"seed": seed, "fps": fps, **make.settings})))
@@ -259,7 +258,7 @@ def generate_videos(
                 raise ValueError(f"{path} was made of another prompt; name another folder for these")
         else:
             frames = make(prompt, seed + index)
-            # the caption first: where there is a video, there is its caption
+            # the caption first, so that every video has one
             write_text(caption, prompt + "\n")
             write_video(path, frames, fps, crf=10)
         videos.append(SourceVideo(path, path.name, prompt))

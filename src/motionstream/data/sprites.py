@@ -11,15 +11,15 @@ from torch import Tensor
 from motionstream.data.draws import Draws, Range
 
 ANGLES = 128
-LARGEST = 1.5  # no outline reaches farther than this many times its mean radius
+LARGEST = 1.5  # maximum of a radius relative to the outline's mean
 
 
 def draw_outlines(draws: Draws, count: int, radius: Range) -> Tensor:
     """Radii (M, ANGLES) of superellipses (ellipses among them), rounded polygons and Fourier blobs.
 
-    radius: range of the root mean square radius in pixels, so that it fixes the area.
+    radius: range of the root mean square radius in pixels, which determines the area.
     """
-    if count == 0:  # Fourier transforms refuse empty batches
+    if count == 0:  # Fourier transforms do not support empty batches
         return torch.zeros(0, ANGLES)
     angle = torch.arange(ANGLES) * (2 * math.pi / ANGLES)
     aspect = draws.log_uniform(0.55, 1.0, count, 1)
@@ -43,7 +43,7 @@ def draw_outlines(draws: Draws, count: int, radius: Range) -> Tensor:
 
 
 def _radius_at(outlines: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Radius and its derivative by the angle: outlines (M, A), angle (M, K) in radians -> two (M, K)."""
+    """Radius of outlines (M, A) at angles (M, K) in radians, and its derivative by the angle: two (M, K)."""
     place = angle * (ANGLES / (2 * math.pi)) % ANGLES
     before = place.floor()
     index = before.long() % ANGLES
@@ -67,12 +67,12 @@ def distance_maps(outlines: Tensor, side: int) -> Tensor:
 
 
 def grid_points(draws: Draws, outlines: Tensor, angle: Tensor, grid: int, margin: float = 1.5) -> tuple[Tensor, Tensor]:
-    """A regular grid of points on each sprite, as somebody would lay it who wants to drag the sprite.
+    """A regular grid of points on each sprite, such as a user would place to drag it.
 
-    outlines (M, A); angle (M,): the sprites' turn in the first frame, where the grid is upright; grid: points
-    per side; margin: least distance from the outline in pixels. The spacing is 4 to 8 pixels: on small
-    sprites the grid's outer points fall outside. Answers the points in the sprites' own coordinates (M, grid
-    * grid, 2) and which of them lie inside (M, grid * grid).
+    outlines (M, A); angle (M,): the sprites' rotation in the first frame, where the grid is upright; grid:
+    points per side; margin: minimum distance from the outline in pixels. The spacing is 4 to 8 pixels, so on
+    small sprites outer points fall outside. Returns the points in sprite coordinates (M, grid * grid, 2) and
+    whether they lie inside (M, grid * grid).
     """
     count = len(outlines)
     spacing = (2 * outlines.amax(1) / grid).clamp(4.0, 8.0)

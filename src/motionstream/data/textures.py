@@ -1,8 +1,8 @@
-"""Textures for rendered scenes: augmented crops of photographs, and generated ones, so that the few
-photographs are not learned by heart.
+"""Textures for rendered scenes: augmented crops of photographs, and generated ones, so that models do not
+memorise the few photographs.
 
-Textures are float tensors (n, 3, H, W) in [0, 1]. What a texture looks like is drawn on the CPU, white noise
-on the device that renders.
+Textures are float tensors (n, 3, H, W) in [0, 1]. Their parameters are drawn on the CPU, white noise on the
+rendering device.
 """
 
 import math
@@ -19,7 +19,7 @@ LARGEST_CROP_SCALE = 1.5
 SMALLEST_CROP_SCALE = 0.25  # a whole photograph of 512 pixels in a picture of 128
 PYRAMID_LEVELS = 3
 
-# The generated kinds and how often each is drawn.
+# Kinds of generated textures and their probabilities.
 GENERATED_WEIGHTS = {"noise": 0.3, "pattern": 0.35, "gradient": 0.1, "cells": 0.25}
 
 
@@ -35,7 +35,7 @@ def _pyramid(name: str, device: torch.device) -> list[Tensor]:
 class TextureBank:
     """Draws textures from photographs and from generators.
 
-    names: photographs to cut from; with none, all textures are generated. device: where textures are made.
+    names: photographs to crop; without any, all textures are generated. device: of the textures.
     Raises ValueError for an unknown photograph.
     """
 
@@ -55,11 +55,11 @@ class TextureBank:
     ) -> Tensor:
         """`count` textures of `size` (height, width): float32 (count, 3, height, width) in [0, 1].
 
-        photograph_probability: share cut from photographs, at any turn and scale. mixture_probability: share
-        made of two textures, one showing through holes in the other. recolour_probability: share of
-        photographs whose colours are changed.
+        photograph_probability: share of crops of photographs, at random rotation and scale.
+        mixture_probability: share made of two textures, one showing through holes in the other.
+        recolour_probability: share of photographs whose colours are changed.
         """
-        if count == 0:  # several operations refuse empty batches
+        if count == 0:  # several operations do not support empty batches
             return torch.zeros(0, 3, *size, device=self.device)
         noise = torch.Generator(self.device).manual_seed(draws.seed())
         mixed = draws.chance(mixture_probability, count).nonzero()[:, 0]
@@ -84,17 +84,17 @@ class TextureBank:
         return _enliven(textures[:count])
 
     def _photographs(self, draws: Draws, textures: Tensor, chosen: Tensor) -> None:
-        """Fill textures[chosen] with crops: any place, scale and mirroring, upright in two cases of three."""
+        """Fill textures[chosen] with crops at random position, scale and mirroring; two thirds are nearly upright."""
         count, size = len(chosen), textures.shape[-2:]
         which = draws.integers(0, max(len(self.names) - 1, 0), count)
         place = draws.uniform(0.0, 1.0, count, 2)
-        share = draws.uniform(0.0, 1.0, count) ** 2  # small scales are sharper, and show whole things
+        share = draws.uniform(0.0, 1.0, count) ** 2  # favours small scales, which are sharper and show whole things
         turn = torch.where(draws.chance(0.67, count), draws.uniform(-0.1, 0.1, count), draws.angle(count))
         mirror = 1 - 2 * draws.chance(0.5, count).float()
         for i in range(count):
             levels = self._pyramids[int(which[i])]
             height, width = levels[0].shape[-2:]
-            # The smallest scale at which the turned crop still lies inside the photograph.
+            # The smallest scale at which the rotated crop still fits into the photograph.
             cos, sin = abs(math.cos(turn[i])), abs(math.sin(turn[i]))
             reach = (size[1] * cos + size[0] * sin, size[1] * sin + size[0] * cos)
             least = max(SMALLEST_CROP_SCALE, reach[0] / (width - 1), reach[1] / (height - 1))
@@ -118,10 +118,10 @@ def _crop_grid(
     mirror: float,
     source: tuple[int, int],
 ) -> Tensor:
-    """Where a crop's pixels lie in the photograph: (1, height, width, 2) for grid_sample,
+    """Positions of a crop's pixels in the photograph: (1, height, width, 2) for grid_sample with
     align_corners=False.
 
-    centre (x, y) and step, the distance of neighbours, are in the photograph's pixels.
+    centre (x, y) and step, the distance between neighbouring pixels, are in the photograph's pixels.
     """
     y = (torch.arange(size[0]) - (size[0] - 1) / 2)[:, None] * step
     x = (torch.arange(size[1]) - (size[1] - 1) / 2)[None] * (step * mirror)
@@ -132,14 +132,14 @@ def _crop_grid(
 
 
 def recolour(draws: Draws, textures: Tensor) -> Tensor:
-    """Random change of colours: channels mixed (hue, saturation), stretched, shifted, bent by a gamma.
+    """Randomly change the colours of textures (n, 3, H, W) in [0, 1]: hue, saturation, gain, offset, gamma.
 
-    Textures (n, 3, H, W) in [0, 1] -> the same; grey pictures get a tint.
+    Grey pictures get a tint.
     """
     count, device = len(textures), textures.device
     grey = torch.full((3, 3), 1 / 3)
-    # A rotation about the grey axis changes the hue (Rodrigues' formula), a scaling across it the saturation.
-    # Half of the hues stay near the true ones, so that the colours of the world remain the commonest.
+    # A rotation about the grey axis (Rodrigues' formula) changes the hue, scaling perpendicular to it the saturation.
+    # Half of the hues stay near the original, so that natural colours remain the most frequent.
     angle = torch.where(draws.chance(0.5, count, 1, 1), 0.4 * draws.normal(count, 1, 1), draws.angle(count, 1, 1))
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     hue = angle.cos() * (torch.eye(3) - grey) + angle.sin() * cross
@@ -154,7 +154,7 @@ def recolour(draws: Draws, textures: Tensor) -> Tensor:
 
 
 def _enliven(textures: Tensor, mean: float = 0.2, deviation: float = 0.05) -> Tensor:
-    """Lift textures (n, 3, H, W) that are nearly black or flat: there is nothing to see or follow in them."""
+    """Increase brightness and contrast of textures (n, 3, H, W) too dark or flat to be seen or tracked."""
     spread, level = torch.std_mean(textures.mean(1), dim=(1, 2))
     gain = (deviation / spread.clamp(min=1e-4)).clamp(1.0, 3.0)[:, None, None, None]
     level = level[:, None, None, None]
@@ -162,7 +162,7 @@ def _enliven(textures: Tensor, mean: float = 0.2, deviation: float = 0.05) -> Te
 
 
 def palette(draws: Draws, count: int, colours: int) -> Tensor:
-    """Random colours (count, colours, 3) in [0, 1]: a common tint, then lighter, darker and other ones."""
+    """Random colours (count, colours, 3) in [0, 1]: per palette a common tint, varied in hue and brightness."""
     base = draws.uniform(0.0, 1.0, count, 1, 3)
     own = draws.uniform(0.0, 1.0, count, colours, 3)
     mixed = torch.lerp(base.expand_as(own), own, draws.uniform(0.2, 1.0, count, 1, 1))
@@ -177,14 +177,14 @@ def spectral_noise(
     noise: torch.Generator,
     exponent: tuple[float, float] = (0.7, 1.8),
 ) -> Tensor:
-    """Noise whose amplitude falls as frequency ** -exponent: (count, channels, H, W), mean 0, deviation 1."""
+    """Noise with amplitude ~ frequency ** -exponent: (count, channels, H, W), mean 0, standard deviation 1."""
     height, width = (-(-side // 32) * 32 for side in size)  # sizes with small prime factors, for the transform
     white = torch.randn(count, channels, height, width, device=noise.device, generator=noise)
     fy = torch.fft.fftfreq(height, device=noise.device)[:, None]
     fx = torch.fft.rfftfreq(width, device=noise.device)[None]
     squared = fy.square() + fx.square()  # cycles per pixel, squared
-    # Flat below three periods per texture, so that one slow wave does not swallow the detail; and fading
-    # before half a cycle per pixel, which no shifted picture could keep.
+    # Flat below three periods per texture, so that no slow wave dominates the detail; and decaying towards
+    # half a cycle per pixel, which sub-pixel shifts could not preserve.
     slope = -0.5 * squared.clamp(min=9.0 / max(height, width) ** 2).log()
     fade = -(squared / 0.4**2).square()
     power = draws.uniform(*exponent, count, 1, 1, 1).to(noise.device)
@@ -200,7 +200,7 @@ def _noise(draws: Draws, count: int, size: tuple[int, int], noise: torch.Generat
     field = spectral_noise(draws, count, 3, size, noise)
     folded = draws.chance(0.3, count, 1, 1, 1).to(device)
     field = torch.where(folded, 2 * field.abs() - 1.5, field)
-    # One strong direction in colour space, near brightness as in most real surfaces, and two weaker ones.
+    # One strong direction in colour space, close to brightness as in most real surfaces, and two weaker ones.
     axes = draws.normal(count, 3, 3) + torch.tensor((1.5, 0.0, 0.0))
     axes = axes / axes.norm(dim=1, keepdim=True) * torch.tensor((1.0, 0.35, 0.2))
     strength = draws.log_uniform(0.06, 0.3, count, 1, 1)
@@ -209,7 +209,7 @@ def _noise(draws: Draws, count: int, size: tuple[int, int], noise: torch.Generat
 
 
 def _coordinates(draws: Draws, count: int, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pixel coordinates (count, H, W) turned and shifted at random, sometimes gently bent."""
+    """Pixel coordinates (count, H, W), randomly rotated and shifted, sometimes slightly bent."""
     y = torch.arange(size[0], device=device, dtype=torch.float32)[:, None]
     x = torch.arange(size[1], device=device, dtype=torch.float32)[None]
     angle = draws.angle(count, 1, 1).to(device)
@@ -222,7 +222,7 @@ def _coordinates(draws: Draws, count: int, size: tuple[int, int], device: torch.
 
 
 def _overlay(draws: Draws, textures: Tensor, noise: torch.Generator) -> Tensor:
-    """Add grain, so that flat areas have something to follow."""
+    """Add grain, so that flat areas can be tracked."""
     count = len(textures)
     grain = spectral_noise(draws, count, 1, (textures.shape[-2], textures.shape[-1]), noise, (0.5, 1.5))
     return (textures + draws.uniform(0.01, 0.08, count, 1, 1, 1).to(noise.device) * grain).clamp(0, 1)
@@ -253,7 +253,7 @@ def _pattern(draws: Draws, count: int, size: tuple[int, int], noise: torch.Gener
 
 
 def _gradient(draws: Draws, count: int, size: tuple[int, int], noise: torch.Generator) -> Tensor:
-    """A slow passage between three colours, with grain."""
+    """A smooth gradient between three colours, with grain."""
     device = noise.device
     u, v = _coordinates(draws, count, size, device)
     u, v = (side - side.mean((1, 2), keepdim=True) for side in (u, v))
@@ -270,12 +270,12 @@ def _cells(draws: Draws, count: int, size: tuple[int, int], noise: torch.Generat
     device, sites = noise.device, 48
     y = torch.arange(size[0], device=device, dtype=torch.float32)
     x = torch.arange(size[1], device=device, dtype=torch.float32)
-    spread = draws.uniform(1.0, 2.0, count, 1, 1)  # sites outside the texture leave larger cells inside
+    spread = draws.uniform(1.0, 2.0, count, 1, 1)  # the more sites lie outside, the larger the cells inside
     place = (draws.uniform(-0.5, 0.5, count, sites, 2) * spread + 0.5) * torch.tensor((size[1], size[0]))
     place = place.to(device)
     down = (y - place[..., 1:]).square()
     across = (x - place[..., :1]).square()
-    # A softmax over the sites antialiases the edges: between cells 20 pixels apart it passes within a pixel.
+    # A softmax over the sites antialiases the edges: between sites 20 pixels apart they are about a pixel wide.
     logits = -0.12 * (down[..., :, None] + across[..., None, :])  # n, sites, H, W
     weights = logits.softmax(1)
     colours = palette(draws, count, sites).to(device)

@@ -1,4 +1,4 @@
-"""What a caption can say and no track can express: it gets dark, it gets foggy, it snows, a thing changes its colour.
+"""Effects that a caption can announce but tracks cannot express: darkness, fog, snow, a thing changing its colour.
 
 Axes: B clips, b of them with the effect, M sprites, F flakes, T frames.
 """
@@ -16,7 +16,7 @@ from motionstream.data.captions import colour_word
 from motionstream.data.draws import Draws
 from motionstream.data.motion import ease
 
-# Colours that sprites turn into; `colour_word` knows the name of each.
+# Colours that sprites may change to; each has a name in `colour_word`.
 TINTS = (
     (0.85, 0.1, 0.1),
     (0.92, 0.5, 0.08),
@@ -28,7 +28,7 @@ TINTS = (
     (0.95, 0.95, 0.95),
     (0.08, 0.08, 0.08),
 )
-SHADING = 0.5  # share of a texture's light and dark that its new colour keeps
+SHADING = 0.5  # share of a texture's brightness variation that is kept with the new colour
 
 
 def draw_darkness(draws: Draws, batch: int, frames: int, probability: float) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def draw_darkness(draws: Draws, batch: int, frames: int, probability: float) -> 
 
 @dataclass(frozen=True)
 class Fog:
-    """Grey that thickens over a clip, somewhat uneven."""
+    """Fog that thickens during a clip, slightly uneven."""
 
     clips: list[int]
     colour: Tensor  # float32 (b, 3)
@@ -58,7 +58,7 @@ class Fog:
 
 
 def draw_fog(draws: Draws, batch: int, frames: int, size: tuple[int, int], probability: float) -> Fog | None:
-    """Fog in every chosen clip; probability is their share. None if none has any."""
+    """Fog in randomly chosen clips; probability: their share. Returns None if no clip has fog."""
     clips = draws.chance(probability, batch).nonzero()[:, 0].tolist()
     if not clips:
         return None
@@ -74,7 +74,7 @@ def draw_fog(draws: Draws, batch: int, frames: int, size: tuple[int, int], proba
 
 @dataclass(frozen=True)
 class Snow:
-    """Flakes that fall over everything; those that have left come in again above."""
+    """Falling flakes in front of everything; flakes that leave the picture return on the opposite side."""
 
     clips: list[int]
     start: Tensor  # float32 (b, F, 2) pixels; y counts from the top of the strip of `span` rows in which flakes fall
@@ -90,7 +90,7 @@ class Snow:
             video[clip].lerp_(torch.full((), 0.97, device=video.device), share)
 
     def shown(self, row: int, frames: int, size: tuple[int, int]) -> Tensor:
-        """How much of each pixel the flakes of a clip hide: (T, H, W) in [0, 1]."""
+        """Opacity of a clip's flakes: (T, H, W) in [0, 1]."""
         margin = math.ceil(float(self.radius[row].max()) + 0.5)
         extent = torch.tensor((size[1] + 2 * margin, size[0] + 2 * margin))
         place, fallen = self.places(row, frames, extent)
@@ -102,7 +102,7 @@ class Snow:
         ].square()
         radius, opacity = self.radius[row][:, None, None], (self.opacity[row] * fallen)[..., None, None]
         share = (radius + 0.5 - squared.sqrt()).clamp(0, 1) * opacity  # T, F, window, window
-        # The strip has a margin on all sides, and once more for the flakes' own windows.
+        # The strip has a margin on all sides, plus another one for the flakes' windows.
         width, height = (int(side) + 2 * margin + 1 for side in extent)
         first = (torch.arange(frames)[:, None] * height + corner[..., 1].long()) * width + corner[..., 0].long()
         window = torch.arange(2 * margin + 1)
@@ -113,7 +113,8 @@ class Snow:
         return picture.unflatten(0, (frames, height, width))[:, inside[0], inside[1]]
 
     def places(self, row: int, frames: int, extent: Tensor) -> tuple[Tensor, Tensor]:
-        """The flakes of a clip in a strip of `extent` (width, height): (T, F, 2), and which have come in (T, F)."""
+        """Positions (T, F, 2) of a clip's flakes in a strip of `extent` (width, height), and which have appeared
+        (T, F)."""
         time = torch.arange(frames)[:, None]
         width, rate, phase = self.sway[row].unbind(-1)
         place = self.start[row] + self.speed[row] * time[..., None]
@@ -122,9 +123,9 @@ class Snow:
 
 
 def draw_snow(draws: Draws, batch: int, size: tuple[int, int], probability: float) -> Snow | None:
-    """Snow in every chosen clip; in half of them it begins in the first frame, in the others it has been falling.
+    """Snow in randomly chosen clips; in half of them it begins with the clip, in the others it is already falling.
 
-    probability is their share. None if none has any.
+    probability: share of clips with snow. Returns None if no clip has snow.
     """
     clips = draws.chance(probability, batch).nonzero()[:, 0].tolist()
     if not clips:
@@ -152,11 +153,11 @@ def draw_snow(draws: Draws, batch: int, size: tuple[int, int], probability: floa
 
 @dataclass(frozen=True)
 class Tints:
-    """Sprites that take another colour; most of them none."""
+    """Changes of the sprites' colours; most sprites keep theirs."""
 
     colour: Tensor  # float32 (M, 3)
     grey: Tensor  # float32 (M,): mean of the sprite's own texture
-    share: Tensor  # float32 (M, T): how far the change has come, zero in frame 0
+    share: Tensor  # float32 (M, T): progress of the change in [0, 1]; all zero without a change
 
     def take(self, index: Tensor) -> Tints:
         """The tints of some sprites."""
@@ -167,14 +168,14 @@ class Tints:
         return Tints(*(value.to(device) for value in vars(self).values()))
 
     def paint(self, seen: Tensor) -> Tensor:
-        """Colours of sprites (M, 3, T, ...) in [0, 1] -> the same, in their new colours."""
+        """Apply the changes to colours of sprites (M, 3, T, ...) in [0, 1]."""
         beyond = (...,) + (None,) * (seen.dim() - 3)
         light = seen.mean(1, keepdim=True) - self.grey[:, None, None][beyond]
         new = (self.colour[:, :, None][beyond] + SHADING * light).clamp(0, 1)
         return torch.lerp(seen, new, self.share[:, None][beyond])
 
     def word(self, sprite: int) -> str | None:
-        """The name of the colour that a sprite takes, None for one that keeps its own."""
+        """The name of a sprite's new colour, None if it keeps its own."""
         if not bool(self.share[sprite].any()):
             return None
         red, green, blue = self.colour[sprite].tolist()
@@ -184,10 +185,10 @@ class Tints:
 def draw_tints(
     draws: Draws, batch: int, clip: Tensor, colours: Tensor, eligible: Tensor, frames: int, probability: float
 ) -> Tints | None:
-    """In every chosen clip one sprite, the last of the eligible ones, takes a colour of another name than its own.
+    """In randomly chosen clips the last eligible sprite changes to a colour with a different name.
 
-    clip (M,): each sprite's. colours (M, 3): mean of each. eligible bool (M,): may be seen to change.
-    probability: share of clips, as far as they have a sprite to change. None if nothing changes.
+    clip (M,): each sprite's clip. colours (M, 3): their mean colours. eligible bool (M,): whose change would be
+    visible. probability: share of clips to choose, if they have an eligible sprite. Returns None if nothing changes.
     """
     chosen = draws.chance(probability, batch)
     changing = torch.zeros(len(clip), dtype=torch.bool)
