@@ -1,4 +1,4 @@
-"""The verbs of the command line, one module each: a frozen dataclass of options whose ``run`` does the work.
+"""The verbs of the command line, one module each: a frozen dataclass of options with a ``run`` method.
 
-Nothing heavy is imported at the top of these modules, so that ``motionstream --help`` answers at once.
+These modules import nothing heavy at the top, so that ``motionstream --help`` is fast.
 """

@@ -1,4 +1,4 @@
-"""``motionstream bench``: how fast a model streams, is served, or is trained, on this machine; a form for each."""
+"""``motionstream bench``: measures streaming, serving and training on this machine, each by its own subcommand."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from motionstream.commands.verbs import Group, Verb
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What all benchmarks do: measure, print a table and one line of JSON, and keep it. NAME: of the command. COUNT:
-    the option that says how much is measured, which the command told always has."""
+    """Base of all benchmarks: measure, print a table and one line of JSON, and optionally write it. NAME: of the
+    subcommand. COUNT: the option with the amount to measure, always part of the recorded command line."""
 
     NAME: ClassVar[str]
     COUNT: ClassVar[str]
@@ -31,7 +31,7 @@ class Benchmark:
 
     @property
     def command(self) -> str:
-        """The command line that does this again."""
+        """The command line that repeats this measurement."""
         words = ["motionstream", "bench", self.NAME, "--preset", self.preset, f"--{self.COUNT}"]
         words.append(f"{getattr(self, self.COUNT):g}")
         for field in dataclasses.fields(self):
@@ -58,7 +58,7 @@ class Benchmark:
         print(json.dumps(result))
 
     def measure(self) -> dict[str, Any] | None:
-        """The numbers; None in all processes but the first."""
+        """The results; None in all processes but the first."""
         raise AssertionError("the benchmarks say how")
 
     def show(self, result: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ class BenchStream(PlacementOptions, Benchmark):
     """The options of ``motionstream bench stream``."""
 
     HELP: ClassVar[str] = """\
-An endless stream with a moving drag, chunk by chunk.
+Measure an endless stream with a moving drag, chunk by chunk.
 
 Examples:
   motionstream bench stream --preset nano --chunks 100
@@ -82,22 +82,22 @@ Examples:
     COUNT: ClassVar[str] = "chunks"
 
     chunks: int = 100
-    """How many chunks; from 210 on, late chunks are compared with early ones."""
+    """Number of chunks; from 210 on, late chunks are compared with early ones."""
     threads: int | None = None
-    """Threads of torch; without it torch's own choice."""
+    """Threads of torch; by default torch's own choice."""
     size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
-    """Size of the video; without it the model's own."""
+    """Size of the video; by default the model's own."""
     scale: int | None = None
-    """Frames so many times as large as the model sees them; without it as they are usually shown."""
+    """Enlargement of the frames relative to the model's size; by default the usual one of the model."""
     causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
-    """Another attention pattern than the model's own: latent frames of a chunk, sink chunks, window."""
+    """Attention pattern: latent frames per chunk, sink chunks, window chunks; by default the model's own."""
     backend: str = "auto"
     """Attention backend, see `motionstream doctor`; auto takes the fastest that runs."""
     untrained: bool = False
-    """Accept weights that were not trained: they are as fast."""
+    """Accept untrained weights, which are as fast."""
 
     def measure(self) -> dict[str, Any]:
-        """Stream, and time it."""
+        """Stream and measure."""
         size = parse_size(self.size)
         from motionstream.bench import bench_stream
 
@@ -128,7 +128,7 @@ class BenchServe(Benchmark):
     """The options of ``motionstream bench serve``."""
 
     HELP: ClassVar[str] = """\
-A server in a process of its own, seen by clients that drag, beside the bare engine.
+Measure a server in its own process through clients that drag, and for comparison the engine without a server.
 
 Examples:
   motionstream bench serve --sessions 1 2 4 --output benchmarks/results/nano-serve.json
@@ -137,18 +137,18 @@ Examples:
     COUNT: ClassVar[str] = "seconds"
 
     sessions: tuple[int, ...] = (1, 2, 4)
-    """How many streams at a time, one measurement each."""
+    """Numbers of simultaneous streams, one measurement each."""
     seconds: float = 20.0
-    """How long each is measured, the engine and the server both."""
+    """Duration of each measurement in seconds, for the engine and the server each."""
     minutes: float = 0.0
-    """Then one stream for so long, for the memory."""
+    """Then stream one session for this many minutes, to measure the growth of memory."""
     codec: Literal["h264", "jpeg"] = "h264"
-    """How frames are sent."""
+    """Encoding of the frames."""
     untrained: bool = False
-    """Accept weights that were not trained: they are as fast."""
+    """Accept untrained weights, which are as fast."""
 
     def measure(self) -> dict[str, Any]:
-        """Serve, and time it."""
+        """Serve and measure."""
         from rich.console import Console
 
         from motionstream.server.measure import bench_serve
@@ -176,7 +176,7 @@ class BenchTrain(DeviceOptions, Benchmark):
     """The options of ``motionstream bench train``."""
 
     HELP: ClassVar[str] = """\
-Updates of a training stage, with random weights; nothing is kept. Several processes: start it with torchrun.
+Measure updates of a training stage with random weights; nothing is kept. For several processes start it with torchrun.
 
 Examples:
   motionstream bench train --preset nano --steps 50
@@ -186,34 +186,34 @@ Examples:
     COUNT: ClassVar[str] = "steps"
 
     preset: str = "nano"
-    """Which preset; it has random weights."""
+    """The preset, with random weights."""
     stage: Literal["teacher", "causal", "self-forcing"] = "teacher"
-    """Which stage."""
+    """The training stage."""
     steps: int = 20
-    """How many updates are counted, after a warm-up."""
+    """Number of measured updates, after a warm-up."""
     batch: int | None = None
-    """Clips of an update, over all processes; without it 8 of nano, 1 a process of larger models."""
+    """Clips per update, over all processes; by default 8 for nano, 1 per process for larger models."""
     frames: int | None = None
-    """Frames of a clip, whole chunks; without it the model's own."""
+    """Frames per clip, whole chunks; by default the model's own."""
     size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
-    """Size of the video; without it the model's own."""
+    """Size of the video; by default the model's own."""
     data: Literal["auto", "rendered", "synthetic"] = "auto"
-    """Clips rendered meanwhile, as nano is trained on, or random numbers; auto renders for nano alone."""
+    """Clips: rendered during training, as for nano, or synthetic random numbers; auto renders only for nano."""
     threads: int | None = None
-    """Threads of torch; without it torch's own choice."""
+    """Threads of torch; by default torch's own choice."""
     backend: str = "auto"
     """Attention backend, see `motionstream doctor`; auto takes the fastest that runs."""
     recompute: bool = False
-    """Activation checkpointing, less memory for one more forward."""
+    """Activation checkpointing: less memory for one more forward pass."""
     compile: bool = False
     """torch.compile the transformer's blocks."""
     shard: bool = False
-    """Divide the transformers among the processes (FSDP2)."""
+    """Shard the transformers among the processes (FSDP2)."""
     lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None
-    """Train low-rank matrices, the patch embedding and the track head alone."""
+    """Train only low-rank matrices of this rank, the patch embedding and the track head."""
 
     def measure(self) -> dict[str, Any] | None:
-        """Train, and time it."""
+        """Train and measure."""
         from motionstream.components import Placement
 
         size, wanted = parse_size(self.size), Placement(self.device, self.dtype).torch_device

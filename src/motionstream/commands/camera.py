@@ -1,4 +1,4 @@
-"""``motionstream camera``: a camera that moves before a photograph becomes tracks."""
+"""``motionstream camera``: turns a camera motion over a photograph into tracks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CameraCommand(CameraOptions):
     """The options of ``motionstream camera``."""
 
     HELP: ClassVar[str] = """\
-Move a camera before a photograph and save the tracks of what it sees, by depth.
+Move a camera in front of a photograph and save the resulting tracks, which follow from the photograph's depth.
 
 Examples:
   motionstream camera photo.jpg --orbit 20,0 -o tracks.npz
@@ -31,24 +31,24 @@ Examples:
   motionstream camera photo.jpg --zoom 1.5 --depth-model Depth-Anything-V2-Small-hf
   motionstream stream photo.jpg --tracks tracks.npz
 
-motionstream stream takes the same options and moves the camera over drags. Directions are right and down; a value that
-begins with a minus is written with an equals sign."""
+motionstream stream takes the same options and combines the camera with drags. Directions are right and down; a value
+that begins with a minus is written with an equals sign."""
 
     image: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGE")]
     """Any photograph."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="TRACKS.npz")] = None
-    """The tracks; without it the photograph's name with .npz, in this folder."""
+    """The tracks; by default the photograph's name with .npz, in this folder."""
     seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 3.0
-    """Length of the clip."""
+    """Length of the clip in seconds."""
     fps: float = 24.0
-    """Frames a second; nano's."""
+    """Frames per second; by default nano's."""
     size: Annotated[str, tyro.conf.arg(metavar="WxH")] = "128x128"
-    """Size of the picture that the photograph is scaled and cropped to; nano's."""
+    """Size to which the photograph is scaled and cropped; by default nano's."""
     preview: Annotated[Path | None, tyro.conf.arg(metavar="SHEET.png")] = None
     """Also write a sheet: the depth map, bright where near, and the tracks over the still picture."""
 
     def run(self) -> None:
-        """Check everything, lift, project, save."""
+        """Check the options, compute the tracks from the depth, save them."""
         from motionstream.media import PICTURE_SUFFIXES, check_output, fit, read_picture, write_picture
         from motionstream.tracks import MAX_FRAMES, Tracks
         from motionstream.tracks.camera import camera_tracks

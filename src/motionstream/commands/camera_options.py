@@ -1,4 +1,4 @@
-"""The options that say how a camera moves before a photograph, of the verbs that take them."""
+"""The options for a camera motion over a photograph, shared by several verbs."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraOptions:
-    """Where the camera goes in the course of the clip; all of it at once."""
+    """The camera's motion over the clip; all components happen at once."""
 
     pan: Annotated[str | None, tyro.conf.arg(metavar="X,Y")] = None
-    """The camera goes so far to the right and down, in the picture's shorter sides."""
+    """Move the camera right and down by this much, in shorter sides of the picture."""
     orbit: Annotated[str | None, tyro.conf.arg(metavar="YAW,PITCH")] = None
-    """The camera swings around what it looks at, so many degrees to the right and downwards."""
+    """Swing the camera around its target by this many degrees, to the right and downwards."""
     dolly: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.0
-    """The camera comes nearer by this share of the distance, below 1; negative goes back."""
+    """Move the camera nearer by this share of the distance, below 1; negative moves back."""
     zoom: Annotated[float, tyro.conf.arg(metavar="FACTOR")] = 1.0
-    """The camera enlarges by this factor; below 1 it shows more."""
+    """Enlarge by this factor; below 1 the camera shows more."""
     camera_ease: Literal["smooth", "linear"] = "smooth"
-    """Whether the camera starts and stops gently."""
+    """smooth: the camera starts and stops gently; linear: it has constant speed."""
     depth: Annotated[Path | None, tyro.conf.arg(metavar="MAP.png|npy")] = None
-    """How far away everything is: a 16-bit PNG or a .npy of the photograph's shape. Without it a plain guess: the
-    middle nearest, and the bottom nearer than the top."""
+    """Depth map: a 16-bit PNG or a .npy of the photograph's shape. By default a simple guess: the centre is nearest,
+    and the bottom nearer than the top."""
     inverse_depth: bool = False
-    """What is bright in --depth is near, as in the pictures that depth networks make."""
+    """Bright means near in --depth, as in the output of depth networks."""
     depth_model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Ask a depth-estimation model of transformers in this folder (Depth Anything, DPT, ZoeDepth) instead."""
+    """Folder with a depth-estimation model of transformers (Depth Anything, DPT, ZoeDepth), instead of --depth."""
 
     def way(self) -> CameraWay | None:
-        """The camera's way, or None where none is asked for. Raises ValueError for values that do not work."""
+        """The camera's motion, or None if it does not move. Raises ValueError for invalid values."""
         from motionstream.tracks.camera import CameraWay
 
         pan, orbit = (
@@ -60,7 +60,7 @@ class CameraOptions:
         return None if way.rests else way
 
     def depth_of(self, picture: np.ndarray, fitting: Fit) -> np.ndarray:
-        """The depth map of a photograph uint8 (H, W, 3), fitted as it was; says where it comes from."""
+        """The depth map of a photograph uint8 (H, W, 3), fitted like the photograph; prints a note if it is a guess."""
         from motionstream.tracks.depth import DepthModel, fit_depth, plain_prior, read_depth
 
         if self.depth is not None:

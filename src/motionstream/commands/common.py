@@ -1,4 +1,4 @@
-"""What the verbs share: where they write, how they show progress, how they check paths and load models."""
+"""Helpers of the verbs: output names, progress bars, checks of options and paths, loading of models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def progress() -> Progress:
-    """A bar on stderr, where there is a terminal to show it; results alone go to stdout."""
+    """A progress bar on stderr, shown only in a terminal; stdout is for results."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -30,8 +30,8 @@ def progress() -> Progress:
 
 
 def free_name(name: str) -> Path:
-    """A file in this folder for what nobody has named: ``name``, or with a number where there is one of that name, for
-    it may be somebody's own."""
+    """A default output file in this folder: ``name``, with a number added if it exists, so as not to overwrite the
+    user's file."""
     path, number = Path(name), 2
     while path.exists():
         path, number = Path(f"{Path(name).stem}-{number}{path.suffix}"), number + 1
@@ -39,13 +39,13 @@ def free_name(name: str) -> Path:
 
 
 def check_positive(name: str, value: float | None, unit: str) -> None:
-    """Refuse zero, negative, infinite and NaN values of an option; None is one not given."""
+    """Refuse zero, negative, infinite and NaN values of an option; None means not given."""
     if value is not None and not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} is {value:g}; give a positive number of {unit}")
 
 
 def check_numbers(name: str, text: str) -> tuple[float, float]:
-    """Two finite numbers written ``x,y``, of an option."""
+    """Parse an option of two finite numbers written ``x,y``."""
     from motionstream.tracks import parse_point
 
     try:
@@ -55,7 +55,7 @@ def check_numbers(name: str, text: str) -> tuple[float, float]:
 
 
 def check_paths(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
-    """Refuse to write over what is read, and two results to one file."""
+    """Refuse outputs that would overwrite an input or another output."""
     taken = {path.resolve() for path in inputs if path is not None}
     for path in outputs:
         if path is None:
@@ -67,32 +67,32 @@ def check_paths(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """Where a model runs, and how precisely."""
+    """Device and precision of a model."""
 
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps; auto takes CUDA, else MPS, else the CPU."""
     dtype: Precision | None = None
-    """Precision of weights and activations; without it the model's own."""
+    """Precision of weights and activations; by default the model's own."""
 
 
 @dataclass(frozen=True)
 class PlacementOptions(DeviceOptions):
-    """Where and in which form a model runs."""
+    """Device, precision and memory options of a model."""
 
     decoder: DecoderChoice = "full"
     """The full autoencoder's decoder, or the tiny one."""
     text_encoder: TextPlacement = "released"
-    """released frees it after a prompt; resident keeps it; int8 has 8-bit weights; cpu encodes on the processor."""
+    """released frees it after each prompt; resident keeps it; int8 uses 8-bit weights; cpu runs it on the CPU."""
     tile: int | None = None
-    """Side of the autoencoder's tiles in latent cells: less memory; without it whole frames."""
+    """Side of the autoencoder's tiles in latent cells, to save memory; by default whole frames."""
     offload_blocks: bool = False
-    """Bring the transformer's blocks to the device one by one: least memory, slow."""
+    """Move the transformer's blocks to the device one by one: least memory, slow."""
 
     def placement(self) -> Placement:
-        """The same as the pipeline takes it."""
+        """The options as a ``Placement`` for the pipeline."""
         from motionstream.components import Placement
 
-        # the verbs inherit these options: only what a placement has is handed on
+        # the verbs add other options, so copy only the fields of a placement
         return Placement(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Placement)})
 
 
@@ -114,7 +114,7 @@ def load_pipeline(
     options: PlacementOptions | None = None,
     needs: tuple[str, ...] | None = None,
 ) -> MotionStreamPipeline:
-    """``MotionStreamPipeline.from_pretrained``, the pattern checked first: loading takes a while."""
+    """``MotionStreamPipeline.from_pretrained``; checks the attention pattern first, since loading takes a while."""
     from motionstream.config import CausalConfig
     from motionstream.loading import STAGES
     from motionstream.pipeline import MotionStreamPipeline

@@ -1,5 +1,5 @@
-"""``motionstream convert``: other projects' checkpoints become a folder of ours, and ours become diffusers'; LPIPS's
-two files become the one that training reads."""
+"""``motionstream convert``: converts other projects' checkpoints to a MotionStream folder, such a folder to diffusers'
+layout, and LPIPS's two files to the one that training reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from motionstream.model.checkpoints import LoadReport
 
 HEAD_SEED = 0
-"""Of the fresh track head, so that a conversion gives the same folder whenever it is run."""
+"""Seed of the new track head, so that conversions are reproducible."""
 
 CLASS_NAMES = {
     "vae": ("AutoencoderKLWan",),
@@ -38,7 +38,7 @@ PLACES = {
     "tokenizer": ("tokenizer", "google/umt5-xxl"),
     "image_encoder": ("image_encoder", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"),
 }
-"""Where the parts lie in a repository: diffusers' folders, the official files."""
+"""Locations of the parts in a repository: diffusers' folders and the official files."""
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer_config.json")
 
 
@@ -47,10 +47,10 @@ class ConvertCommand:
     """The options of ``motionstream convert``."""
 
     HELP: ClassVar[str] = """\
-Turn a Wan checkpoint into a MotionStream folder, or a MotionStream folder into diffusers' layout; or LPIPS's published
-weights into the file that the tiny decoder's training takes.
+Convert a Wan checkpoint to a MotionStream folder, a MotionStream folder to diffusers' layout, or LPIPS's published
+weights to the file that the tiny decoder's training takes.
 
-Autoencoder, encoders and tokenizer are taken from SRC where a repository has them; options name them otherwise.
+Autoencoder, encoders and tokenizer are taken from SRC if it contains them; the options name other locations.
 
 Examples:
   motionstream convert motionstream Wan2.1-Fun-1.3B-Control wan-folder --tiny-decoder taew2_1.pth
@@ -59,14 +59,14 @@ Examples:
   motionstream convert lpips alexnet-owt-7be5be79.pth lpips.safetensors --heads alex.pth"""
 
     kind: Annotated[tyro.conf.Positional[Literal["motionstream", "diffusers", "lpips"]], tyro.conf.arg(metavar="KIND")]
-    """What to make."""
+    """The result: a MotionStream folder, diffusers' layout, or a file of LPIPS."""
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
-    """A transformer's file or folder: diffusers, official, VideoX-Fun or Self-Forcing; or a MotionStream folder. Of
-    lpips: torchvision's AlexNet."""
+    """A transformer's file or folder (diffusers, official, VideoX-Fun or Self-Forcing), or a MotionStream folder; for
+    lpips, torchvision's AlexNet."""
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
-    """The folder to write, of lpips the .safetensors file; written whole or not at all."""
+    """The folder to write, for lpips the .safetensors file; nothing is left if the conversion fails."""
     preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """The model to make; told from the checkpoint's sizes by default."""
+    """The resulting model; by default recognised by the checkpoint's sizes."""
     vae: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """The autoencoder: diffusers' vae/ folder or the official file."""
     text_encoder: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
@@ -78,14 +78,14 @@ Examples:
     tiny_decoder: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """The tiny autoencoder's file (taew2_1, taew2_2)."""
     heads: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """Of lpips alone: the heads of LPIPS v0.1 on AlexNet."""
+    """Only for lpips: the heads of LPIPS v0.1 on AlexNet."""
     dtype: Precision | None = None
-    """Of the transformer's weights; the preset's by default, for diffusers what the folder has."""
+    """Precision of the transformer's weights; by default the preset's, for diffusers the source's."""
     overwrite: bool = False
-    """Replace DST if it is a model's folder, or LPIPS's file."""
+    """Replace DST if it is a model's folder, or for lpips a file."""
 
     def _all_parts(self, config: ModelConfig) -> dict[str, Path]:
-        """The given parts, and those that lie in the source, of the kinds that the model has."""
+        """The parts given as options, and those in the source that the model has."""
         found = {}
         for name, places in PLACES.items():
             inside = [self.source / place for place in places if (self.source / place).exists()]
@@ -95,7 +95,7 @@ Examples:
 
     @property
     def _parts(self) -> dict[str, Path]:
-        """The given parts beside the transformer, by their names in our folder."""
+        """The parts given as options, without the transformer, by their names in our folder."""
         given = {
             "vae": self.vae,
             "text_encoder": self.text_encoder,
@@ -106,7 +106,7 @@ Examples:
         return {name: path for name, path in given.items() if path is not None}
 
     def run(self) -> None:
-        """Check everything, convert into a temporary folder, give it its name."""
+        """Check the options, convert into a temporary folder, rename it."""
         if self.kind == "lpips":
             self._lpips()
             return
@@ -127,7 +127,7 @@ Examples:
         print(f"{report}\n{self.target}: written")
 
     def _lpips(self) -> None:
-        """One file of two."""
+        """Write LPIPS's two files as one."""
         options = {**self._parts, "preset": self.preset, "dtype": self.dtype}
         given = [name.replace("_", "-") for name, value in options.items() if value is not None]
         if given:
@@ -186,7 +186,7 @@ Examples:
             _save_track_head(config, folder / "conditioning.safetensors")
             for name, path in self._all_parts(config).items():
                 _save_part(name, path, config, folder)
-            # no stage of training: the track head is random, and streaming refuses it unless asked
+            # no training stages: the track head is random, and streaming refuses it without --untrained
             settings = {"config": config.to_dict(), "stages": []}
             (folder / "model.json").write_text(json.dumps(settings, indent=2) + "\n")
         return report
@@ -222,7 +222,7 @@ def _dtype(name: str | None) -> torch.dtype | None:
 
 @contextlib.contextmanager
 def _written_whole(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``folder``; it takes its name, and its place, when the body succeeds."""
+    """Yield a temporary folder beside ``folder``, which replaces ``folder`` if the body succeeds."""
     folder = folder.resolve()
     temporary, old = (folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
     temporary.mkdir()
@@ -255,7 +255,7 @@ def _save_track_head(config: ModelConfig, path: Path) -> None:
 
 
 def _save_part(name: str, path: Path, config: ModelConfig, folder: Path) -> None:
-    """One part beside the transformer: folders as they are, official files under their library's names."""
+    """Save a part other than the transformer: folders unchanged, official files with their library's names."""
     if name == "tiny_decoder":
         from motionstream.autoencoder.tiny import TinyAutoencoder
 
@@ -288,7 +288,7 @@ def _check_folder(name: str, path: Path) -> None:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Weights are many gigabytes and never changed in place: they may share their blocks on the disk."""
+    """Hard-link weights if possible: they have many gigabytes and are never changed in place."""
     if source.endswith(".safetensors"):
         with contextlib.suppress(OSError):
             os.link(os.path.realpath(source), target)

@@ -1,4 +1,4 @@
-"""``motionstream demo``: the page in the browser."""
+"""``motionstream demo``: opens the studio in the browser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class DemoCommand:
     """The options of ``motionstream demo``."""
 
     HELP: ClassVar[str] = """\
-Open a page in the browser: pick a picture, drag, and see the video as it is made.
+Open a page in the browser: choose a picture, drag, and watch the video while it is generated.
 
 Examples:
   motionstream demo
@@ -23,22 +23,24 @@ Examples:
     port: int = 7860
     """Port to listen on."""
     host: str = "127.0.0.1"
-    """Address to listen on; the default serves this machine alone, any other asks visitors for a token."""
+    """Address to listen on; the default serves only this machine, any other asks visitors for a token."""
     model: str = "nano"
     """An embedded model, or a folder with one."""
     no_browser: bool = False
-    """Only serve; do not open the browser."""
+    """Do not open the browser."""
     recordings: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder in which sessions record themselves; without it ~/.local/state/motionstream/sessions, the last 200."""
+    """Folder for recordings of the sessions; by default ~/.local/state/motionstream/sessions, which keeps the last
+    200."""
     forget: bool = False
     """Keep the recordings only while the server runs."""
     depth_model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Depth-estimation model of transformers for the camera, in place of a plain guess; it is asked once a picture."""
+    """Folder with a depth-estimation model of transformers for the camera, used once per picture; by default depth is
+    guessed."""
     scale: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Show frames so many times as large as the model sees them, as fine as the picture where nothing new is made, 1 to
-    4; without it 2 for models that carry the picture's content (nano) on GPUs and from four cores on, otherwise 1."""
+    """Show frames 1 to 4 times as large as the model's, with the picture's own detail in carried content. By default 2
+    for models that carry content (nano) on GPUs and on at least four cores, otherwise 1."""
     untrained: bool = False
-    """Accept weights that were not trained."""
+    """Accept untrained weights."""
 
     def run(self) -> None:
         """Serve until Ctrl-C."""

@@ -1,4 +1,4 @@
-"""``motionstream doctor``: what is here, what is missing, what fits into memory."""
+"""``motionstream doctor``: reports what is installed, what is missing, and which models fit into memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from motionstream.config import ModelConfig
     from motionstream.memory import Budget
 
-# Import names of what pyproject.toml requires.
+# Import names of the packages that pyproject.toml requires.
 NEEDED = (
     *("accelerate", "av", "cv2", "diffusers", "einops", "fastapi", "numpy", "PIL", "rich", "safetensors", "simplejpeg"),
     *("skimage", "torch", "torchmetrics", "tyro", "uvicorn", "websockets"),
@@ -37,7 +37,7 @@ class DoctorCommand:
     """The options of ``motionstream doctor``."""
 
     HELP: ClassVar[str] = """\
-Say what this installation has and what it lacks, and which models fit into its memory; exit code 1 if anything needed
+Report what this installation has and lacks, and which models fit into memory; the exit code is 1 if anything required
 is missing.
 
 Examples:
@@ -46,16 +46,16 @@ Examples:
   motionstream doctor --memory 24 --causal c3s1w2 --json"""
 
     preset: str | None = None
-    """The memory of this model alone; without it that of all but the tests' own."""
+    """Show the memory of only this model; by default of all models except those for tests."""
     memory: Annotated[float | None, tyro.conf.arg(metavar="GIB")] = None
-    """Pretend an empty CUDA card with so much memory, for planning."""
+    """For planning: assume an empty CUDA GPU with this much memory."""
     causal: str | None = None
-    """Another attention pattern than the models' own, written like c3s1w1."""
+    """Attention pattern, written like c3s1w1; by default the models' own."""
     json: bool = False
     """Print one JSON object, with all numbers in bytes."""
 
     def run(self) -> int:
-        """Check the options, look, and print what was found."""
+        """Check the options, examine the installation, and print the findings."""
         from motionstream import __version__
         from motionstream.config import CausalConfig
 
@@ -77,7 +77,7 @@ Examples:
         return 1 if facts["missing"] else 0
 
     def _look(self, facts: dict[str, Any]) -> None:
-        """What can be said with every package there."""
+        """Add the facts that need all required packages."""
         import av
         import torch
 
@@ -102,7 +102,7 @@ Examples:
         facts["memory"] = {"device": device, "models": self._memory(device, facts["optional"])}
 
     def _memory(self, device: dict[str, Any], lacking: Iterable[str]) -> list[dict[str, Any]]:
-        """A row for every model and shape of picture: its budget on ``device`` and what would make it fit."""
+        """A row for every model and picture shape: the budget on ``device`` and the options that would make it fit."""
         from motionstream.component_config import TextConfig
         from motionstream.config import CausalConfig
         from motionstream.memory import estimate, remedy, switches_text
@@ -135,12 +135,12 @@ Examples:
 
 
 def absent(packages: Iterable[str]) -> list[str]:
-    """Those of the packages that are not installed."""
+    """The packages that are not installed."""
     return [name for name in packages if find_spec(name) is None]
 
 
 def devices() -> list[dict[str, Any]]:
-    """Every device with its total and free bytes, the one that models take of themselves first."""
+    """All devices with their total and free bytes; the default device is first."""
     import torch
 
     from motionstream.memory import machine_memory
@@ -156,7 +156,7 @@ def devices() -> list[dict[str, Any]]:
 
 
 def shapes(config: ModelConfig) -> list[list[tuple[int, int]]]:
-    """The sizes of a model; portrait and landscape together, since they need the same."""
+    """The sizes of a model; portrait and landscape are grouped, since they need the same memory."""
     groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for size in config.all_sizes:
         groups.setdefault(tuple(sorted(size)), []).append(size)
@@ -164,7 +164,7 @@ def shapes(config: ModelConfig) -> list[list[tuple[int, int]]]:
 
 
 def columns(budget: Budget) -> dict[str, int]:
-    """A budget in few numbers: the first four stay and add up, of the others the largest comes on top."""
+    """A budget as few numbers: the first four are resident and add up; of the others only the largest is added."""
     stays, moments = dict(budget.resident), dict(budget.moments)
     weights = stays.pop("transformer") + stays.pop("conditioning")
     cache, overhead = stays.pop("key-value cache"), stays.pop("overhead")
@@ -182,7 +182,7 @@ def columns(budget: Budget) -> dict[str, int]:
 
 
 def show(facts: dict[str, Any]) -> None:
-    """One line a finding, and the table of what fits."""
+    """Print one line per finding, and the table of models."""
     print(f"motionstream {facts['motionstream']}")
     print(f"python       {facts['python']}")
     if "torch" in facts:
@@ -202,7 +202,7 @@ def show(facts: dict[str, Any]) -> None:
 
 
 def print_table(device: dict[str, Any], models: list[dict[str, Any]]) -> None:
-    """The memory of every model and whether it fits."""
+    """Print the memory of every model and whether it fits."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""``motionstream edit``: a picture is dragged once, and the last frame is the edited picture."""
+"""``motionstream edit``: edits a picture by dragging; the video's last frame is the edited picture."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class EditCommand(VideoCommand):
     """The options of ``motionstream edit``."""
 
     HELP: ClassVar[str] = """\
-Edit a photograph by dragging: the video that follows the drag is held at its end, and its last frame is the edited
+Edit a photograph by dragging: a video follows the drag and holds at its end; the last frame becomes the edited
 photograph, at the photograph's own size.
 
-What the drag does not change keeps the photograph's own pixels; what it does is the enlarged last frame, with the
-photograph's fine detail moved along.
+Unchanged areas keep the photograph's own pixels; changed areas come from the enlarged last frame, with the photograph's
+fine detail moved along.
 
 Examples:
   motionstream edit photo.jpg --drag 0.3,0.5:0.5,0.5 -o edited.png
@@ -31,14 +31,15 @@ Examples:
     DEFAULT_SECONDS: ClassVar[float] = 1.5
 
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="EDITED.png")] = None
-    """The edited photograph; without it the photograph's name with -edited.png, in this folder."""
+    """The edited photograph; by default the photograph's name with -edited.png, in this folder."""
     seconds: Annotated[float | None, tyro.conf.arg(metavar="S")] = None
-    """How long the drag takes, the hold at its end included (--reach); without it that of the tracks, or 1.5."""
+    """Duration of the drag in seconds, including the hold at its end (--reach); by default that of the tracks, or
+    1.5."""
     transition: Annotated[Path | None, tyro.conf.arg(metavar="OUT.mp4")] = None
-    """Also write the video that leads there, at the model's size."""
+    """Also write the video that leads to the edited photograph, at the model's size."""
 
     def run(self) -> None:
-        """Check everything, drag, take the last frame."""
+        """Check the options, drag, save the last frame."""
         from motionstream.media import (
             PICTURE_SUFFIXES,
             VIDEO_SUFFIXES,

@@ -1,4 +1,4 @@
-"""``motionstream evaluate``: measure a model; every evaluation is a form of its own."""
+"""``motionstream evaluate``: measures the quality of models; each evaluation is a subcommand."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Evaluation:
     """The options of all evaluations."""
 
     seed: int = 0
-    """Which clips, and which noise."""
+    """Seed of the clips and the noise."""
     untrained: bool = False
-    """Accept weights that were not trained."""
+    """Accept untrained weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class OneModel(Evaluation):
     """An embedded model, or a folder with one."""
 
     def one_model(self) -> str:
-        """The model. It takes several, as other evaluations do, only to refuse them: the last would win unseen."""
+        """The model. The option may be repeated only to be refused: otherwise the last one would silently win."""
         if len(self.model) > 1:
             raise ValueError(
                 f"this evaluation takes one --model, not {len(self.model)}; drift, compare and release take several"
@@ -48,21 +48,21 @@ class SeveralModels(Evaluation):
     model: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(help_behavior_hint="(repeatable; default: nano)")
     ] = ()
-    """An embedded model, or a folder with one; the first is what the others are compared with."""
+    """An embedded model, or a folder with one; the others are compared with the first."""
 
     def models(self) -> tuple[str, ...]:
-        """Those that are named, or nano."""
+        """The given models, or nano."""
         return self.model or ("nano",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnClips(Evaluation):
-    """The options of an evaluation on rendered clips, whose numbers are one file."""
+    """The options of an evaluation on rendered clips with results in one file."""
 
     clips: int = 16
-    """How many clips."""
+    """Number of clips."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.json")] = None
-    """Also write the numbers."""
+    """Also write the results to a file."""
 
     def check(self) -> None:
         """Refuse values that do not work, before a model is loaded."""
@@ -76,10 +76,10 @@ class OnClips(Evaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class OnMovingClips(OnClips):
-    """The same where one says how fast things move."""
+    """The same with a choice of speed."""
 
     speed: float = 6.0
-    """Mean travel of what moves, in pixels per 12 frames."""
+    """Mean speed of moving things, in pixels per 12 frames."""
 
     def check(self) -> None:
         """Refuse values that do not work, before a model is loaded."""
@@ -92,7 +92,7 @@ class Rendered(OnMovingClips, OneModel):
     """The options of ``motionstream evaluate rendered``."""
 
     HELP: ClassVar[str] = """\
-On held-out rendered clips, whose tracks are known exactly.
+Evaluate on held-out rendered clips, whose tracks are known exactly.
 
 Examples:
   motionstream evaluate rendered
@@ -100,10 +100,10 @@ Examples:
   motionstream evaluate rendered --speed 12"""
 
     clips: int = 32
-    """How many clips."""
+    """Number of clips."""
 
     def run(self) -> None:
-        """Evaluate; prints its own tables, as all of them do."""
+        """Evaluate. Like all evaluations it prints its own tables."""
         self.check()
         model = self.one_model()
         from motionstream.evaluation.rendered import evaluate
@@ -123,23 +123,23 @@ class Drift(OnClips, SeveralModels):
     """The options of ``motionstream evaluate drift``."""
 
     HELP: ClassVar[str] = """\
-Over long streams whose drags are taken up anew, with and without an attention sink; several models side by side.
+Measure drift in long streams with repeated drags, with and without an attention sink; several models side by side.
 
 Examples:
   motionstream evaluate drift --seconds 20 --output drift.json --figure drift.png
   motionstream evaluate drift --model nano --model work/nano/model --causal c3s1w1"""
 
     seconds: float = 20.0
-    """How long the streams are."""
+    """Length of the streams in seconds."""
     causal: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(metavar="c3sSwW", help_behavior_hint="(repeatable; default: c3s1w1 and c3s0w1)"),
     ] = ()
-    """Attention pattern: latent frames of a chunk, sink chunks, window chunks."""
+    """Attention pattern: latent frames per chunk, sink chunks, window chunks."""
     held: bool = False
-    """Drags are never let go."""
+    """Never release the drags."""
     mixture: bool = False
-    """Also stream what the first model carries along, without its transformer."""
+    """Also evaluate the first model's carried content without its transformer."""
     figure: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
     """Also draw the curves."""
 
@@ -171,7 +171,7 @@ class Compare(OnMovingClips, SeveralModels):
     """The options of ``motionstream evaluate compare``."""
 
     HELP: ClassVar[str] = """\
-Several models, numbers of steps, or kinds of the teacher's guidance, on the same rendered clips.
+Compare several models, numbers of steps, or kinds of the teacher's guidance, on the same rendered clips.
 
 Examples:
   motionstream evaluate compare --model nano --model work/nano/model
@@ -180,11 +180,11 @@ Examples:
 --guidance joint"""
 
     steps: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
-    """Denoising steps of a chunk, each a row; the model's own without it."""
+    """Denoising steps per chunk, one row for each; by default the model's own."""
     guidance: tyro.conf.UseAppendAction[tuple[Literal["plain", "text", "motion", "joint"], ...]] = ()
-    """Sample as the teacher, whole clips in many steps, under this guidance, each a row."""
+    """Sample like the teacher, whole clips in many steps, with this guidance, one row for each."""
     frames: int = 45
-    """Of a clip; fewer for models that were trained on shorter ones."""
+    """Frames per clip; fewer for models that were trained on shorter clips."""
 
     def run(self) -> None:
         """Evaluate."""
@@ -209,7 +209,7 @@ class Release(OnMovingClips, SeveralModels):
     """The options of ``motionstream evaluate release``."""
 
     HELP: ClassVar[str] = """\
-What happens when a drag is let go, masked and not.
+Measure what happens when a drag is released, with and without masking its tracks.
 
 Examples:
   motionstream evaluate release --clips 8"""
@@ -234,13 +234,13 @@ class Pan(OnClips, OneModel):
     """The options of ``motionstream evaluate pan``."""
 
     HELP: ClassVar[str] = """\
-Over streams whose camera leaves the first scene, with its attention sink kept and refreshed.
+Evaluate streams whose camera leaves the first scene, with a fixed and with a refreshed attention sink.
 
 Examples:
   motionstream evaluate pan --clips 8 --output pan.json"""
 
     seconds: float = 20.0
-    """How long the streams are."""
+    """Length of the streams in seconds."""
 
     def run(self) -> None:
         """Evaluate."""
@@ -263,13 +263,13 @@ class Captions(OnClips, OneModel):
     """The options of ``motionstream evaluate captions``."""
 
     HELP: ClassVar[str] = """\
-What a sentence brings that no track can say: darkness, fog, snow, another colour.
+Measure the effects of the prompt that tracks cannot express: darkness, fog, snow, a change of colour.
 
 Examples:
   motionstream evaluate captions --clips 8"""
 
     clips: int = 8
-    """How many clips of each effect."""
+    """Number of clips per effect."""
 
     def run(self) -> None:
         """Evaluate."""
@@ -291,7 +291,8 @@ class Gallery(OneModel):
     """The options of ``motionstream evaluate gallery``."""
 
     HELP: ClassVar[str] = """\
-On photographs that no training has seen; makes a sheet of each, a page of them all and a file of the numbers.
+Evaluate on photographs not used in training; writes a sheet for each, a page with all of them and a file with the
+results.
 
 Examples:
   motionstream evaluate gallery
@@ -299,11 +300,11 @@ Examples:
   motionstream evaluate gallery --folder docs/gallery"""
 
     photographs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("examples/photographs")
-    """Photographs, their credits and what is tried on them; the default is there in the root of the repository."""
+    """Folder with the photographs, their credits and the edits to try; the default exists in the repository's root."""
     only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = ()
-    """Of the photographs only these."""
+    """Evaluate only this photograph."""
     folder: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("work/gallery")
-    """Where sheets, page and numbers are written; what is there of the same names is replaced."""
+    """Folder for sheets, page and results; files of the same names are replaced."""
 
     def run(self) -> None:
         """Evaluate."""
@@ -319,7 +320,7 @@ class EvaluateCommand(Group):
     """``motionstream evaluate``."""
 
     HELP: ClassVar[str] = """\
-Measure how well a model follows, against references that need no model.
+Measure how well a model follows tracks, compared with references that need no model.
 
 Examples:
   motionstream evaluate rendered

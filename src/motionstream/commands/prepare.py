@@ -1,4 +1,4 @@
-"""``motionstream prepare``: videos become a data set to train on."""
+"""``motionstream prepare``: turns videos into a data set for training."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class PrepareCommand:
     """The options of ``motionstream prepare``."""
 
     HELP: ClassVar[str] = """\
-Turn videos into shards to train on: latents, point tracks, text and image tokens.
+Turn videos into shards for training: latents, point tracks, text and image tokens.
 
-Run again with the same options, it goes on where it was stopped. Videos that cannot be used are skipped; report.jsonl
-says why. The format, and what every step does, is in docs/data.md.
+Running it again with the same options resumes it. Unusable videos are skipped, with reasons in report.jsonl. The format
+and all steps are described in docs/data.md.
 
 Examples:
   motionstream prepare videos data/nano
@@ -36,71 +36,72 @@ Examples:
   motionstream prepare prompts.txt data/made --generate wan2.1-t2v-14b --videos made --model wan-folder"""
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
-    """The folder of the videos; with --generate, a text file with one prompt a line."""
+    """The folder of the videos; with --generate, a text file with one prompt per line."""
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
-    """The folder to write; new, empty, or one to go on with."""
+    """The folder to write: new, empty, or of a run to be resumed."""
     model: str = "nano"
-    """For whom: an embedded model's name or a model's folder. Its autoencoder and encoders are used."""
+    """The model to prepare for: an embedded model's name or a model's folder. Its autoencoder and encoders are used."""
     untrained: bool = False
-    """Take a preset's random parts where it has no weights: for tests alone."""
+    """Use random autoencoder and encoders if a preset has no weights; only for tests."""
     csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE.csv")] = None
-    """A table with the columns video (a path inside SOURCE) and caption, as OpenVid-1M's; without it, every video in
-    SOURCE, with the text of a .txt file of the same name as caption."""
+    """A table with the columns video (a path within SOURCE) and caption, like OpenVid-1M's. By default all videos in
+    SOURCE, with captions from .txt files of the same names."""
     generate: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Make the videos first, with diffusers' WanPipeline from this folder."""
+    """Generate the videos first, with diffusers' WanPipeline from this folder."""
     videos: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where --generate writes the videos; without it, DST-videos."""
+    """Folder for the videos of --generate; by default DST-videos."""
     steps: int = 50
-    """Steps of --generate."""
+    """Sampling steps of --generate."""
     guidance: float = 5.0
     """Text guidance of --generate."""
     seed: int = 0
-    """Of --generate: prompt i is made with seed + i."""
+    """Seed of --generate; prompt i uses seed + i."""
 
     size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
-    """Of the clips, such as 832x480; without it the model's own. Videos are scaled and cropped to it."""
+    """Size of the clips, such as 832x480, to which videos are scaled and cropped; by default the model's own."""
     clips_per_video: int = 1
-    """Cut at most so many clips from a video, one after the other."""
+    """Maximum number of consecutive clips per video."""
     tracker: Literal["lucas-kanade", "template", "cotracker", "cotracker-online"] = "lucas-kanade"
-    """Optical flow; template matching, slower, for small rendered video; or CoTracker3 from files of yours, which sees
-    a clip at once (cotracker) or in windows, in less memory (cotracker-online)."""
+    """Optical flow; template matching, slower, for small rendered video; or CoTracker3 from your own files, which
+    processes a clip at once (cotracker) or in windows, with less memory (cotracker-online)."""
     cotracker: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="REPOSITORY CHECKPOINT")] = None
-    """Where CoTracker's code and weights are; without it where torch.hub keeps them."""
+    """CoTracker's code and weights; by default those in torch.hub's cache."""
     grid: int = 50
-    """Tracked points a side; 50, as in the paper, makes 2500 tracks."""
+    """Tracked points per side; 50, as in the paper, gives 2500 tracks."""
 
     captions: Literal["required", "optional"] | None = None
-    """Whether a video without caption is skipped; without it, with --csv alone."""
+    """required skips videos without caption; by default required with --csv, otherwise optional."""
     aspect: Annotated[str | None, tyro.conf.arg(metavar="W:H")] = None
-    """Skip videos of another shape; "any" takes all. Without it 16:9 with --csv, else any."""
+    """Skip videos with another aspect ratio; "any" accepts all. By default 16:9 with --csv, otherwise any."""
     aspect_tolerance: float = 0.02
-    """How far, relatively, the shape may be off."""
+    """Relative tolerance of the aspect ratio."""
     min_frames: int = 81
-    """Skip videos with fewer frames, where the table counts them. Every video must fill a clip besides."""
+    """Skip videos with fewer frames according to the table's column, if any. Every video must also fill a clip."""
     min_fps: float = 0.0
-    """Skip slower videos; below the model's rate frames are repeated."""
+    """Skip videos with a lower frame rate; below the model's rate, frames are repeated."""
     at_least: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN=NUMBER")] = ()
-    """Skip videos for which a column of the table is less, such as "aesthetic score=5"."""
+    """Skip videos with a smaller number in this column of the table, such as "aesthetic score=5"."""
 
     unit: int = 64
-    """Videos done together by one process; at most these are lost when it is stopped."""
+    """Videos that one process handles as a unit, the most that it loses when interrupted."""
     shard_size: Annotated[int, tyro.conf.arg(metavar="MIB")] = 512
-    """The most a shard may have."""
+    """Maximum size of a shard in MiB."""
     workers: int = 0
-    """Processes; 0 works in this one. With --ray: actors, 0 one for every GPU or CPU."""
+    """Worker processes; 0 works in this process. With --ray: actors; 0 means one per GPU, or per CPU without GPUs."""
     ray: bool = False
-    """Work on a Ray cluster; SOURCE and DST must be visible to all its nodes."""
+    """Run on a Ray cluster; SOURCE and DST must be accessible to all nodes."""
     device: str = "auto"
-    """cpu, cuda, cuda:1 or mps; auto takes CUDA, else MPS, else the CPU. Workers take the CUDA devices in turn."""
+    """cpu, cuda, cuda:1 or mps; auto takes CUDA, else MPS, else the CPU. CUDA devices are assigned to workers in
+    turn."""
     dtype: Precision | None = None
-    """Precision of the autoencoder and encoders; without it the model's own."""
+    """Precision of the autoencoder and encoders; by default the model's own."""
     text_encoder: TextPlacement = "released"
-    """released frees it after a unit's captions; resident keeps it; int8 has 8-bit weights; cpu encodes there."""
+    """released frees it after a unit's captions; resident keeps it; int8 uses 8-bit weights; cpu runs it on the CPU."""
     tile: int | None = None
-    """Side of the autoencoder's tiles in latent cells: less memory; without it whole frames."""
+    """Side of the autoencoder's tiles in latent cells, to save memory; by default whole frames."""
 
     def run(self) -> None:
-        """Check everything, generate if asked to, prepare with a bar, say what came of it."""
+        """Check the options, generate videos if requested, prepare with a progress bar, print a summary."""
         self._check()
         from motionstream.data.encode import find_model
         from motionstream.data.prepare import REPORT, prepare
@@ -166,8 +167,8 @@ Examples:
         from motionstream.data.prepare import Execution
 
         placement = Placement(device=self.device, dtype=self.dtype, text_encoder=self.text_encoder, tile=self.tile)
-        if not self.ray:  # whose nodes may have what this machine lacks
-            placement.torch_device.type  # noqa: B018 - for its error
+        if not self.ray:  # Ray's nodes may have devices that this machine lacks
+            placement.torch_device.type  # noqa: B018 - to raise its error early
         return Execution(workers=self.workers, ray=self.ray, placement=placement)
 
     def _listed(self) -> list[SourceVideo]:
@@ -193,7 +194,7 @@ Examples:
             videos = generate_videos(
                 prompts, folder, make, config.fps, seed=self.seed, say=lambda done: bars.update(task, completed=done)
             )
-        make.release()  # before the autoencoder and the encoders need the room
+        make.release()  # frees memory for the autoencoder and the encoders
         return videos
 
 

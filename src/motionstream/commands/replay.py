@@ -1,4 +1,4 @@
-"""``motionstream replay``: a recorded session becomes its video again, or one of other settings."""
+"""``motionstream replay``: generates a recorded session's video again, optionally with other settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ReplayCommand(PlacementOptions):
     """The options of ``motionstream replay``."""
 
     HELP: ClassVar[str] = """\
-Make a recorded session's video again: the same frames, or those of other settings.
+Generate a recorded session's video again, with the same frames or with other settings.
 
 Examples:
   motionstream replay session.jsonl -o again.mp4
@@ -40,32 +40,32 @@ Examples:
   motionstream replay session.jsonl -o frames.npz --until 4 --seed 9
   motionstream replay session.jsonl --prompt "night falls" --model my-model/
 
-An .npz has the frames without loss, uint8 (T, H, W, 3), and their rate. The gestures on another picture, or for a
-model of another rate: motionstream stream IMAGE --session FILE."""
+An .npz contains the frames without loss, uint8 (T, H, W, 3), and their rate. To apply the gestures to another picture
+or to a model of another frame rate, use motionstream stream IMAGE --session FILE."""
 
     session: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SESSION")]
-    """A session file, as `demo` and `serve` keep them (see docs/sessions.md)."""
+    """A session file recorded by `demo` or `serve` (see docs/sessions.md)."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="OUT.mp4|.gif|.npz")] = None
-    """The video; without it the session's name with .mp4, in this folder."""
+    """The video; by default the session's name with .mp4, in this folder."""
     until: Annotated[float | None, tyro.conf.arg(metavar="S")] = None
-    """Stop after so many seconds of video."""
+    """Stop after this many seconds of video."""
     steps: int | None = None
-    """Denoising steps of every chunk, 1 to 4, instead of the session's."""
+    """Denoising steps per chunk, 1 to 4, instead of the session's."""
     seed: int | None = None
-    """Another seed than the session's."""
+    """Seed, instead of the session's."""
     prompt: str | None = None
-    """Another sentence than the session's."""
+    """Prompt, instead of the session's."""
     model: str | None = None
-    """Other weights than those the session names: a folder, a preset or a repository of the hub."""
+    """Weights, instead of the session's: a folder, a preset or a repository on the Hugging Face hub."""
     untrained: bool = False
-    """Accept weights that were not trained."""
+    """Accept untrained weights."""
     causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
-    """The attention pattern, where it was not the model's own."""
+    """The session's attention pattern, if it was not the model's own."""
     save_tracks: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
     """Also write the tracks that the frames follow."""
 
     def run(self) -> None:
-        """Check everything, then generate and write."""
+        """Check the options, then generate and write."""
         output = self.output or free_name(f"{self.session.stem}.mp4")
         self._check(output)
         from motionstream.session.fingerprint import fingerprint
@@ -98,7 +98,7 @@ model of another rate: motionstream stream IMAGE --session FILE."""
             check_output(self.save_tracks, (".npz",))
 
     def _compare(self, recording: Recording, device: str, weights: str) -> None:
-        """Say whether the frames will be those that were streamed."""
+        """Print whether the frames will equal those of the session."""
         header = recording.header
         changed = [f"--{name}" for name in ("steps", "seed", "prompt") if getattr(self, name) is not None]
         print(f"{self.session}: {header.model}, {len(recording.entries)} chunks, {recording.frames / header.fps:.2f} s")
@@ -111,7 +111,7 @@ model of another rate: motionstream stream IMAGE --session FILE."""
 
 
 def _frames(replay: Replay, most: int) -> Iterator[np.ndarray]:
-    """The first ``most`` frames, uint8 (H, W, 3), with a bar."""
+    """The first ``most`` frames, uint8 (H, W, 3), with a progress bar."""
     done = 0
     with progress() as bars:
         bar = bars.add_task("replay", total=most)
@@ -138,5 +138,5 @@ def _write(path: Path, frames: Iterator[np.ndarray], size: tuple[int, int], fps:
         case _:
             if count * size[0] * size[1] > MAX_VIDEO_PIXELS:
                 raise ValueError(f"{count} frames of {size[1]}x{size[0]} are too many for one .npz; give --until")
-            with atomic_path(path) as temporary, temporary.open("wb") as file:  # of a name numpy would add .npz
+            with atomic_path(path) as temporary, temporary.open("wb") as file:  # given a name, numpy would append .npz
                 np.savez_compressed(file, frames=np.stack(list(frames)), fps=np.float64(fps))

@@ -1,4 +1,4 @@
-"""``motionstream serve``: the studio for any model, and for more than this machine."""
+"""``motionstream serve``: serves the studio with any model, also to other machines."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class ServeCommand(PlacementOptions):
     """The options of ``motionstream serve``."""
 
     HELP: ClassVar[str] = f"""\
-Serve the studio: pick a picture, drag, and see the video as it is made.
+Serve the studio: choose a picture, drag, and watch the video while it is generated.
 
-A token is asked for: open the address that is printed, which holds it. {TOKEN_VARIABLE} in the environment chooses it.
-Only this machine is served unless --host says otherwise; `ssh -L 8000:localhost:8000 MACHINE` reaches it from another.
+Visitors need a token: the printed address contains it. The environment variable {TOKEN_VARIABLE} sets it. Only this
+machine is served unless --host is given; `ssh -L 8000:localhost:8000 MACHINE` gives access from another one.
 
 Examples:
   motionstream serve
@@ -40,32 +40,34 @@ Examples:
     model: str = "nano"
     """An embedded model, a folder, or a repository on the Hugging Face hub."""
     port: int = 8000
-    """Port to listen on; 0 takes any that is free."""
+    """Port to listen on; 0 takes any free one."""
     host: str = "127.0.0.1"
-    """Address to listen on; the default serves this machine alone, 0.0.0.0 whoever reaches it."""
+    """Address to listen on; the default serves only this machine, 0.0.0.0 every machine that can reach it."""
     name: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction] = ()
-    """A further host name that visitors call the server by, such as a proxy's; may be given several times."""
+    """Additional host name under which visitors reach the server, such as a proxy's; may be repeated."""
     no_token: bool = False
-    """Let everyone on this machine in; refused together with a --host that others reach."""
+    """Admit everyone on this machine without a token; refused with a --host that other machines can reach."""
     sessions: int = 4
-    """Streams at a time, with --ray of each replica."""
+    """Maximum number of simultaneous streams, with --ray per replica."""
     ray: bool = False
-    """Run one engine for each GPU on Ray Serve, on the cluster of RAY_ADDRESS or one of this machine's own."""
+    """Run one engine per GPU with Ray Serve, on the cluster at RAY_ADDRESS or a local one."""
     replicas: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Engines with --ray; without it one for each GPU, or one."""
+    """Number of engines with --ray; by default one per GPU, at least one."""
     recordings: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder in which sessions record themselves; without it ~/.local/state/motionstream/sessions, the last 200."""
+    """Folder for recordings of the sessions; by default ~/.local/state/motionstream/sessions, which keeps the last
+    200."""
     forget: bool = False
     """Keep the recordings only while the server runs."""
     depth_model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Depth-estimation model of transformers for the camera, in place of a plain guess; it is asked once a picture."""
+    """Folder with a depth-estimation model of transformers for the camera, used once per picture; by default depth is
+    guessed."""
     scale: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Show frames so many times as large as the model sees them, as fine as the picture where nothing new is made, 1 to
-    4; without it 2 for models that carry the picture's content (nano) on GPUs and from four cores on, otherwise 1."""
+    """Show frames 1 to 4 times as large as the model's, with the picture's own detail in carried content. By default 2
+    for models that carry content (nano) on GPUs and on at least four cores, otherwise 1."""
     untrained: bool = False
-    """Accept weights that were not trained."""
+    """Accept untrained weights."""
     causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
-    """Another attention pattern than the model's own: latent frames of a chunk, sink chunks, window."""
+    """Attention pattern: latent frames per chunk, sink chunks, window chunks; by default the model's own."""
     open_browser: bool = False
     """Open the page in this machine's browser."""
 

@@ -1,4 +1,4 @@
-"""``motionstream stream``: the few-step student, chunk by chunk."""
+"""``motionstream stream``: generates a video with the few-step student, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StreamCommand(VideoCommand):
     """The options of ``motionstream stream``."""
 
     HELP: ClassVar[str] = """\
-Stream a video in which things of a photograph move as you drag them.
+Stream a video in which things in a photograph move as you drag them.
 
 Examples:
   motionstream stream photo.jpg --drag 0.3,0.5:0.7,0.5 -o out.mp4
@@ -35,20 +35,20 @@ Examples:
   motionstream stream first_frame.png --tracks tracks.npz --causal c3s1w2 --seed 7
   motionstream stream photo.jpg --session session.jsonl
 
-A drag or pin whose numbers are all at most 1, or whose start is, as in 0.3,0.5:1.2,0.5, is in fractions of the fitted
-picture, which is the frame of the video; otherwise its numbers are pixels of the picture as the model sees it (--size;
-128x128 for nano), however large the video is (--scale)."""
+The numbers of a drag or pin are fractions of the fitted picture, i.e. of the video's frame, if all are at most 1, or if
+the start is a decimal fraction, as in 0.3,0.5:1.2,0.5. Otherwise they are pixels of the picture at the model's size
+(--size; 128x128 for nano), however large the video is (--scale)."""
 
     session: Annotated[Path | None, tyro.conf.arg(metavar="FILE.jsonl")] = None
-    """Do on this photograph what was done in a recorded session: gestures, prompts, numbers of steps. For the frames of
-    the session itself see motionstream replay."""
+    """Apply a recorded session to this photograph: gestures, prompts, numbers of steps. For the session's own frames
+    see motionstream replay."""
 
     scale: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Frames so many times as large as the model sees them, as fine as the photograph where nothing new is made, 1 to
-    4; without it 2 for models that carry the picture's content (nano), 1 for others."""
+    """Make frames 1 to 4 times as large as the model's, with the photograph's own detail in carried content. By default
+    2 for models that carry content (nano), 1 for others."""
 
     def shown_at(self, config: ModelConfig) -> int:
-        """As asked for, and possible."""
+        """The enlargement of the frames. Raises ValueError if the model does not support it."""
         from motionstream.scene import check_scale, usual_scale
 
         scale = usual_scale(config) if self.scale is None else self.scale
@@ -56,7 +56,7 @@ picture, which is the frame of the video; otherwise its numbers are pixels of th
         return scale
 
     def given(self) -> Tracks | None:
-        """The tracks of a file, or of a session."""
+        """The tracks of a file or a session."""
         if self.session is None:
             return super().given()
         if self.tracks is not None:
@@ -66,7 +66,7 @@ picture, which is the frame of the video; otherwise its numbers are pixels of th
     def make(
         self, pipeline: MotionStreamPipeline, picture: np.ndarray, tracks: Tracks, say: Callable[[int, int], object]
     ) -> Iterator[np.ndarray]:
-        """Chunk by chunk, in bounded memory however long the video is."""
+        """Yield the frames chunk by chunk, in memory that does not grow with the video's length."""
         if self.session is None:
             scale = self.shown_at(pipeline.config)
             made = pipeline.chunks(picture, tracks, self.prompt, self.seed, size=tracks.size, scale=scale)
@@ -81,9 +81,9 @@ picture, which is the frame of the video; otherwise its numbers are pixels of th
     def _perform(
         self, recording: Recording, pipeline: MotionStreamPipeline, picture: np.ndarray, tracks: Tracks
     ) -> Iterator[np.ndarray]:
-        """The frames along ``tracks``, with the session's changes of prompt and steps when they were made.
+        """The frames along ``tracks``, with the session's changes of prompt and steps at their times.
 
-        A --prompt of one's own stands instead of all of the session's.
+        A given --prompt replaces all prompts of the session.
         """
         from motionstream.session.commands import Prompt
         from motionstream.session.take import apply

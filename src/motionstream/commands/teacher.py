@@ -1,4 +1,4 @@
-"""``motionstream teacher``: the many-step bidirectional model under joint guidance."""
+"""``motionstream teacher``: samples the many-step bidirectional model under joint guidance."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class TeacherCommand(VideoCommand):
     """The options of ``motionstream teacher``."""
 
     HELP: ClassVar[str] = """\
-Make a whole clip with the many-step teacher, under joint text and motion guidance.
+Generate a whole clip with the many-step teacher, under joint text and motion guidance.
 
-It is what the student is distilled from: slower by the number of steps, three evaluations each, and not endless.
-Without --causal it attends to the whole clip at once; with it, chunk by chunk as the student does.
+The student is distilled from the teacher, which is slower, with many steps of three evaluations each, and not endless.
+By default it attends to the whole clip; with --causal only to earlier chunks, like the student.
 
 Examples:
   motionstream teacher photo.jpg --drag 0.3,0.5:0.7,0.5 --model MODEL -o out.mp4
@@ -34,22 +34,22 @@ Examples:
     NEEDS: ClassVar[tuple[str, ...] | None] = ("teacher",)
 
     steps: int | None = None
-    """Steps of the sampler; without it the model's own (50 for Wan)."""
+    """Sampling steps; by default the model's own (50 for Wan)."""
     shift: float | None = None
-    """Timestep shift: above 1 spends more of the steps near noise. Without it the model's own."""
+    """Timestep shift; above 1 more of the steps are near pure noise. By default the model's own."""
     text_guidance: float | None = None
-    """Weight w_t of the sentence (the paper's 3.0 for Wan)."""
+    """Weight w_t of the prompt (the paper's 3.0 for Wan)."""
     motion_guidance: float | None = None
     """Weight w_m of the tracks (the paper's 1.5 for Wan)."""
     negative_prompt: str | None = None
-    """What guidance steers away from; without it the empty sentence."""
+    """Prompt that guidance steers away from; by default the model's own."""
     plain: bool = False
-    """No guidance: one evaluation a step."""
+    """No guidance: one evaluation per step."""
 
     def make(
         self, pipeline: MotionStreamPipeline, picture: np.ndarray, tracks: Tracks, say: Callable[[int, int], object]
     ) -> Iterator[np.ndarray]:
-        """All frames at once, after the last step."""
+        """Yield all frames at once, after the last step."""
         sampler = self._sampler(pipeline)
         done = 0
 

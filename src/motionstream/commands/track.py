@@ -1,4 +1,4 @@
-"""``motionstream track``: a video becomes tracks."""
+"""``motionstream track``: extracts tracks from a video."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TrackCommand:
     """The options of ``motionstream track``."""
 
     HELP: ClassVar[str] = """\
-Follow a grid of points through a video and save their tracks.
+Track a grid of points through a video and save the tracks.
 
 Examples:
   motionstream track clip.mp4 -o tracks.npz
@@ -32,22 +32,22 @@ Examples:
     video: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VIDEO")]
     """The video."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="TRACKS.npz")] = None
-    """The tracks; without it the video's name with .npz, in this folder."""
+    """The tracks; by default the video's name with .npz, in this folder."""
     grid: int = 50
-    """Points a side; 50, as in the paper, makes 2500 tracks."""
+    """Points per side; 50, as in the paper, gives 2500 tracks."""
     tracker: Literal["lucas-kanade", "template", "cotracker", "cotracker-online"] = "lucas-kanade"
     """Optical flow, for natural video; template matching, slower, for small rendered video with soft shapes; or
-    CoTracker3 from files of yours, which sees the video at once (cotracker) or in windows, in less memory
+    CoTracker3 from your own files, which processes the video at once (cotracker) or in windows, with less memory
     (cotracker-online)."""
     cotracker: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="REPOSITORY CHECKPOINT")] = None
-    """Where CoTracker's code and weights are; without it where torch.hub keeps them."""
+    """CoTracker's code and weights; by default those in torch.hub's cache."""
     device: str | None = None
-    """Of CoTracker: cpu, cuda, cuda:1 or mps; without it auto, which takes CUDA, else MPS, else the CPU."""
+    """Device of CoTracker: cpu, cuda, cuda:1 or mps; by default auto, which takes CUDA, else MPS, else the CPU."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="FRAMES")] = None
-    """Stop after so many frames."""
+    """Stop after this many frames."""
 
     def run(self) -> None:
-        """Check everything, read, track in groups of points, save."""
+        """Check the options, read the video, track groups of points, save."""
         if not 1 <= self.grid <= MAX_GRID:
             raise ValueError(f"--grid is {self.grid}; give 1 to {MAX_GRID} points a side")
         if self.limit is not None and self.limit < 1:
@@ -70,7 +70,7 @@ Examples:
         points = grid_points(size, self.grid)
         check_counts(len(video), len(points))
         parts = []
-        # Where every point is followed by itself, groups change nothing; few, since each goes through all frames.
+        # Trackers of independent points may run in groups, for the progress bar; few, since each reads all frames.
         group = len(points) if self._joint else max(64, -(-len(points) // 16))
         with progress() as bars:
             for start in bars.track(range(0, len(points), group), description="tracking"):
@@ -85,7 +85,7 @@ Examples:
 
     @property
     def _joint(self) -> bool:
-        """Whether the tracker follows all points together."""
+        """Whether the tracker must see all points together."""
         return self.tracker.startswith("cotracker")
 
     def _tracker(self) -> Tracker:

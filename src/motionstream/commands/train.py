@@ -1,4 +1,4 @@
-"""``motionstream train``: the stages of a recipe, and the export of what they made."""
+"""``motionstream train``: runs the stages of a recipe, and exports the resulting model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainCommand:
     """The options of ``motionstream train``."""
 
     HELP: ClassVar[str] = """\
-Train a model from nothing, stage by stage; a stage called again goes on where it stopped.
+Train a model from scratch, stage by stage; calling a stage again resumes it.
 
 Examples:
   motionstream train all --recipe nano --folder work/nano --minutes 120
@@ -45,54 +45,53 @@ Examples:
             "export",
         ]
     ]
-    """What to train; all: every stage in order but teacher-forcing, from which causal starts if it is finished;
-    export: make a model's folder of the finished stages."""
+    """The stage to train. all: every stage in order except teacher-forcing, whose weights causal starts from if they
+    exist; export: write a model's folder from the finished stages."""
     recipe: str = "nano"
     """The numbers of the run: nano; nano-ids (nano without carried content); wan2.1-1.3b, wan2.2-5b (the paper's);
     wan2.1-1.3b-lora, wan2.2-5b-lora (affordable); nano-debug, debug, wan2.1-debug, wan2.2-debug (everything once, for
     tests)."""
     folder: Path = Path("work/nano")
-    """Where checkpoints, logs and weights are."""
+    """Folder of checkpoints, logs and weights."""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="M")] = None
-    """Budget of all stages together, shared out among them; a stage called by itself has its share (the teacher of
-    nano-ids all), teacher-forcing one on top. Without it every stage takes all its steps."""
+    """Budget of all stages together; a stage called separately gets its share (nano-ids' teacher the whole budget),
+    teacher-forcing an additional one. By default every stage runs all its steps."""
     shards: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")] = ()
-    """Folders that `motionstream prepare` has written: one, or one for each phase of the teacher, the last of which
-    serves distillation, too. Without it clips are rendered, where the recipe knows how."""
+    """Folders written by `motionstream prepare`: one, or one per phase of the teacher, of which distillation uses the
+    last. By default clips are rendered, if the recipe supports it."""
     held_out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Prepared clips that are only looked at, for validation; without it some of the last of --shards, which are
-    trained on, too."""
+    """Prepared clips for validation; by default clips of the last folder of --shards, which are also trained on."""
     base: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """A model whose autoencoder and encoders are used, by name or folder; the teacher begins with its weights, where
-    it is a model of the same sizes. It is what the shards were prepared with."""
+    """A model, by name or folder, whose autoencoder and encoders are used; shards must have been prepared with it. If
+    its transformer has the same sizes, the teacher starts from its weights."""
     student: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """Of the causal stage: a transformer to begin with instead of the teacher's weights, such as a public causal
-    student (any checkpoint that `motionstream convert` reads)."""
+    """Transformer from which the student starts instead of the teacher's weights, such as a public causal student (any
+    checkpoint that `motionstream convert` reads)."""
     videos: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Of the tiny decoder: a folder of videos to cut its clips from, a tenth of them held out for validation (at most
-    eight, the last by name). Without it clips are rendered, where the recipe knows how."""
+    """Folder of videos for the tiny decoder; the last tenth by name, at most eight videos, is held out for validation.
+    By default clips are rendered, if the recipe supports it."""
     lpips: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Of the tiny decoder: LPIPS's weights, as `motionstream convert lpips` writes them, in place of our stand-in."""
+    """LPIPS weights for the tiny decoder, written by `motionstream convert lpips`; by default our stand-in is used."""
     accumulate: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Take the batches in so many parts, one after the other, where they do not fit into the GPUs' memory at once;
-    without it as the recipe says: Wan's take one clip at a time on each GPU."""
+    """Gradient accumulation: divide batches into this many micro-batches, to save memory. By default as in the recipe:
+    Wan's process one clip at a time per GPU."""
     dry_run: bool = False
-    """Print what would be trained, the memory of each GPU and the hours it would take, and train nothing."""
+    """Print parameters, memory per GPU and hours of the stages without training."""
     gpus: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Of --dry-run: how many; without it those that torchrun has started, or one."""
+    """For --dry-run: number of GPUs; by default torchrun's number of processes, or one."""
     gpu: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Of --dry-run: which, such as H100; without it this machine's device."""
+    """For --dry-run: type of GPU, such as H100; by default this machine's device."""
     gpu_memory: Annotated[float | None, tyro.conf.arg(metavar="GIB")] = None
-    """Of --dry-run: what one has, to say what would make the recipe fit."""
+    """For --dry-run: memory per GPU, to show which settings would make the recipe fit."""
     share: float = 0.4
-    """Of --dry-run: the share of the peak speed that is reached."""
+    """For --dry-run: share of the peak speed that is reached."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
-    """Of export alone: the folder to write."""
+    """Only for export: the folder to write."""
     through: Literal["teacher", "causal"] | None = None
-    """Of export alone: leave out what later stages made, for comparisons (`evaluate compare`)."""
+    """Only for export: the last stage to include, for comparisons (`evaluate compare`)."""
 
     def run(self) -> None:
-        """Train the stage, or all of them, or export."""
+        """Train one or all stages, or export."""
         check_positive("--minutes", self.minutes, "minutes")
         if (self.output is not None) != (self.stage == "export"):
             needs = "needs -o DIR, the folder to write" if self.output is None else "takes no -o; only export does"
@@ -119,7 +118,7 @@ Examples:
             self._tell(recipe, stages)
             return
         check_data(recipe)
-        check_rollouts(recipe.rollouts, recipe.model, recipe.latent_frames)  # before the hours of the stages before it
+        check_rollouts(recipe.rollouts, recipe.model, recipe.latent_frames)  # before hours of the earlier stages
         self.folder.mkdir(parents=True, exist_ok=True)
         from motionstream.hardware import bfloat16_pays
         from motionstream.training.distributed import device, process_group, world_size
@@ -128,14 +127,14 @@ Examples:
         if recipe != in_float32(recipe) and not bfloat16_pays(device()):
             recipe = in_float32(recipe)
             print("training in float32: this processor is slower in bfloat16", flush=True)
-        with process_group():  # once for all stages: a group is not to be had twice in a row without a race
+        with process_group():  # once for all stages: creating a second group right after the first is racy
             recipe = on_gpus(recipe, world_size())
             _check_batches(recipe, stages)
             for stage in stages:
                 self._train(stage, recipe)
 
     def _tell(self, recipe: Recipe, stages: tuple[str, ...]) -> None:
-        """The dry run."""
+        """Print the plan of a dry run."""
         import os
 
         from motionstream.training.plan import Machine, plan
@@ -147,7 +146,7 @@ Examples:
             print("\n".join(stage.lines(machine)))
 
     def _recipe(self) -> Recipe:
-        """The named recipe with what the options change."""
+        """The named recipe with the changes by options."""
         from motionstream.training.named_recipes import recipe_named
         from motionstream.training.recipes import in_parts, with_data
 
@@ -176,7 +175,7 @@ Examples:
 
 
 def _check_batches(recipe: Recipe, stages: tuple[str, ...]) -> None:
-    """ValueError, before hours of another stage or of trajectories, for a batch that does not divide among ranks."""
+    """Raise ValueError, before hours of training, if a batch of any stage does not divide among the ranks."""
     from motionstream.training.distributed import micro_batch, shard
 
     distilled = recipe.self_forcing_batch or recipe.batch

@@ -1,4 +1,4 @@
-"""What a verb of ``motionstream`` is: a form that the command line fills in and runs, or a group of such forms."""
+"""The interface of a verb of ``motionstream``: a dataclass of options to run, or a group of such subcommands."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import ClassVar, Protocol
 
 
 class Verb(Protocol):
-    """A parsed command line, a dataclass of options. HELP: what it does, a blank line, examples."""
+    """A parsed command line, a dataclass of options. HELP: a description, a blank line, examples."""
 
     HELP: ClassVar[str]
 
     def run(self) -> int | None:
-        """Do it. Returns the exit code, None for 0; raises ValueError and OSError for the user's mistakes."""
+        """Run the verb. Returns the exit code, None for 0; raises ValueError and OSError for user errors."""
         ...
 
 
 class Group:
-    """A verb of several kinds, each a form with options of its own: ``motionstream VERB KIND``."""
+    """A verb with subcommands, each with its own options: ``motionstream VERB KIND``."""
 
     HELP: ClassVar[str]
     KINDS: ClassVar[Mapping[str, type[Verb]]]

@@ -1,4 +1,5 @@
-"""What ``motionstream stream`` and ``motionstream teacher`` share: a photograph and gestures become a video file."""
+"""Common part of ``motionstream stream``, ``teacher`` and ``edit``: options for a photograph and gestures, and the
+writing of a video file."""
 
 from __future__ import annotations
 
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
     from motionstream.tracks.masks import Draw
 
 KEPT_FRAMES = 240
-"""How many frames are kept for the preview and the check of the corners, however long the video is."""
+"""Maximum number of frames kept for the preview and the check of the corners, however long the video is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoCommand(CameraOptions, PlacementOptions):
-    """The options of both verbs; each of them says how frames are made."""
+    """The common options; each verb implements how frames are made."""
 
     NEEDS: ClassVar[tuple[str, ...] | None] = None
     DEFAULT_SECONDS: ClassVar[float] = 3.0
@@ -46,64 +47,65 @@ class VideoCommand(CameraOptions, PlacementOptions):
     image: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGE")]
     """Any photograph; it is scaled and cropped to the model's size."""
     drag: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="X0,Y0:X1,Y1")] = ()
-    """Drag what is at X0,Y0 to X1,Y1 (which may lie outside the picture): in fractions of the fitted picture, or in
+    """Drag the content at X0,Y0 to X1,Y1 (which may lie outside the picture), in fractions of the fitted picture or in
     pixels of --size."""
     select: bool = False
-    """Drags take hold of the whole object under their start, as GrabCut finds it, instead of a disc."""
+    """Drag the whole object at the start point, found by GrabCut, instead of a disc."""
     pin: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="X,Y")] = ()
-    """Keep what is at X,Y where it is."""
+    """Keep the content at X,Y in place."""
     tracks: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
-    """Follow these tracks; resized and resampled to the model. Drags and pins are added to them."""
+    """Follow these tracks, resized and resampled for the model. Drags and pins are added to them."""
     transfer: Annotated[Path | None, tyro.conf.arg(metavar="VIDEO")] = None
-    """Move as this video does. Drags and pins are added to it."""
+    """Transfer the motion of this video to the photograph. Drags and pins are added to it."""
     align: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="SX,SY:DX,DY")] = ()
-    """This pixel of --transfer's video lies on that pixel of the fitted picture; two of them turn and scale the video,
-    too. Without it the video covers the picture."""
+    """Place pixel SX,SY of --transfer's video at pixel DX,DY of the fitted picture; two pairs also rotate and scale the
+    video. By default the video covers the picture."""
     prompt: str = ""
-    """A sentence about what happens."""
+    """A sentence describing what happens."""
     seconds: Annotated[float | None, tyro.conf.arg(metavar="S")] = None
-    """Length of the video; without it that of the tracks, or 3."""
+    """Length of the video in seconds; by default that of the tracks, or 3."""
     seed: int = 0
-    """The same seed gives the same frames."""
+    """Seed of the noise; equal seeds give equal frames."""
     radius: Annotated[float, tyro.conf.arg(metavar="PX")] = 16.0
-    """How far from its start a drag or pin takes hold; of --size, as all pixels here."""
+    """Radius around its start that a drag or pin holds, in pixels of --size."""
     spacing: Annotated[float, tyro.conf.arg(metavar="PX")] = 8.0
-    """Distance between the points of a drag's or pin's grid."""
+    """Distance between the points of a drag's or pin's grid, in pixels of --size."""
     reach: float = 0.75
-    """Part of the time by which a drag arrives at its end; it then holds."""
+    """Fraction of the time after which a drag has reached its end; it then holds."""
     model: str = "nano"
-    """An embedded model, a preset, a folder or file with weights, or a repository of the hub (owner/name)."""
+    """An embedded model, a preset, a folder or file with weights, or a repository on the Hugging Face hub
+    (owner/name)."""
     untrained: bool = False
-    """Accept weights that were not trained; their video means little."""
+    """Accept untrained weights, whose video is meaningless."""
     causal: Annotated[str | None, tyro.conf.arg(metavar="c3s1w1")] = None
-    """Another attention pattern than the model's own: latent frames of a chunk, sink chunks, window chunks."""
+    """Attention pattern: latent frames per chunk, sink chunks, window chunks; by default the model's own."""
     backend: str = "auto"
     """Attention backend, see motionstream doctor; auto takes the fastest that runs."""
     size: Annotated[str | None, tyro.conf.arg(metavar="WxH")] = None
-    """Size at which the model works; without it the one of its sizes whose shape is nearest to the photograph's."""
+    """The model's working size; by default its size with the shape nearest to the photograph's."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="OUT.mp4")] = None
-    """The video; without it the photograph's name with .mp4, in this folder."""
+    """The video; by default the photograph's name with .mp4, in this folder."""
     preview: Annotated[Path | None, tyro.conf.arg(metavar="SHEET.png")] = None
-    """Also write a sheet of eight frames with the tracks drawn in."""
+    """Also write a sheet of eight frames with the tracks drawn."""
     save_tracks: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz")] = None
     """Also write the tracks that were followed."""
 
     def given(self) -> Tracks | None:
-        """Tracks that a file has, of whatever size and rate; drags, pins and the camera come on top."""
+        """The tracks of a file, of any size and rate; drags, pins and the camera are added later."""
         return None if self.tracks is None else _load_tracks(self.tracks)
 
     def make(
         self, pipeline: MotionStreamPipeline, picture: np.ndarray, tracks: Tracks, say: Callable[[int, int], object]
     ) -> Iterator[np.ndarray]:
-        """Yield the frames uint8 (n, H, W, 3), all of ``tracks``; ``say`` is told what is done of how much."""
+        """Yield the frames uint8 (n, H, W, 3) along ``tracks``; ``say`` receives the work done and the total."""
         raise AssertionError("the verbs say how")
 
     def shown_at(self, config: ModelConfig) -> int:
-        """How many times as large as the model sees them frames are made."""
+        """Enlargement of the frames relative to the model's size."""
         return 1
 
     def run(self) -> None:
-        """Check everything, then generate and write."""
+        """Check the options, then generate and write."""
         from motionstream.media import VIDEO_SUFFIXES, VideoWriter, fit, read_picture
 
         output = self.output or free_name(f"{self.image.stem}.mp4")
@@ -130,14 +132,14 @@ class VideoCommand(CameraOptions, PlacementOptions):
                 for frames in self.make(
                     pipeline, picture, tracks, lambda done, of: bars.update(bar, completed=done, total=of)
                 ):
-                    clock += time.perf_counter() - started  # generation alone, without the file
+                    clock += time.perf_counter() - started  # generation only, without writing the file
                     writer.write(frames)
                     kept.add(frames)
                     started = time.perf_counter()
             except KeyboardInterrupt:
                 if kept.count == 0:
                     raise
-                stopped = True  # what there is may be an hour's work
+                stopped = True  # keep the frames: they may be an hour's work
         if stopped:
             print(f"{output}: stopped after {kept.count} of {tracks.length} frames, which are kept")
             raise KeyboardInterrupt
@@ -147,7 +149,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         print(describe_corners(kept, tracks))
 
     def check(self, output: Path, suffixes: Sequence[str], *others: Path | None) -> None:
-        """Refuse options that do not work, and files that cannot be written: ``output``, and ``others`` beside it."""
+        """Refuse invalid options and paths; ``output`` and ``others`` are files to be written."""
         from motionstream.media import PICTURE_SUFFIXES, check_output
 
         check_positive("--seconds", self.seconds, "seconds")
@@ -175,8 +177,8 @@ class VideoCommand(CameraOptions, PlacementOptions):
         picture: np.ndarray,
         draw: Draw | None,
     ) -> Tracks:
-        """All that was asked for, as one: what a file gave, the drags, the pins, the camera before all of them.
-        ``draw`` helps to find what drags take hold of. What comes into view begins with a chunk of ``config``'s."""
+        """All requested tracks, merged: from a file, transferred from a video, drags, pins, all moved by the camera.
+        ``draw`` helps to find dragged objects. New camera points begin with chunks of ``config``'s length."""
         from motionstream.tracks import Tracks, drag_tracks, parse_drag, parse_pin, pin_tracks
         from motionstream.tracks.camera import camera_tracks
         from motionstream.tracks.masks import select_object
@@ -203,7 +205,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         return tracks if way is None else camera_tracks(self.depth_of(photograph, fitting), way, tracks, chunks=chunks)
 
     def _frames(self, fps: float, tracked: int | None) -> int:
-        """Length of the video in frames; ``tracked``: that of the tracks from a file."""
+        """Length of the video in frames; ``tracked``: length of the tracks from a file."""
         from motionstream.tracks import MAX_FRAMES
 
         if self.seconds is None and tracked is not None:
@@ -220,7 +222,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
         return frames
 
     def write_extras(self, kept: KeptFrames, tracks: Tracks) -> None:
-        """The preview and the tracks, where they are asked for."""
+        """Write the preview and the tracks if requested."""
         from motionstream.media import write_picture
 
         if self.preview is not None:
@@ -232,7 +234,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
 
 
 class KeptFrames:
-    """An even selection of a video's frames, at most ``limit`` and the last one, in bounded memory."""
+    """At most ``limit`` evenly spaced frames of a video, and the last one, in bounded memory."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.every, self.count = limit, 1, 0
@@ -240,7 +242,7 @@ class KeptFrames:
         self._last: np.ndarray | None = None
 
     def add(self, frames: np.ndarray) -> None:
-        """The next frames of the video, uint8 (T, H, W, 3)."""
+        """Add the next frames of the video, uint8 (T, H, W, 3)."""
         for frame in frames:
             if self.count % self.every == 0:
                 self._frames[self.count] = frame.copy()
@@ -250,7 +252,7 @@ class KeptFrames:
             self._last, self.count = frame, self.count + 1
 
     def select(self, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """int (n,): numbers of at most ``most`` of the frames, first and last among them; uint8 (n, H, W, 3)."""
+        """Indices int (n,) and frames uint8 (n, H, W, 3) of at most ``most`` kept frames, including first and last."""
         import numpy as np
 
         assert self._last is not None
@@ -271,17 +273,17 @@ def _load_tracks(path: Path) -> Tracks:
 
 
 def adapt_tracks(tracks: Tracks, fitting: Fit, fps: float) -> Tracks:
-    """Tracks of any size and rate, for the fitted picture (``fitting.size``) at ``fps``; says what it does.
+    """Adapt tracks of any size and rate to the fitted picture (``fitting.size``) at ``fps``; prints what it changes.
 
-    Tracks made on the photograph, or on a video of its shape, are scaled and cropped as the photograph was, so that
-    they stay on what they followed; those of any other shape are stretched to the frame.
+    Tracks with the photograph's shape are scaled and cropped like the photograph, so that they stay on the same
+    content; tracks of any other shape are stretched to the frame.
     """
     from motionstream.media import Fit
 
     (height, width), (rows, columns) = fitting.original, tracks.size
     old, new = f"{columns}x{rows}", f"{fitting.size[1]}x{fitting.size[0]}"
     if tracks.size != fitting.size:
-        # Sizes are whole pixels: a photograph's thumbnail has its shape but for a rounding.
+        # A tolerance, since a photograph's thumbnail has its shape only up to rounding to whole pixels.
         if math.isclose(height * columns, width * rows, rel_tol=0.01):
             print(f"tracks of a {old} picture scaled and cropped to {new}, as the photograph was")
             positions = Fit(tracks.size, fitting.size).to_fitted(tracks.positions)
@@ -299,13 +301,13 @@ def adapt_tracks(tracks: Tracks, fitting: Fit, fps: float) -> Tracks:
 def transferred(
     video: Path, pairs: Sequence[str], frames: int, size: tuple[int, int], fps: float, chunks: tuple[int, int]
 ) -> Tracks:
-    """Tracks of ``frames`` frames by the motion of a video file, cut in ``chunks``: the first and every later one; says
-    what was followed."""
+    """Tracks of ``frames`` frames from the motion of a video file; prints what was tracked. ``chunks``: frames of the
+    first chunk and of every later one."""
     from motionstream.media import read_video
     from motionstream.tracks.transfer import LARGEST, parse_pair, transfer_tracks
 
     places = [parse_pair(text) for text in pairs]
-    # no larger than it is looked at, unless its own pixels are spoken of
+    # at the size used for tracking, unless pairs refer to the video's own pixels
     source, rate = read_video(video, fps=fps, limit=frames, side=None if places else LARGEST)
     if len(source) < frames:
         print(f"{video} ends after {len(source)} of {frames} frames; points then hold")
@@ -327,9 +329,9 @@ def draw_preview(kept: KeptFrames, tracks: Tracks) -> np.ndarray:
 
 
 def describe_corners(kept: KeptFrames, tracks: Tracks) -> str:
-    """One line: how far what was in the corners, where nothing dragged, is from its place in the last frame.
+    """A line on how far the content of undragged corners has moved by the last frame.
 
-    A video that follows a drag by moving the whole picture shows here.
+    This reveals videos that follow a drag by moving the whole picture.
     """
     import numpy as np
 
@@ -359,7 +361,7 @@ def describe_corners(kept: KeptFrames, tracks: Tracks) -> str:
 
 
 def _moving_points(tracks: Tracks) -> np.ndarray:
-    """Positions (n, 2) at all times of the tracks that go further than a pixel; pins do not."""
+    """All positions (n, 2) of tracks that move further than a pixel, which excludes pins."""
     import numpy as np
 
     places = np.where(tracks.visible[..., None], tracks.positions, np.nan)
