@@ -1,15 +1,15 @@
-"""What limits the embedded model's teacher: one change at a time, from nothing, on equal budgets of clips.
+"""Ablations of the embedded model's teacher: one change at a time, trained from scratch on equal numbers of clips.
 
     python benchmarks/ablations.py --clips 100000 --work work/ablations
     python benchmarks/ablations.py --clips 40000 --width 128 --layers 4 --variant velocity --threads 1
 
-Each variant trains the recipe's first phase (``nano-ids``: the paper's conditioning alone, on small clips) with one
-thing changed (``VARIANTS``) and is looked at on the way: the curve. In the end all see the same held-out clips with the
-same noise at the same levels: the error of the denoised latents with tracks and without any, clip by clip, with a
-paired 95 % interval against the base. Clips are equal in number, not in time; minutes are in the curves.
+Each variant trains the recipe's first phase (``nano-ids``: only the paper's conditioning, on small clips) with one
+change (``VARIANTS``), validated regularly (``curve``). Finally all variants are evaluated on the same held-out clips
+with the same noise at the same levels: the error of the denoised latents with and without tracks, with a paired 95 %
+interval over clips against the base. The number of clips is equal, the time is not; minutes are in the curves.
 
-Runs are kept in ``--work`` and go on when called again; give other settings another folder. The result is written
-anew after every variant, so that what was measured is kept whenever it ends.
+Runs are kept in ``--work`` and resumed when called again; use another folder for other settings. The result is
+rewritten after every variant, so that an interrupted run keeps what was measured.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from motionstream.training.trainee import Trainee
 RESULTS = Path(__file__).parent / "results" / "nano-ablations.json"
 LEVELS = (0.3, 0.6, 0.9)
 LOOKS = 8
-"""Times that a run is looked at before its end."""
+"""Number of validations per run."""
 
 
 def _scene(recipe: Recipe, **changes: Any) -> Recipe:
@@ -60,7 +60,7 @@ def _transformer(recipe: Recipe, width: int, layers: int) -> Recipe:
 
 
 def _shape(recipe: Recipe, heads: int) -> Recipe:
-    """So many heads more or less, and layers for about as many weights."""
+    """Add ``heads`` attention heads (or remove, if negative) and adapt the layers to keep the number of weights."""
     old = recipe.model.transformer
     width = old.width + heads * old.attention_head_dim
     return _transformer(recipe, width, round(old.num_layers * old.width**2 / width**2))
@@ -86,7 +86,7 @@ def _pairs(recipe: Recipe) -> Recipe:
 _RICH = {"pull_probability": 0.35, "bend_probability": 0.35, "parallax_probability": 0.2}
 
 Part = tuple[float, Recipe]
-"""A share of the clips, and the recipe that they are of. Parts of a variant differ in their clips alone."""
+"""A share of the training clips, and their recipe. Parts of a variant differ only in their clips."""
 VARIANTS: dict[str, tuple[str, Callable[[Recipe], list[Part]]]] = {
     "base": ("as the recipe is", lambda r: [(1, r)]),
     "velocity": ("predicts the plain velocity, not around the picture", lambda r: [(1, _model(r, still_std=None))]),
@@ -125,7 +125,7 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], list[Part]]]] = {
 
 
 DRAWN = {"rgb"}
-"""Variants whose head is ``DrawnTracks``."""
+"""Variants with ``DrawnTracks`` instead of the track head."""
 
 
 def _of(recipe: Recipe) -> SceneConfig:
@@ -142,7 +142,7 @@ def _muon(recipe: Recipe) -> Any:
 
 
 class InTurn:
-    """Clips of one source after the other: each from its step on, in rising order."""
+    """Clips of several sources one after the other, given as (first step, source) in ascending order."""
 
     def __init__(self, sources: list[tuple[int, ClipSource]]) -> None:
         self.sources, self.batch = sources, sources[0][1].batch
@@ -153,7 +153,7 @@ class InTurn:
 
 
 def in_turn(parts: list[Part], folder: Path, steps: int) -> InTurn:
-    """The clips of all parts, shared out over the steps."""
+    """The clips of all parts, each for its share of the steps."""
     sources, share = list[tuple[int, ClipSource]](), 0.0
     for number, (own, recipe) in enumerate(parts):
         seed = recipe.seed + 1_000_000 * (number + 1)
@@ -165,8 +165,8 @@ def in_turn(parts: list[Part], folder: Path, steps: int) -> InTurn:
 def train_variant(
     parts: list[Part], held_out: PreparedClips, folder: Path, work: Path, clips: int, *, drawn: bool = False
 ) -> tuple[Trainee, list[dict[str, Any]]]:
-    """Train one variant from nothing, in one run whatever its parts: a run for each would warm up and slow down anew.
-    The trainee with its averaged weights, and what was seen on the way. ``drawn``: its head is ``DrawnTracks``."""
+    """Train one variant from scratch, all parts in one run, since separate runs would restart the schedule. Returns the
+    trainee with averaged weights, and the curve of validations. ``drawn``: use ``DrawnTracks`` as the head."""
     recipe = parts[0][1]
     torch.manual_seed(recipe.seed)
     trainee, phase, steps = begin(recipe, folder, None), recipe.teacher[0], max(1, round(clips / recipe.batch))
@@ -190,8 +190,8 @@ def train_variant(
 
 @torch.no_grad()
 def errors(trainee: Trainee, clips: PreparedClips, *, tracks: bool, bf16: bool) -> np.ndarray:
-    """Mean squared error of every clip's denoised latents, the given frame's aside, mean of ``LEVELS``: (B,). Unlike
-    the loss it is the same measure whatever a model predicts around."""
+    """Mean squared error (B,) of every clip's denoised latents, without the given frame, averaged over ``LEVELS``.
+    Unlike the loss, it does not depend on the model's parametrisation."""
     model = trainee.model.eval()
     clean = model.config.image_conditioning == "first_latent"
     if not tracks:
@@ -214,12 +214,12 @@ def errors(trainee: Trainee, clips: PreparedClips, *, tracks: bool, bf16: bool) 
 
 
 def compare(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """One minus the other, paired."""
+    """The paired difference, ``one`` minus ``other``, with its interval."""
     return {name: round(value, 5) for name, value in paired_bootstrap(list(one), list(other)).to_dict().items()}
 
 
 def first_phase(recipe: Recipe) -> Recipe:
-    """The recipe as its first phase is trained, clips and batch its own."""
+    """The recipe with only its first phase, with that phase's clips and batch."""
     return replace(recipe.in_phase(0), teacher=(replace(recipe.teacher[0], scene=None, batch=None),))
 
 
@@ -235,20 +235,22 @@ def _sized(recipe: Recipe, width: int | None, layers: int | None, head: int | No
 def main(options: Sequence[str] | None = None) -> None:
     """Train, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", action="append", choices=VARIANTS, help="the base and all others by default")
-    parser.add_argument("--recipe", default="nano-ids", help="one of rendered clips, with an autoencoder at hand")
-    parser.add_argument("--clips", type=int, default=100_000, help="that each variant is trained on")
-    parser.add_argument("--batch", type=int, help="the recipe's by default")
-    parser.add_argument("--frames", type=int, help="of a clip; the recipe's by default")
-    parser.add_argument("--width", type=int, help="of the transformer, whole heads; the recipe's by default")
-    parser.add_argument("--layers", type=int, help="of the transformer; the recipe's by default")
+    parser.add_argument(
+        "--variant", action="append", choices=VARIANTS, help="repeatable; all by default, and the base always"
+    )
+    parser.add_argument("--recipe", default="nano-ids", help="a recipe of rendered clips whose autoencoder exists")
+    parser.add_argument("--clips", type=int, default=100_000, help="training clips per variant")
+    parser.add_argument("--batch", type=int, help="clips per step; the recipe's by default")
+    parser.add_argument("--frames", type=int, help="frames per clip; the recipe's by default")
+    parser.add_argument("--width", type=int, help="transformer's width, whole heads; the recipe's by default")
+    parser.add_argument("--layers", type=int, help="transformer's layers; the recipe's by default")
     parser.add_argument("--head", type=int, help="width of a head; the recipe's by default")
-    parser.add_argument("--held-out", type=int, default=32, help="clips, at least 2")
-    parser.add_argument("--workers", type=int, default=1, help="processes that render")
-    parser.add_argument("--folder", type=Path, default=Path("work/ablations"), help="of a recipe's own autoencoder")
-    parser.add_argument("--work", type=Path, default=Path("work/ablations"), help="where runs are kept")
-    parser.add_argument("--threads", type=int, help="torch's own choice by default")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON object is written")
+    parser.add_argument("--held-out", type=int, default=32, help="held-out clips, at least 2")
+    parser.add_argument("--workers", type=int, default=1, help="rendering processes")
+    parser.add_argument("--folder", type=Path, default=Path("work/ablations"), help="folder of a recipe's autoencoder")
+    parser.add_argument("--work", type=Path, default=Path("work/ablations"), help="folder of the runs")
+    parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
     arguments = parser.parse_args(options)
     names = list(dict.fromkeys(["base", *(arguments.variant or VARIANTS)]))
     if arguments.clips < 1 or arguments.held_out < 2:

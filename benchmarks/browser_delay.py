@@ -1,10 +1,10 @@
-"""From the pointer to the picture, in a real browser: a drag round and round in the studio, as its page measures it.
+"""Delay from the pointer to the picture in a real browser, for a circular drag in the studio, measured by its page.
 
     python benchmarks/browser_delay.py --seconds 60
 
 A server of the embedded model and a headless Chromium (``pip install playwright``, and the system's browser) share
-this machine; the pointer moves sixty times a second. Every delay is from the latest movement that a chunk follows to
-the frame that shows it, as the page reports it (``received``, docs/protocol.md).
+this machine; the pointer moves sixty times a second. A delay is the time from the latest movement that a chunk follows
+until its frame is shown, as reported by the page (``received``, docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from motionstream.server.measure import serving
 RESULTS = Path(__file__).parent / "results" / "nano-browser.json"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RATE = 60.0
-WARM_UP = 5.0  # seconds that are not counted
+WARM_UP = 5.0  # seconds that are not measured
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def drag_in(browser: str, address: str, seconds: float) -> dict[str, Any]:
-    """Open the page at ``address``, drag for so long, and return what the page said meanwhile."""
+    """Open the page at ``address``, drag for ``seconds``, and return the delays that the page reported."""
     from playwright.sync_api import sync_playwright
 
     said: list[tuple[float, dict[str, Any]]] = []
@@ -87,7 +87,7 @@ def drag_in(browser: str, address: str, seconds: float) -> dict[str, Any]:
 
 
 def _circle(box: Any, moment: float) -> tuple[float, float]:
-    """Where the pointer is: once around the middle of the stage in five seconds."""
+    """The pointer's position, which circles the stage's centre once in five seconds."""
     angle, radius = 2 * math.pi * moment / 5, 0.15 * min(box["width"], box["height"])
     return box["x"] + box["width"] / 2 + radius * math.cos(angle), box["y"] + box["height"] / 2 + radius * math.sin(
         angle

@@ -1,17 +1,17 @@
-"""Does teacher forcing before the ODE regression help? Both ways from the same teacher, with the same arithmetic.
+"""Does teacher forcing before the ODE regression help? Both start from the same teacher with equal compute.
 
     python benchmarks/causal_start.py --folder work/nano --steps 128 --threads 1
 
-Either all ``--steps`` are the regression's, or half of them, after a quarter as many of teacher forcing: it sees every
-clip twice, clean and noisy, so that such a step costs two. A third run is given the half alone, to tell what the
-quarter is worth. Not counted is what else the two need: trajectories, which all share, and rendered clips.
+One student trains ``--steps`` of regression. Another trains a quarter as many steps of teacher forcing, each of which
+costs twice as much because it processes every clip clean and noisy, then half of the regression. A third trains only
+that half, to show the effect of teacher forcing. The shared trajectories and the rendering of clips are not counted.
 
-Every student, and what it began with, then rolls out the same held-out clips, short and long (``rollout_figures``).
-``boundary_jump``, of the short ones, is how large a step between latent frames is across two chunks, compared with
-within one, over the same of the true latents: above 1 chunks do not join.
+The students, their intermediate stage and the teacher then roll out the same held-out clips, short and long
+(``rollout_figures``). ``boundary_jump``, of the short ones, is the mean change between latent frames across chunk
+boundaries divided by that within chunks, relative to the same ratio of the true latents; above 1 chunks do not join.
 
-FOLDER holds a recipe's ``autoencoder.safetensors`` and ``teacher.safetensors``. Trajectories and runs are written to
-``--work``; another call there goes on, so give other settings another folder.
+FOLDER contains a recipe's ``autoencoder.safetensors`` and ``teacher.safetensors``. Trajectories and runs are written to
+``--work`` and resumed by another call, so use another folder for other settings.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ RESULTS = Path(__file__).parent / "results" / "nano-causal-start.json"
 
 
 def make_recipe(arguments: argparse.Namespace) -> Recipe:
-    """The named recipe at the size of this comparison."""
+    """The named recipe with the settings of this comparison."""
     recipe = recipe_named(arguments.recipe)
     if not isinstance(recipe.data, Rendered):
         raise ValueError(f"--recipe {arguments.recipe!r} is not of rendered clips; give nano")
@@ -58,13 +58,13 @@ def make_recipe(arguments: argparse.Namespace) -> Recipe:
 
 
 def settings(recipe: Recipe, steps: int, lr: float | None = None) -> TrainConfig:
-    """The causal stage's, with so many steps; nothing is written or looked at on the way."""
+    """The causal stage's configuration with ``steps`` steps, without intermediate checkpoints and validations."""
     config = replace(recipe.causal, steps=steps, lr=lr or recipe.causal.lr, minutes=None, warmup=10)
     return replace(config, checkpoint_every=steps, validate_every=steps)
 
 
 class Comparison:
-    """The students and how they come out; ``results`` by name."""
+    """Trains and evaluates the students; ``results`` by name."""
 
     def __init__(self, recipe: Recipe, folder: Path, work: Path) -> None:
         self.recipe, self.folder, self.work = recipe, folder, work
@@ -83,13 +83,13 @@ class Comparison:
         self.store = TrajectoryStore(shards)
 
     def teacher(self) -> Trainee:
-        """A student as it begins: with the teacher's weights, the track head frozen as in the causal stage."""
+        """A new student: with the teacher's weights, and the track head frozen as in the causal stage."""
         trainee = begin(self.recipe, self.folder, "teacher")
         trainee.model.track_head.requires_grad_(False)
         return trainee
 
     def force(self, trainee: Trainee, name: str, config: TrainConfig) -> None:
-        """Teacher forcing, then a look at what became of it."""
+        """Train by teacher forcing and evaluate."""
         recipe = self.recipe
         source = clip_source(recipe, self.folder, recipe.tracks, seed=recipe.seed + 6_000_000)
         loss = recipe.teacher[-1].loss
@@ -97,18 +97,18 @@ class Comparison:
         self.finish(trainee, name, train(stage, config, self.work / name))
 
     def regress(self, trainee: Trainee, name: str, config: TrainConfig) -> None:
-        """The regression on the trajectories, then a look at what became of it."""
+        """Train by regression on the trajectories and evaluate."""
         recipe = self.recipe
         stage = CausalStage(trainee, self.store, self.held_out["short"], batch=recipe.batch, seed=recipe.seed)
         self.finish(trainee, name, train(stage, config, self.work / name))
 
     def finish(self, trainee: Trainee, name: str, run: Run) -> None:
-        """Note a run, and put its averaged weights in place."""
+        """Load a run's averaged weights and evaluate."""
         run.use_average()
         self.look(trainee, name, {"steps": run.step, "seconds": round(run.seconds, 1)})
 
     def look(self, trainee: Trainee, name: str, trained: dict[str, float]) -> None:
-        """Roll out the held-out clips."""
+        """Roll out the held-out clips and record the results."""
         trainee.eval()
         precision = torch.autocast(trainee.model.device.type, torch.bfloat16, enabled=self.recipe.causal.bf16)
         with torch.no_grad(), precision:
@@ -138,7 +138,7 @@ def boundary_jump(network: Trainee, clips: PreparedClips) -> float:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Markdown."""
+    """The results as a Markdown table."""
     columns = ("rollout_db", "rollout_last_chunk_db", "rollout_drift_db", "last_chunk_energy")
     names = ["student", "steps", "seconds", "jump", *(f"{length} {c}" for length in ("short", "long") for c in columns)]
     lines = [names, ["---"] * len(names)]
@@ -151,17 +151,19 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Train, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("work/nano"), help="where the teacher was trained")
-    parser.add_argument("--work", type=Path, help="where runs are kept; FOLDER/causal-start by default")
-    parser.add_argument("--recipe", default="nano", help="of the teacher; one of rendered clips")
-    parser.add_argument("--steps", type=int, default=128, help="of the regression where it is alone; a multiple of 4")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("work/nano"), help="folder in which the teacher was trained"
+    )
+    parser.add_argument("--work", type=Path, help="folder of the runs; FOLDER/causal-start by default")
+    parser.add_argument("--recipe", default="nano", help="the teacher's recipe, of rendered clips")
+    parser.add_argument("--steps", type=int, default=128, help="of the regression alone; a multiple of 4")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--clips", type=int, default=8, help="held-out clips of each length")
     parser.add_argument("--trajectories", type=int, default=32)
-    parser.add_argument("--threads", type=int, help="torch's own choice by default")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON object is written")
+    parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]  # of others: read before we add our own
+    load = os.getloadavg()[0]  # of other processes, so read it before adding our own
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     recipe = make_recipe(arguments)

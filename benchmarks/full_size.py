@@ -1,7 +1,7 @@
-"""The official sizes on a CPU, with random weights: does everything fit together, and in how much memory?
+"""Runs an official size on a CPU with random weights, to check that all parts fit together and measure memory.
 
-The encoders of text and picture run one after the other and are freed before the transformer is made; then two chunks
-are streamed at 160×96. The other large model is built on the meta device alone, for exact counts. The last line of the
+The text and image encoders run one after the other and are freed before the transformer is built; then two chunks are
+streamed at 160×96. The other large model is only built on the meta device, for exact counts. The last line of the
 output is one JSON object, which is also written to a file.
 
     python benchmarks/full_size.py
@@ -51,14 +51,14 @@ RESULTS = Path(__file__).parent / "results" / "full-size-cpu.json"
 
 
 class Phases:
-    """Seconds and the most resident memory of every phase; a thread looks 50 times a second."""
+    """Time and peak resident memory of every phase; a thread samples memory 50 times a second."""
 
     def __init__(self) -> None:
         self.results: dict[str, dict[str, float]] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measure what happens inside."""
+        """Measure the body."""
         _free()
         before, most, done = memory_mb(), [memory_mb()], threading.Event()
 
@@ -84,7 +84,7 @@ class Phases:
 
 
 def _free() -> None:
-    """Give freed memory back, so that a phase is not charged with what the one before left behind."""
+    """Return freed memory to the system, so that it does not count for the next phase."""
     gc.collect()
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
@@ -92,7 +92,7 @@ def _free() -> None:
 
 
 def stream(config: ModelConfig) -> dict[str, Any]:
-    """Encode, free, build, and stream CHUNKS chunks; the phases and what came out."""
+    """Encode, free, build, and stream CHUNKS chunks; returns the phases and timings."""
     config = replace(config, size=SIZE, sizes=())
     assert isinstance(config.text, UMT5Config) and isinstance(config.autoencoder, WanAutoencoderConfig)
     phases, dtype = Phases(), torch.bfloat16
@@ -115,7 +115,7 @@ def stream(config: ModelConfig) -> dict[str, Any]:
     with phases.phase("build autoencoder"):
         autoencoder = WanAutoencoder(config.autoencoder).to(dtype)
     with phases.phase("encode picture"):
-        # the encoders answer from memory: they know this sentence and this picture
+        # the encoders return cached results for this sentence and picture
         parts = Components(autoencoder, text_encoder, image_encoder)
         video = Stream(model, parts, picture, PROMPT, 0, times=config.sampler.student_times, size=SIZE)
     chunks = []
@@ -142,7 +142,7 @@ def stream(config: ModelConfig) -> dict[str, Any]:
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
-    """Exact numbers of parameters, counted on the meta device."""
+    """Numbers of parameters by part, counted on the meta device."""
     assert isinstance(config.text, UMT5Config) and isinstance(config.autoencoder, WanAutoencoderConfig)
     with torch.device("meta"):
         model, autoencoder = MotionModel(config), WanAutoencoder(config.autoencoder)
@@ -161,7 +161,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def counts(config: ModelConfig) -> dict[str, Any]:
-    """Parameters, tokens and operations of a model at its own size; nothing is allocated."""
+    """Parameters, tokens and operations of a model at its own size, without allocating it."""
     latent_frames = (config.clip_frames - 1) // config.temporal_compression + 1
     flops = chunk_flops(config)
     return {
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="wan2.1-1.3b", help="the model that is streamed")
     parser.add_argument("--counts", default="wan2.2-5b", help="the model that is only counted")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON object is written")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
     arguments = parser.parse_args()
     with torch.no_grad():
         streamed = stream(preset(arguments.preset))

@@ -1,10 +1,10 @@
-"""Streaming speed on a GPU: both official sizes with random weights, both decoders, every attention backend.
+"""Streaming speed on a GPU: both of the paper's models with random weights, both decoders, all attention backends.
 
     python benchmarks/gpu_stream.py
     python benchmarks/gpu_stream.py --presets wan2.1-debug wan2.2-debug --chunks 4 --output /tmp/results
 
-A JSON file is written after every run, the most important ones first, so that a run which is cut short keeps what it
-has. Every model has a process of its own: a device that fails in one does not stop the other.
+The most important runs come first, and each writes a JSON file, so that an interruption keeps earlier results. Every
+model has its own process, so that a device failure in one does not stop the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PRESETS = ("wan2.1-1.3b", "wan2.2-5b")
 SHORT = 30
-"""Chunks of the runs that only compare speeds."""
+"""Chunks per run that only compares speeds."""
 NEEDED = ("av", "cv2", "diffusers", "einops", "ftfy", "numpy", "PIL", "rich", "safetensors", "torch", "transformers")
 
 
@@ -42,7 +42,7 @@ class Run:
 
 
 def check_environment() -> None:
-    """Say what this machine has; exit where something is missing."""
+    """Print what this machine has; exit if a package is missing."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if importlib.util.find_spec("motionstream") is None:
         missing.append("motionstream (pip install -e ., or PYTHONPATH=src)")
@@ -61,7 +61,7 @@ def check_environment() -> None:
 
 
 def measure(preset: str, chunks: int, folder: Path, deadline: float) -> int:
-    """All runs of one model, in this process; returns how many failed."""
+    """Do all runs of one model in this process; returns the number of failures."""
     import torch
 
     from motionstream.bench import bench_pipeline
@@ -82,7 +82,7 @@ def measure(preset: str, chunks: int, folder: Path, deadline: float) -> int:
         try:
             pipeline = tiny if run.decoder == "tiny" else full
             result = bench_pipeline(pipeline, run.chunks, backend=run.backend)
-        except (RuntimeError, ValueError) as error:  # out of memory, a kernel that is not there
+        except (RuntimeError, ValueError) as error:  # out of memory, or a missing kernel
             failed += 1
             print(f"{preset}: {run} failed: {' '.join(str(error).split())[:300]}", flush=True)
             if torch.cuda.is_available():
@@ -97,7 +97,7 @@ def measure(preset: str, chunks: int, folder: Path, deadline: float) -> int:
 
 
 def plan(pipeline: MotionStreamPipeline, chunks: int, done: dict[Run, float], deadline: float) -> Iterator[Run]:
-    """The runs of one model, most important first. ``done`` is told the seconds a chunk took in those before."""
+    """The runs of one model, most important first. ``done``: seconds per chunk of the finished runs."""
     from motionstream.model.backends import available, choice
 
     short, device, dtype = min(SHORT, chunks), pipeline.device, pipeline.model.dtype
@@ -105,7 +105,7 @@ def plan(pipeline: MotionStreamPipeline, chunks: int, done: dict[Run, float], de
     yield first
     yield Run("full", "auto", short)
     if chunks > short and first in done:
-        # what is left for the other backends is a third; flex compiles for a while
+        # keep a third of the time for the other backends; flex needs a while to compile
         affordable = int((deadline - time.time()) * 2 / 3 / done[first])
         if affordable < chunks:
             print(f"the long run has {affordable} of {chunks} chunks: more would take too long")
@@ -118,7 +118,7 @@ def plan(pipeline: MotionStreamPipeline, chunks: int, done: dict[Run, float], de
 
 
 def line(result: dict[str, Any]) -> str:
-    """A result in one line."""
+    """A result as one line of text."""
     compute, memory = result["compute"], result["device_memory_mb"]
     share = "" if compute["of_matmul"] is None else f"{compute['of_matmul']:6.1%} of a matrix product, "
     held = result["memory_mb"]["peak"] if memory is None else memory["streaming"]
@@ -131,16 +131,16 @@ def line(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Check, then one process for every model."""
+    """Check the machine, then run one process per model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", default=PRESETS, metavar="PRESET", help="which models")
+    parser.add_argument("--presets", nargs="+", default=PRESETS, metavar="PRESET", help="models to measure")
     chunks = "length of the long run, which shows whether late chunks are as fast as early ones; at least 210 for that"
     parser.add_argument("--chunks", type=int, default=300, help=chunks)
-    parser.add_argument("--seconds", type=float, default=570, help="all that may be spent (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=570, help="time limit of all runs (%(default)s)")
     results = Path(__file__).parent / "results"
     parser.add_argument("--output", type=Path, default=results, help="folder for the results")
     parser.add_argument("--only", metavar="PRESET", help="measure this model in this process")
-    parser.add_argument("--deadline", type=float, help="of --only, seconds since the epoch")
+    parser.add_argument("--deadline", type=float, help="for --only, in seconds since the epoch")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.only:

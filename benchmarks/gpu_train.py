@@ -1,10 +1,10 @@
-"""Training speed on a GPU: teacher, Self-Forcing and LoRA at full size with random weights, and what saves memory.
+"""Training speed on a GPU: the stages at full size with random weights, with options that save memory.
 
     python benchmarks/gpu_train.py
     python benchmarks/gpu_train.py --presets wan2.1-debug --steps 1 --output /tmp/results
 
-Every run is a process of its own, the most important ones first, and leaves a JSON file: what runs out of memory or of
-time takes nothing with it.
+The most important runs come first. Each has its own process and writes a JSON file, so that one that runs out of memory
+or time does not affect the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 PRESETS = ("wan2.1-1.3b", "wan2.2-5b")
 LEAST = 45
-"""Seconds below which no further run is begun."""
+"""Remaining seconds below which no further run is started."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ RUNS = (
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run what there is time for; 1 where nothing could be measured."""
+    """Do the runs that fit into the time; returns 1 if nothing could be measured, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", default=PRESETS, metavar="PRESET", help="which models")
+    parser.add_argument("--presets", nargs="+", default=PRESETS, metavar="PRESET", help="models to measure")
     parser.add_argument("--steps", type=int, default=6, help="measured updates of each run")
-    parser.add_argument("--seconds", type=float, default=570, help="all that may be spent (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=570, help="time limit of all runs (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder for the results")
     arguments = parser.parse_args(words)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def measure(preset: str, run: Run, steps: int, folder: Path, seconds: float) -> bool:
-    """One run in a process of its own; whether it left a result. Its figures, or its last words, are printed."""
+    """Do one run in its own process and print its figures or its last error line; returns whether it has a result."""
     path = run.path(folder, preset)
     command = [sys.executable, "-m", "motionstream", "bench", "train", "--preset", preset, *run.options]
     command += ["--steps", str(steps), "--output", str(path)]

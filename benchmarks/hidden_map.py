@@ -1,22 +1,22 @@
-"""Is it worth telling hidden tracks from unspecified ones? One input for both, or one each, from the same teacher.
+"""Does it help to distinguish hidden tracks from unspecified ones? One map for both, or one for each.
 
     python benchmarks/hidden_map.py --folder work/nano --steps 200 --batch 2 --threads 1
 
-The paper names as its limitation that both are zeros (section 3.1). ``TrackHeadConfig.hidden_map`` gives hidden tracks
-a map of their own. Here the trained teacher goes on twice, on the same clips with the same noise: as it is ("one map"),
-and with the second map ("two maps"), whose weights begin at zero, so that both begin as the same function.
+The paper mentions as a limitation that both are zeros (section 3.1). ``TrackHeadConfig.hidden_map`` gives hidden tracks
+a separate map. Here training of a teacher is continued twice, on the same clips with the same noise: unchanged ("one
+map"), and with the second map ("two maps"), whose weights start at zero, so that both start as the same function.
 
 Clips are crowded: two or three sprites hide one another and the background, drags are released, and all tracks vanish
-for a while in one clip of five. Errors of held-out ones are told apart by cell of the latent video:
+for a while in one clip of five. Errors on held-out clips are separated by cell of the latent video:
 
-- ``all``: every cell but those of the given frame,
-- ``hidden``: those in which a given track is hidden, that is, something has come before it,
-- ``released``: those in which a visible track became unspecified at most 12 frames ago.
+- ``all``: every cell except those of the given frame,
+- ``hidden``: cells in which a specified track is hidden behind something,
+- ``released``: cells in which a visible track became unspecified at most 12 frames ago.
 
-Two errors are looked at: of four-step samples, in dB of the same cells' energy, and the training loss at one noise
-level for each clip. Every difference has a paired 95 % interval, clips resampled. Besides what a student is told in
-training it is given parts of it, to tell where it knows things from (``GIVEN``). FOLDER holds a recipe's
-``autoencoder.safetensors`` and ``teacher.safetensors``; runs are kept in ``--work``, and another call there goes on.
+Two errors are measured: of few-step samples, in dB relative to the same cells' energy, and the training loss at one
+noise level per clip. Every difference has a paired 95 % interval, from resampled clips. Students are also evaluated
+with parts of their inputs, to find which ones they use (``GIVEN``). FOLDER contains a recipe's
+``autoencoder.safetensors`` and ``teacher.safetensors``; runs are kept in ``--work`` and resumed by another call.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ from motionstream.training.trainee import Trainee
 RESULTS = Path(__file__).parent / "results" / "nano-hidden-map.json"
 TRACKS = TrackMix(dense=0.3, random=0.2, drags=0.5, release=0.5, mask_probability=0.2)
 JUST = 12
-"""Frames for which a track counts as just released: a chunk."""
+"""Frames for which a track counts as just released, the length of a chunk."""
 REUSE = 2
-"""Times that a clip is trained on, on average."""
+"""How often a clip is trained on, on average."""
 EVALUATED = 8
-"""Held-out clips that are rendered, and looked at, together."""
+"""Held-out clips that are rendered and evaluated together."""
 
 Errors = dict[str, Tensor]
 """``sample`` and ``loss`` of every cell (B, F, h, w)."""
@@ -70,9 +70,9 @@ Errors = dict[str, Tensor]
 
 
 def widen(trainee: Trainee) -> Trainee:
-    """The same model with a second map, of hidden tracks, to which nothing listens yet: its outputs are as before.
+    """The same model with a second map for hidden tracks, whose weights are zero, so that its outputs are unchanged.
 
-    ValueError for a model that has one.
+    Raises ValueError if the model already has one.
     """
     config = trainee.model.config
     if config.track_head.hidden_map:
@@ -85,11 +85,11 @@ def widen(trainee: Trainee) -> Trainee:
 
 
 def make_recipe(arguments: argparse.Namespace) -> Recipe:
-    """The named recipe at the size of this comparison."""
+    """The named recipe with the settings of this comparison."""
     recipe = recipe_named(arguments.recipe)
     if not isinstance(recipe.data, Rendered):
         raise ValueError(f"--recipe {arguments.recipe!r} is not of rendered clips; give nano")
-    # large enough that nothing is replaced: the second run finds what the first has rendered
+    # large enough that no clip is replaced, so that the second run reuses the first one's clips
     pool = arguments.batch * (2 + arguments.steps // REUSE)
     scene = replace(recipe.data.scene, sprites=(2, 3))
     data = replace(recipe.data, scene=scene, workers=0, pool=pool, reuse=REUSE)
@@ -99,7 +99,7 @@ def make_recipe(arguments: argparse.Namespace) -> Recipe:
 def train_on(
     trainee: Trainee, source: ClipSource, held_out: PreparedClips, recipe: Recipe, steps: int, work: Path
 ) -> dict[str, float]:
-    """Train all of it, the track head included, and put the averaged weights in place."""
+    """Train the whole model, including the track head, and load the averaged weights."""
     phase = recipe.teacher[-1]
     settings = replace(phase.train, steps=steps, minutes=None, warmup=10, checkpoint_every=steps, validate_every=steps)
     stage = TeacherStage(trainee, source, held_out.take([0, 1]), phase.loss, seed=recipe.seed)
@@ -112,7 +112,7 @@ def train_on(
 
 
 def make_held_out(recipe: Recipe, folder: Path, count: int) -> PreparedClips:
-    """Clips of photographs that nobody was trained on."""
+    """Clips with photographs that were not used in training."""
     assert isinstance(recipe.data, Rendered)
     autoencoder, bank, model = load_autoencoder(recipe, folder), TextureBank(HELD_OUT), begin(recipe, folder, "teacher")
     assert autoencoder is not None
@@ -125,11 +125,11 @@ def make_held_out(recipe: Recipe, folder: Path, count: int) -> PreparedClips:
 
 
 def regions(clips: PreparedClips, config: ModelConfig) -> dict[str, Tensor]:
-    """Which cells count, bool (B, F, h, w) by name, see the module's docstring."""
+    """The regions of cells, bool (B, F, h, w) by name, see the module's docstring."""
     positions, visible = clips.positions, clips.visible
     given = positions.isfinite().all(dim=-1)
     frame = torch.arange(positions.shape[1], device=positions.device)[:, None]
-    last = torch.where(given, frame, -1).cummax(dim=1).values  # the frame in which each was last given
+    last = torch.where(given, frame, -1).cummax(dim=1).values  # the frame in which each was last specified
     known = last.clamp(min=0)
     there = positions.gather(1, known[..., None].expand_as(positions))
     released = ~given & (last >= 0) & (frame - last <= JUST) & visible.gather(1, known)
@@ -144,7 +144,7 @@ def regions(clips: PreparedClips, config: ModelConfig) -> dict[str, Tensor]:
 
 
 def _cells(positions: Tensor, counted: Tensor, clips: PreparedClips, config: ModelConfig) -> Tensor:
-    """Cells (B, F, h, w) in which a counted track is in one of the latent frame's frames."""
+    """Cells (B, F, h, w) that contain a counted track in any of the latent frame's video frames."""
     rows, columns = clips.latents.shape[-2:]
     cell = config.spatial_compression
     index = track_cells(positions, counted, (rows * cell, columns * cell), cell)
@@ -177,13 +177,14 @@ GIVEN: dict[str, Callable[[PreparedClips], PreparedClips]] = {
     "carried content alone": _carried_alone,
     "track head alone": _head_alone,
 }
-"""What a student is given of the tracks. The last two are strange to it: the track head sees none, but content is
-carried along them; or it sees them, but all candidates are the picture left as it is."""
+"""The parts of the tracks that a student receives. It was not trained with the last two: content is carried along
+tracks that the track head does not see; or the head sees them, but all candidates are the unmoved picture."""
 
 
 @torch.no_grad()
 def measure(trainee: Trainee, clips: PreparedClips, recipe: Recipe) -> Errors:
-    """Squared error of samples and training loss of every cell, mean over channels; the same noise for every model."""
+    """Squared error of samples and training loss of every cell, averaged over channels, with equal noise for all
+    models."""
     model, loss = trainee.model.eval(), recipe.teacher[-1].loss
     levels = torch.linspace(0.1, 1, len(clips))
     parts = []
@@ -215,7 +216,7 @@ def measure(trainee: Trainee, clips: PreparedClips, recipe: Recipe) -> Errors:
 
 
 def figures(errors: Errors, energy: Tensor, places: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """By region: signal to error of samples in dB, and the loss."""
+    """By region: signal-to-error ratio of samples in dB, and the loss."""
     return {
         name: {
             "db": round(float(10 * (energy[cells].mean() / errors["sample"][cells].mean()).log10()), 3),
@@ -227,8 +228,8 @@ def figures(errors: Errors, energy: Tensor, places: dict[str, Tensor]) -> dict[s
 
 
 def compare(first: Errors, second: Errors, places: dict[str, Tensor]) -> dict[str, Any]:
-    """By region: by how many dB the samples of ``first`` are better (above 0), and its loss over that of ``second``
-    (better below 1)."""
+    """By region: the gain of ``first``'s samples over ``second``'s in dB (above 0 is better), and the ratio of their
+    losses (below 1 is better)."""
     found = {}
     for name, cells in places.items():
         if not cells.any():
@@ -251,12 +252,12 @@ def _rounded(numbers: dict[str, float]) -> dict[str, float]:
 
 
 def look(trainee: Trainee, held_out: PreparedClips, recipe: Recipe, given: Sequence[str]) -> dict[str, Errors]:
-    """Errors by what the model is given."""
+    """Errors by the parts of the tracks that the model receives, names in ``GIVEN``."""
     return {name: measure(trainee, GIVEN[name](held_out), recipe) for name in given}
 
 
 def comparisons(seen: dict[str, dict[str, Errors]], places: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """Two maps against one, then the same student given less against given everything."""
+    """Two maps against one; then each student with everything against itself with less."""
     one, two = seen["one map"], seen["two maps"]
     pairs = [(f"two maps, {name}", f"one map, {name}", two[name], one[name]) for name in one]
     for student in ("one map", "two maps"):
@@ -268,7 +269,7 @@ def comparisons(seen: dict[str, dict[str, Errors]], places: dict[str, Tensor]) -
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: figures, then differences."""
+    """A Markdown table of figures, then of differences."""
     names = list(result["cells"])
     lines = [["student, given", *(f"{name} dB" for name in names), *(f"{name} loss" for name in names)]]
     for label, row in result["students"].items():
@@ -284,18 +285,20 @@ def table(result: dict[str, Any]) -> str:
 def main(options: Sequence[str] | None = None) -> None:
     """Train both, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("work/nano"), help="where the teacher was trained")
-    parser.add_argument("--work", type=Path, help="where runs are kept; FOLDER/hidden-map by default")
-    parser.add_argument("--recipe", default="nano", help="of the teacher; one of rendered clips")
-    parser.add_argument("--steps", type=int, default=200, help="of each of the two")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("work/nano"), help="folder in which the teacher was trained"
+    )
+    parser.add_argument("--work", type=Path, help="folder of the runs; FOLDER/hidden-map by default")
+    parser.add_argument("--recipe", default="nano", help="the teacher's recipe, of rendered clips")
+    parser.add_argument("--steps", type=int, default=200, help="training steps of each student")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--clips", type=int, default=48, help="held-out clips, at least 2")
-    parser.add_argument("--threads", type=int, help="torch's own choice by default")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON object is written")
+    parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
     arguments = parser.parse_args(options)
     if arguments.clips < 2 or arguments.steps < 1 or arguments.batch < 1:
         raise ValueError("--clips must be at least 2, --steps and --batch at least 1")
-    load = os.getloadavg()[0]  # of others: read before we add our own
+    load = os.getloadavg()[0]  # of other processes, so read it before adding our own
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     recipe, folder = make_recipe(arguments), arguments.folder
@@ -310,7 +313,7 @@ def main(options: Sequence[str] | None = None) -> None:
     for name, student in students.items():
         work = (arguments.work or folder / "hidden-map") / name.replace(" ", "-")
         trained[name] = train_on(student, source, held_out, recipe, arguments.steps, work)
-        # to a student with one map hidden is unspecified: it need not be asked
+        # with one map, hidden and unspecified are the same: no need to measure
         given = [g for g in GIVEN if g != "hidden as unspecified" or name == "two maps"]
         seen[name] = look(student, held_out, recipe, given)
     energy = held_out.latents.square().mean(dim=1)

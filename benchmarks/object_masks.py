@@ -2,10 +2,10 @@
 
     python benchmarks/object_masks.py --scenes 80 --output benchmarks/results/object-masks.json
 
-Every sprite seen in one piece of 60 pixels or more is clicked once, at a random pixel two pixels or more inside it, and
-boxed once; of a click `nano`'s outliner is asked, too, or not. References: a disc of 16 pixels around the click, which
-is what a drag takes hold of without a mask, and the box itself. Scenes of this seed were not looked at while the method
-was made (those of seed 998 were).
+Every sprite visible as one connected region of at least 60 pixels is selected once by a click, at a random pixel at
+least two pixels inside it, and once by a box; clicks are evaluated with and without `nano`'s outliner. References: a
+disc of 16 pixels around the click, which a drag holds without a mask, and the box itself. Scenes of this seed were not
+used in developing the method (those of seed 998 were).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LEAST = 60
 
 
 def objects(scenes: int) -> list[tuple[np.ndarray, np.ndarray, tuple[float, float]]]:
-    """Pictures uint8 (H, W, 3), masks bool (H, W) of one sprite each, and a click inside."""
+    """Pictures uint8 (H, W, 3), each with the mask bool (H, W) of one sprite and a click (x, y) inside it."""
     settings = replace(scene_config(preset("nano"), 6.0), frames=9)
     found = []
     for index in range(scenes):
@@ -58,7 +58,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Mean with its 95 % interval (objects resampled), median, and how many are good and bad."""
+    """Mean with its 95 % interval (objects resampled), median, and the shares of good and bad masks."""
     array = np.array(values)
     return {
         "mean": paired_bootstrap(values, [0.0] * len(values)).to_dict(),
@@ -91,7 +91,12 @@ def main() -> None:
         y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
         scores["disc of 16 px"].append(iou(np.hypot(x - click[0], y - click[1]) <= 16, mask))
         rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-        edges = columns[0] - 2.5, rows[0] - 2.5, columns[-1] + 2.5, rows[-1] + 2.5  # as a person draws it: wider
+        edges = (
+            columns[0] - 2.5,
+            rows[0] - 2.5,
+            columns[-1] + 2.5,
+            rows[-1] + 2.5,
+        )  # slightly too large, as people draw boxes
         scores["box"].append(iou(select_object(picture, box=edges), mask))
         whole = np.zeros_like(mask)
         whole[max(rows[0] - 2, 0) : rows[-1] + 3, max(columns[0] - 2, 0) : columns[-1] + 3] = True

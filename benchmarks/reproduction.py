@@ -1,9 +1,9 @@
-"""What the paper claims and what ``nano`` shows, from the results that ``runs/reproduction.sh`` has left.
+"""Writes a page that compares the paper's claims with ``nano``'s results, which ``runs/reproduction.sh`` makes.
 
     python benchmarks/reproduction.py --results benchmarks/results/reproduction --output docs/reproduction.md
 
-Nothing is computed here: every figure is read from a JSON file, whose command, commit and machine the page names. A
-verdict is a rule on intervals, written beside its claim; where a file is missing the page says that it was not run.
+Nothing is measured here: every figure is read from a JSON file, whose command, commit and machine are on the page. A
+verdict follows from intervals by a rule given with each claim; if a file is missing, the page says "not run".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Finding:
-    """``shown``: what was measured, in words and numbers, and the ``verdict`` on it."""
+    """A result. ``shown``: the measurement in words and numbers. ``verdict``: whether it agrees with the claim."""
 
     shown: str
     verdict: str
@@ -32,7 +32,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """``said``: the paper's, with its place. ``file``: the result that ``judge`` looks at; none if nothing can be."""
+    """A claim of the paper. ``said``: its statement, with its place in the paper. ``file``: the result for ``judge``;
+    None if the claim cannot be tested."""
 
     title: str
     said: str
@@ -51,7 +52,8 @@ def sentence(parts: list[str]) -> str:
 
 
 def below(values: Values, matters: float = 0.0) -> str:
-    """The claim is that this difference lies below zero, and by as much as ``matters``."""
+    """The verdict on the claim that a difference is below zero; OPEN if the whole interval is within ``matters`` of
+    zero."""
     if max(abs(values["low"]), abs(values["high"])) < matters:
         return OPEN
     return AGREES if values["high"] < 0 else DISAGREES if values["low"] > 0 else OPEN
@@ -66,7 +68,7 @@ def above(values: Values) -> str:
 
 
 def pair(result: Result, of: str, minus: str) -> Result:
-    """The comparison whose two names end so."""
+    """The comparison whose two names end with ``of`` and ``minus``."""
     for found in result["comparisons"]:
         if found["of"].endswith(of) and found["minus"].endswith(minus):
             return dict(found)
@@ -147,8 +149,8 @@ def steps(result: Result) -> Finding:
 
 
 def guidance(result: Result) -> Finding:
-    """Agrees where motion guidance follows better than every other way, disagrees where it follows worse than any; a
-    way that it was not paired with leaves that open."""
+    """AGREES if motion guidance follows tracks better than every other kind, DISAGREES if worse than any; without a
+    comparison with each kind it cannot agree."""
     kinds = ("plain", "text", "joint")
     ends = tuple(f" {kind}" for kind in (*kinds, "motion"))
     rows = [found for found in result["comparisons"] if found["of"].endswith(ends) and found["minus"].endswith(ends)]
@@ -164,7 +166,7 @@ def guidance(result: Result) -> Finding:
 
 
 def motion_minus(rows: list[Result], kind: str) -> Values | None:
-    """The paired difference of end-point errors, whichever way round it was taken; None where there is none."""
+    """The paired difference of end-point errors, motion guidance minus ``kind``; None if they were not compared."""
     for found in rows:
         names, errors = (found["of"].split()[-1], found["minus"].split()[-1]), found["epe_mean"]
         if set(names) == {"motion", kind} and errors is not None:
@@ -191,7 +193,7 @@ def release(result: Result) -> Finding:
 
 
 def captions(result: Result) -> Finding:
-    """Agrees where any effect is brought about by the sentence that says it, for all to see, and by nothing else."""
+    """AGREES if for any effect the prompt brings the picture visibly nearer to it than the same model without."""
     brought, parts = False, []
     for effect, found in result["effects"].items():
         told, warp = (found["intervals"][f"told briefly - {other}"] for other in ("untold", "warp only"))
@@ -207,7 +209,7 @@ def nothing(why: str) -> Callable[[Result], Finding]:
 
 
 MARGINAL, VISIBLE = 0.3, 0.1
-"""dB within which a gain is called marginal, and a difference none."""
+"""dB below which a gain counts as marginal, and a difference as invisible."""
 
 
 def representation(result: Result) -> Finding:
@@ -315,7 +317,7 @@ CLAIMS = (
 
 
 def page(folder: Path) -> str:
-    """The page, as Markdown."""
+    """The page as Markdown."""
     lines = [
         "# Reproduction",
         "",
@@ -344,7 +346,7 @@ def page(folder: Path) -> str:
 
 
 def judge(claim: Claim, folder: Path, used: dict[str, Result]) -> Finding:
-    """The finding; a result that is not there, or lacks a row, is said to be so."""
+    """The finding for a claim; "not run" if the result is missing or lacks a row."""
     if claim.file is None:
         return claim.judge({})
     path = folder / claim.file

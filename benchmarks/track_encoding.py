@@ -1,8 +1,8 @@
-"""How long encoding a clip's tracks takes: by the track head, or drawn as colours and encoded by the model's
-autoencoder (the paper's table 3: 24.8 ms and 1053 ms).
+"""Time to encode a clip's tracks: with the track head, or drawn as colours and encoded by the model's autoencoder (the
+paper's table 3: 24.8 ms and 1053 ms).
 
-Both get the same tracks. Floating-point operations are counted at the model's own size and length; times are measured
-at ``--size`` and ``--frames``. Weights are random, which changes neither.
+Both encode the same tracks. Floating-point operations are counted at the model's own size and length; times are
+measured at ``--size`` and ``--frames``. Weights are random, which affects neither.
 
     python benchmarks/track_encoding.py                                       # Wan 2.1 1.3B, small enough for a CPU
     python benchmarks/track_encoding.py --size 480 832 --frames 81 --device cuda --dtype bfloat16
@@ -33,11 +33,11 @@ from motionstream.presets import preset
 
 RESULTS = Path(__file__).parent / "results" / "track-encoding.json"
 GRID = 50
-"""Tracks by tracks, as the paper has them."""
+"""Tracks per side of the grid, as in the paper."""
 
 
 def some_tracks(frames: int, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """A grid of tracks that shift, all visible: positions (1, T, N, 2), visible (1, T, N), ids (1, N)."""
+    """A moving grid of visible tracks: positions (1, T, N, 2), visible (1, T, N), ids (1, N)."""
     y, x = torch.meshgrid(*(torch.linspace(0, side - 1, GRID) for side in size), indexing="ij")
     places = torch.stack([x, y], dim=-1).reshape(1, 1, -1, 2)
     positions = places + torch.arange(frames)[None, :, None, None] * 0.5
@@ -46,7 +46,7 @@ def some_tracks(frames: int, size: tuple[int, int], device: torch.device) -> tup
 
 
 def milliseconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median time of a call, the first one left out."""
+    """Median time of a call without the first one."""
     times = []
     for _ in range(1 + repeats):
         clock = StageClock(device)
@@ -60,7 +60,7 @@ def milliseconds(run: Callable[[], object], device: torch.device, repeats: int) 
 def measure(
     config: ModelConfig, size: tuple[int, int], frames: int, device: torch.device, dtype: torch.dtype, repeats: int
 ) -> dict[str, Any]:
-    """Times and operations of both ways. ``frames``: 1 + 4k."""
+    """Times and operations of both encodings. ``frames``: 1 + 4k."""
     kind = config.autoencoder
     assert kind is not None
     built = LinearAutoencoder(kind) if isinstance(kind, LinearAutoencoderConfig) else WanAutoencoder(kind)
@@ -90,12 +90,12 @@ def main(options: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="wan2.1-1.3b", help="a preset without carried content")
-    parser.add_argument("--size", type=int, nargs=2, default=(160, 272), help="height and width to time")
-    parser.add_argument("--frames", type=int, default=9, help="to time, 1 + 4k")
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 272), help="height and width for the times")
+    parser.add_argument("--frames", type=int, default=9, help="frames for the times, 1 + 4k")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the JSON object is written")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
     arguments = parser.parse_args(options)
     config = preset(arguments.model)
     if config.carry is not None:

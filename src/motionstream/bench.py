@@ -1,4 +1,4 @@
-"""Benchmarks: what a machine makes of a model, with everything that is needed to do it again."""
+"""The streaming benchmark: speed, latency and memory of a model on this machine, with all settings to repeat it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from motionstream.stream import Stream
 from motionstream.tracks import LiveTracks
 
 WARM_UP = 10
-"""Chunks that are not counted: caches fill, and the allocator finds its size."""
+"""Chunks that are not measured, while caches fill and the allocator reaches its size."""
 COMPARED = 100
-"""Early chunks (after the warm-up) and late chunks that are compared, so many of each."""
+"""Number of early chunks, after the warm-up, and of late chunks to compare."""
 STAGES = ("conditions", "generate", "decode", "settle")
 
 
@@ -49,15 +49,15 @@ def bench_stream(
     placement: Placement | None = None,
     scale: int | None = None,
 ) -> dict[str, Any]:
-    """Load a model and stream ``chunks`` chunks: what ``bench_pipeline`` measures, and the load of the machine before.
+    """Load a model and stream ``chunks`` chunks: ``bench_pipeline`` and the machine's load average before it.
 
-    ``threads`` is torch's own choice where None; ``placement`` says the device, the precision and the decoder.
+    ``threads``: torch's own choice when None. ``placement``: device, precision and decoder.
     """
     _check_chunks(chunks)
     if threads is not None and not 1 <= threads <= 1024:
         raise ValueError(f"--threads is {threads}; give 1 to 1024")
     before = torch.get_num_threads()
-    load = os.getloadavg()[0]  # of others: read before we add our own
+    load = os.getloadavg()[0]  # of other processes, so read it before adding our own
     try:
         torch.set_num_threads(threads or before)
         pipeline = MotionStreamPipeline.from_pretrained(preset, untrained=untrained, causal=causal, placement=placement)
@@ -76,20 +76,20 @@ def bench_pipeline(
     backend: str = "auto",
     after_chunk: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Stream ``chunks`` chunks with a moving drag; speed, latency and memory as a dict that JSON can hold.
+    """Stream ``chunks`` chunks with a moving drag; returns speed, latency and memory as a dict of JSON values.
 
-    Stages are timed on the device (``StageClock``). ``latency_ms`` is from the call of ``step`` to all frames of the
-    chunk on the host; ``first_frame_ms`` to those of its first latent frame. ``fps`` is frames over latency and
-    settling, which is all that a stream costs. The warm-up (WARM_UP chunks, fewer in short runs) counts for none of
-    them. From 2 COMPARED + WARM_UP chunks on, ``late_over_early`` is the median time of the last COMPARED chunks over
-    that of those after the warm-up. Memory is the process's resident set, and what torch holds on a CUDA device.
+    Stages are timed on the device (``StageClock``). ``latency_ms``: from the call of ``step`` until all frames of the
+    chunk are on the host; ``first_frame_ms``: until those of its first latent frame are. ``fps``: frames divided by
+    latency plus settling, the whole cost of a stream. None of these includes the warm-up (WARM_UP chunks, fewer in
+    short runs). ``late_over_early``, from 2 COMPARED + WARM_UP chunks on: the median time of the last COMPARED chunks
+    relative to the COMPARED chunks after the warm-up. Memory: the process's resident set, and torch's on a CUDA device.
 
     Args:
-        size: (height, width); the model's own when None. scale: of the frames, as they are usually shown when None.
-        backend: of the attention (``model/backends.py``).
+        size: (height, width); the model's own when None. scale: enlargement of the frames; the usual one when None.
+        backend: attention backend (``model/backends.py``).
 
     Raises:
-        ValueError: a number of chunks, a size or a backend that cannot be.
+        ValueError: an invalid number of chunks, size or backend.
     """
     _check_chunks(chunks)
     config, device = pipeline.config, pipeline.device
@@ -134,7 +134,7 @@ def _measure(
     latency, first_frame = np.zeros(chunks), np.zeros(chunks)
     frames = np.zeros(chunks, int)
     warm = 0.0
-    shown: list[float] = []  # when the frames of each latent frame of a chunk were there
+    shown: list[float] = []  # times at which the frames of each latent frame of a chunk arrived
     for chunk in range(chunks):
         _drag(live, chunk)
         tracks = live.cut(stream.next_frames)
@@ -179,10 +179,10 @@ def _measure(
 def _compute(
     pipeline: MotionStreamPipeline, size: tuple[int, int], measured: dict[str, Any], matmul: float | None
 ) -> dict[str, Any]:
-    """Operations of a chunk (TFLOP), what they come to a second while a stage runs, and of which peaks that is a part.
+    """Operations of a chunk (TFLOP), per second by stage (TFLOP/s), and relative to two peaks.
 
-    ``share`` is of the data sheet's dense bf16 peak where the device is known, ``of_matmul`` of what a large product of
-    matrices reached just now; both over all that a chunk takes, None where there is nothing to compare with.
+    ``share``: of the data sheet's dense bf16 peak, if the device is known. ``of_matmul``: of the measured speed of a
+    large matrix product. Both are for the whole chunk; None without a peak.
     """
     parts, device = pipeline.parts, pipeline.device
     decoder: DecoderChoice = "full" if parts.tiny is None else "tiny"
@@ -211,7 +211,7 @@ def _share(rate: float | None, peak: float | None) -> float | None:
 
 
 def _drag(live: LiveTracks, chunk: int) -> None:
-    """One drag that circles the middle, let go and pressed anew every 20 chunks, as a visitor does."""
+    """A drag that circles the centre, released and pressed again every 20 chunks, as users do."""
     height, width = live.size
     middle, radius = np.array([width, height]) / 2, 0.2 * min(height, width)
 
@@ -237,7 +237,7 @@ def _spread(seconds: np.ndarray) -> dict[str, float]:
 
 
 def print_stream(result: dict[str, Any]) -> None:
-    """What ``bench_stream`` found, for people."""
+    """Print the results of ``bench_stream`` as a table and text."""
     from rich.console import Console
     from rich.table import Table
 

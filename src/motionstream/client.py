@@ -1,4 +1,4 @@
-"""A client of the studio's server: start a stream, drag, receive its frames, from Python.
+"""A Python client of the studio's server: starts streams, drags, receives frames.
 
     with Client("http://127.0.0.1:8000", token="...") as client:
         client.start("chelsea", prompt="a cat")
@@ -7,8 +7,8 @@
                 drag.move(60 + chunk.first, 64)
                 show(chunk.frames)
 
-Points are (x, y) pixels of the stream's picture with (0, 0) the centre of the top-left pixel; times are seconds of this
-process's monotonic clock. What goes over the wire stands in docs/protocol.md.
+Points are (x, y) pixels of the stream's picture; (0, 0) is the centre of the top-left pixel. Times are seconds of this
+process's monotonic clock. The protocol is described in docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from websockets.sync.client import connect
 from motionstream import wire
 from motionstream.yuv import to_rgb
 
-MAX_MESSAGE = 256 * 2**20  # bytes of a chunk: far more than any; without it websockets would refuse at 1 MiB
+MAX_MESSAGE = 256 * 2**20  # bytes per message, far more than any chunk has; the default of websockets is only 1 MiB
 
 
 class ServerError(RuntimeError):
-    """The server refused something, or the stream has ended. The message is the server's own sentence."""
+    """The server cannot be reached, refused something, or ended the stream. The message is the server's, if any."""
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Frames as they came: uint8 (T, H, W, 3) from frame ``first`` on.
+    """Received frames: uint8 (T, H, W, 3), starting with frame ``first`` of the stream.
 
-    ``positions`` float32 (T, N, 2), NaN where hidden: the points that the frames follow. ``header``: all that the
-    server says of them. ``arrived``: when they were here and decoded. ``delay``: seconds until then from the latest
-    command or pointer sample that they show, None where they show no new one.
+    ``positions`` float32 (T, N, 2), NaN where hidden: the points that the frames follow. ``header``: the server's
+    message header. ``arrived``: time at which the frames were decoded. ``delay``: seconds from the latest command or
+    pointer sample that they show to ``arrived``; None if they show no new one.
     """
 
     first: int
@@ -63,18 +63,18 @@ class Chunk:
 
 
 class Drag:
-    """A grid of points that is dragged until it is released, or the ``with`` block ends."""
+    """A grid of points that is dragged until ``release`` or the end of the ``with`` block."""
 
     def __init__(self, client: Client, gesture: int) -> None:
         self.client, self.gesture = client, gesture
 
     def move(self, x: float, y: float) -> None:
-        """Where the pointer is now."""
+        """Send the pointer's current position."""
         now = time.monotonic()
         self.client.send("move", t=now, gesture=self.gesture, samples=[[x, y, now]])
 
     def release(self) -> None:
-        """Let go."""
+        """Release the drag."""
         self.client.send("release", gesture=self.gesture)
 
     def __enter__(self) -> Self:
@@ -87,8 +87,8 @@ class Drag:
 class Client:
     """A connection to a server, closed at the end of a ``with`` block.
 
-    One thread may send while another receives. ``hello`` is what the server said of itself, ``started`` what it said of
-    the stream (with its secret ``session``, by which `rejoin` finds it again).
+    One thread may send while another receives. ``hello``: the server's greeting. ``started``: the message that started
+    the stream, with the secret ``session`` for `rejoin`.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class Client:
         share: str | None = None,
         patience: float = 30.0,
     ) -> None:
-        """``address`` of the page; ``share``: only watch the stream of that link. ``patience``: seconds to connect and
-        be greeted. Raises ServerError where that cannot be."""
+        """``address``: of the page. ``share``: token of a link for watching a stream only. ``patience``: timeout in
+        seconds for connecting and the greeting. Raises ServerError if connecting fails."""
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(f"address is {address!r}; give one like http://127.0.0.1:8000")
@@ -142,13 +142,13 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Leave. The session waits a while for somebody to rejoin it."""
+        """Close the connection. The session can be rejoined for a while."""
         self._open.close()
 
     # --------------------------------------------------------------------------------------------------- streams
 
     def upload(self, picture: str | Path | np.ndarray) -> str:
-        """Send a picture, a file or uint8 (H, W, 3); its name, to start with."""
+        """Upload a picture, a file or uint8 (H, W, 3). Returns its name, for `start`."""
         if isinstance(picture, np.ndarray):
             file = io.BytesIO()
             Image.fromarray(picture).save(file, "PNG")
@@ -159,16 +159,16 @@ class Client:
         return str(json.loads(_fetch(request))["name"])
 
     def upload_depth(self, picture: str, path: str | Path, *, inverse: bool = False) -> str:
-        """Send the depth map of a picture, a .npy or 16-bit PNG of its shape; its name, to start with.
+        """Upload a depth map for a picture, a .npy or 16-bit PNG of its shape. Returns its name, for `start`.
 
-        ``inverse``: bright is near. ServerError where it is none."""
+        ``inverse``: bright means near. Raises ServerError for an invalid map."""
         address = f"{self._base}/api/pictures/{picture}/depth?inverse={str(inverse).lower()}"
         request = urllib.request.Request(address, Path(path).read_bytes(), self._headers)
         return str(json.loads(_fetch(request))["depth"])
 
     def upload_video(self, path: str | Path) -> dict[str, Any]:
-        """Send a video file to take motion from: its ``name``, to `follow`, and ``size`` (height, width), ``frames``,
-        ``fps`` and a ``note``. ServerError where it is none."""
+        """Upload a video file as a source of motion. Returns its ``name``, for `follow`, ``size`` (height, width),
+        ``frames``, ``fps`` and a ``note``. Raises ServerError for an invalid video."""
         request = urllib.request.Request(f"{self._base}/api/videos", Path(path).read_bytes(), self._headers)
         answer: dict[str, Any] = json.loads(_fetch(request))
         return answer
@@ -183,10 +183,10 @@ class Client:
         *,
         depth: str | None = None,
     ) -> dict[str, Any]:
-        """Begin a stream from a picture of the gallery or an uploaded one; returns when it has begun.
+        """Start a stream from a picture of the gallery or an uploaded one; returns when it has started.
 
-        ``depth``: of `upload_depth`, for the camera. ``patience``: seconds to wait, in the queue, too. ServerError
-        where it cannot begin.
+        ``depth``: name from `upload_depth`, for the camera. ``patience``: timeout in seconds, including the queue.
+        Raises ServerError if the stream cannot start, TimeoutError after ``patience`` seconds.
         """
         fields = {"picture": picture, "prompt": prompt, "seed": seed, "codecs": [self.codec]}
         chosen = {name: value for name, value in (("steps", steps), ("depth", depth)) if value is not None}
@@ -194,7 +194,7 @@ class Client:
         return self._wait_for_start(patience)
 
     def _wait_for_start(self, patience: float) -> dict[str, Any]:
-        """The next ``started``. What is still said of the stream before, refusals and its end, is passed over."""
+        """The next ``started`` message. Messages about the previous stream, refusals and its end, are ignored."""
         until = time.monotonic() + patience
         while True:
             message = self.receive(max(0.0, until - time.monotonic()))
@@ -205,12 +205,12 @@ class Client:
                     raise ServerError(message["message"])
 
     def rejoin(self, session: str, patience: float = 30.0) -> dict[str, Any]:
-        """Go on with a session whose connection was lost, by ``started["session"]``."""
+        """Resume a session whose connection was lost. ``session``: ``started["session"]``."""
         self.send("rejoin", protocol=wire.VERSION, session=session, codecs=[self.codec])
         return self.wait_for("started", patience)
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Send any message of the protocol; when it is meant (``t``) is now unless said otherwise."""
+        """Send any message of the protocol; its time ``t`` is now by default."""
         self._write(json.dumps({"type": kind, "t": time.monotonic(), **fields}))
 
     def _write(self, message: str | bytes) -> None:
@@ -220,13 +220,13 @@ class Client:
             raise ServerError(f"the connection is closed: {error}") from error
 
     def drag(self, x: float, y: float, *, radius: float = 16, spacing: float = 8) -> Drag:
-        """Begin to drag what is at a point."""
+        """Start dragging at a point."""
         number = next(self._gestures)
         self.send("press", gesture=number, x=x, y=y, radius=radius, spacing=spacing)
         return Drag(self, number)
 
     def pin(self, x: float, y: float, *, radius: float = 16, spacing: float = 8) -> int:
-        """Hold what is at a point where it is; the gesture's number, to ``release`` or ``erase``."""
+        """Pin the content at a point. Returns the gesture's number, for ``release`` or ``erase`` messages."""
         number = next(self._gestures)
         self.send("pin", gesture=number, x=x, y=y, radius=radius, spacing=spacing)
         return number
@@ -239,22 +239,22 @@ class Client:
         align: Sequence[tuple[float, float, float, float]] = (),
         repeat: bool = False,
     ) -> None:
-        """Have the picture move as an uploaded video does, or as frames of a size (height, width) that `look` sends.
+        """Transfer the motion of an uploaded video, or of webcam frames of a size (height, width) sent by `look`.
 
-        ``align``: up to two of (x, y of the source, x, y of the picture) that lie on one another. ``repeat``: the video
-        begins again at its end. `unfollow` ends it.
+        ``align``: up to two pairs of coinciding points (x, y in the source, x, y in the picture). ``repeat``: loop the
+        video. `unfollow` ends the transfer.
         """
         source = {"webcam": webcam} if video is None else {"video": video, "repeat": repeat}
         self.send("follow", **source, align=[list(pair) for pair in align])
 
     def look(self, frame: np.ndarray) -> None:
-        """A frame, uint8 (H, W, 3), of the webcam that is followed."""
+        """Send a webcam frame, uint8 (H, W, 3), to be followed."""
         jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=85)
         header = {"t": time.monotonic()}
         self._write(wire.pack(wire.WEBCAM, header, np.zeros((1, 0, 2), np.float32), [jpeg]))
 
     def unfollow(self) -> None:
-        """Follow nothing any more."""
+        """Stop following a video or webcam."""
         self.send("unfollow")
 
     def stop(self) -> None:
@@ -264,7 +264,7 @@ class Client:
     # ------------------------------------------------------------------------------------------------- receiving
 
     def receive(self, patience: float | None = None) -> Chunk | dict[str, Any]:
-        """The next message, chunks decoded and acknowledged. TimeoutError after ``patience`` seconds."""
+        """The next message; chunks are decoded and acknowledged. Raises TimeoutError after ``patience`` seconds."""
         try:
             data = self._socket.recv(patience)
         except ConnectionClosed as error:
@@ -277,9 +277,9 @@ class Client:
         return message
 
     def wait_for(self, kind: str, patience: float = 30.0) -> dict[str, Any]:
-        """The next control message of this type; others, and chunks, are passed over.
+        """The next control message of this type; other messages and chunks are discarded.
 
-        Raises ServerError for a ``failed`` or ``ended`` that comes before, TimeoutError after ``patience`` seconds.
+        Raises ServerError if ``failed`` or ``ended`` comes first, TimeoutError after ``patience`` seconds.
         """
         until = time.monotonic() + patience
         while True:
@@ -290,10 +290,10 @@ class Client:
                 _raise_if_over(message)
 
     def chunks(self, seconds: float | None = None, patience: float = 30.0) -> Iterator[Chunk]:
-        """Chunks as they come, ``seconds`` of the video or until the stream ends; other messages are passed over.
+        """Yield chunks, for ``seconds`` of video or until the stream ends; other messages are discarded.
 
-        Raises ServerError where the stream fails or a command was refused, after which it may be called again; and
-        TimeoutError where nothing comes for ``patience`` seconds.
+        Raises ServerError if the stream fails or a command is refused, after which it may be called again; TimeoutError
+        if nothing arrives for ``patience`` seconds.
         """
         begin: int | None = None
         while True:
@@ -303,7 +303,7 @@ class Client:
                     return
                 _raise_if_over(message)
                 continue
-            if message.header.get("still"):  # a frame that was made before: where the stream stands
+            if message.header.get("still"):  # an earlier frame, sent to show the stream's state
                 continue
             yield message
             begin = message.first if begin is None else begin

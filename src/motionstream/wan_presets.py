@@ -1,6 +1,6 @@
 """The Wan presets (paper, section 4.1): official sizes, and tiny ones with the same structure for tests.
 
-Sizes are those of the official configs; ``docs/checkpoints.md`` says what was checked of them.
+Sizes are from the official configs; ``docs/checkpoints.md`` says what was checked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import replace
 from motionstream.component_config import CLIPConfig, TinyAutoencoderConfig, UMT5Config, WanAutoencoderConfig
 from motionstream.config import ModelConfig, SamplerConfig, TrackHeadConfig, TransformerConfig
 
-# Of the latents that the official autoencoders make (Wan2.1 and Wan2.2, wan/modules/vae.py and vae2_2.py).
+# Statistics of the official autoencoders' latents (Wan2.1 and Wan2.2, wan/modules/vae.py and vae2_2.py).
 WAN21_MEAN = (
     *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
     *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
@@ -79,7 +79,7 @@ def _wan21(name: str, transformer: TransformerConfig) -> ModelConfig:
         fps=16.0,
         clip_frames=81,
         latent_channels=16,
-        # the channel order of VideoX-Fun's Control models, the track head in the place of the control video
+        # the channel order of VideoX-Fun's Control models, with the track head instead of the control video
         inputs=(("noise", 16), ("tracks", 16), ("image", 16)),
         image_conditioning="concat",
         transformer=_with_image_branch(transformer, 1280),
@@ -106,7 +106,7 @@ def wan21_14b() -> ModelConfig:
 def wan22_5b() -> ModelConfig:
     """The paper's large model: Wan 2.2 TI2V 5B, 720p at 24 fps.
 
-    Clips are cut to 117 frames (30 latent frames, ten chunks): the 121 that Wan takes are 31 latent frames.
+    Clips have 117 frames (30 latent frames, ten chunks), since Wan's 121 frames are 31 latent frames, not whole chunks.
     """
     return ModelConfig(
         name="wan2.2-5b",
@@ -132,7 +132,7 @@ _TEXT = UMT5Config(tokens=512, vocab_size=384, d_model=32, d_kv=8, d_ff=48, num_
 
 
 def wan21_debug() -> ModelConfig:
-    """``wan2.1-1.3b`` with the same structure and almost nothing inside, 96×64 pixels; for tests."""
+    """A tiny model with the structure of ``wan2.1-1.3b``, 96×64 pixels, for tests."""
     return replace(
         wan21_1_3b(),
         name="wan2.1-debug",
@@ -153,7 +153,7 @@ def wan21_debug() -> ModelConfig:
 
 
 def wan22_debug() -> ModelConfig:
-    """``wan2.2-5b`` with the same structure and almost nothing inside, 128×96 pixels; for tests."""
+    """A tiny model with the structure of ``wan2.2-5b``, 128×96 pixels, for tests."""
     return replace(
         wan22_5b(),
         name="wan2.2-debug",
