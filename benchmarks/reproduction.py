@@ -217,11 +217,13 @@ def representation(result: Result) -> Finding:
     size = "×".join(map(str, result["size"]))
     shown = (
         f"Not `nano`, which carries content, but a model without any ({ids['weights'] / 1e6:.1f} million weights, "
-        f"{size}, {result['clips']} clips: too few to follow). Error of denoised latents, drawn minus ids: "
-        f"{interval(drawn['minus_base'], 4)} of {ids['error']:.4f}. Being given the tracks lowers it by "
-        f"{interval(ids['tracks_are_worth'], 4)} with ids and by {interval(drawn['tracks_are_worth'], 4)} drawn."
+        f"{size}, {result['clips']} clips: too few to follow). Being given the tracks lowers the error of denoised "
+        f"latents by {interval(ids['tracks_are_worth'], 4)} as ids and by {interval(drawn['tracks_are_worth'], 4)} "
+        f"drawn, a difference of {interval(drawn['worth_minus_base'], 4)}. The error itself, drawn minus ids: "
+        f"{interval(drawn['minus_base'], 4)} of {ids['error']:.4f}."
     )
-    return Finding(shown, above(drawn["minus_base"]))
+    # what the tracks are worth, not the error: drawing may disturb what else is learnt
+    return Finding(shown, below(drawn["worth_minus_base"]))
 
 
 def encoding(result: Result) -> Finding:
