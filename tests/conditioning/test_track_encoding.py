@@ -1,20 +1,13 @@
 """benchmarks/track_encoding.py: both ways are timed and counted, and what cannot be compared is refused."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "track_encoding.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("track_encoding", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_benchmark):
+    return load_benchmark("track_encoding")
 
 
 def test_both_ways_are_timed_and_counted(script, tmp_path):

@@ -1,9 +1,7 @@
 """benchmarks/ablations.py: variants differ in what they say, and the whole comparison runs, if at no useful size."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +9,10 @@ import pytest
 from motionstream.training.named_recipes import recipe_named
 from motionstream.training.sources import begin
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ablations.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("ablations", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_benchmark):
+    return load_benchmark("ablations")
 
 
 def test_each_variant_changes_something_and_all_clips_are_shared_out(script):

@@ -1,9 +1,7 @@
 """benchmarks/hidden_map.py: the widened teacher, which cells count, and the whole comparison at debug size."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,16 +18,12 @@ from motionstream.training.flow_matching import make_conditions
 from motionstream.training.rendered_clips import prepare
 from motionstream.training.trainee import Trainee
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "hidden_map.py"
 COMPRESS = "model.track_head.compress.weight"
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("hidden_map", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_benchmark):
+    return load_benchmark("hidden_map")
 
 
 def make_trainee() -> Trainee:
