@@ -33,14 +33,14 @@ from motionstream.media import atomic_path
 from motionstream.metrics import paired_bootstrap
 from motionstream.model.flow import add_noise, hold_picture, keyed_noise, velocity_to_x0
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training.clips import ClipSource, PreparedClips
-from motionstream.training.flow_matching import make_conditions
-from motionstream.training.loop import train
-from motionstream.training.named_recipes import recipe_named
-from motionstream.training.recipes import Recipe, Rendered
+from motionstream.training.clips.prepared import ClipSource, PreparedClips
+from motionstream.training.diffusion.flow_matching import make_conditions
+from motionstream.training.diffusion.teacher import TeacherStage
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.loop.run import train
+from motionstream.training.recipes.named import recipe_named
+from motionstream.training.recipes.recipe import Recipe, Rendered
 from motionstream.training.sources import begin, clip_source, clip_view, load_autoencoder, validation_clips
-from motionstream.training.teacher import TeacherStage
-from motionstream.training.trainee import Trainee
 
 RESULTS = Path(__file__).parent / "results" / "nano-ablations.json"
 LEVELS = (0.3, 0.6, 0.9)

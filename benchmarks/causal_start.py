@@ -28,17 +28,17 @@ from torch import Tensor
 
 from motionstream.environment import environment
 from motionstream.media import atomic_path
-from motionstream.training.causal_init import CausalStage
-from motionstream.training.clips import PreparedClips
-from motionstream.training.loop import Run, train
-from motionstream.training.named_recipes import recipe_named
-from motionstream.training.recipes import Recipe, Rendered
-from motionstream.training.rollouts import roll_out, rollout_figures
+from motionstream.training.clips.prepared import PreparedClips
+from motionstream.training.diffusion.causal_init import CausalStage
+from motionstream.training.diffusion.rollouts import roll_out, rollout_figures
+from motionstream.training.diffusion.teacher_forcing import TeacherForcingStage
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.diffusion.trajectories import TrajectoryStore, make_trajectories
+from motionstream.training.loop.run import Run, train
+from motionstream.training.loop.stage import TrainConfig
+from motionstream.training.recipes.named import recipe_named
+from motionstream.training.recipes.recipe import Recipe, Rendered
 from motionstream.training.sources import begin, clip_source, validation_clips
-from motionstream.training.stage import TrainConfig
-from motionstream.training.teacher_forcing import TeacherForcingStage
-from motionstream.training.trainee import Trainee
-from motionstream.training.trajectories import TrajectoryStore, make_trajectories
 
 RESULTS = Path(__file__).parent / "results" / "nano-causal-start.json"
 

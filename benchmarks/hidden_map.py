@@ -43,15 +43,15 @@ from motionstream.metrics import paired_bootstrap
 from motionstream.model.flow import add_noise, hold_picture, keyed_noise, velocity_to_x0
 from motionstream.sampler.bidirectional import sample
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training.clips import ClipSource, PreparedClips
-from motionstream.training.flow_matching import make_conditions, x0_loss
-from motionstream.training.loop import train
-from motionstream.training.named_recipes import recipe_named
-from motionstream.training.recipes import Recipe, Rendered
-from motionstream.training.rendered_clips import prepare
+from motionstream.training.clips.prepared import ClipSource, PreparedClips
+from motionstream.training.clips.rendered import prepare
+from motionstream.training.diffusion.flow_matching import make_conditions, x0_loss
+from motionstream.training.diffusion.teacher import TeacherStage
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.loop.run import train
+from motionstream.training.recipes.named import recipe_named
+from motionstream.training.recipes.recipe import Recipe, Rendered
 from motionstream.training.sources import begin, clip_source, load_autoencoder
-from motionstream.training.teacher import TeacherStage
-from motionstream.training.trainee import Trainee
 
 RESULTS = Path(__file__).parent / "results" / "nano-hidden-map.json"
 TRACKS = TrackMix(dense=0.3, random=0.2, drags=0.5, release=0.5, mask_probability=0.2)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from motionstream.training.keyed_loader import KeyedLoader
+from motionstream.training.clips.keyed_loader import KeyedLoader
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 

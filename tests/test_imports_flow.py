@@ -55,6 +55,16 @@ ALLOWED: dict[str, set[str]] = {
     "server": LEFT_OF_PIPELINE
     | {"environment", "hardware", "wire", "client", "loading", "scene", "stream", "pipeline", "session"},
 }
+# What the packages inside a part may import of it; its single modules stand right of its packages.
+INSIDE: dict[str, dict[str, set[str]]] = {
+    "training": {
+        "loop": set(),
+        "clips": {"loop"},
+        "diffusion": {"loop", "clips"},
+        "parts": {"loop", "clips", "diffusion"},
+        "recipes": {"loop", "diffusion", "parts"},
+    }
+}
 # They tie everything together: the package's own names, and the command line.
 FREE = {"__init__", "__main__", "cli", "commands"}
 
@@ -100,6 +110,22 @@ def violations(source: Path) -> list[str]:
                 continue
             if target not in ALLOWED[part]:
                 found.append(f"{module}:{line} imports {name}, which {part} may not")
+    return found
+
+
+def violations_inside(source: Path) -> list[str]:
+    """As ``violations``, among the packages inside a part (``INSIDE``)."""
+    found = []
+    for module, path in sorted(modules(source).items()):
+        part, package, *_ = [*module.split("."), ""]
+        allowed = INSIDE.get(part, {}).get(package)
+        if allowed is None:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        for line, name in imported(module, path, list(ast.walk(tree))):
+            target = [*name.split("."), "", ""][:3]
+            if target[:2] == ["motionstream", part] and target[2] not in allowed | {package}:
+                found.append(f"{module}:{line} imports {name}, which {part}.{package} may not")
     return found
 
 
@@ -151,6 +177,24 @@ def test_the_package_flows_one_way():
     assert not violations(SOURCE), "\n".join(violations(SOURCE))
 
 
+def test_the_packages_inside_a_part_flow_one_way():
+    assert not violations_inside(SOURCE), "\n".join(violations_inside(SOURCE))
+    for part, allowed in INSIDE.items():
+        assert all((SOURCE / part / package).is_dir() for package in allowed)
+
+
+def test_imports_against_the_flow_inside_a_part_fail(tmp_path):
+    for module, text in {
+        "training/loop/run.py": "from motionstream.training.clips import prepared",
+        "training/clips/shards.py": "from motionstream.training import sources",
+        "training/recipes/wan.py": "from ..stages import run",
+    }.items():
+        source = write(tmp_path / module.replace("/", "_"), {module: text})
+        assert [found.split(" ")[0] for found in violations_inside(source)] == [module[:-3].replace("/", ".") + ":1"]
+    fine = "from motionstream.training.loop import run\nfrom .recipe import Recipe\nimport motionstream.config"
+    assert violations_inside(write(tmp_path / "fine", {"training/recipes/wan.py": fine})) == []
+
+
 def test_the_command_line_starts_without_heavy_libraries():
     assert not heavy_imports(SOURCE, "cli"), "\n".join(heavy_imports(SOURCE, "cli"))
 
@@ -199,7 +243,7 @@ def test_imports_against_the_flow_fail(tmp_path):
         "metrics.py": "from .training import loop",
         "training/loop.py": "from motionstream.evaluation import report",
         "evaluation/report.py": "from ..server.engine import Engine",
-        "server/app.py": "from motionstream.training.loop import train",
+        "server/app.py": "from motionstream.training.loop.run import train",
         "pipeline.py": "from motionstream.cli import main",
     }.items():
         source = write(tmp_path / module.replace("/", "_"), {module: text})

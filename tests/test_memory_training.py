@@ -17,10 +17,10 @@ from motionstream.memory.training import TrainingSetup, training_budget, trainin
 from motionstream.model.attention import BlockCausal
 from motionstream.model.motion_model import MotionModel
 from motionstream.presets import preset
-from motionstream.training import distributed
-from motionstream.training.loop import Run
-from motionstream.training.self_forcing import SelfForcingConfig
-from motionstream.training.workload import Workload, make_stage, workload
+from motionstream.training.diffusion.self_forcing import SelfForcingConfig
+from motionstream.training.loop import distributed
+from motionstream.training.loop.run import Run
+from motionstream.training.planning.workload import Workload, make_stage, workload
 
 CPU, GIB, MIB = torch.device("cpu"), 2**30, 2**20
 
@@ -86,8 +86,8 @@ def test_nanos_step_keeps_what_is_told_to_the_percent(recompute, tmp_path):
 
 @pytest.mark.parametrize("name", ["debug", "wan2.1-debug"])
 def test_a_causal_step_keeps_what_is_told(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("motionstream.training.causal_init.SINKS", (1,))
-    monkeypatch.setattr("motionstream.training.causal_init.WINDOWS", (2,))
+    monkeypatch.setattr("motionstream.training.diffusion.causal_init.SINKS", (1,))
+    monkeypatch.setattr("motionstream.training.diffusion.causal_init.WINDOWS", (2,))
     work = workload(name, batch=2, data="synthetic", bf16=False, stage="causal")
     stage, loss = real_step(work, tmp_path)
     told = measure_of(work).clip(BlockCausal(CausalConfig.parse("c3s1w2")), CONDITIONING[:1])

@@ -6,9 +6,9 @@ import torch
 
 from motionstream.cli import main
 from motionstream.hardware import bfloat16_pays
-from motionstream.training.benchmark import WARM_UP, bench_train
-from motionstream.training.throughput import teacher_flops
-from motionstream.training.workload import SyntheticClips, Workload, make_clips, workload
+from motionstream.training.planning.benchmark import WARM_UP, bench_train
+from motionstream.training.planning.throughput import teacher_flops
+from motionstream.training.planning.workload import SyntheticClips, Workload, make_clips, workload
 
 TRAIN = ["bench", "train", "--preset", "debug", "--batch", "2", "--threads", "1", "--device", "cpu"]
 

@@ -22,7 +22,7 @@ from motionstream.conditioning.umt5 import UMT5TextEncoder
 from motionstream.model.checkpoints import load_transformer, own_config
 from motionstream.model.key_maps import to_official
 from motionstream.presets import preset
-from motionstream.training.perceptual import LPIPS
+from motionstream.training.parts.perceptual import LPIPS
 
 WAN21, WAN22 = preset("wan2.1-debug"), preset("wan2.2-debug")
 

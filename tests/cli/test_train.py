@@ -10,11 +10,13 @@ from motionstream.cli import main
 from motionstream.components import Placement
 from motionstream.media import write_video
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.training import nano_recipes, recipes, stages
-from motionstream.training.named_recipes import RECIPES
-from motionstream.training.perceptual import LPIPS
+from motionstream.training import stages
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.parts.perceptual import LPIPS
+from motionstream.training.recipes import nano as nano_recipes
+from motionstream.training.recipes import recipe as recipes
+from motionstream.training.recipes.named import RECIPES
 from motionstream.training.sources import weights_path
-from motionstream.training.trainee import Trainee
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def test_a_gpu_takes_as_many_clips_at_a_time_as_the_recipe_or_the_user_says(tmp_
     data = ["--recipe", "wan2.1-1.3b-lora", "--shards", "clips", "--base", "model", "--folder", str(tmp_path)]
     assert main(["train", "causal", *data]) == 0
     assert main(["train", "causal", *data, "--accumulate", "4"]) == 0
-    monkeypatch.setattr("motionstream.training.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("motionstream.training.loop.distributed.world_size", lambda: 2)
     assert main(["train", "causal", *data]) == 0
     assert ran == [8, 4, 4]
 

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from motionstream.cli import main
-from motionstream.training import distributed, recipes, stages
+from motionstream.training import stages
+from motionstream.training.loop import distributed
+from motionstream.training.recipes import recipe as recipes
 
 STAGES = ("autoencoder", "tiny-decoder")  # the cheapest: two runs, one after the other in one process group
 assert set(STAGES) <= set(stages.TRAINERS)  # imported once, before processes are forked

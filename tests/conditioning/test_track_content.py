@@ -12,7 +12,7 @@ from motionstream.model.motion_model import ImageInput, MotionInput, MotionModel
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import debug
 from motionstream.tracks import Tracks
-from motionstream.training.clips import PreparedClips, content_of_clips
+from motionstream.training.clips.prepared import PreparedClips, content_of_clips
 
 CELL = 8
 

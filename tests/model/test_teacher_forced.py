@@ -9,7 +9,7 @@ from motionstream.model.flow import add_noise, hold_picture
 from motionstream.model.motion_model import CarriedLatents, Conditions, ImageInput, MotionInput, MotionModel
 from motionstream.presets import preset
 from motionstream.sampler.rollout import Rollout
-from motionstream.training.teacher_forcing import twice
+from motionstream.training.diffusion.teacher_forcing import twice
 
 CHUNKS = 6  # c3s1w2 rolls from the fifth on
 

@@ -7,7 +7,7 @@ from motionstream.model.flow import add_noise
 from motionstream.model.motion_model import ImageInput, MotionInput, MotionModel
 from motionstream.presets import preset
 from motionstream.sampler.rollout import Rollout
-from motionstream.training.teacher import evaluate_loss
+from motionstream.training.diffusion.teacher import evaluate_loss
 
 LATENT = (8, 12)  # of wan2.1-debug
 

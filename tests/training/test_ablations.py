@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from motionstream.training.named_recipes import recipe_named
+from motionstream.training.recipes.named import recipe_named
 from motionstream.training.sources import begin
 
 

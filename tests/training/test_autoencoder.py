@@ -1,4 +1,4 @@
-"""training/autoencoder.py: what the residual decoder is looked at on is not what it is trained on."""
+"""training/parts/autoencoder.py: what the residual decoder is looked at on is not what it is trained on."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import torch
 
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.component_config import LinearAutoencoderConfig
-from motionstream.training.autoencoder import GeneratedDecoderStage
+from motionstream.training.parts.autoencoder import GeneratedDecoderStage
 
 
 class Store:

@@ -11,14 +11,14 @@ from motionstream.model.flow import per_frame
 from motionstream.model.motion_model import Conditions
 from motionstream.sampler.bidirectional import trajectory
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training.causal_init import CausalStage
-from motionstream.training.clips import PreparedClips
-from motionstream.training.distributed import SampleDraws
-from motionstream.training.flow_matching import x0_loss
-from motionstream.training.named_recipes import RECIPES
-from motionstream.training.rendered_clips import prepare
-from motionstream.training.trainee import Trainee
-from motionstream.training.trajectories import solve
+from motionstream.training.clips.prepared import PreparedClips
+from motionstream.training.clips.rendered import prepare
+from motionstream.training.diffusion.causal_init import CausalStage
+from motionstream.training.diffusion.flow_matching import x0_loss
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.diffusion.trajectories import solve
+from motionstream.training.loop.distributed import SampleDraws
+from motionstream.training.recipes.named import RECIPES
 
 DEVIATION = 0.4
 TIMES = (1.0, 0.8, 0.5)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from motionstream.training import nano_recipes, recipes, stages
-from motionstream.training.rendered_clips import ClipPool
+from motionstream.training import stages
+from motionstream.training.clips.rendered import ClipPool
+from motionstream.training.recipes import nano as nano_recipes
+from motionstream.training.recipes import recipe as recipes
 
 
 @pytest.fixture(scope="module")

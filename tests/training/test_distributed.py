@@ -25,23 +25,26 @@ from motionstream.model.attention import BlockCausal
 from motionstream.model.motion_model import MotionModel
 from motionstream.presets import preset
 from motionstream.sampler.rollout import Rollout
-from motionstream.training import distributed, nano_recipes, recipes, sources, stages
-from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage
-from motionstream.training.causal_init import CausalStage
-from motionstream.training.checkpoint import Checkpoints
-from motionstream.training.flow_matching import make_conditions
-from motionstream.training.looking import LookStage
-from motionstream.training.loop import Run, TrainConfig, train
-from motionstream.training.mixer import MixerStage
-from motionstream.training.outlining import OutlineStage
-from motionstream.training.rendered_clips import ClipPool
-from motionstream.training.self_forcing import SelfForcingConfig, SelfForcingStage
-from motionstream.training.stage import Stage
-from motionstream.training.teacher import TeacherStage
-from motionstream.training.teacher_forcing import TeacherForcingStage
-from motionstream.training.tiny_autoencoder import TinyDecoderStage, TinyTraining
-from motionstream.training.trajectories import TrajectoryStore, make_trajectories
-from motionstream.training.video_clips import rendered_clips
+from motionstream.training import sources, stages
+from motionstream.training.clips.rendered import ClipPool
+from motionstream.training.clips.videos import rendered_clips
+from motionstream.training.diffusion.causal_init import CausalStage
+from motionstream.training.diffusion.flow_matching import make_conditions
+from motionstream.training.diffusion.self_forcing import SelfForcingConfig, SelfForcingStage
+from motionstream.training.diffusion.teacher import TeacherStage
+from motionstream.training.diffusion.teacher_forcing import TeacherForcingStage
+from motionstream.training.diffusion.trajectories import TrajectoryStore, make_trajectories
+from motionstream.training.loop import distributed
+from motionstream.training.loop.checkpoint import Checkpoints
+from motionstream.training.loop.run import Run, TrainConfig, train
+from motionstream.training.loop.stage import Stage
+from motionstream.training.parts.autoencoder import DecoderStage, GeneratedDecoderStage
+from motionstream.training.parts.looking import LookStage
+from motionstream.training.parts.mixer import MixerStage
+from motionstream.training.parts.outlining import OutlineStage
+from motionstream.training.parts.tiny_autoencoder import TinyDecoderStage, TinyTraining
+from motionstream.training.recipes import nano as nano_recipes
+from motionstream.training.recipes import recipe as recipes
 
 fork = multiprocessing.get_context("fork")
 RECIPE = nano_recipes.debug()
@@ -237,7 +240,7 @@ def test_two_processes_have_the_losses_of_one(kind, data, tmp_path):
 
 
 PAPERS = {**SHARDED, "bf16": True, "frozen_dtype": "bfloat16", "betas": (0.0, 0.999), "clip": 10.0}
-"""How Self-Forcing is trained in full size (``wan_recipes.paper_self_forcing``)."""
+"""How Self-Forcing is trained in full size (``recipes.wan.paper_self_forcing``)."""
 
 
 def train_as_in_the_paper(data, target):

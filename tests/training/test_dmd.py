@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from motionstream.model.flow import add_noise
-from motionstream.training.dmd import FLOOR, HIGHEST, LOWEST, dmd_gradient, dmd_loss, score_times
+from motionstream.training.diffusion.dmd import FLOOR, HIGHEST, LOWEST, dmd_gradient, dmd_loss, score_times
 
 
 def gaussian(mean, std, temperature=1.0):

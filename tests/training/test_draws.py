@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from motionstream.model.flow import shift_time
-from motionstream.training import distributed, teacher, teacher_forcing
-from motionstream.training.clips import PreparedClips
-from motionstream.training.distributed import micro_batch
-from motionstream.training.teacher import TeacherConfig, TeacherStage
-from motionstream.training.teacher_forcing import TeacherForcingStage
+from motionstream.training.clips.prepared import PreparedClips
+from motionstream.training.diffusion import teacher, teacher_forcing
+from motionstream.training.diffusion.teacher import TeacherConfig, TeacherStage
+from motionstream.training.diffusion.teacher_forcing import TeacherForcingStage
+from motionstream.training.loop import distributed
+from motionstream.training.loop.distributed import micro_batch
 
 BATCH, STEPS = 64, 100
 CHANCES = {"text": 0.1, "motion": 0.25, "image": 0.4}

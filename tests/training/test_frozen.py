@@ -8,9 +8,9 @@ import torch
 from motionstream.model.precision import is_island
 from motionstream.model.transformer import MotionTransformer
 from motionstream.presets import preset
-from motionstream.training.distributed import SampleDraws, shard
-from motionstream.training.loop import Run, TrainConfig
-from motionstream.training.stage import Stage
+from motionstream.training.loop.distributed import SampleDraws, shard
+from motionstream.training.loop.run import Run, TrainConfig
+from motionstream.training.loop.stage import Stage
 
 CONFIG = TrainConfig(steps=3, lr=1e-3, warmup=1)
 

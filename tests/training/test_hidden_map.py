@@ -12,11 +12,11 @@ from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank
 from motionstream.model.motion_model import MotionModel
 from motionstream.presets import preset
-from motionstream.training import nano_recipes
-from motionstream.training.clips import PreparedClips
-from motionstream.training.flow_matching import make_conditions
-from motionstream.training.rendered_clips import prepare
-from motionstream.training.trainee import Trainee
+from motionstream.training.clips.prepared import PreparedClips
+from motionstream.training.clips.rendered import prepare
+from motionstream.training.diffusion.flow_matching import make_conditions
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.recipes import nano as nano_recipes
 
 COMPRESS = "model.track_head.compress.weight"
 

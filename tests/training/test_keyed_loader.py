@@ -6,7 +6,7 @@ import resource
 import pytest
 import torch
 
-from motionstream.training.keyed_loader import KeyedLoader
+from motionstream.training.clips.keyed_loader import KeyedLoader
 
 
 class Source:

@@ -1,4 +1,4 @@
-"""training/looking.py: what a batch holds, that it learns what belongs together, and that streams see the same."""
+"""training/parts/looking.py: what a batch holds, that it learns what belongs together; streams see the same."""
 
 import pytest
 import torch
@@ -10,9 +10,9 @@ from motionstream.config import MixerConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training import nano_recipes
-from motionstream.training.looking import GESTURES, Gestures, LookStage, rendered_gestures, still_pictures
-from motionstream.training.loop import Run, TrainConfig
+from motionstream.training.loop.run import Run, TrainConfig
+from motionstream.training.parts.looking import GESTURES, Gestures, LookStage, rendered_gestures, still_pictures
+from motionstream.training.recipes import nano as nano_recipes
 
 SCENE = nano_recipes.debug().data.scene
 CONFIG = MixerConfig(look_widths=(8, 8), mix_widths=(8, 8), features=4, heads=2)

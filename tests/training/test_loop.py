@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from motionstream.media import read_picture
-from motionstream.training import logs, loop
-from motionstream.training.distributed import SampleDraws, keyed_generator, micro_batch, shard
-from motionstream.training.loop import Run, TrainConfig, train
-from motionstream.training.shortage import explain
-from motionstream.training.stage import Stage
+from motionstream.training.loop import logs
+from motionstream.training.loop import run as loop
+from motionstream.training.loop.distributed import SampleDraws, keyed_generator, micro_batch, shard
+from motionstream.training.loop.run import Run, TrainConfig, train
+from motionstream.training.loop.shortage import explain
+from motionstream.training.loop.stage import Stage
 
 BATCH = 8
 CONFIG = TrainConfig(steps=6, lr=0.05, checkpoint_every=3)

@@ -1,4 +1,4 @@
-"""training/lora.py: precisions of frozen and trained weights, beginning as no change, and Self-Forcing on top."""
+"""training/diffusion/lora.py: precisions of frozen and trained weights, no change at first, Self-Forcing on top."""
 
 import copy
 from dataclasses import replace
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from motionstream.presets import preset
-from motionstream.training.loop import Run, TrainConfig
-from motionstream.training.lora import LoraSettings, add_lora, merged
-from motionstream.training.self_forcing import SelfForcingConfig
-from motionstream.training.workload import Workload, make_stage, make_trainee
+from motionstream.training.diffusion.lora import LoraSettings, add_lora, merged
+from motionstream.training.diffusion.self_forcing import SelfForcingConfig
+from motionstream.training.loop.run import Run, TrainConfig
+from motionstream.training.planning.workload import Workload, make_stage, make_trainee
 
 pytest.importorskip("peft")
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""training/mixer.py: what a batch holds, that the truth wins, that it learns, and that steps are keyed."""
+"""training/parts/mixer.py: what a batch holds, that the truth wins, that it learns, and that steps are keyed."""
 
 from dataclasses import replace
 
@@ -13,9 +13,9 @@ from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.tracks.sampling import TrackMix, sample_tracks
-from motionstream.training import nano_recipes
-from motionstream.training.loop import Run, TrainConfig
-from motionstream.training.mixer import MixerStage, picture_loss, point_logits, take_frames
+from motionstream.training.loop.run import Run, TrainConfig
+from motionstream.training.parts.mixer import MixerStage, picture_loss, point_logits, take_frames
+from motionstream.training.recipes import nano as nano_recipes
 
 SCENE = nano_recipes.debug().data.scene
 CHUNKS = [0, 9, 21, 33]
@@ -108,7 +108,7 @@ def test_a_steps_clips_depend_on_the_step_alone():
 
 
 def test_weather_is_none_of_its_business():
-    from motionstream.training.mixer import clear_scene
+    from motionstream.training.parts.mixer import clear_scene
 
     scene = clear_scene(replace(SceneConfig(), snow_probability=0.5, dark_probability=0.3))
     assert scene.snow_probability == scene.dark_probability == 0

@@ -1,4 +1,4 @@
-"""training/outlining.py: points are where they are said to be, and it learns to draw what they are on."""
+"""training/parts/outlining.py: points are where they are said to be, and it learns to draw what they are on."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ import torch
 from motionstream.carry.outliner import Outliner
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank
-from motionstream.training import nano_recipes
-from motionstream.training.loop import Run, TrainConfig
-from motionstream.training.outlining import GRASPS, Grasps, OutlineStage, pictures_to_grasp, rendered_grasps
+from motionstream.training.loop.run import Run, TrainConfig
+from motionstream.training.parts.outlining import GRASPS, Grasps, OutlineStage, pictures_to_grasp, rendered_grasps
+from motionstream.training.recipes import nano as nano_recipes
 
 SCENE = nano_recipes.debug().data.scene
 

@@ -14,11 +14,12 @@ from motionstream.data.textures import TextureBank
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import Tracks
 from motionstream.tracks.sampling import SampledTracks, TrackMix
-from motionstream.training import nano_recipes, rollouts
-from motionstream.training.clips import assemble, carrying_model, to_float
-from motionstream.training.rendered_clips import frames_before, prepare
-from motionstream.training.rollouts import OwnContent, keyed_conditions, roll_out
-from motionstream.training.trainee import Trainee
+from motionstream.training.clips.prepared import assemble, carrying_model, to_float
+from motionstream.training.clips.rendered import frames_before, prepare
+from motionstream.training.diffusion import rollouts
+from motionstream.training.diffusion.rollouts import OwnContent, keyed_conditions, roll_out
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.recipes import nano as nano_recipes
 
 SEED, STARTS = 3, [0, 9, 21, 33, 45]
 

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics.functional.image import lpips as reference
 
-from motionstream.training.discriminator import PatchDiscriminator, ReplayBuffer, adversarial_loss, judge_loss
-from motionstream.training.perceptual import (
+from motionstream.training.parts.discriminator import PatchDiscriminator, ReplayBuffer, adversarial_loss, judge_loss
+from motionstream.training.parts.perceptual import (
     ALEXNET_LAYERS,
     LPIPS,
     ContrastStandIn,

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from motionstream.cli import main
-from motionstream.training.lora import LoraSettings
-from motionstream.training.named_recipes import RECIPES, recipe_named
-from motionstream.training.plan import Machine, plan
-from motionstream.training.recipes import in_parts, on_gpus
+from motionstream.training.diffusion.lora import LoraSettings
+from motionstream.training.planning.plan import Machine, plan
+from motionstream.training.recipes.named import RECIPES, recipe_named
+from motionstream.training.recipes.recipe import in_parts, on_gpus
 from motionstream.training.sources import Trainee
 
 H100 = Machine(gpu="H100")

@@ -21,12 +21,12 @@ from motionstream.data.sources import videos_of_folder
 from motionstream.media import write_video
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks.sampling import TrackMix, layers_of
-from motionstream.training.clips import source_pictures
+from motionstream.training.clips.prepared import source_pictures
+from motionstream.training.clips.shards import ShardClips
+from motionstream.training.diffusion.lora import LoraSettings
 from motionstream.training.export import export
-from motionstream.training.lora import LoraSettings
-from motionstream.training.named_recipes import recipe_named
-from motionstream.training.recipes import check_data, with_data
-from motionstream.training.shard_clips import ShardClips
+from motionstream.training.recipes.named import recipe_named
+from motionstream.training.recipes.recipe import check_data, with_data
 from motionstream.training.sources import begin, finished, validation_clips, weights_path
 from motionstream.training.stages import TRAINERS
 

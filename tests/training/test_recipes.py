@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 from motionstream.components import Placement, random_components
 from motionstream.loading import random_model
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.training import nano_recipes, recipes, sources, stages
+from motionstream.training import sources, stages
+from motionstream.training.diffusion.self_forcing import check_rollouts
 from motionstream.training.export import export
-from motionstream.training.loop import TrainConfig, train
-from motionstream.training.named_recipes import RECIPES, recipe_named
-from motionstream.training.self_forcing import check_rollouts
-from motionstream.training.stage import Stage
+from motionstream.training.loop.run import TrainConfig, train
+from motionstream.training.loop.stage import Stage
+from motionstream.training.recipes import nano as nano_recipes
+from motionstream.training.recipes import recipe as recipes
+from motionstream.training.recipes.named import RECIPES, recipe_named
 from motionstream.wan_presets import TINY_WAN22_LARGE
 
 

@@ -15,11 +15,14 @@ import pytest
 import torch
 from torch import nn
 
-from motionstream.training import checkpoint, nano_recipes, recipes, sources, stages
-from motionstream.training.checkpoint import Checkpoints, damage, previous, save_file
-from motionstream.training.loop import Run, TrainConfig
-from motionstream.training.stage import Stage
-from motionstream.training.teacher import TeacherStage
+from motionstream.training import sources, stages
+from motionstream.training.diffusion.teacher import TeacherStage
+from motionstream.training.loop import checkpoint
+from motionstream.training.loop.checkpoint import Checkpoints, damage, previous, save_file
+from motionstream.training.loop.run import Run, TrainConfig
+from motionstream.training.loop.stage import Stage
+from motionstream.training.recipes import nano as nano_recipes
+from motionstream.training.recipes import recipe as recipes
 
 fork = multiprocessing.get_context("fork")
 

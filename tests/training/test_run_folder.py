@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from motionstream.training.recipes import STAGES
+from motionstream.training.recipes.recipe import STAGES
 from motionstream.training.run_folder import STARTS_FROM, stage_run
 from motionstream.training.sources import weights_path
 from motionstream.training.stages import TRAINERS

@@ -16,15 +16,16 @@ from motionstream.model.motion_model import MotionModel
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training import nano_recipes, sources, stages
-from motionstream.training.distributed import micro_batch
-from motionstream.training.dmd import LOWEST
-from motionstream.training.flow_matching import decibels, make_conditions
-from motionstream.training.loop import Run, TrainConfig
-from motionstream.training.rendered_clips import prepare
-from motionstream.training.rollouts import roll_out
-from motionstream.training.self_forcing import SelfForcingConfig, SelfForcingStage, towards
-from motionstream.training.trainee import Trainee
+from motionstream.training import sources, stages
+from motionstream.training.clips.rendered import prepare
+from motionstream.training.diffusion.dmd import LOWEST
+from motionstream.training.diffusion.flow_matching import decibels, make_conditions
+from motionstream.training.diffusion.rollouts import roll_out
+from motionstream.training.diffusion.self_forcing import SelfForcingConfig, SelfForcingStage, towards
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.loop.distributed import micro_batch
+from motionstream.training.loop.run import Run, TrainConfig
+from motionstream.training.recipes import nano as nano_recipes
 
 
 class Pool:
@@ -175,7 +176,7 @@ def test_the_scores_see_the_whole_clip_and_only_the_teacher_is_guided(clips, mon
 def test_the_prior_weighs_the_difference(clips, monkeypatch):
     stage = make_stage(clips)
     weighted = stage.loss(5)[0].item()
-    monkeypatch.setattr("motionstream.training.self_forcing.x0_loss", lambda prediction, *others: prediction)
+    monkeypatch.setattr("motionstream.training.diffusion.self_forcing.x0_loss", lambda made, *others: made)
     assert abs(stage.loss(5)[0].item() - weighted) > 1e-3
 
 

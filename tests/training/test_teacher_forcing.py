@@ -14,15 +14,16 @@ from motionstream.model.flow import add_noise
 from motionstream.model.motion_model import Conditions
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training import nano_recipes, teacher_forcing
-from motionstream.training.clips import PreparedClips
-from motionstream.training.flow_matching import decibels, evaluate_loss, make_conditions
-from motionstream.training.loop import Run
-from motionstream.training.rendered_clips import prepare
-from motionstream.training.stage import TrainConfig
-from motionstream.training.teacher import TeacherConfig, TeacherStage
-from motionstream.training.teacher_forcing import TeacherForcingStage, teacher_forced_loss, twice
-from motionstream.training.trainee import Trainee
+from motionstream.training.clips.prepared import PreparedClips
+from motionstream.training.clips.rendered import prepare
+from motionstream.training.diffusion import teacher_forcing
+from motionstream.training.diffusion.flow_matching import decibels, evaluate_loss, make_conditions
+from motionstream.training.diffusion.teacher import TeacherConfig, TeacherStage
+from motionstream.training.diffusion.teacher_forcing import TeacherForcingStage, teacher_forced_loss, twice
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.loop.run import Run
+from motionstream.training.loop.stage import TrainConfig
+from motionstream.training.recipes import nano as nano_recipes
 
 CLIPS = 4
 

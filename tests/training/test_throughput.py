@@ -13,15 +13,15 @@ from motionstream.model.attention import BlockCausal
 from motionstream.model.backends import use_backend
 from motionstream.model.motion_model import Conditions, MotionModel
 from motionstream.presets import preset
-from motionstream.training.self_forcing import SelfForcingConfig
-from motionstream.training.throughput import (
+from motionstream.training.diffusion.self_forcing import SelfForcingConfig
+from motionstream.training.planning.throughput import (
     causal_flops,
     estimate_hours,
     self_forcing_flops,
     stage_flops,
     teacher_flops,
 )
-from motionstream.training.workload import make_stage, workload
+from motionstream.training.planning.workload import make_stage, workload
 
 CPU = torch.device("cpu")
 FIXED = {"sinks": (1,), "windows": (1,)}

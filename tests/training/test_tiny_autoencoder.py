@@ -17,11 +17,11 @@ from motionstream.data.procedural import SceneConfig
 from motionstream.data.textures import TextureBank
 from motionstream.media import write_video
 from motionstream.presets import preset
-from motionstream.training import distributed
-from motionstream.training.loop import TrainConfig, train
-from motionstream.training.perceptual import ContrastStandIn
-from motionstream.training.tiny_autoencoder import TinyDecoderStage, TinyTraining, paper_recipe, train_tiny
-from motionstream.training.video_clips import ClipBatches, VideoFolder, rendered_clips
+from motionstream.training.clips.videos import ClipBatches, VideoFolder, rendered_clips
+from motionstream.training.loop import distributed
+from motionstream.training.loop.run import TrainConfig, train
+from motionstream.training.parts.perceptual import ContrastStandIn
+from motionstream.training.parts.tiny_autoencoder import TinyDecoderStage, TinyTraining, paper_recipe, train_tiny
 
 TINY = preset("wan2.1-debug").tiny_decoder
 SCENE = SceneConfig(

@@ -8,10 +8,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from motionstream.config import ModelConfig
-from motionstream.training import nano_recipes
-from motionstream.training.clips import PreparedClips
-from motionstream.training.trainee import Trainee
-from motionstream.training.trajectories import SHARD, TOGETHER, TrajectoryStore, make_trajectories
+from motionstream.training.clips.prepared import PreparedClips
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.diffusion.trajectories import SHARD, TOGETHER, TrajectoryStore, make_trajectories
+from motionstream.training.recipes import nano as nano_recipes
 
 said: list[str] = []
 

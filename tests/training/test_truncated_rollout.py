@@ -12,7 +12,7 @@ from motionstream.model.flow import velocity_to_x0
 from motionstream.model.motion_model import ImageInput, MotionInput, MotionModel
 from motionstream.presets import preset
 from motionstream.sampler.rollout import rollout
-from motionstream.training import distributed
+from motionstream.training.loop import distributed
 
 TIMES = (1.0, 0.8, 0.5)
 EXIT = 1

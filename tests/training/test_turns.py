@@ -10,9 +10,10 @@ from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training import nano_recipes, recipes
-from motionstream.training.rendered_clips import ClipPool
-from motionstream.training.turns import LONGEST, draw_turns, reorder, sample_turns, still_scene
+from motionstream.training.clips.rendered import ClipPool
+from motionstream.training.clips.turns import LONGEST, draw_turns, reorder, sample_turns, still_scene
+from motionstream.training.recipes import nano as nano_recipes
+from motionstream.training.recipes import recipe as recipes
 
 CHUNKS = [0, 9, 21, 33, 45, 57, 69]
 FRAMES = 81

@@ -7,8 +7,8 @@ from PIL import Image
 
 from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.component_config import LinearAutoencoderConfig
-from motionstream.training.clips import PreparedClips
-from motionstream.training.validation import ClipView
+from motionstream.training.clips.prepared import PreparedClips
+from motionstream.training.diffusion.validation import ClipView
 
 FRAMES, SIZE = 17, 64
 

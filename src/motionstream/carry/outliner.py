@@ -1,8 +1,8 @@
 """A network that predicts the mask of a thing from points on it, as a guess for the graph cut (``things.py``).
 
 Its input is the picture, points on the thing and points off it, and for every pixel the distance in space and colour to
-the nearest of each. It is trained on rendered pictures (``training/outlining.py``) and may be wrong about photographs,
-so its guess is refined and can be outvoted. Axes: N points on the thing, M off it.
+the nearest of each. It is trained on rendered pictures (``training/parts/outlining.py``) and may be wrong about
+photographs, so its guess is refined and can be outvoted. Axes: N points on the thing, M off it.
 """
 
 from __future__ import annotations

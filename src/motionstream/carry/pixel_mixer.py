@@ -8,7 +8,8 @@ that this comparison misses. A further network, ``mix``, weighs the candidates b
 fourth choice for uncovered ground: the colours around the thing that has left, plus a correction. All are small U-Nets
 at half the picture's size.
 
-The mixer is trained separately, on pictures with known truth (``training/mixer.py``), and frozen in all other stages.
+The mixer is trained separately, on pictures with known truth (``training/parts/mixer.py``), and frozen in all other
+stages.
 Legend: B batch, K sources, T frames, N tracks, h w half the picture's height and width.
 """
 

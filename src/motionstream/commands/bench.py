@@ -218,9 +218,9 @@ Examples:
 
         size, wanted = parse_size(self.size), Placement(self.device, self.dtype).torch_device
         from motionstream.hardware import bfloat16_pays
-        from motionstream.training import distributed
-        from motionstream.training.benchmark import bench_train
-        from motionstream.training.workload import workload
+        from motionstream.training.loop import distributed
+        from motionstream.training.planning.benchmark import bench_train
+        from motionstream.training.planning.workload import workload
 
         with distributed.process_group() as own, progress() as bars:
             work = workload(
@@ -249,7 +249,7 @@ Examples:
 
     def show(self, result: dict[str, Any]) -> None:
         """Print the table."""
-        from motionstream.training.benchmark import print_train
+        from motionstream.training.planning.benchmark import print_train
 
         print_train(result)
 

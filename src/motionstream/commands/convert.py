@@ -137,7 +137,7 @@ Examples:
         check_paths((self.source, self.heads), (self.target,))
         if self.target.exists() and not self.overwrite:
             raise ValueError(f"cannot write {self.target}: it exists; --overwrite replaces it")
-        from motionstream.training.perceptual import convert_lpips
+        from motionstream.training.parts.perceptual import convert_lpips
 
         convert_lpips(self.source, self.heads, self.target)
         print(f"{self.target}: written; use it with motionstream train tiny-decoder --lpips {self.target}")

@@ -12,7 +12,7 @@ import tyro
 from motionstream.commands.common import check_positive
 
 if TYPE_CHECKING:
-    from motionstream.training.recipes import Recipe
+    from motionstream.training.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ Examples:
             raise ValueError(f"train {self.stage} takes no --through; only export does")
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--folder {self.folder} is a file; name a folder")
-        from motionstream.training.recipes import check_data
-        from motionstream.training.self_forcing import check_rollouts
+        from motionstream.training.diffusion.self_forcing import check_rollouts
+        from motionstream.training.recipes.recipe import check_data
 
         recipe = self._recipe()
         if self.output is not None:
@@ -121,8 +121,8 @@ Examples:
         check_rollouts(recipe.rollouts, recipe.model, recipe.latent_frames)  # before hours of the earlier stages
         self.folder.mkdir(parents=True, exist_ok=True)
         from motionstream.hardware import bfloat16_pays
-        from motionstream.training.distributed import device, process_group, world_size
-        from motionstream.training.recipes import in_float32, on_gpus
+        from motionstream.training.loop.distributed import device, process_group, world_size
+        from motionstream.training.recipes.recipe import in_float32, on_gpus
 
         if recipe != in_float32(recipe) and not bfloat16_pays(device()):
             recipe = in_float32(recipe)
@@ -137,7 +137,7 @@ Examples:
         """Print the plan of a dry run."""
         import os
 
-        from motionstream.training.plan import Machine, plan
+        from motionstream.training.planning.plan import Machine, plan
 
         memory = None if self.gpu_memory is None else int(self.gpu_memory * 2**30)
         gpus = int(os.environ.get("WORLD_SIZE", 1)) if self.gpus is None else self.gpus
@@ -147,8 +147,8 @@ Examples:
 
     def _recipe(self) -> Recipe:
         """The named recipe with the changes by options."""
-        from motionstream.training.named_recipes import recipe_named
-        from motionstream.training.recipes import in_parts, with_data
+        from motionstream.training.recipes.named import recipe_named
+        from motionstream.training.recipes.recipe import in_parts, with_data
 
         recipe = with_data(
             recipe_named(self.recipe, self.minutes, self.stage),
@@ -163,7 +163,7 @@ Examples:
         return recipe if self.student is None else replace(recipe, student=self.student)
 
     def _train(self, stage: str, recipe: Recipe) -> None:
-        from motionstream.training.distributed import rank
+        from motionstream.training.loop.distributed import rank
         from motionstream.training.run_folder import stage_run
         from motionstream.training.sources import weights_path
         from motionstream.training.stages import TRAINERS
@@ -176,7 +176,7 @@ Examples:
 
 def _check_batches(recipe: Recipe, stages: tuple[str, ...]) -> None:
     """Raise ValueError, before hours of training, if a batch of any stage does not divide among the ranks."""
-    from motionstream.training.distributed import micro_batch, shard
+    from motionstream.training.loop.distributed import micro_batch, shard
 
     distilled = recipe.self_forcing_batch or recipe.batch
     runs = {

@@ -10,9 +10,9 @@ from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.component_config import TextConfig
 from motionstream.components import Components
 from motionstream.pipeline import MotionStreamPipeline
-from motionstream.training.recipes import Recipe
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.recipes.recipe import Recipe
 from motionstream.training.sources import base, begin, finished, load_autoencoder, load_into, parts, weights_path
-from motionstream.training.trainee import Trainee
 
 
 def export(recipe: Recipe, folder: Path, target: Path, through: str | None = None) -> None:

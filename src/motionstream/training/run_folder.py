@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from motionstream.data.samples import sha256
-from motionstream.training.distributed import agree
+from motionstream.training.loop.distributed import agree
 from motionstream.training.sources import weights_path
 
 STARTS_FROM = {

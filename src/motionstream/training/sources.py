@@ -24,13 +24,13 @@ from motionstream.data.textures import TextureBank
 from motionstream.loading import Found, load_model, locate
 from motionstream.model.checkpoints import load_transformer
 from motionstream.tracks.sampling import TrackMix
-from motionstream.training.clips import ClipSource, PreparedClips, carrying_model
-from motionstream.training.distributed import device
-from motionstream.training.recipes import Recipe, Rendered, Shards
-from motionstream.training.rendered_clips import ClipPool, prepare
-from motionstream.training.shard_clips import ShardClips
-from motionstream.training.trainee import StoredText, Trainee
-from motionstream.training.validation import ClipView
+from motionstream.training.clips.prepared import ClipSource, PreparedClips, carrying_model
+from motionstream.training.clips.rendered import ClipPool, prepare
+from motionstream.training.clips.shards import ShardClips
+from motionstream.training.diffusion.trainee import StoredText, Trainee
+from motionstream.training.diffusion.validation import ClipView
+from motionstream.training.loop.distributed import device
+from motionstream.training.recipes.recipe import Recipe, Rendered, Shards
 
 # --------------------------------------------------------------------------------------------------------- weights
 

@@ -19,17 +19,22 @@ from motionstream.checkpoint_files import write_tensors
 from motionstream.component_config import LinearAutoencoderConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.textures import TextureBank
-from motionstream.training.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis
-from motionstream.training.causal_init import CausalStage
-from motionstream.training.clips import PreparedClips, chunk_frames
-from motionstream.training.distributed import agree, device
-from motionstream.training.looking import LookStage
-from motionstream.training.loop import Run, train
-from motionstream.training.lora import LoraSettings, add_lora, merged
-from motionstream.training.mixer import MixerStage, clear_scene
-from motionstream.training.outlining import OutlineStage
-from motionstream.training.recipes import Recipe, Rendered
-from motionstream.training.self_forcing import SelfForcingStage
+from motionstream.training.clips.prepared import PreparedClips, chunk_frames
+from motionstream.training.diffusion.causal_init import CausalStage
+from motionstream.training.diffusion.lora import LoraSettings, add_lora, merged
+from motionstream.training.diffusion.self_forcing import SelfForcingStage
+from motionstream.training.diffusion.teacher import TeacherStage
+from motionstream.training.diffusion.teacher_forcing import TeacherForcingStage
+from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.diffusion.trajectories import TrajectoryStore, make_trajectories
+from motionstream.training.loop.distributed import agree, device
+from motionstream.training.loop.run import Run, train
+from motionstream.training.parts.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis
+from motionstream.training.parts.looking import LookStage
+from motionstream.training.parts.mixer import MixerStage, clear_scene
+from motionstream.training.parts.outlining import OutlineStage
+from motionstream.training.planning.throughput import stage_flops
+from motionstream.training.recipes.recipe import Recipe, Rendered
 from motionstream.training.sources import (
     begin,
     begin_student,
@@ -39,12 +44,7 @@ from motionstream.training.sources import (
     validation_clips,
     weights_path,
 )
-from motionstream.training.teacher import TeacherStage
-from motionstream.training.teacher_forcing import TeacherForcingStage
-from motionstream.training.throughput import stage_flops
 from motionstream.training.tiny_stage import train_tiny_decoder
-from motionstream.training.trainee import Trainee
-from motionstream.training.trajectories import TrajectoryStore, make_trajectories
 
 Say = Callable[[str], None]
 StageKind = Literal["teacher", "causal", "self-forcing"]

@@ -14,14 +14,14 @@ from motionstream.components import Placement
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank
-from motionstream.training.clips import to_float
-from motionstream.training.distributed import device, keyed_generator, rank
-from motionstream.training.logs import Say
-from motionstream.training.perceptual import perceptual_distance
-from motionstream.training.recipes import Recipe, Rendered
+from motionstream.training.clips.prepared import to_float
+from motionstream.training.clips.videos import DrawClip, VideoFolder, rendered_clips
+from motionstream.training.loop.distributed import device, keyed_generator, rank
+from motionstream.training.loop.logs import Say
+from motionstream.training.parts.perceptual import perceptual_distance
+from motionstream.training.parts.tiny_autoencoder import train_tiny
+from motionstream.training.recipes.recipe import Recipe, Rendered
 from motionstream.training.sources import load_autoencoder, load_into, parts, weights_path
-from motionstream.training.tiny_autoencoder import train_tiny
-from motionstream.training.video_clips import DrawClip, VideoFolder, rendered_clips
 
 HELD_OUT_SEED = 78_000_000
 """Seed of the validation clips."""
