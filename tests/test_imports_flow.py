@@ -8,7 +8,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "motionstream"
 # Which parts of the package each part may import, itself aside. Imports inside functions and for type
 # checking count as well: a dependency is one wherever it is written.
 LEFT_OF_PIPELINE = {
-    *("component_config", "config", "wan_presets", "presets", "yuv", "media", "tracks"),
+    *("component_config", "config", "wan_presets", "presets", "yuv", "media", "pixels", "tracks"),
     *("checkpoint_files", "autoencoder", "conditioning", "carry", "model", "sampler"),
 }
 ABOVE_PIPELINE = LEFT_OF_PIPELINE | {
@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "presets": {"component_config", "config", "wan_presets"},
     "yuv": set(),
     "media": {"yuv"},
+    "pixels": set(),
     "wire": set(),
     "client": {"wire", "yuv"},
     "metrics": {"config"},
@@ -30,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "residual": set(),
     "autoencoder": {"component_config", "config", "checkpoint_files", "residual"},
     "conditioning": {"component_config", "config", "tracks", "autoencoder", "checkpoint_files"},
-    "carry": {"config", "tracks", "autoencoder", "conditioning", "residual"},
+    "carry": {"config", "pixels", "tracks", "autoencoder", "conditioning", "residual"},
     "model": {"component_config", "config", "tracks", "conditioning", "carry", "autoencoder", "checkpoint_files"},
     "sampler": {"config", "conditioning", "model"},
     "memory": LEFT_OF_PIPELINE | {"components"},

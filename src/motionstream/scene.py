@@ -17,6 +17,7 @@ from motionstream.conditioning.track_content import TrackContent
 from motionstream.config import ModelConfig
 from motionstream.media import fit, read_picture, rgb_of
 from motionstream.model.motion_model import Conditions, ImageInput, MotionInput, MotionModel
+from motionstream.pixels import to_video
 from motionstream.tracks import Tracks
 
 MOST_SCALE = 4
@@ -57,11 +58,11 @@ class Scene:
         self.size = config.nearest_size(*picture.shape[:2]) if size is None else config.checked_size(size)
         self.fps = config.fps
         self.picture, self.fit = fit(picture, self.size)
-        pixels, fine = _to_tensor(self.picture, model.device), None
+        pixels, fine = to_video(self.picture[None], model.device)[:, :, 0], None
         if scale > 1:
             # made from the finer picture, so that a recording needs to store only that one
             self.picture, _ = fit(picture, (scale * self.size[0], scale * self.size[1]))
-            fine = _to_tensor(self.picture, model.device)
+            fine = to_video(self.picture[None], model.device)[:, :, 0]
             pixels = F.avg_pool2d(fine, scale)
         self.begin_anew(pixels, fine)
         numbers = torch.Generator().manual_seed(seed % 2**63)
@@ -142,13 +143,3 @@ def read_rgb(image: Picture) -> np.ndarray:
     if isinstance(image, str | Path):
         return read_picture(image)
     return rgb_of(image) if isinstance(image, Image.Image) else image
-
-
-def _to_tensor(picture: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 (H, W, 3) → float (1, 3, H, W) in [−1, 1]."""
-    return torch.from_numpy(picture.copy()).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def to_pictures(video: Tensor) -> np.ndarray:
-    """Video (1, 3, T, H, W) in [−1, 1] → uint8 (T, H, W, 3)."""
-    return ((video[0].permute(1, 2, 3, 0).float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

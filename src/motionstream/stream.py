@@ -15,8 +15,9 @@ from motionstream.carry.showing import decode_carried
 from motionstream.components import Components
 from motionstream.device_timing import StageClock
 from motionstream.model.motion_model import Conditions, MotionModel
+from motionstream.pixels import to_pictures
 from motionstream.sampler.rollout import Rollout, times_of
-from motionstream.scene import Picture, Scene, to_pictures
+from motionstream.scene import Picture, Scene
 from motionstream.tracks import Tracks
 from motionstream.tracks.first_view import FirstView
 

@@ -11,8 +11,9 @@ from motionstream.config import CausalConfig, SamplerConfig
 from motionstream.model.attention import BlockCausal
 from motionstream.model.flow import keyed_noise
 from motionstream.model.motion_model import MotionModel
+from motionstream.pixels import to_pictures
 from motionstream.sampler.bidirectional import Guidance, trajectory
-from motionstream.scene import Scene, to_pictures
+from motionstream.scene import Scene
 from motionstream.tracks import Tracks
 
 

@@ -12,9 +12,10 @@ from motionstream.data.photographs import TRAIN
 from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank
 from motionstream.pipeline import MotionStreamPipeline
+from motionstream.pixels import to_float
 from motionstream.tracks import Tracks
 from motionstream.tracks.sampling import SampledTracks, TrackMix
-from motionstream.training.clips.prepared import assemble, carrying_model, to_float
+from motionstream.training.clips.prepared import assemble, carrying_model
 from motionstream.training.clips.rendered import frames_before, prepare
 from motionstream.training.diffusion import rollouts
 from motionstream.training.diffusion.rollouts import OwnContent, keyed_conditions, roll_out

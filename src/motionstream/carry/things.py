@@ -21,6 +21,7 @@ from motionstream.carry.grouping import MOVED, Moving, groups, misfit, others
 from motionstream.carry.healing import heal
 from motionstream.carry.moved import Moved, uncovered
 from motionstream.carry.relations import CarrySource
+from motionstream.pixels import to_bytes
 from motionstream.tracks.masks import Draw, cut_out, grown
 
 MOST_THINGS = 6
@@ -46,9 +47,7 @@ def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray, draw: Draw | None 
     """Mask, float (H, W), 0 or 1, of the thing in a picture (3, H, W) in [−1, 1] with the points ``on`` (N, 2) on it
     and ``off`` (M, 2) off it. ``draw`` adds a guess. Points of ``on`` that the cut misses add a disc around them,
     unless it is flat, without the flat ground in it."""
-    pixels = (
-        ((picture.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    )
+    pixels = to_bytes(picture.detach()).permute(1, 2, 0).cpu().numpy()
     mask = cut_out(np.ascontiguousarray(pixels), on, off, draw)
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
     beside = ~grown(mask, 1)

@@ -21,6 +21,7 @@ from motionstream.data.samples import Sample, used_rows
 from motionstream.data.sources import Filters, SourceVideo
 from motionstream.loading import locate
 from motionstream.media import Fit, fit, read_video
+from motionstream.pixels import to_float
 from motionstream.presets import preset
 from motionstream.tracks.tracker import TRACKERS, Tracker, grid_points, make_tracker
 
@@ -206,11 +207,6 @@ class Encoder:
             fps=self.config.fps,
             source=source,
         )
-
-
-def to_float(video: Tensor) -> Tensor:
-    """Convert uint8 to float32 in [−1, 1]."""
-    return video.float() / 127.5 - 1
 
 
 def to_half(name: str, value: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from motionstream.carry.candidates import carry
 from motionstream.carry.relations import CarrySource
 from motionstream.model.motion_model import MotionInput
 from motionstream.pipeline import MotionStreamPipeline
+from motionstream.pixels import to_pictures, to_video
 from motionstream.tracks import Tracks
 
 
@@ -24,9 +24,9 @@ def frozen(video: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def coded(pipeline: MotionStreamPipeline, video: np.ndarray) -> np.ndarray:
     """The video encoded and decoded by the autoencoder: the result of a perfect model. 1 + 4k frames."""
-    return _to_video(
-        pipeline.parts.autoencoder.decode(pipeline.parts.autoencoder.encode(_to_tensor(pipeline, video))[0])[0]
-    )
+    autoencoder = pipeline.parts.autoencoder
+    latents, _ = autoencoder.encode(to_video(video, pipeline.model.device))
+    return to_pictures(autoencoder.decode(latents)[0])
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def warped(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks) ->
     motion = motion_of(pipeline, video, tracks)
     assert motion.source is not None
     grid = pipeline.config.carry.grid if pipeline.config.carry else 2
-    return _to_video(carry(motion.positions, motion.visible, motion.source, grid=grid).candidates[:, 0])
+    return to_pictures(carry(motion.positions, motion.visible, motion.source, grid=grid).candidates[:, 0])
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def carried_mixture(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: T
     assert motion.source is not None
     grid, mixer = model.config.carry.grid, model.pixel_mixer
     carried = carry(motion.positions, motion.visible, model.with_things(motion), grid=grid, mixer=mixer)
-    return np.concatenate([video[:1], _to_video(carried.candidates[:, model.config.carry.carried])[1:]])
+    return np.concatenate([video[:1], to_pictures(carried.candidates[:, model.config.carry.carried])[1:]])
 
 
 def guessed(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks, hidden: np.ndarray) -> np.ndarray | None:
@@ -67,18 +67,9 @@ def motion_of(pipeline: MotionStreamPipeline, video: np.ndarray, tracks: Tracks)
     visible = torch.from_numpy(tracks.clipped().visible.copy()).to(device)[None]
     whose = torch.zeros(1, tracks.count, dtype=torch.long, device=device)
     source = CarrySource(
-        pictures=_to_tensor(pipeline, video[:1])[:, None, :, 0],
+        pictures=to_video(video[:1], pipeline.model.device)[:, None, :, 0],
         index=whose,
         start=positions[:, 0],
         static=torch.zeros(1, tracks.length, dtype=torch.long, device=device),
     )
     return MotionInput(positions, visible, whose, size=tracks.size, first=True, source=source)
-
-
-def _to_tensor(pipeline: MotionStreamPipeline, video: np.ndarray) -> Tensor:
-    """uint8 (T, H, W, 3) → float (1, 3, T, H, W) in [−1, 1]."""
-    return torch.from_numpy(video.copy()).to(pipeline.model.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-
-
-def _to_video(video: Tensor) -> np.ndarray:
-    return ((video[0].permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

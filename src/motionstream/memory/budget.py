@@ -43,6 +43,7 @@ from motionstream.memory.live_bytes import dry_run, nbytes, peak_of, weights_of
 from motionstream.model.attention import Cached
 from motionstream.model.motion_model import Conditions, MotionModel
 from motionstream.model.precision import cast_with_islands
+from motionstream.pixels import to_bytes
 
 MIB, GIB = 2**20, 2**30
 
@@ -256,7 +257,7 @@ def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[s
         video, following = decode(state)
         activations = live.peak - kept
         live.peak = live.live
-        ((video.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        to_bytes(video)
         pictures = live.peak - kept
         del following
     if tiles > 1:

@@ -14,7 +14,7 @@ from motionstream.components import Placement
 from motionstream.data.photographs import HELD_OUT, TRAIN
 from motionstream.data.procedural import render
 from motionstream.data.textures import TextureBank
-from motionstream.training.clips.prepared import to_float
+from motionstream.pixels import to_float
 from motionstream.training.clips.videos import DrawClip, VideoFolder, rendered_clips
 from motionstream.training.loop.distributed import device, keyed_generator, rank
 from motionstream.training.loop.logs import Say

@@ -122,11 +122,6 @@ def carrying_model(config: ModelConfig, mixer: PixelMixer | None) -> MotionModel
     return model
 
 
-def to_float(video: Tensor) -> Tensor:
-    """Convert uint8 to floats in [−1, 1]."""
-    return video.float() / 127.5 - 1
-
-
 def chunk_frames(config: ModelConfig, frames: int) -> list[int]:
     """First frames of a clip's chunks at this model's chunk size."""
     return chunk_starts(frames, config.chunk_video_frames(0), config.chunk_video_frames(1))

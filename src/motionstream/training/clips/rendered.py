@@ -19,9 +19,10 @@ from motionstream.config import ModelConfig
 from motionstream.data.procedural import Clips, SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.model.motion_model import MotionModel
+from motionstream.pixels import to_float
 from motionstream.tracks.sampling import TrackMix, sample_tracks
 from motionstream.training.clips.keyed_loader import KeyedLoader
-from motionstream.training.clips.prepared import PreparedClips, assemble, carrying_model, chunk_frames, to_float
+from motionstream.training.clips.prepared import PreparedClips, assemble, carrying_model, chunk_frames
 from motionstream.training.clips.turns import draw_turns, reorder, sample_turns, still_scene
 from motionstream.training.loop.distributed import keyed_generator, rank, world_size
 

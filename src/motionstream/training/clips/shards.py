@@ -19,6 +19,7 @@ from motionstream.config import ModelConfig
 from motionstream.data.samples import Sample, pad_text
 from motionstream.data.shards import SampleStream, ShardFolder
 from motionstream.model.motion_model import MotionModel
+from motionstream.pixels import to_float
 from motionstream.tracks.sampling import SampledTracks, TrackMix, layers_of, sample_tracks
 from motionstream.training.clips.keyed_loader import KeyedLoader
 from motionstream.training.clips.prepared import (
@@ -27,7 +28,6 @@ from motionstream.training.clips.prepared import (
     carrying_model,
     chunk_frames,
     source_pictures,
-    to_float,
 )
 from motionstream.training.loop.distributed import keyed_generator, rank, world_size
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from motionstream.autoencoder.base import StreamingAutoencoder
 from motionstream.media import contact_sheet, draw_tracks
 from motionstream.metrics import end_point_error, moved_frames
-from motionstream.scene import to_pictures
+from motionstream.pixels import to_pictures
 from motionstream.tracks.template import TemplateTracker
 from motionstream.tracks.tracker import Tracker
 from motionstream.training.clips.prepared import PreparedClips

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from motionstream.autoencoder.linear import GROUP, LinearAutoencoder, from_blocks, to_blocks
 from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
-from motionstream.training.clips.prepared import PreparedClips, to_float
+from motionstream.pixels import to_float
+from motionstream.training.clips.prepared import PreparedClips
 from motionstream.training.diffusion.trajectories import TrajectoryStore
 from motionstream.training.loop.distributed import SampleDraws, shard
 from motionstream.training.loop.stage import Stage

@@ -22,9 +22,9 @@ from motionstream.carry.relations import describe
 from motionstream.data.compositing import covering
 from motionstream.data.procedural import SceneConfig, draw_scene, render_scene
 from motionstream.data.textures import TextureBank
+from motionstream.pixels import to_float
 from motionstream.tracks.sampling import TrackMix, sample_press, subset
 from motionstream.training.clips.keyed_loader import KeyedLoader, of_step
-from motionstream.training.clips.prepared import to_float
 from motionstream.training.loop.distributed import keyed_generator, shard
 from motionstream.training.loop.stage import Stage
 

@@ -25,10 +25,11 @@ from motionstream.carry.relations import FAR, CarrySource, Relations, relate
 from motionstream.carry.things import with_things
 from motionstream.data.procedural import Clips, SceneConfig, render
 from motionstream.data.textures import TextureBank
+from motionstream.pixels import to_float
 from motionstream.tracks.masks import Draw
 from motionstream.tracks.sampling import SampledTracks, TrackMix, sample_tracks
 from motionstream.training.clips.keyed_loader import KeyedLoader, of_step
-from motionstream.training.clips.prepared import static_index, to_float
+from motionstream.training.clips.prepared import static_index
 from motionstream.training.clips.turns import still_scene
 from motionstream.training.loop.distributed import keyed_generator, shard
 from motionstream.training.loop.stage import Stage

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from motionstream import metrics
 from motionstream.autoencoder.base import StreamingAutoencoder
 from motionstream.autoencoder.tiny import GROUP, TinyAutoencoder
-from motionstream.training.clips.prepared import to_float
+from motionstream.pixels import to_float
 from motionstream.training.clips.videos import ClipBatches, DrawClip
 from motionstream.training.loop import distributed
 from motionstream.training.loop.logs import Say
