@@ -6,7 +6,9 @@
 Each variant trains the recipe's first phase (``nano-ids``: only the paper's conditioning, on small clips) with one
 change (``VARIANTS``), validated regularly (``curve``). Finally all variants are evaluated on the same held-out clips
 with the same noise at the same levels: the error of the denoised latents with and without tracks, with a paired 95 %
-interval over clips against the base. The number of clips is equal, the time is not; minutes are in the curves.
+interval over clips against the base; and how far the points of the model's mean (denoised from noise alone in one step,
+since samples are too noisy to be followed) are from their tracks. The number of clips is equal, the time is not;
+minutes are in the curves.
 
 Runs are kept in ``--work`` and resumed when called again; use another folder for other settings. The result is
 rewritten after every variant, so that an interrupted run keeps what was measured.
@@ -37,6 +39,7 @@ from motionstream.training.clips.prepared import ClipSource, PreparedClips
 from motionstream.training.diffusion.flow_matching import make_conditions
 from motionstream.training.diffusion.teacher import TeacherStage
 from motionstream.training.diffusion.trainee import Trainee
+from motionstream.training.diffusion.validation import ClipView
 from motionstream.training.loop.run import train
 from motionstream.training.recipes.named import recipe_named
 from motionstream.training.recipes.recipe import Recipe, Rendered
@@ -189,28 +192,41 @@ def train_variant(
 
 
 @torch.no_grad()
-def errors(trainee: Trainee, clips: PreparedClips, *, tracks: bool, bf16: bool) -> np.ndarray:
-    """Mean squared error (B,) of every clip's denoised latents, without the given frame, averaged over ``LEVELS``.
-    Unlike the loss, it does not depend on the model's parametrisation."""
+def denoised(trainee: Trainee, clips: PreparedClips, levels: Sequence[float], *, bf16: bool) -> Tensor:
+    """The clips' latents (L, B, C, F, h, w), denoised in one step from each of the noise ``levels``."""
     model = trainee.model.eval()
     clean = model.config.image_conditioning == "first_latent"
-    if not tracks:
-        clips = clips.without_tracks(torch.ones(len(clips), dtype=torch.bool))
     found = []
     for row in range(len(clips)):
         clip = clips.take([row]).to(model.device)
         x0, each = clip.latents, list[Tensor]()
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             conditions = make_conditions(model, trainee.text, clip, [torch.Generator().manual_seed(row)])
-            for step, level in enumerate(LEVELS):
+            for step, level in enumerate(levels):
                 noise = keyed_noise(tuple(x0.shape), seed=row, chunk=0, step=step, device=x0.device)
                 t = torch.full((1, x0.shape[2]), level).to(x0)
                 noisy, t = hold_picture(add_noise(x0, noise, t), t, x0[:, :, :1], noise, clean=clean)
-                made = velocity_to_x0(noisy, model(noisy, t, conditions), t)
-                each.append((made - x0)[:, :, 1:].square().mean())
-        found.append(float(torch.stack(each).mean()))
+                each.append(velocity_to_x0(noisy, model(noisy, t, conditions), t))
+        found.append(torch.stack(each))
     trainee.train()
-    return np.array(found)
+    return torch.cat(found, dim=1)
+
+
+def untold(clips: PreparedClips) -> PreparedClips:
+    """The clips without their tracks."""
+    return clips.without_tracks(torch.ones(len(clips), dtype=torch.bool))
+
+
+def errors(trainee: Trainee, clips: PreparedClips, *, bf16: bool) -> np.ndarray:
+    """Mean squared error (B,) of every clip's denoised latents, without the given frame, averaged over ``LEVELS``.
+    Unlike the loss, it does not depend on the model's parametrisation."""
+    wrong = denoised(trainee, clips, LEVELS, bf16=bf16) - clips.latents.to(trainee.model.device)
+    return wrong[:, :, :, 1:].square().mean(dim=(0, 2, 3, 4, 5)).cpu().numpy()
+
+
+def following(trainee: Trainee, clips: PreparedClips, view: ClipView, *, bf16: bool) -> dict[str, float]:
+    """The figures of ``ClipView.look`` of the model's mean, which is what it makes of pure noise in one step."""
+    return view.look(denoised(trainee, clips, [1.0], bf16=bf16)[0])[0]
 
 
 def compare(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
@@ -266,6 +282,7 @@ def main(options: Sequence[str] | None = None) -> None:
     if arguments.frames is not None:
         recipe = _scene(recipe, frames=arguments.frames)
     held_out = validation_clips(recipe, arguments.folder)
+    view = clip_view(recipe, arguments.folder, held_out)
     result: dict[str, Any] = {
         "benchmark": "ablations",
         "recipe": arguments.recipe,
@@ -285,16 +302,17 @@ def main(options: Sequence[str] | None = None) -> None:
         work, drawn = arguments.work / name, name in DRAWN
         trainee, curve = train_variant(parts, held_out, arguments.folder, work, arguments.clips, drawn=drawn)
         bf16 = recipe.teacher[0].train.bf16
-        seen[name] = {key: errors(trainee, held_out, tracks=key == "tracks", bf16=bf16) for key in ("tracks", "none")}
-        told, untold = seen[name]["tracks"], seen[name]["none"]
+        told, none = errors(trainee, held_out, bf16=bf16), errors(trainee, untold(held_out), bf16=bf16)
+        seen[name] = {"tracks": told, "none": none}
         base = seen["base"]
         result["variants"][name] = {
             "what": what,
             "weights": sum(p.numel() for p in trainee.model.transformer.parameters()),
             "error": round(float(told.mean()), 5),
             "minus_base": compare(told, base["tracks"]),
-            "tracks_are_worth": compare(untold, told),
-            "worth_minus_base": compare(untold - told, base["none"] - base["tracks"]),
+            "tracks_are_worth": compare(none, told),
+            "worth_minus_base": compare(none - told, base["none"] - base["tracks"]),
+            "mean": following(trainee, held_out, view, bf16=bf16),
             "curve": curve,
         }
         print(name, json.dumps({k: v for k, v in result["variants"][name].items() if k != "curve"}), flush=True)
