@@ -254,6 +254,7 @@ def main(options: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--variant", action="append", choices=VARIANTS, help="repeatable; all by default, and the base always"
     )
+    parser.add_argument("--without-base", action="store_true", help="no base and no comparison, for a long curve")
     parser.add_argument("--recipe", default="nano-ids", help="a recipe of rendered clips whose autoencoder exists")
     parser.add_argument("--clips", type=int, default=100_000, help="training clips per variant")
     parser.add_argument("--batch", type=int, help="clips per step; the recipe's by default")
@@ -268,7 +269,8 @@ def main(options: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")
     parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
     arguments = parser.parse_args(options)
-    names = list(dict.fromkeys(["base", *(arguments.variant or VARIANTS)]))
+    first = [] if arguments.without_base else ["base"]
+    names = list(dict.fromkeys([*first, *(arguments.variant or VARIANTS)]))
     if arguments.clips < 1 or arguments.held_out < 2:
         raise ValueError(f"--clips {arguments.clips}, --held-out {arguments.held_out}: at least 1 and 2")
     if arguments.threads is not None:
@@ -304,17 +306,19 @@ def main(options: Sequence[str] | None = None) -> None:
         bf16 = recipe.teacher[0].train.bf16
         told, none = errors(trainee, held_out, bf16=bf16), errors(trainee, untold(held_out), bf16=bf16)
         seen[name] = {"tracks": told, "none": none}
-        base = seen["base"]
         result["variants"][name] = {
             "what": what,
             "weights": sum(p.numel() for p in trainee.model.transformer.parameters()),
             "error": round(float(told.mean()), 5),
-            "minus_base": compare(told, base["tracks"]),
             "tracks_are_worth": compare(none, told),
-            "worth_minus_base": compare(none - told, base["none"] - base["tracks"]),
             "mean": following(trainee, held_out, view, bf16=bf16),
             "curve": curve,
         }
+        if base := seen.get("base"):
+            result["variants"][name] |= {
+                "minus_base": compare(told, base["tracks"]),
+                "worth_minus_base": compare(none - told, base["none"] - base["tracks"]),
+            }
         print(name, json.dumps({k: v for k, v in result["variants"][name].items() if k != "curve"}), flush=True)
         with atomic_path(arguments.output, [".json"]) as path:
             path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")

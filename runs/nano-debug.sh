@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every stage once, at a size that takes minutes: videos on disk → shards → teacher → causal student → Self-Forcing →
+# The paper's stages and the tiny decoder once, at a size that takes minutes: videos on disk → shards → teacher → causal student → Self-Forcing →
 # tiny decoder → a video. The video means nothing; the script tests that everything runs.
 #   FOLDER=work/nano-debug runs/nano-debug.sh
 set -euo pipefail

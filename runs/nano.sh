@@ -18,4 +18,4 @@ for stage in autoencoder mixer teacher causal decoder self-forcing; do
   .venv/bin/motionstream train "$stage" --recipe nano --folder "$FOLDER" --minutes "$MINUTES"
 done
 .venv/bin/motionstream train export --recipe nano --folder "$FOLDER" -o src/motionstream/weights/nano
-.venv/bin/motionstream evaluate rendered --output benchmarks/results/nano-rendered.json
+.venv/bin/motionstream evaluate rendered --clips 8 --seed 3 --output benchmarks/results/nano-rendered.json

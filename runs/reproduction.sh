@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs the paper's ablations on the embedded model and writes docs/reproduction.md from the results. Takes some hours of
 # one core with the defaults, minutes with CLIPS=4 SECONDS_LONG=20.
-#   TEACHER=work/nano/teacher CAUSAL=work/nano/causal runs/reproduction.sh
-# TEACHER and CAUSAL: models of the earlier stages (motionstream train export --through teacher, --through causal).
+#   TEACHER=work/teacher CAUSAL=work/causal runs/reproduction.sh
+# TEACHER and CAUSAL: models of the earlier stages (motionstream train export --folder work/nano --through teacher -o
+# work/teacher; --through causal -o work/causal).
 # STUDENT: the student trained from them, if that is not MODEL. Evaluations whose models are not given are left out.
 # ONLY="steps release": run these alone; "ablations" (hours) runs only when named. EXTRA: options added to every evaluation.
 set -euo pipefail

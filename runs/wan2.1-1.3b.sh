@@ -6,6 +6,8 @@
 # Several machines that see the same files, GPUS each: ONLY=prepare on one; then, on every one of them,
 #   NODES=4 RENDEZVOUS=first-machine:29500 runs/wan2.1-1.3b.sh
 # which trains the teacher and the student; then ONLY="tiny-decoder export" NODES=1 on one.
+# TRACKER=lucas-kanade where CoTracker3 is not in torch.hub's cache; LPIPS=lpips.safetensors for the tiny decoder;
+# STUDENT=... starts from a public causal student.
 # None of this was ever run at full size: see docs/training.md. --dry-run prints what a stage would take.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -15,6 +15,7 @@ from reproduction import (  # noqa: E402
     AGREES,
     DISAGREES,
     OPEN,
+    UNDECIDED,
     above,
     below,
     captions,
@@ -70,10 +71,10 @@ def test_guidance_is_judged_by_pairs_with_motion_alone():
 
     motion = [row(kind, "motion", 1, 2) for kind in ("joint", "text")]
     assert verdict(*motion, row("plain", "motion", 1, 2)) == AGREES
-    assert verdict(*motion, row("plain", "motion", -1, 2)) == verdict(*motion) == OPEN
+    assert verdict(*motion, row("plain", "motion", -1, 2)) == OPEN and verdict(*motion) == UNDECIDED
     assert verdict(*motion, row("motion", "plain", 1, 2)) == DISAGREES
     # all against joint, of which plain follows best: plain and motion were never paired
-    assert verdict(row("motion", "joint", -2, -1), row("plain", "joint", -9, -7)) == OPEN
+    assert verdict(row("motion", "joint", -2, -1), row("plain", "joint", -9, -7)) == UNDECIDED
 
 
 def test_a_difference_that_nobody_sees_is_none():

@@ -57,17 +57,9 @@ def test_wide_and_deep_have_as_many_weights(script, tmp_path):
 
 def test_the_comparison_runs_and_is_kept_variant_by_variant(script, tmp_path):
     output = tmp_path / "ablations.json"
-    options = [
-        "--variant=slow-first",
-        "--variant=deep",
-        "--variant=rgb",
-        "--clips=2",
-        "--batch=1",
-        "--frames=9",
-        "--held-out=2",
-    ]
-    options += ["--workers=0", "--width=128", "--layers=4", "--head=32"]
-    script.main([*options, "--folder", str(tmp_path), "--work", str(tmp_path / "work"), "--output", str(output)])
+    few = ["--clips=2", "--batch=1", "--frames=9", "--held-out=2", "--workers=0"]
+    few += ["--width=128", "--layers=4", "--head=32", "--folder", str(tmp_path), "--work", str(tmp_path / "work")]
+    script.main([*few, "--variant=slow-first", "--variant=deep", "--variant=rgb", "--output", str(output)])
     result = json.loads(output.read_text())
     assert list(result["variants"]) == ["base", "slow-first", "deep", "rgb"] and result["clips"] == 2
     base, slow, deep, drawn = result["variants"].values()
@@ -77,6 +69,9 @@ def test_the_comparison_runs_and_is_kept_variant_by_variant(script, tmp_path):
     logs = (tmp_path / "work" / "slow-first").rglob("log.jsonl")
     assert [path.parent.name for path in logs] == ["slow-first"], "one run, whatever its parts"
     assert (result["width"], result["layers"], result["size"]) == (128, 4, [48, 48])
+    script.main([*few, "--variant=base", "--without-base", "--output", str(tmp_path / "alone.json")])
+    (alone,) = json.loads((tmp_path / "alone.json").read_text())["variants"].values()
+    assert alone["error"] == base["error"] and alone["mean"] == base["mean"] and "minus_base" not in alone
     for options, said in ((["--held-out", "1"], "--held-out 1"), (["--width", "100"], "--width 100")):
         with pytest.raises(ValueError, match=said):
             script.main(options)

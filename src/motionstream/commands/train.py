@@ -76,7 +76,7 @@ Examples:
     """Gradient accumulation: divide batches into this many micro-batches, to save memory. By default as in the recipe:
     Wan's process one clip at a time per GPU."""
     dry_run: bool = False
-    """Print parameters, memory per GPU and hours of the stages without training."""
+    """Print parameters, memory per GPU and hours of the diffusion stages without training."""
     gpus: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """For --dry-run: number of GPUs; by default torchrun's number of processes, or one."""
     gpu: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -137,13 +137,15 @@ Examples:
         """Print the plan of a dry run."""
         import os
 
-        from motionstream.training.planning.plan import Machine, plan
+        from motionstream.training.planning.plan import PLANNED, Machine, plan
 
         memory = None if self.gpu_memory is None else int(self.gpu_memory * 2**30)
         gpus = int(os.environ.get("WORLD_SIZE", 1)) if self.gpus is None else self.gpus
         machine = Machine(gpus, self.gpu, memory, self.share)
         for stage in plan(recipe, stages, machine):
             print("\n".join(stage.lines(machine)))
+        if others := [stage for stage in stages if stage not in PLANNED]:
+            print(f"not planned, small beside these: {', '.join(others)}")
 
     def _recipe(self) -> Recipe:
         """The named recipe with the changes by options."""

@@ -1,7 +1,8 @@
 """The stages of a recipe, one function each, from config to finished weights. ``runs/nano.sh`` calls them in order.
 
-A stage writes ``FOLDER/<stage>/`` (checkpoint, log) and, when it ends, ``FOLDER/<stage>.safetensors``, the averaged
-weights from which the next stage starts. Calling a stage again resumes it.
+A stage writes ``FOLDER/<stage>/`` (checkpoint, log; the teacher one such folder for each phase, the mixer for each of
+its trainings) and, when it ends, ``FOLDER/<stage>.safetensors``, the averaged weights from which the next stage starts.
+Calling a stage again resumes it.
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ from motionstream.training.loop.stage import TrainConfig
 from motionstream.training.planning.throughput import causal_flops, estimate_hours, self_forcing_flops, teacher_flops
 from motionstream.training.recipes.recipe import Recipe, on_gpus
 
+PLANNED = ("teacher", "teacher-forcing", "causal", "self-forcing")
+"""The stages that ``plan`` knows."""
+
 
 @dataclass(frozen=True)
 class Machine:
