@@ -314,7 +314,8 @@ def main(options: Sequence[str] | None = None) -> None:
             "mean": following(trainee, held_out, view, bf16=bf16),
             "curve": curve,
         }
-        if base := seen.get("base"):
+        if not arguments.without_base:
+            base = seen["base"]
             result["variants"][name] |= {
                 "minus_base": compare(told, base["tracks"]),
                 "worth_minus_base": compare(none - told, base["none"] - base["tracks"]),
