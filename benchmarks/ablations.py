@@ -31,7 +31,7 @@ from motionstream.conditioning.drawn_tracks import DrawnTracks
 from motionstream.data.procedural import SceneConfig
 from motionstream.environment import environment
 from motionstream.evaluation.report import finish
-from motionstream.media import atomic_path
+from motionstream.media.files import atomic_path
 from motionstream.metrics import paired_bootstrap
 from motionstream.model.flow import add_noise, hold_picture, keyed_noise, velocity_to_x0
 from motionstream.tracks.sampling import TrackMix

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from motionstream.environment import environment
-from motionstream.media import atomic_path
+from motionstream.media.files import atomic_path
 from motionstream.server.measure import serving
 
 RESULTS = Path(__file__).parent / "results" / "nano-browser.json"

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from motionstream.environment import environment
-from motionstream.media import atomic_path
+from motionstream.media.files import atomic_path
 from motionstream.training.clips.prepared import PreparedClips
 from motionstream.training.diffusion.causal_init import CausalStage
 from motionstream.training.diffusion.rollouts import roll_out, rollout_figures

@@ -37,7 +37,7 @@ from motionstream.config import ModelConfig
 from motionstream.environment import environment
 from motionstream.flops import chunk_flops, clip_flops, start_flops, tokens_per_frame
 from motionstream.loading import random_model
-from motionstream.media import atomic_path
+from motionstream.media.files import atomic_path
 from motionstream.model.motion_model import MotionModel
 from motionstream.presets import preset
 from motionstream.stream import Stream

@@ -66,7 +66,7 @@ def measure(preset: str, chunks: int, folder: Path, deadline: float) -> int:
 
     from motionstream.bench import bench_pipeline
     from motionstream.components import Placement
-    from motionstream.media import atomic_path
+    from motionstream.media.files import atomic_path
     from motionstream.pipeline import MotionStreamPipeline
 
     began = time.time()

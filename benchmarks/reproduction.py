@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motionstream.media import atomic_path
+from motionstream.media.files import atomic_path
 
 AGREES, DISAGREES, OPEN = "agrees", "disagrees", "no difference seen"
 UNDECIDED, UNTESTABLE = "not decided", "not testable at this size"

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from motionstream.client import Client
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 
 
 def main() -> None:

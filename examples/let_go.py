@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from motionstream import LiveTracks, MotionStreamPipeline
-from motionstream.media import contact_sheet, write_picture
+from motionstream.media.pictures import write_picture
+from motionstream.media.sheets import contact_sheet
 
 HERE = Path(__file__).parent
 

@@ -7,7 +7,8 @@ import argparse
 from pathlib import Path
 
 from motionstream import MotionStreamPipeline, Tracks
-from motionstream.media import fit, read_picture, write_video
+from motionstream.media.pictures import fit, read_picture
+from motionstream.media.videos import write_video
 from motionstream.tracks import drag_tracks
 from motionstream.tracks.camera import CameraWay, camera_tracks
 from motionstream.tracks.depth import plain_prior

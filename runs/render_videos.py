@@ -12,7 +12,7 @@ import tyro
 from motionstream.data.photographs import TRAIN
 from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 
 from motionstream.client import Client, ServerError
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.server.app import create_app
 from motionstream.server.engine import Engine

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from motionstream.editing import edit_picture, enlarge
-from motionstream.media import fit
+from motionstream.media.pictures import fit
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import Tracks, drag_tracks
 

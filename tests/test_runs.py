@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from motionstream.cli import main
-from motionstream.media import read_video
+from motionstream.media.videos import read_video
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "runs").glob("*.sh"))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from motionstream import MotionStreamPipeline, Tracks
-from motionstream.media import Fit
+from motionstream.media.pictures import Fit
 from motionstream.tracks import drag_tracks, parse_drag, parse_pin, pin_tracks
 from motionstream.tracks.camera import CameraWay, camera_tracks
 from motionstream.tracks.depth import check_depth, fit_depth, plain_prior

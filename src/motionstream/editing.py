@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from motionstream.media import Fit, fit
+from motionstream.media.pictures import Fit, fit
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.scene import Picture, read_rgb
 from motionstream.tracks import Tracks

@@ -15,7 +15,7 @@ from motionstream.carry.memory import CarryMemory
 from motionstream.components import Components
 from motionstream.conditioning.track_content import TrackContent
 from motionstream.config import ModelConfig
-from motionstream.media import fit, read_picture, rgb_of
+from motionstream.media.pictures import fit, read_picture, rgb_of
 from motionstream.model.motion_model import Conditions, ImageInput, MotionInput, MotionModel
 from motionstream.pixels import to_video
 from motionstream.tracks import Tracks

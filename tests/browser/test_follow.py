@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 from motionstream.server.pictures import photographs
 
 

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from motionstream.cli import main
-from motionstream.media import read_picture
+from motionstream.media.pictures import read_picture
 from motionstream.tracks import Tracks
 
 

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from motionstream.cli import main
-from motionstream.media import read_picture, read_video
+from motionstream.media.pictures import read_picture
+from motionstream.media.videos import read_video
 
 
 @pytest.fixture

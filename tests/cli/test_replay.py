@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from motionstream.cli import main
-from motionstream.media import read_video
+from motionstream.media.videos import read_video
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.session.commands import Move, Press, Prompt, Steps
 from motionstream.session.fingerprint import fingerprint

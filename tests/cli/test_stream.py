@@ -7,7 +7,8 @@ from PIL import Image
 
 from motionstream.cli import main
 from motionstream.commands.video import KeptFrames, adapt_tracks, describe_corners
-from motionstream.media import Fit, read_picture, read_video, write_video
+from motionstream.media.pictures import Fit, read_picture
+from motionstream.media.videos import read_video, write_video
 from motionstream.tracks import Tracks, drag_tracks, pin_tracks
 
 DEBUG = ["--model", "debug", "--untrained"]

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from motionstream.cli import main
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 from motionstream.tracks import Tracks, grid_points
 from motionstream.tracks.tracker import TemplateTracker
 
@@ -33,7 +33,7 @@ def test_the_motion_is_found(clip, capsys, tracker):
 
 
 def test_groups_of_points_change_nothing(clip):
-    from motionstream.media import read_video
+    from motionstream.media.videos import read_video
 
     assert main(["track", "clip.mp4", "--grid", "12", "--tracker", "template"]) == 0
     video, fps = read_video("clip.mp4")

@@ -8,7 +8,7 @@ import torch
 from motionstream.checkpoint_files import write_tensors as save_weights
 from motionstream.cli import main
 from motionstream.components import Placement
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.training import stages
 from motionstream.training.diffusion.trainee import Trainee

@@ -10,7 +10,7 @@ from motionstream.data.encode import PrepareSettings
 from motionstream.data.prepare import Execution, prepare
 from motionstream.data.samples import Sample
 from motionstream.data.sources import videos_of_folder
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 
 CPU = Execution(placement=Placement(device="cpu"))
 SETTINGS = PrepareSettings(model="debug", untrained=True, grid=6, unit_videos=2)

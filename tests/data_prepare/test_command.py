@@ -7,7 +7,7 @@ import pytest
 from motionstream import cli
 from motionstream.commands.prepare import PrepareCommand
 from motionstream.data.shards import open_shards
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 
 from .conftest import moving
 

@@ -13,7 +13,8 @@ from motionstream.data.prepare import Execution, UnitPreparer, prepare, spread
 from motionstream.data.samples import pad_text
 from motionstream.data.shards import ShardFolder, open_shards
 from motionstream.data.sources import Filters, SourceVideo, videos_of_folder
-from motionstream.media import fit, read_video, write_video
+from motionstream.media.pictures import fit
+from motionstream.media.videos import read_video, write_video
 from motionstream.presets import preset
 from motionstream.tracks import grid_points
 

@@ -16,7 +16,7 @@ from motionstream.data.sources import (
     videos_of_folder,
     videos_of_table,
 )
-from motionstream.media import read_video
+from motionstream.media.videos import read_video
 
 # The columns of OpenVid-1M's own table.
 HEADER = "video,caption,aesthetic score,motion score,frame,fps,seconds\n"

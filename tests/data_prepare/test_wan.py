@@ -12,7 +12,7 @@ from motionstream.data.prepare import prepare
 from motionstream.data.samples import pad_text
 from motionstream.data.shards import ShardFolder
 from motionstream.data.sources import WanTextToVideo, videos_of_folder
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 from motionstream.presets import preset
 
 from .conftest import CPU, SETTINGS, moving

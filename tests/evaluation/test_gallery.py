@@ -10,7 +10,7 @@ from PIL import Image
 from motionstream.cli import main
 from motionstream.evaluation.gallery import TRIALS, evaluate_gallery, means, measure
 from motionstream.evaluation.photographs import read_photographs
-from motionstream.media import fit
+from motionstream.media.pictures import fit
 from motionstream.tracks import Tracks
 
 FOLDER = Path(__file__).parents[2] / "examples" / "photographs"

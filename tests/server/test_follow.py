@@ -11,7 +11,7 @@ import simplejpeg
 from fastapi.testclient import TestClient
 
 from motionstream import wire
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 from motionstream.wire import VERSION
 
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from motionstream.media import read_video
+from motionstream.media.videos import read_video
 from motionstream.server.protocol import VERSION
 from motionstream.server.serving import open_library
 from motionstream.session.recording import Recording

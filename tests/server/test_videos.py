@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 from motionstream.server import videos
 from motionstream.server.videos import Videos
 

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from motionstream.media import read_video
+from motionstream.media.videos import read_video
 from motionstream.session.film import Film, frames_of, write_mp4
 
 RANDOM = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motionstream.media import read_video
+from motionstream.media.videos import read_video
 from motionstream.session import library as library_module
 from motionstream.session.commands import Pin
 from motionstream.session.exports import EXPORTS, write_gif

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from motionstream.media import Fit, fit
+from motionstream.media.pictures import Fit, fit
 from motionstream.tracks.depth import (
     MAX_PIXELS,
     DepthModel,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from motionstream.media import read_picture
+from motionstream.media.pictures import read_picture
 from motionstream.training.loop import logs
 from motionstream.training.loop import run as loop
 from motionstream.training.loop.distributed import SampleDraws, keyed_generator, micro_batch, shard

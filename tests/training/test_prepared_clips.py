@@ -18,7 +18,7 @@ from motionstream.data.prepare import prepare as prepare_videos
 from motionstream.data.samples import pad_text
 from motionstream.data.shards import ShardFolder
 from motionstream.data.sources import videos_of_folder
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks.sampling import TrackMix, layers_of
 from motionstream.training.clips.prepared import source_pictures

@@ -15,7 +15,7 @@ from motionstream.autoencoder.wan import WanAutoencoder
 from motionstream.component_config import LinearAutoencoderConfig, TinyAutoencoderConfig
 from motionstream.data.procedural import SceneConfig
 from motionstream.data.textures import TextureBank
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 from motionstream.presets import preset
 from motionstream.training.clips.videos import ClipBatches, VideoFolder, rendered_clips
 from motionstream.training.loop import distributed

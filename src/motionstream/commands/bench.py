@@ -43,7 +43,7 @@ class Benchmark:
 
     def run(self) -> None:
         """Measure, and print the table and the JSON line."""
-        from motionstream.media import atomic_path, check_output
+        from motionstream.media.files import atomic_path, check_output
 
         if self.output is not None:
             check_output(self.output, (".json",))

@@ -49,7 +49,8 @@ that begins with a minus is written with an equals sign."""
 
     def run(self) -> None:
         """Check the options, compute the tracks from the depth, save them."""
-        from motionstream.media import PICTURE_SUFFIXES, check_output, fit, read_picture, write_picture
+        from motionstream.media.files import check_output
+        from motionstream.media.pictures import PICTURE_SUFFIXES, fit, read_picture, write_picture
         from motionstream.tracks import MAX_FRAMES, Tracks
         from motionstream.tracks.camera import camera_tracks
 
@@ -84,7 +85,7 @@ def camera_preview(picture: np.ndarray, depth: np.ndarray, tracks: Tracks) -> np
     """A sheet uint8 (H, W, 3): the depth map as inverse depth, then seven frames of the tracks over the picture."""
     import numpy as np
 
-    from motionstream.media import contact_sheet, draw_tracks
+    from motionstream.media.sheets import contact_sheet, draw_tracks
 
     numbers = np.linspace(0, tracks.length - 1, min(7, tracks.length)).round().astype(int)
     scale = max(1, 256 // max(tracks.size))

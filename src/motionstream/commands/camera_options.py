@@ -13,7 +13,7 @@ from motionstream.commands.common import check_numbers
 if TYPE_CHECKING:
     import numpy as np
 
-    from motionstream.media import Fit
+    from motionstream.media.pictures import Fit
     from motionstream.tracks.camera import CameraWay
 
 

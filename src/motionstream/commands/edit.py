@@ -40,16 +40,9 @@ Examples:
 
     def run(self) -> None:
         """Check the options, drag, save the last frame."""
-        from motionstream.media import (
-            PICTURE_SUFFIXES,
-            VIDEO_SUFFIXES,
-            check_output,
-            fit,
-            has_transparency,
-            read_picture,
-            write_picture,
-            write_video,
-        )
+        from motionstream.media.files import check_output
+        from motionstream.media.pictures import PICTURE_SUFFIXES, fit, has_transparency, read_picture, write_picture
+        from motionstream.media.videos import VIDEO_SUFFIXES, write_video
         from motionstream.model.backends import use_backend
 
         output = self.output or free_name(f"{self.image.stem}-edited.png")

@@ -66,7 +66,7 @@ class OnClips(Evaluation):
 
     def check(self) -> None:
         """Refuse values that do not work, before a model is loaded."""
-        from motionstream.media import check_output
+        from motionstream.media.files import check_output
 
         if not 1 <= self.clips <= 100_000:
             raise ValueError(f"--clips is {self.clips}; give 1 to 100000")
@@ -146,7 +146,7 @@ Examples:
     def run(self) -> None:
         """Evaluate."""
         self.check()
-        from motionstream.media import check_output
+        from motionstream.media.files import check_output
 
         if self.figure is not None:
             check_output(self.figure, (".png",))

@@ -89,7 +89,7 @@ or to a model of another frame rate, use motionstream stream IMAGE --session FIL
             print(f"{self.save_tracks}: the tracks")
 
     def _check(self, output: Path) -> None:
-        from motionstream.media import check_output
+        from motionstream.media.files import check_output
 
         check_positive("--until", self.until, "seconds")
         check_paths([self.session], [output, self.save_tracks])
@@ -125,7 +125,8 @@ def _frames(replay: Replay, most: int) -> Iterator[np.ndarray]:
 def _write(path: Path, frames: Iterator[np.ndarray], size: tuple[int, int], fps: float, count: int) -> None:
     import numpy as np
 
-    from motionstream.media import MAX_VIDEO_PIXELS, VideoWriter, atomic_path
+    from motionstream.media.files import atomic_path
+    from motionstream.media.videos import MAX_VIDEO_PIXELS, VideoWriter
     from motionstream.session.exports import write_gif
 
     match path.suffix.lower():

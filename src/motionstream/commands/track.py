@@ -57,7 +57,8 @@ Examples:
             raise ValueError(f"{given} has no effect with --tracker {self.tracker}; add --tracker cotracker")
         output = self.output or free_name(f"{self.video.stem}.npz")
         check_paths([self.video], [output])
-        from motionstream.media import check_output, read_video
+        from motionstream.media.files import check_output
+        from motionstream.media.videos import read_video
         from motionstream.tracks import Tracks, grid_points
         from motionstream.tracks.tracks import check_counts
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from motionstream.config import ModelConfig
-    from motionstream.media import Fit
+    from motionstream.media.pictures import Fit
     from motionstream.pipeline import MotionStreamPipeline
     from motionstream.tracks import Tracks
     from motionstream.tracks.masks import Draw
@@ -106,7 +106,8 @@ class VideoCommand(CameraOptions, PlacementOptions):
 
     def run(self) -> None:
         """Check the options, then generate and write."""
-        from motionstream.media import VIDEO_SUFFIXES, VideoWriter, fit, read_picture
+        from motionstream.media.pictures import fit, read_picture
+        from motionstream.media.videos import VIDEO_SUFFIXES, VideoWriter
 
         output = self.output or free_name(f"{self.image.stem}.mp4")
         self.check(output, VIDEO_SUFFIXES)
@@ -150,7 +151,8 @@ class VideoCommand(CameraOptions, PlacementOptions):
 
     def check(self, output: Path, suffixes: Sequence[str], *others: Path | None) -> None:
         """Refuse invalid options and paths; ``output`` and ``others`` are files to be written."""
-        from motionstream.media import PICTURE_SUFFIXES, check_output
+        from motionstream.media.files import check_output
+        from motionstream.media.pictures import PICTURE_SUFFIXES
 
         check_positive("--seconds", self.seconds, "seconds")
         if not 0 < self.reach <= 1:
@@ -223,7 +225,7 @@ class VideoCommand(CameraOptions, PlacementOptions):
 
     def write_extras(self, kept: KeptFrames, tracks: Tracks) -> None:
         """Write the preview and the tracks if requested."""
-        from motionstream.media import write_picture
+        from motionstream.media.pictures import write_picture
 
         if self.preview is not None:
             write_picture(self.preview, draw_preview(kept, tracks))
@@ -278,7 +280,7 @@ def adapt_tracks(tracks: Tracks, fitting: Fit, fps: float) -> Tracks:
     Tracks with the photograph's shape are scaled and cropped like the photograph, so that they stay on the same
     content; tracks of any other shape are stretched to the frame.
     """
-    from motionstream.media import Fit
+    from motionstream.media.pictures import Fit
 
     (height, width), (rows, columns) = fitting.original, tracks.size
     old, new = f"{columns}x{rows}", f"{fitting.size[1]}x{fitting.size[0]}"
@@ -303,7 +305,7 @@ def transferred(
 ) -> Tracks:
     """Tracks of ``frames`` frames from the motion of a video file; prints what was tracked. ``chunks``: frames of the
     first chunk and of every later one."""
-    from motionstream.media import read_video
+    from motionstream.media.videos import read_video
     from motionstream.tracks.transfer import LARGEST, parse_pair, transfer_tracks
 
     places = [parse_pair(text) for text in pairs]
@@ -318,7 +320,7 @@ def transferred(
 
 def draw_preview(kept: KeptFrames, tracks: Tracks) -> np.ndarray:
     """A sheet of eight frames with the tracks drawn, uint8 (H, W, 3)."""
-    from motionstream.media import contact_sheet, draw_tracks
+    from motionstream.media.sheets import contact_sheet, draw_tracks
 
     numbers, frames = kept.select(8)
     tracks = tracks.resize(frames.shape[1:3])

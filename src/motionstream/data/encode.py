@@ -20,7 +20,8 @@ from motionstream.config import ModelConfig
 from motionstream.data.samples import Sample, used_rows
 from motionstream.data.sources import Filters, SourceVideo
 from motionstream.loading import locate
-from motionstream.media import Fit, fit, read_video
+from motionstream.media.pictures import Fit, fit
+from motionstream.media.videos import read_video
 from motionstream.pixels import to_float
 from motionstream.presets import preset
 from motionstream.tracks.tracker import TRACKERS, Tracker, grid_points, make_tracker

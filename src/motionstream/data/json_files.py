@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from motionstream.media import atomic_path
+from motionstream.media.files import atomic_path
 
 
 def first_difference(before: Any, now: Any, name: str = "") -> str | None:

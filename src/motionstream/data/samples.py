@@ -24,7 +24,7 @@ from safetensors.torch import load as tensors_of_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from motionstream.media import atomic_path
+from motionstream.media.files import atomic_path
 from motionstream.tracks.tracks import Tracks
 
 MEMBERS = ("json", "png", "safetensors", "txt")

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from motionstream.data.json_files import first_difference, read_json, write_text
-from motionstream.media import write_video
+from motionstream.media.videos import write_video
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts")
 FRAME_COLUMNS = ("frame", "frames", "num_frames")

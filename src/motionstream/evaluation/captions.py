@@ -25,7 +25,7 @@ from motionstream.evaluation import baselines
 from motionstream.evaluation.rendered import FROZEN, WARP
 from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import EFFECTS, make_clip
-from motionstream.media import check_output
+from motionstream.media.files import check_output
 from motionstream.metrics import Interval, paired_bootstrap, psnr
 from motionstream.pipeline import MotionStreamPipeline
 

@@ -28,7 +28,7 @@ from motionstream.evaluation import baselines
 from motionstream.evaluation.rendered import CEILING, FROZEN, MIXTURE, WARP, Row
 from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import FRAMES, EvaluationClip, make_clip
-from motionstream.media import check_output
+from motionstream.media.files import check_output
 from motionstream.metrics import Interval, paired_bootstrap
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks.template import TemplateTracker

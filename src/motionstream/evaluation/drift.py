@@ -38,7 +38,7 @@ from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.report import drift_figure, finish, table
 from motionstream.evaluation.scenes import FRAMES, EvaluationClip, scenes
-from motionstream.media import atomic_path, check_output
+from motionstream.media.files import atomic_path, check_output
 from motionstream.metrics import Interval, drift_curve, end_point_error, paired_bootstrap
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import Tracks

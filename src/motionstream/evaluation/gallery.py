@@ -31,7 +31,9 @@ from motionstream.evaluation import baselines
 from motionstream.evaluation.photographs import Photograph, camera, read_photographs
 from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import FRAMES, LEAST_MOTION
-from motionstream.media import atomic_path, contact_sheet, draw_tracks, fit
+from motionstream.media.files import atomic_path
+from motionstream.media.pictures import fit
+from motionstream.media.sheets import contact_sheet, draw_tracks
 from motionstream.metrics import blockiness, end_point_error, moved_frames, paired_bootstrap
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.scene import usual_scale

@@ -28,7 +28,7 @@ from motionstream.environment import environment
 from motionstream.evaluation.drift import by_second
 from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import make_clip
-from motionstream.media import check_output
+from motionstream.media.files import check_output
 from motionstream.metrics import end_point_error, paired_bootstrap, psnr
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import Tracks, grid_points

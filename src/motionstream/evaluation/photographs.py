@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from motionstream.media import read_picture
+from motionstream.media.pictures import read_picture
 from motionstream.tracks import Tracks
 from motionstream.tracks.gestures import Point, drag_tracks, pin_tracks
 

@@ -32,7 +32,7 @@ from motionstream.config import ModelConfig
 from motionstream.environment import environment
 from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import EvaluationClip, scenes
-from motionstream.media import check_output
+from motionstream.media.files import check_output
 from motionstream.metrics import Interval, end_point_error, paired_bootstrap, psnr
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import Tracks

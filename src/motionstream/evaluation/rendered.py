@@ -42,7 +42,7 @@ from motionstream.evaluation import baselines
 from motionstream.evaluation.regions import REGIONS
 from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import FRAMES, LEAST_MOTION, EvaluationClip, make_clip
-from motionstream.media import check_output
+from motionstream.media.files import check_output
 from motionstream.metrics import MAX_PSNR, Interval, blockiness, end_point_error, paired_bootstrap, psnr, ssim
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks import Tracks

@@ -11,7 +11,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from motionstream.media import atomic_path
+from motionstream.media.files import atomic_path
 
 PARTS = ("value", "low", "high")
 DASHES = ("-", "--", ":", "-.")

@@ -18,7 +18,7 @@ import simplejpeg
 from fastapi import FastAPI, HTTPException, Request, Response
 
 from motionstream.config import ModelConfig
-from motionstream.media import Fit, fit, read_picture
+from motionstream.media.pictures import Fit, fit, read_picture
 from motionstream.scene import MOST_SCALE
 from motionstream.server.host import EngineBusy, Host
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 
-from motionstream.media import read_video
+from motionstream.media.videos import read_video
 from motionstream.server.host import Host
 from motionstream.server.pictures import check_ready, receive
 from motionstream.server.sources import Video

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from motionstream.media import atomic_path
+from motionstream.media.files import atomic_path
 from motionstream.session.film import frames_of, write_mp4
 from motionstream.session.library import Library
 

@@ -17,7 +17,8 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
-from motionstream.media import VIDEO_SUFFIXES, atomic_path
+from motionstream.media.files import atomic_path
+from motionstream.media.videos import VIDEO_SUFFIXES
 from motionstream.yuv import mark_bt709, to_rgb, to_yuv
 
 SUFFIX = ".h264"

@@ -23,7 +23,7 @@ from typing import IO, Annotated, Any
 import numpy as np
 from PIL import Image
 
-from motionstream.media import atomic_path
+from motionstream.media.files import atomic_path
 from motionstream.scene import MOST_SCALE
 from motionstream.session.commands import LIVE, MAX_TIME, Command, from_json, to_json
 from motionstream.session.director import Director

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from motionstream.media import Fit
+from motionstream.media.pictures import Fit
 from motionstream.tracks.tracks import check_size
 
 MAX_PIXELS = 50_000_000

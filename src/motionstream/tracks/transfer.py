@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motionstream.media import Fit
+from motionstream.media.pictures import Fit
 from motionstream.tracks.gestures import parse_point
 from motionstream.tracks.tracker import LucasKanade
 from motionstream.tracks.tracks import Tracks, check_fps, check_size

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
-from motionstream.media import VIDEO_SUFFIXES, read_video
+from motionstream.media.videos import VIDEO_SUFFIXES, read_video
 from motionstream.pixels import to_float
 from motionstream.training.loop.distributed import keyed_generator
 from motionstream.training.loop.logs import data_wait

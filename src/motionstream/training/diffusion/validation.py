@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from motionstream.autoencoder.base import StreamingAutoencoder
-from motionstream.media import contact_sheet, draw_tracks
+from motionstream.media.sheets import contact_sheet, draw_tracks
 from motionstream.metrics import end_point_error, moved_frames
 from motionstream.pixels import to_pictures
 from motionstream.tracks.template import TemplateTracker

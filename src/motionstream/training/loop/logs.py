@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from motionstream.media import write_picture
+from motionstream.media.pictures import write_picture
 from motionstream.training.loop import distributed
 
 Say = Callable[[str], None]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from motionstream.checkpoint_files import read_state, write_tensors
-from motionstream.media import check_output
+from motionstream.media.files import check_output
 
 ALEXNET_LAYERS = (0, 3, 6, 8, 10)
 """The convolutions of AlexNet, each followed by a ReLU whose output LPIPS compares."""

@@ -8,8 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from motionstream import media
-from motionstream.media import VideoWriter, read_video, resample, write_picture, write_video
+from motionstream.media import videos
+from motionstream.media.pictures import write_picture
+from motionstream.media.videos import VideoWriter, read_video, resample, write_video
 
 
 def moving(frames: int, height: int = 32, width: int = 48) -> np.ndarray:
@@ -251,7 +252,7 @@ def test_the_longer_side_is_reduced_while_reading(tmp_path, monkeypatch):
     frames[:, :, 96:] = 200
     write_video(tmp_path / "a.mp4", frames, 24)
     assert read_video(tmp_path / "a.mp4", side=500, limit=1)[0].shape == (1, 96, 192, 3)
-    monkeypatch.setattr(media, "MAX_VIDEO_PIXELS", 6 * 32 * 64)  # what counts is what is kept
+    monkeypatch.setattr(videos, "MAX_VIDEO_PIXELS", 6 * 32 * 64)  # what counts is what is kept
     read, _ = read_video(tmp_path / "a.mp4", side=64)
     assert read.shape == (6, 32, 64, 3)
     assert read[:, :, :28].max() < 20 and read[:, :, 36:].min() > 180
@@ -263,18 +264,18 @@ def test_limit_and_caps_on_frames(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", moving(9), 24)
     assert counts(read_video(tmp_path / "a.mp4", limit=4)[0]) == [0, 1, 2, 3]
     assert len(read_video(tmp_path / "a.mp4", limit=100)[0]) == 9
-    monkeypatch.setattr(media, "MAX_FRAMES", 9)
+    monkeypatch.setattr(videos, "MAX_FRAMES", 9)
     assert len(read_video(tmp_path / "a.mp4")[0]) == 9
-    monkeypatch.setattr(media, "MAX_FRAMES", 8)
+    monkeypatch.setattr(videos, "MAX_FRAMES", 8)
     with pytest.raises(ValueError, match="more than 8 frames; cut it"):
         read_video(tmp_path / "a.mp4")
     with pytest.raises(ValueError, match="more than 8 frames; cut it"):
         read_video(tmp_path / "a.mp4", fps=1000)
     assert len(read_video(tmp_path / "a.mp4", limit=8)[0]) == 8
-    monkeypatch.setattr(media, "MAX_VIDEO_PIXELS", 5 * 32 * 48)
+    monkeypatch.setattr(videos, "MAX_VIDEO_PIXELS", 5 * 32 * 48)
     with pytest.raises(ValueError, match="more than 5 frames"):
         read_video(tmp_path / "a.mp4")
-    monkeypatch.setattr(media, "MAX_PIXELS", 32 * 48 - 1)
+    monkeypatch.setattr(videos, "MAX_PIXELS", 32 * 48 - 1)
     with pytest.raises(ValueError, match="frames of 1536 pixels"):
         read_video(tmp_path / "a.mp4")
 

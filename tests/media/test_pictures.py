@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from motionstream import media
-from motionstream.media import (
-    Fit,
-    VideoWriter,
-    atomic_path,
-    contact_sheet,
-    draw_tracks,
-    fit,
-    read_picture,
-    write_picture,
-)
+from motionstream.media import pictures
+from motionstream.media.files import atomic_path
+from motionstream.media.pictures import Fit, fit, read_picture, write_picture
+from motionstream.media.sheets import contact_sheet, draw_tracks
+from motionstream.media.videos import VideoWriter
 
 
 def gradient(height: int, width: int) -> np.ndarray:
@@ -163,7 +157,7 @@ def test_a_pillow_picture_is_what_its_file_is(tmp_path):
 
 def test_colours_of_another_profile_become_srgb(tmp_path):
     """The rocket is stored in Adobe RGB, in which the same numbers are stronger colours."""
-    rocket = Path(__file__).parents[1] / "examples" / "rocket.jpg"
+    rocket = Path(__file__).parents[2] / "examples" / "rocket.jpg"
     image = Image.open(rocket)
     assert "Adobe RGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"])))
     stored = np.asarray(image).astype(int)
@@ -215,7 +209,7 @@ def test_huge_pictures_are_refused_by_their_header(tmp_path, recwarn, side, name
 
 
 def test_picture_at_the_cap_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(media, "MAX_PIXELS", 12)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 12)
     Image.fromarray(gradient(3, 4)).save(tmp_path / "a.png")
     Image.fromarray(gradient(3, 5)).save(tmp_path / "b.png")
     assert read_picture(tmp_path / "a.png").shape == (3, 4, 3)

@@ -1,0 +1,1 @@
+"""Pictures and videos: read safely, written atomically, drawn on."""
