@@ -7,7 +7,7 @@ import pytest
 
 from motionstream.cli import main
 from motionstream.evaluation.captions import ROWS, SHOWN, changed, summary
-from motionstream.evaluation.scenes import EFFECTS, make_clip
+from motionstream.evaluation.scenes import EFFECTS, held_out_clip
 from motionstream.presets import nano
 
 CONFIG = nano()
@@ -15,7 +15,7 @@ CONFIG = nano()
 
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_a_scene_with_an_effect_differs_in_that_and_its_caption_alone(effect):
-    clip, plain = make_clip(CONFIG, 1, 3, effect=effect), make_clip(CONFIG, 1, 3)
+    clip, plain = held_out_clip(CONFIG, 1, 3, effect=effect), held_out_clip(CONFIG, 1, 3)
     assert np.array_equal(clip.drags.positions, plain.drags.positions)
     assert np.array_equal(clip.followed.positions, plain.followed.positions)
     assert all(np.array_equal(clip.regions[name], plain.regions[name]) for name in clip.regions)

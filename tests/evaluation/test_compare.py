@@ -8,16 +8,16 @@ import torch
 
 from motionstream.cli import main
 from motionstream.evaluation import compare
-from motionstream.evaluation.compare import Way, compared, evaluate_compare
+from motionstream.evaluation.compare import ComparedRow, compared, evaluate_compare
 from motionstream.evaluation.rendered import CEILING, FROZEN, MIXTURE, WARP
-from motionstream.evaluation.scenes import make_clip
+from motionstream.evaluation.scenes import held_out_clip
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import nano
 
 
 def test_differences_are_paired_and_of_the_first_minus_the_second():
-    clips = [make_clip(nano(), index) for index in (1, 2)]
-    true, still = Way(name="true"), Way(name="still")
+    clips = [held_out_clip(nano(), index) for index in (1, 2)]
+    true, still = ComparedRow(name="true"), ComparedRow(name="still")
     for clip in clips:
         true.measure(lambda clip: clip.video, clip)
         still.measure(lambda clip: np.repeat(clip.video[:1], len(clip.video), axis=0), clip)
@@ -31,7 +31,7 @@ def test_differences_are_paired_and_of_the_first_minus_the_second():
 def test_steps_are_the_streams_own(monkeypatch):
     pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
     torch.nn.init.normal_(pipeline.model.transformer.proj_out.weight)  # what it adds must be more than noise
-    clip = make_clip(pipeline.config, 0)
+    clip = held_out_clip(pipeline.config, 0)
     own = pipeline(clip.video[0], clip.drags, clip.caption, 0)
     ways = dict(compare._ways("debug", pipeline, [3, 1, 3], [], 0))
     assert list(ways) == ["debug 3 steps", "debug 1 step"]
@@ -42,7 +42,7 @@ def test_steps_are_the_streams_own(monkeypatch):
 def test_a_model_that_was_not_distilled_is_sampled_as_a_teacher():
     pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
     pipeline.stages = ("teacher",)
-    clip = make_clip(pipeline.config, 0)
+    clip = held_out_clip(pipeline.config, 0)
     ((name, make),) = compare._ways("debug", pipeline, [], [], 0)
     assert name == "debug (teacher)"
     made = make(clip)

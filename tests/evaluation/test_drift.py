@@ -9,9 +9,9 @@ import pytest
 
 from motionstream.cli import main
 from motionstream.evaluation import drift
-from motionstream.evaluation.drift import Line, by_second, comparisons, drags_at, schedule, turn_errors
+from motionstream.evaluation.drift import DriftRow, by_second, comparisons, drags_at, schedule, turn_errors
 from motionstream.evaluation.report import drift_figure
-from motionstream.evaluation.scenes import make_clip
+from motionstream.evaluation.scenes import held_out_clip
 from motionstream.metrics import MAX_PSNR
 from motionstream.presets import preset
 from motionstream.tracks import Tracks
@@ -23,7 +23,7 @@ TURN = 12 * drift.CHUNKS_A_TURN
 
 @pytest.fixture(scope="module")
 def clip():
-    return make_clip(preset("nano"), 1)
+    return held_out_clip(preset("nano"), 1)
 
 
 def test_turns_go_there_or_back_from_where_they_were_left_and_rest_for_a_chunk():
@@ -69,7 +69,7 @@ def test_a_true_video_has_the_trackers_error_and_a_still_one_the_whole_motion(cl
 
 
 def line(model, causal, psnr, epe):
-    return Line(model, causal, (), [np.array(row, float) for row in psnr], [np.array(row, float) for row in epe])
+    return DriftRow(model, causal, (), [np.array(row, float) for row in psnr], [np.array(row, float) for row in epe])
 
 
 def test_lines_are_compared_clip_by_clip_over_the_last_seconds():
@@ -163,7 +163,7 @@ def test_what_a_line_loses_on_its_way():
     fallen = line("a", "c3s1w1", [[*[25] * 5, 9, *[20] * 5], [*[35] * 5, 9, *[31] * 5]], [[1] * 11, [np.nan] * 11])
     assert drift.decline(fallen)["psnr"] == {"value": -4.5, "low": -5, "high": -4}
     assert drift.decline(fallen)["epe"] == {"value": 1, "low": 1, "high": 1}
-    assert drift.decline(Line("a", "", ())) == {"psnr": None, "epe": None}
+    assert drift.decline(DriftRow("a", "", ())) == {"psnr": None, "epe": None}
 
 
 def test_every_pattern_is_asked_for_the_same_motion(capsys):

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from motionstream.data.procedural import Clips, Scene, SceneConfig, draw_scene, render_scene
+from motionstream.data.procedural import Clips, RenderedScene, SceneConfig, draw_scene, render_scene
 from motionstream.data.textures import TextureBank
 from motionstream.evaluation import regions
-from motionstream.evaluation.scenes import make_clip, scene_config
+from motionstream.evaluation.scenes import held_out_clip, scene_config
 from motionstream.presets import debug
 
 SETTINGS = replace(scene_config(debug(), 12.0), height=96, width=112, frames=13, sprite_radius=(9.0, 16.0), speed=24.0)
@@ -21,7 +21,7 @@ def bank() -> TextureBank:
     return TextureBank(names=())
 
 
-def scene_of(seed: int, settings: SceneConfig, bank: TextureBank) -> tuple[Scene, Clips]:
+def scene_of(seed: int, settings: SceneConfig, bank: TextureBank) -> tuple[RenderedScene, Clips]:
     scene = draw_scene(settings, 1, seed, bank)
     return scene, render_scene(scene, settings)
 
@@ -98,7 +98,7 @@ def test_turned_pixels_lie_on_the_sprite_that_has_turned(bank):
 
 
 def test_clips_have_masks_of_their_own_shape_and_pins_that_rest():
-    clip = make_clip(debug(), 2)
+    clip = held_out_clip(debug(), 2)
     assert tuple(clip.regions) == regions.REGIONS
     for mask in clip.regions.values():
         assert mask.shape == clip.video.shape[:3] and mask.dtype == bool

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from motionstream.cli import main
-from motionstream.evaluation.release import ARMS, RELEASE, Arm, compared, let_go, tracks_at
-from motionstream.evaluation.scenes import make_clip
+from motionstream.evaluation.release import ARMS, RELEASE, ReleaseRow, compared, let_go, tracks_at
+from motionstream.evaluation.scenes import held_out_clip
 from motionstream.presets import nano
 
 
 @pytest.fixture(scope="module")
 def clip():
-    return make_clip(nano(), 1)
+    return held_out_clip(nano(), 1)
 
 
 def test_arms_let_go_at_once_after_the_chunk_and_never(clip):
@@ -34,7 +34,7 @@ def test_arms_let_go_at_once_after_the_chunk_and_never(clip):
 
 def test_what_rests_where_it_was_let_go_has_no_error_and_what_jumps_back_has(clip):
     shown = np.minimum(np.arange(RELEASE + 48), RELEASE - 1)
-    rests, back = Arm("rests"), Arm("back")
+    rests, back = ReleaseRow("rests"), ReleaseRow("back")
     rests.add(clip.video[shown], clip)
     back.add(clip.video[np.where(np.arange(len(shown)) < RELEASE, shown, 0)], clip)
     still, jumped = rests.measures(RELEASE), back.measures(RELEASE)
@@ -48,7 +48,7 @@ def test_the_jump_is_where_an_arm_lets_go(clip):
     """Of what jumps back with the chunk after the release, as the arm that is told so does."""
     assert [let_go(nano(), arm) for arm in ARMS] == [39, 45, 39]
     frames = np.arange(RELEASE + 48)
-    after, held = Arm("after", let_go(nano(), "after")), Arm("held")
+    after, held = ReleaseRow("after", let_go(nano(), "after")), ReleaseRow("held")
     after.add(clip.video[np.where(frames < 45, np.minimum(frames, RELEASE - 1), 0)], clip)
     held.add(clip.video[np.minimum(frames, RELEASE - 1)], clip)
     assert after.to_dict()["jump"]["value"] > 0.5 and after.to_dict()["unrest"]["value"] == 0

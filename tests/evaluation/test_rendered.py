@@ -21,11 +21,11 @@ def pipeline() -> MotionStreamPipeline:
 @pytest.fixture(scope="module")
 def large() -> list[scenes.EvaluationClip]:
     """Clips at nano's size, whose patches the tracker can tell apart."""
-    return [scenes.make_clip(nano(), index) for index in range(3)]
+    return [scenes.held_out_clip(nano(), index) for index in range(3)]
 
 
-def scored(clip: scenes.EvaluationClip, video: np.ndarray) -> rendered.Row:
-    row = rendered.Row()
+def scored(clip: scenes.EvaluationClip, video: np.ndarray) -> rendered.RenderedRow:
+    row = rendered.RenderedRow()
     row.add(video, clip, TemplateTracker())
     return row
 
@@ -70,7 +70,7 @@ def test_moving_the_whole_picture_is_seen_in_the_background(large):
 
 
 def test_the_warp_leaves_the_first_frame_and_moves_every_pixel_with_one_track(pipeline):
-    clip = scenes.make_clip(debug(), 0)
+    clip = scenes.held_out_clip(debug(), 0)
     one = clip.drags.select([0])
     moved = np.repeat(one.positions[:1], one.length, axis=0)
     moved[1:, :, 0] += 5
@@ -81,7 +81,7 @@ def test_the_warp_leaves_the_first_frame_and_moves_every_pixel_with_one_track(pi
 
 
 def test_an_untrained_model_is_its_carried_mixture_but_for_the_noise(pipeline):
-    clip = scenes.make_clip(debug(), 1)
+    clip = scenes.held_out_clip(debug(), 1)
     mixture = baselines.carried_mixture(pipeline, clip.video, clip.drags)
     streamed = pipeline(clip.video[0], clip.drags, clip.caption, 0)
     assert mixture.shape == streamed.shape and (mixture[0] == streamed[0]).all()
@@ -91,7 +91,7 @@ def test_an_untrained_model_is_its_carried_mixture_but_for_the_noise(pipeline):
 
 
 def test_coded_video_comes_back_in_the_same_shape(pipeline):
-    clip = scenes.make_clip(debug(), 0)
+    clip = scenes.held_out_clip(debug(), 0)
     assert baselines.coded(pipeline, clip.video).shape == clip.video.shape
 
 
@@ -129,8 +129,8 @@ def test_pins_move_as_far_as_the_picture_does(large):
     assert sum(row.pins_lost[0].sum() for row in still) == 0
 
 
-def flat(psnr: list[float]) -> rendered.Row:
-    made = rendered.Row(psnr=psnr, background=psnr)
+def flat(psnr: list[float]) -> rendered.RenderedRow:
+    made = rendered.RenderedRow(psnr=psnr, background=psnr)
     made.regions["edges"] = [value - 5 for value in psnr]
     return made
 
@@ -156,19 +156,19 @@ def test_regions_are_compared_where_they_were_measured():
 
 
 def test_walking_speed_asks_for_a_third_of_it_and_for_pins_that_rest():
-    row = rendered.Row(errors=[np.full(9, 3.0), np.full(9, 3.5)], pins=[np.full(4, 0.4), np.zeros(0)])
+    row = rendered.RenderedRow(errors=[np.full(9, 3.0), np.full(9, 3.5)], pins=[np.full(4, 0.4), np.zeros(0)])
     slow, fast = rendered.walking(row, 6.0), rendered.walking(row, 12.0)
     assert slow["epe"]["bound"] == pytest.approx(2) and fast["epe"]["bound"] == pytest.approx(4)
     assert not slow["epe"]["met"] and fast["epe"]["met"] and slow["epe"]["value"] == pytest.approx(3.25)
     assert slow["pins"]["met"] and slow["pins"]["value"] == pytest.approx(0.4)
     assert "missed" in slow["epe"]["sentence"] and "at most 4 px" in fast["epe"]["sentence"]
     assert rendered.walking(replace(row, pins=[np.full(4, 1.5)] * 2), 6.0)["pins"]["met"] is False
-    assert rendered.walking(rendered.Row(), 6.0)["pins"]["met"] is None
+    assert rendered.walking(rendered.RenderedRow(), 6.0)["pins"]["met"] is None
 
 
 def rows(model: list[float], frozen: list[float]) -> rendered.Rows:
-    def row(errors: list[float], psnr: float) -> rendered.Row:
-        made = rendered.Row()
+    def row(errors: list[float], psnr: float) -> rendered.RenderedRow:
+        made = rendered.RenderedRow()
         for number, error in enumerate(errors):
             made.psnr.append(psnr + 0.1 * number)
             made.background.append(psnr)

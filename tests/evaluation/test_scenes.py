@@ -12,19 +12,19 @@ from motionstream.presets import debug
 
 @pytest.fixture(scope="module")
 def clips() -> list[scenes.EvaluationClip]:
-    return [scenes.make_clip(debug(), index) for index in range(8)]
+    return [scenes.held_out_clip(debug(), index) for index in range(8)]
 
 
 def test_a_clip_depends_on_its_numbers_alone(clips):
-    again = scenes.make_clip(debug(), 3)
+    again = scenes.held_out_clip(debug(), 3)
     assert (again.video == clips[3].video).all() and (again.drags.positions == clips[3].drags.positions).all()
     assert (clips[2].video != clips[3].video).any()
-    assert (scenes.make_clip(debug(), 3, seed=1).video != clips[3].video).any()
+    assert (scenes.held_out_clip(debug(), 3, seed=1).video != clips[3].video).any()
 
 
 def test_seeds_outside_their_range_are_refused():
     with pytest.raises(ValueError, match="seed 1000"):
-        scenes.make_clip(debug(), 0, seed=1000)
+        scenes.held_out_clip(debug(), 0, seed=1000)
 
 
 def test_conditions_begin_in_the_first_frame(clips):
@@ -36,7 +36,7 @@ def test_conditions_begin_in_the_first_frame(clips):
 
 
 def test_scenes_without_motion_are_passed_over(monkeypatch):
-    made = scenes.make_clip
+    made = scenes.held_out_clip
 
     def sometimes_still(config, index, seed, speed):
         clip = made(config, index, seed, speed)
@@ -46,7 +46,7 @@ def test_scenes_without_motion_are_passed_over(monkeypatch):
             return replace(clip, counted=clip.counted & (np.arange(len(clip.counted)) >= 36)[:, None])
         return clip
 
-    monkeypatch.setattr(scenes, "make_clip", sometimes_still)
+    monkeypatch.setattr(scenes, "held_out_clip", sometimes_still)
     captions = [made(debug(), index, 0, 20.0) for index in range(5)]
     assert captions[2].counted[36:].any()
     for end, without in ((36, (1, 2)), (45, (1,))):

@@ -123,7 +123,7 @@ class Clips:
 
 
 @dataclass(frozen=True)
-class Scene:
+class RenderedScene:
     """The contents of a batch of clips before rendering."""
 
     camera: CameraPaths  # the sprites'; on the CPU
@@ -208,7 +208,7 @@ def _sprites(
     return made, paths, mean.cpu()
 
 
-def _tracks(scene: Scene, config: SceneConfig) -> tuple[Tensor, Tensor, Tensor]:
+def _tracks(scene: RenderedScene, config: SceneConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Screen positions (B, T, N, 2) of all tracks, whether no plane hides them (B, T, N), and layers (B, N)."""
     sprites = scene.sprites
     device, (batch, frames) = sprites.centre.device, scene.camera.zoom.shape
@@ -229,14 +229,16 @@ def _tracks(scene: Scene, config: SceneConfig) -> tuple[Tensor, Tensor, Tensor]:
     return positions, clear, layer
 
 
-def _visible(scene: Scene, positions: Tensor, clear: Tensor, layer: Tensor, config: SceneConfig) -> Tensor:
+def _visible(scene: RenderedScene, positions: Tensor, clear: Tensor, layer: Tensor, config: SceneConfig) -> Tensor:
     """Which tracks are visible: bool (B, T, N)."""
     # For occlusion, a pulled part of the background belongs to the background.
     level = torch.where(layer > config.sprites[1], 0, layer)
     return visibility(scene.sprites, positions, level, config.size) & clear
 
 
-def _captions(scene: Scene, paths: SpritePaths, colours: Tensor, dark: Tensor, orbits: Tensor, seed: int) -> list[str]:
+def _captions(
+    scene: RenderedScene, paths: SpritePaths, colours: Tensor, dark: Tensor, orbits: Tensor, seed: int
+) -> list[str]:
     """One sentence per clip. dark, orbits: bool (B,)."""
     rng = random.Random(seed)
     sprites, camera = scene.sprites, scene.camera
@@ -260,7 +262,9 @@ def _captions(scene: Scene, paths: SpritePaths, colours: Tensor, dark: Tensor, o
     return captions
 
 
-def _enrich_sprites(scene: Scene, colours: Tensor, config: SceneConfig, bending: Draws, tinting: Draws) -> Sprites:
+def _enrich_sprites(
+    scene: RenderedScene, colours: Tensor, config: SceneConfig, bending: Draws, tinting: Draws
+) -> Sprites:
     """The sprites with bends and changes of colour, if any. colours (M, 3): their mean colours."""
     sprites, device, frames = scene.sprites, scene.sprites.centre.device, config.frames
     radius = sprites.reach[:, 0]  # the magnification in frame 0 is 1
@@ -275,7 +279,7 @@ def _enrich_sprites(scene: Scene, colours: Tensor, config: SceneConfig, bending:
     return sprites if tints is None else replace(sprites, tints=tints.to(device))
 
 
-def draw_scene(config: SceneConfig, batch: int, seed: int, textures: TextureBank) -> Scene:
+def draw_scene(config: SceneConfig, batch: int, seed: int, textures: TextureBank) -> RenderedScene:
     """Draw everything random about `batch` clips."""
     draws = Draws(seed)
     pulling, bending, parting, snowing, fogging, tinting = (draws.apart(number) for number in range(6))
@@ -291,13 +295,13 @@ def draw_scene(config: SceneConfig, batch: int, seed: int, textures: TextureBank
     fog = draw_fog(fogging, batch, config.frames, config.size, config.fog_probability)
     snow = draw_snow(snowing, batch, config.size, config.snow_probability)
     weather = tuple(cover for cover in (fog, snow) if cover is not None)
-    scene = Scene(camera, background, nearer, sprites, brightness, weather, [])
+    scene = RenderedScene(camera, background, nearer, sprites, brightness, weather, [])
     scene = replace(scene, sprites=_enrich_sprites(scene, colours, config, bending, tinting))
     orbits = torch.zeros(batch, dtype=torch.bool) if depths is None else depths.orbits
     return replace(scene, captions=_captions(scene, paths, colours, dark, orbits, draws.seed()))
 
 
-def render_scene(scene: Scene, config: SceneConfig) -> Clips:
+def render_scene(scene: RenderedScene, config: SceneConfig) -> Clips:
     """Draw the pictures and compute the tracks, deterministically."""
     positions, clear, layer = _tracks(scene, config)
     planes = (scene.background, *scene.nearer)

@@ -24,7 +24,7 @@ from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.rendered import FROZEN, WARP
 from motionstream.evaluation.report import finish, table
-from motionstream.evaluation.scenes import EFFECTS, make_clip
+from motionstream.evaluation.scenes import EFFECTS, held_out_clip
 from motionstream.media.files import check_output
 from motionstream.metrics import Interval, paired_bootstrap, psnr
 from motionstream.pipeline import MotionStreamPipeline
@@ -76,7 +76,7 @@ def evaluate_captions(
 
 def measured(pipeline: MotionStreamPipeline, index: int, seed: int, effect: str) -> dict[str, float]:
     """PSNR in dB by row; empty for a scene that cannot have the effect or does not show it."""
-    clip, plain = (make_clip(pipeline.config, index, seed, effect=which) for which in (effect, None))
+    clip, plain = (held_out_clip(pipeline.config, index, seed, effect=which) for which in (effect, None))
     mask = changed(clip.video, plain.video)
     if not mask.any():
         return {}

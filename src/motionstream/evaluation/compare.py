@@ -25,9 +25,9 @@ from rich.progress import track as progress
 from motionstream.config import MAX_STEPS
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
-from motionstream.evaluation.rendered import CEILING, FROZEN, MIXTURE, WARP, Row
+from motionstream.evaluation.rendered import CEILING, FROZEN, MIXTURE, WARP, RenderedRow
 from motionstream.evaluation.report import finish, table
-from motionstream.evaluation.scenes import FRAMES, EvaluationClip, make_clip
+from motionstream.evaluation.scenes import FRAMES, EvaluationClip, held_out_clip
 from motionstream.media.files import check_output
 from motionstream.metrics import Interval, paired_bootstrap
 from motionstream.pipeline import MotionStreamPipeline
@@ -41,7 +41,7 @@ Make = Callable[[EvaluationClip], np.ndarray | None]
 
 
 @dataclass
-class Way(Row):
+class ComparedRow(RenderedRow):
     """One way of making the video: a row of ``evaluate rendered``, and the seconds per clip."""
 
     name: str = ""
@@ -99,19 +99,19 @@ def evaluate_compare(
     if output is not None:
         check_output(output, [".json"])
     clock = time.perf_counter()
-    ways: list[Way] = []
-    references: dict[str, Way] = {}
+    ways: list[ComparedRow] = []
+    references: dict[str, ComparedRow] = {}
     for name in dict.fromkeys(models):
         pipeline = MotionStreamPipeline.from_pretrained(name, untrained=untrained, needs=("teacher",))
         own, known = _ways(name, pipeline, steps, guidance, seed), bool(references)
-        rows = {label: Way(name=label) for label, _ in own}
+        rows = {label: ComparedRow(name=label) for label, _ in own}
         errors = Console(stderr=True)
         for index in progress(range(clips), str(name), console=errors, disable=not sys.stderr.isatty()):
-            clip = make_clip(pipeline.config, index, seed, speed, frames=frames)
+            clip = held_out_clip(pipeline.config, index, seed, speed, frames=frames)
             for label, make in own:
                 rows[label].measure(make, clip)
             for label, make in () if known else _references(pipeline):
-                references.setdefault(label, Way(name=label)).measure(make, clip)
+                references.setdefault(label, ComparedRow(name=label)).measure(make, clip)
         references = {label: row for label, row in references.items() if row.psnr}
         ways += rows.values()
     result = {
@@ -175,7 +175,7 @@ def _references(pipeline: MotionStreamPipeline) -> Iterator[tuple[str, Make]]:
     return zip(REFERENCES, makes, strict=True)
 
 
-def compared(way: Way, other: Way) -> dict[str, Any]:
+def compared(way: ComparedRow, other: ComparedRow) -> dict[str, Any]:
     """``way`` minus ``other`` on the same clips, with 95 % intervals; None if no point moved."""
     moving = any(len(errors) for errors in way.errors)
     difference: dict[str, Interval | None] = {

@@ -54,7 +54,7 @@ LAST_SECONDS = 4
 
 
 @dataclass
-class Line:
+class DriftRow:
     """One model with one attention pattern; per clip, values by second."""
 
     model: str
@@ -131,8 +131,8 @@ def evaluate_drift(
         if path is not None:
             check_output(path, kinds)
     clock = time.perf_counter()
-    lines: list[Line] = []
-    reference = Line("the autoencoder alone", "", ())
+    lines: list[DriftRow] = []
+    reference = DriftRow("the autoencoder alone", "", ())
     with Progress(console=Console(stderr=True)) as bar:
         for line, pipeline in _lines(models, causal, untrained=untrained, mixture=mixture):
             found = scenes(pipeline.config, clips, seed, speed, slice(_farthest(_later(pipeline)) + 1))
@@ -160,12 +160,12 @@ def evaluate_drift(
 
 def _lines(
     models: Sequence[str], causal: Sequence[str], *, untrained: bool, mixture: bool
-) -> Iterator[tuple[Line, MotionStreamPipeline]]:
+) -> Iterator[tuple[DriftRow, MotionStreamPipeline]]:
     """The pipelines to stream, one after the other, with an empty line for each."""
     for name in dict.fromkeys(models):
         for pattern in dict.fromkeys(causal):
             pipeline = MotionStreamPipeline.from_pretrained(name, untrained=untrained, causal=pattern)
-            yield Line(str(name), pattern, pipeline.stages), pipeline
+            yield DriftRow(str(name), pattern, pipeline.stages), pipeline
     if mixture:
         pipeline = MotionStreamPipeline.from_pretrained(models[0], untrained=untrained, causal=causal[0])
         if pipeline.model.carry_prior is None:
@@ -173,11 +173,11 @@ def _lines(
         with torch.no_grad():  # an output of zero leaves the carried picture unchanged
             for parameter in pipeline.model.transformer.proj_out.parameters():
                 parameter.zero_()
-        yield Line(f"carried mixture of {models[0]}", causal[0], pipeline.stages), pipeline
+        yield DriftRow(f"carried mixture of {models[0]}", causal[0], pipeline.stages), pipeline
 
 
 def measure(
-    line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float, seed: int, *, held: bool
+    line: DriftRow, pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float, seed: int, *, held: bool
 ) -> None:
     """Stream one scene for ``seconds`` and add its curves to ``line``."""
     frames, times = [], []
@@ -190,13 +190,13 @@ def measure(
         line.pace.append(sum(map(len, frames[1:])) / sum(total for _, total in times[1:]))
 
 
-def measure_coded(line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float) -> None:
+def measure_coded(line: DriftRow, pipeline: MotionStreamPipeline, clip: EvaluationClip, seconds: float) -> None:
     """Add the curves of the true video encoded and decoded, as of a perfect model."""
     frames = np.arange(round(seconds * pipeline.config.fps))
     _add(line, pipeline, clip, baselines.coded(pipeline, clip.video)[_schedule(pipeline, frames).frame])
 
 
-def _add(line: Line, pipeline: MotionStreamPipeline, clip: EvaluationClip, video: np.ndarray) -> None:
+def _add(line: DriftRow, pipeline: MotionStreamPipeline, clip: EvaluationClip, video: np.ndarray) -> None:
     second, still = round(pipeline.config.fps), np.asarray(clip.background.all(axis=0))
     line.psnr.append(drift_curve(video, clip.video[0], still, window=second))
     errors = turn_errors(video, clip, _schedule(pipeline, np.arange(len(video))), TemplateTracker())
@@ -338,7 +338,7 @@ def _paired(pairs: Iterable[tuple[float, float]], compare: str = "difference") -
     return paired_bootstrap(*zip(*known, strict=True), compare=compare).to_dict() if known else None
 
 
-def decline(line: Line) -> dict[str, dict[str, float] | None]:
+def decline(line: DriftRow) -> dict[str, dict[str, float] | None]:
     """The last seconds compared with as many first ones, paired: difference of PSNR in dB, ratio of errors; None if no
     clip has a value."""
     sides = {
@@ -348,7 +348,7 @@ def decline(line: Line) -> dict[str, dict[str, float] | None]:
     return {key: _paired(pairs, "difference" if key == "psnr" else "ratio") for key, pairs in sides.items()}
 
 
-def comparisons(lines: list[Line]) -> list[dict[str, Any]]:
+def comparisons(lines: list[DriftRow]) -> list[dict[str, Any]]:
     """Over the last seconds: every line minus the first line of the same pattern, and minus the first of the same
     model; None if no clip has values of both."""
     found = []

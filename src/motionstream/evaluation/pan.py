@@ -27,7 +27,7 @@ from rich.progress import Progress
 from motionstream.environment import environment
 from motionstream.evaluation.drift import by_second
 from motionstream.evaluation.report import finish, table
-from motionstream.evaluation.scenes import make_clip
+from motionstream.evaluation.scenes import held_out_clip
 from motionstream.media.files import check_output
 from motionstream.metrics import end_point_error, paired_bootstrap, psnr
 from motionstream.pipeline import MotionStreamPipeline
@@ -68,7 +68,7 @@ def evaluate_pan(
     refreshes = []
     with Progress(console=Console(stderr=True)) as bar:
         for index in bar.track(range(clips), description="scenes"):
-            picture = make_clip(pipeline.config, index, seed).video[0]
+            picture = held_out_clip(pipeline.config, index, seed).video[0]
             for line in LINES:
                 video, offsets, count = pan_stream(pipeline, picture, index, seconds, seed, adaptive=line != LINES[0])
                 for key, values in measure(video, offsets, pipeline.config.fps).items():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from motionstream.data.compositing import Sprites, composite
-from motionstream.data.procedural import Scene, SceneConfig
+from motionstream.data.procedural import RenderedScene, SceneConfig
 
 REGIONS = ("uncovered", "edges", "turned")
 EDGE = 3.0
@@ -20,7 +20,7 @@ TURN, GROWTH = 15.0, 1.15
 """Rotation in degrees, and change of scale (either way), beyond which a sprite counts as turned."""
 
 
-def regions(scene: Scene, settings: SceneConfig) -> dict[str, np.ndarray]:
+def regions(scene: RenderedScene, settings: SceneConfig) -> dict[str, np.ndarray]:
     """Masks of a batch of one clip with a still camera.
 
     - "background": no sprite covers the pixel, neither in this frame nor in frame 0, so it does not change.
@@ -52,7 +52,7 @@ def turned(sprites: Sprites) -> np.ndarray:
     return np.asarray(grown | (np.abs(np.degrees(np.angle(change))) > TURN))
 
 
-def sprite_cover(scene: Scene, settings: SceneConfig) -> np.ndarray:
+def sprite_cover(scene: RenderedScene, settings: SceneConfig) -> np.ndarray:
     """Share of each pixel that each layer's sprite covers, in 255ths: uint8 (T, H, W, 3)."""
     sprites, plane = scene.sprites, scene.background
     assert not scene.nearer and len(scene.captions) == 1

@@ -46,7 +46,7 @@ MEASURES = ("epe", "jump", "unrest", "still")
 
 
 @dataclass
-class Arm:
+class ReleaseRow:
     """The ``MEASURES`` of one model in one arm, clip by clip. ``let_go``: the first frame without specified drags (in
     "held", that of "masked"); ``changes``: per clip, the mean difference of each frame from ``RELEASE`` on to the one
     before."""
@@ -105,11 +105,11 @@ def evaluate_release(
     if output is not None:
         check_output(output, [".json"])
     clock = time.perf_counter()
-    arms: list[Arm] = []
+    arms: list[ReleaseRow] = []
     with Progress(console=Console(stderr=True)) as bar:
         for name in dict.fromkeys(models):
             pipeline = MotionStreamPipeline.from_pretrained(name, untrained=untrained)
-            own = [Arm(f"{name} {arm}", let_go(pipeline.config, arm)) for arm in ARMS]
+            own = [ReleaseRow(f"{name} {arm}", let_go(pipeline.config, arm)) for arm in ARMS]
             found = scenes(pipeline.config, clips, seed, speed, slice(RELEASE - 1, RELEASE))
             for clip in bar.track(found, clips, description=str(name)):
                 for arm, kind in zip(own, ARMS, strict=True):
@@ -156,7 +156,7 @@ def tracks_at(drags: Tracks, frames: np.ndarray, kind: str) -> Tracks:
     return tracks.select(visible.any(axis=0) | ~moving)
 
 
-def compared(arm: Arm, other: Arm) -> dict[str, Any]:
+def compared(arm: ReleaseRow, other: ReleaseRow) -> dict[str, Any]:
     """``arm`` minus ``other`` on the same clips, with 95 % intervals; jumps of both at the frame ``arm.let_go``."""
     own, others = arm.measures(arm.let_go), other.measures(arm.let_go)
     differences = {name: _difference(own[name], others[name]) for name in MEASURES}

@@ -41,7 +41,7 @@ from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.regions import REGIONS
 from motionstream.evaluation.report import finish, table
-from motionstream.evaluation.scenes import FRAMES, LEAST_MOTION, EvaluationClip, make_clip
+from motionstream.evaluation.scenes import FRAMES, LEAST_MOTION, EvaluationClip, held_out_clip
 from motionstream.media.files import check_output
 from motionstream.metrics import MAX_PSNR, Interval, blockiness, end_point_error, paired_bootstrap, psnr, ssim
 from motionstream.pipeline import MotionStreamPipeline
@@ -72,7 +72,7 @@ def _no_regions() -> dict[str, list[float]]:
 
 
 @dataclass
-class Row:
+class RenderedRow:
     """One method's numbers, clip by clip: PSNR in dB, NaN without anything to measure. ``errors``: the followed points'
     errors in pixels, ``pins``: the pinned points' motion, one array per clip."""
 
@@ -122,7 +122,7 @@ class Row:
         }
         return {name: None if value is None else round(value, 4) for name, value in values.items()}
 
-    def gains(self, frozen: Row, ceiling: Row) -> dict[str, float | None]:
+    def gains(self, frozen: RenderedRow, ceiling: RenderedRow) -> dict[str, float | None]:
         """PSNR gain over the frozen first frame as a share of the ceiling's: "gain" for the whole picture, "gain_…" for
         the regions. None without anything to measure, and for the true video itself."""
         kinds = {"gain": (self.psnr, frozen.psnr, ceiling.psnr)}
@@ -159,7 +159,7 @@ def _cells(formats: tuple[str, ...], values: list[float | None]) -> list[str]:
     return ["-" if value is None else f.format(value) for f, value in zip(formats, values, strict=True)]
 
 
-Rows = dict[str, Row]
+RenderedRows = dict[str, RenderedRow]
 
 
 def evaluate(
@@ -215,16 +215,18 @@ def evaluate(
     return result
 
 
-def _measure(pipeline: MotionStreamPipeline, clips: int, seed: int, speed: float) -> tuple[Rows, Rows, dict[str, int]]:
+def _measure(
+    pipeline: MotionStreamPipeline, clips: int, seed: int, speed: float
+) -> tuple[RenderedRows, RenderedRows, dict[str, int]]:
     """The rows of both conditionings, and the numbers of clips, points and measured errors."""
     tracker = TemplateTracker()
-    drags: Rows = {}
-    dense: Rows = {}
+    drags: RenderedRows = {}
+    dense: RenderedRows = {}
     points = {"clips": 0, "points": 0, "errors": 0}
     # no progress bar if it would only fill a log
     errors = Console(stderr=True)
     for index in progress(range(clips), "evaluating", console=errors, disable=not sys.stderr.isatty()):
-        clip = make_clip(pipeline.config, index, seed, speed)
+        clip = held_out_clip(pipeline.config, index, seed, speed)
         points["clips"] += bool(clip.counted.any())
         points["points"] += clip.followed.count
         points["errors"] += int(clip.counted.sum())
@@ -232,7 +234,7 @@ def _measure(pipeline: MotionStreamPipeline, clips: int, seed: int, speed: float
             for name, make in _methods(pipeline, clip, tracks, seed, everything).items():
                 video = make()
                 if video is not None:
-                    rows.setdefault(name, Row()).add(video, clip, tracker)
+                    rows.setdefault(name, RenderedRow()).add(video, clip, tracker)
     return drags, dense, points
 
 
@@ -259,7 +261,7 @@ def _methods(
     return {**unconditioned, **conditioned} if everything else conditioned
 
 
-def compare(rows: Rows) -> dict[str, Interval]:
+def compare(rows: RenderedRows) -> dict[str, Interval]:
     """The model against the other rows: paired 95 % intervals, by resampling clips.
 
     "psnr: …" and "background: …" are differences in dB (above 0: the model is better), "blocks: …" are differences
@@ -298,7 +300,7 @@ def _known(pair: tuple[float, float]) -> bool:
     return bool(np.isfinite(pair).all())
 
 
-def walking(model: Row, speed: float) -> dict[str, dict[str, Any]]:
+def walking(model: RenderedRow, speed: float) -> dict[str, dict[str, Any]]:
     """The targets for following at walking speed: "epe", a median error of at most ``PX_OF_SPEED * speed`` pixels, and
     "pins", a median motion of pinned points of at most ``PINS`` pixels. Each with its bound, value, 95 % interval (None
     without anything to measure), whether it is met, and a sentence."""
@@ -333,7 +335,7 @@ def target(intervals: dict[str, Interval]) -> dict[str, Any]:
     return {"bound": TARGET, **places, "sentence": "; ".join(parts) or "no point moved: nothing to follow"}
 
 
-def _show(drags: Rows, dense: Rows, points: dict[str, int], intervals: dict[str, Interval]) -> None:
+def _show(drags: RenderedRows, dense: RenderedRows, points: dict[str, int], intervals: dict[str, Interval]) -> None:
     console = Console()
     title = f"conditioned as people drag ({points['points']} followed points in {points['clips']} clips)"
     console.print(table(title, COLUMNS, {name: row.cells() for name, row in drags.items()}))
@@ -342,5 +344,5 @@ def _show(drags: Rows, dense: Rows, points: dict[str, int], intervals: dict[str,
     console.print(table("paired bootstrap over clips, drags", ["95 % interval"], lines))
 
 
-def _lines(rows: Rows, gains: dict[str, dict[str, float | None]]) -> dict[str, list[str]]:
+def _lines(rows: RenderedRows, gains: dict[str, dict[str, float | None]]) -> dict[str, list[str]]:
     return {name: row.region_cells(gains[name]) for name, row in rows.items()}

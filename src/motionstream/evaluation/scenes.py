@@ -81,7 +81,7 @@ def scene_config(config: ModelConfig, speed: float, effect: str | None = None, f
 
 
 @torch.no_grad()
-def make_clip(
+def held_out_clip(
     config: ModelConfig,
     index: int,
     seed: int = 0,
@@ -123,7 +123,7 @@ def scenes(config: ModelConfig, count: int, seed: int, speed: float, shown: slic
     """The first ``count`` scenes with points to follow in the ``shown`` frames; the same for all models of a size."""
     index = 0
     while count:
-        clip = make_clip(config, index, seed, speed)
+        clip = held_out_clip(config, index, seed, speed)
         index += 1
         if clip.counted[shown].any():
             count -= 1
