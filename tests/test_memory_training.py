@@ -17,6 +17,7 @@ from motionstream.memory.training import TrainingSetup, training_budget, trainin
 from motionstream.model.attention import BlockCausal
 from motionstream.model.motion_model import MotionModel
 from motionstream.presets import preset
+from motionstream.training.diffusion.lora import LoraSettings, add_lora
 from motionstream.training.diffusion.self_forcing import SelfForcingConfig
 from motionstream.training.loop import distributed
 from motionstream.training.loop.run import Run
@@ -173,6 +174,18 @@ def test_what_stays_is_what_the_loop_keeps(tmp_path):
     assert told["moments of AdamW"] == moments("module") == moments("opponent")
     half = replace(setup, frozen_dtype="bfloat16")
     assert 0.3 < training_budget(half, device="cpu").resident["frozen teacher"] / told["frozen teacher"] < 1
+
+
+@pytest.mark.parametrize("base_dtype", ["float32", "bfloat16"])
+def test_weights_beside_which_lora_trains_others_are_counted_in_their_own_precision(base_dtype):
+    config = replace(preset("wan2.1-debug"), dtype="float32")
+    model = MotionModel(config)
+    add_lora(model, LoraSettings(rank=4, base_dtype=base_dtype))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    told = training_budget(TrainingSetup(config, trainable=trained, base_dtype=base_dtype), device="cpu").resident
+    whole = training_budget(TrainingSetup(config), device="cpu").resident["weights"]
+    assert 1 <= told["weights"] / weights_of(model) < 1.1
+    assert (told["weights"] < whole) == (base_dtype == "bfloat16")
 
 
 @pytest.mark.parametrize("stage", ["causal", "self-forcing"])

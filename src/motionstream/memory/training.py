@@ -42,7 +42,9 @@ class TrainingSetup:
     bf16: bool = True
     accumulate: int = 1
     trainable: int | None = None
-    """Number of trained parameters if not all are (LoRA)."""
+    """Number of trained parameters if not all are."""
+    base_dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of the transformer's weights beside which LoRA trains others (``trainable``); None: no LoRA."""
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of Self-Forcing's frozen teacher."""
     offload_frozen: bool = False
@@ -87,8 +89,7 @@ def training_budget(setup: TrainingSetup, *, device: str = "cuda") -> Budget:
         device: "cuda", or "cpu", where attention keeps its scores.
     """
     counts = _counts(_bare(setup.config))
-    own = counts["transformer"] // setup.divided + counts["rest"]  # only the transformer is sharded
-    trained = own if setup.trainable is None else 4 * setup.trainable // setup.divided
+    own, trained = _trained_bytes(counts, setup)
     resident = {
         "weights": own,
         "moments of AdamW": 0 if setup.offload_optimiser else 2 * trained,
@@ -208,6 +209,15 @@ def _counts(config: ModelConfig) -> dict[str, int]:
     }
     cast_with_islands(model.transformer, torch.bfloat16)
     return counts | {"half": weights_of(model.transformer), "half block": weights_of(model.transformer.blocks[0])}
+
+
+def _trained_bytes(counts: dict[str, int], setup: TrainingSetup) -> tuple[int, int]:
+    """Of one trained network: its weights, and those that are trained. Only the transformer is sharded."""
+    transformer = counts["half" if setup.base_dtype == "bfloat16" else "transformer"]
+    own = transformer // setup.divided + counts["rest"]
+    trained = own if setup.trainable is None else 4 * setup.trainable // setup.divided
+    # the few weights that LoRA trains in place are counted twice
+    return own + (0 if setup.base_dtype is None else trained), trained
 
 
 def _frozen_bytes(counts: dict[str, int], setup: TrainingSetup) -> int:

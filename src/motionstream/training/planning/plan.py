@@ -163,6 +163,7 @@ def _stage(
         bf16=train.bf16,
         accumulate=train.accumulate,
         trainable=None if lora is None else trainable,
+        base_dtype=None if lora is None else lora.base_dtype,
         frozen_dtype=train.frozen_dtype or "float32",
         offload_frozen=train.offload_frozen,
         offload_optimiser=train.offload_optimiser,

@@ -16,7 +16,7 @@ RECIPES: dict[str, Callable[[float | None], Recipe]] = {
     "wan2.1-1.3b": wan21,
     "wan2.2-5b": wan22,
     "wan2.1-1.3b-lora": lambda minutes: affordable(wan21(minutes)),
-    "wan2.2-5b-lora": lambda minutes: affordable(wan22(minutes)),
+    "wan2.2-5b-lora": lambda minutes: affordable(wan22(minutes), shard=True),
     "wan2.1-debug": lambda minutes: debug_wan("wan2.1-debug", minutes),
     "wan2.2-debug": lambda minutes: debug_wan("wan2.2-debug", minutes),
 }

@@ -112,12 +112,12 @@ def wan22(minutes: float | None = None) -> Recipe:
     return replace(recipe, model=replace(recipe.model, tiny_decoder=TINY_WAN22_LARGE))
 
 
-def affordable(recipe: Recipe) -> Recipe:
+def affordable(recipe: Recipe, *, shard: bool = False) -> Recipe:
     """The recipe for one, two, four or eight GPUs: LoRA, with the patch embedding for the tracks trained fully, smaller
     batches, fewer steps, and the same minutes. The numbers are ours.
 
-    Each GPU holds all networks unsharded: according to the dry run, Self-Forcing of the 1.3B model fits into 80 GB, of
-    the 5B model it does not.
+    ``shard``: divide Self-Forcing's three networks among the GPUs. According to the dry run each GPU of 80 GB can hold
+    those of the 1.3B model whole, but not those of the 5B model.
 
     The student may start from a public causal student (``--student``), which can stream already, so that the causal
     stage only needs to teach it tracks.
@@ -136,7 +136,7 @@ def affordable(recipe: Recipe) -> Recipe:
         teacher=tuple(replace(phase, train=replace(phase.train, shard=False)) for phase in phases),
         forcing=replace(phases[0], train=replace(causal, shard=False)),
         causal=replace(causal, shard=False),
-        self_forcing=replace(distillation, shard=False),
+        self_forcing=replace(distillation, shard=shard),
         tiny=replace(recipe.tiny, train=replace(recipe.tiny.train, steps=tiny.loop_steps(50_000)), loss=tiny),
         batch=8,
         self_forcing_batch=8,
