@@ -9,7 +9,7 @@ BIN=${BIN:-.venv/bin}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 
 # 1. videos with captions: rendered ones here; any folder of yours works
-"$BIN/python" runs/render_videos.py "$FOLDER/videos" --count 8 --frames 46
+"$BIN/python" runs/render_videos.py "$FOLDER/videos" --count 4 --frames 46
 
 # 2. prepare: webdataset shards with 50×50 tracks, latents of the embedded model's autoencoder, and text
 "$BIN/motionstream" prepare "$FOLDER/videos" "$FOLDER/shards" --model nano

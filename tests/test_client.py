@@ -28,7 +28,7 @@ def stripes() -> np.ndarray:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     pipeline = MotionStreamPipeline.from_pretrained("debug", untrained=True)
-    with listen("127.0.0.1", 0) as listener, Engine(lambda: pipeline, Limits(sessions=2)) as engine:
+    with listen("127.0.0.1", 0) as listener, Engine(lambda: pipeline, Limits(sessions=16)) as engine:
         while engine.status == "loading":
             time.sleep(0.01)
         app = create_app(engine, [Example("stripes", "Stripes", "drawn here", stripes)], Access(token=TOKEN))

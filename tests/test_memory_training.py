@@ -191,6 +191,7 @@ def test_weights_beside_which_lora_trains_others_are_counted_in_their_own_precis
 @pytest.mark.parametrize("stage", ["causal", "self-forcing"])
 def test_validation_is_told_as_one_clip_with_its_cache_however_many_there_are(stage):
     config = preset("wan2.1-1.3b")
+    config = replace(config, transformer=replace(config.transformer, num_layers=6))
     with torch.device("meta"):
         cache = MotionModel(config).make_cache(1, config.latent_size)
     told = {}
@@ -198,7 +199,7 @@ def test_validation_is_told_as_one_clip_with_its_cache_however_many_there_are(st
         told[name, batch] = training_budget(TrainingSetup(config, name, batch=batch, bf16=False)).moments["validating"]
     assert told[stage, 4] == told[stage, 1]
     # to the percent: whoever asks first is told the tables of the rotary embedding, too
-    assert told[stage, 1] - told["teacher", 1] == pytest.approx(cache.nbytes, rel=0.01) and cache.nbytes > 5 * GIB
+    assert told[stage, 1] - told["teacher", 1] == pytest.approx(cache.nbytes, rel=0.01) and cache.nbytes > GIB
 
 
 def test_ranks_share_what_is_sharded():
@@ -219,7 +220,7 @@ def test_ranks_share_what_is_sharded():
 
 def test_every_switch_saves():
     config = preset("wan2.2-debug")
-    config = replace(config, transformer=replace(config.transformer, num_layers=6))
+    config = replace(config, transformer=replace(config.transformer, num_layers=3))
     setup = TrainingSetup(config, "self-forcing", batch=4)
     peak = training_budget(setup).peak
     for switch in (

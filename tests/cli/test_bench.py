@@ -84,8 +84,10 @@ def test_a_cuda_device_is_measured():
     assert result["device"] == torch.cuda.get_device_name()
 
 
-def test_late_chunks_are_compared_in_long_runs():
-    result = bench_stream("debug", chunks=210, untrained=True, threads=1)
+def test_late_chunks_are_compared_in_long_runs(monkeypatch):
+    monkeypatch.setattr("motionstream.bench.COMPARED", 8)
+    assert bench_stream("debug", chunks=25, untrained=True, threads=1)["late_over_early"] is None
+    result = bench_stream("debug", chunks=26, untrained=True, threads=1)
     assert 0.1 < result["late_over_early"] < 10
 
 

@@ -131,7 +131,7 @@ def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):
     assert "torch " in said and "missing      the weights of nano" in said
     (tmp_path / "nano").mkdir()
     (tmp_path / "nano" / "model.json").write_text("{}")
-    assert main(["doctor"]) == 0
+    assert main(["doctor", "--preset", "nano"]) == 0
     said = capsys.readouterr().out
     assert "nano embedded" in said and "missing      nothing" in said
 

@@ -168,7 +168,7 @@ def test_what_a_line_loses_on_its_way():
 
 def test_every_pattern_is_asked_for_the_same_motion(capsys):
     options = ["--model", "debug", "--untrained", "--seconds", "5", "--clips", "1", "--held"]
-    patterns = ["c1s1w1", "c3s1w1", "c7s1w1"]
+    patterns = ["c1s1w1", "c7s1w1"]
     assert main(["evaluate", "drift", *options, *[f"--causal={pattern}" for pattern in patterns]]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert [row["causal"] for row in result["lines"]] == patterns

@@ -32,7 +32,7 @@ def test_what_freezes_scores_as_frozen():
 
 def test_the_command_compares_the_same_scenes(tmp_path, capsys):
     path = tmp_path / "pan.json"
-    arguments = ["--model", "debug", "--untrained", "--clips", "2", "--seconds", "6", "-o", str(path)]
+    arguments = ["--model", "debug", "--untrained", "--clips", "1", "--seconds", "6", "-o", str(path)]
     assert main(["evaluate", "pan", *arguments]) == 0
     result = json.loads(path.read_text())
     assert json.loads(capsys.readouterr().out.strip().splitlines()[-1]) == result

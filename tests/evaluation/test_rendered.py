@@ -21,7 +21,7 @@ def pipeline() -> MotionStreamPipeline:
 @pytest.fixture(scope="module")
 def large() -> list[scenes.EvaluationClip]:
     """Clips at nano's size, whose patches the tracker can tell apart."""
-    return [scenes.held_out_clip(nano(), index) for index in range(3)]
+    return [scenes.held_out_clip(nano(), index) for index in range(2)]
 
 
 def scored(clip: scenes.EvaluationClip, video: np.ndarray) -> rendered.RenderedRow:

@@ -202,7 +202,7 @@ def train_stage(kind, data, target, config=CONFIG):
 
 
 SHARDED = {"shard": True, "recompute": True}
-OFFLOADED = {"shard": True, "offload_frozen": True, "offload_optimiser": True}
+OFFLOADED = {**SHARDED, "offload_frozen": True, "offload_optimiser": True}
 WAYS = {
     "autoencoder": {"whole": {}},
     "mixer": {"whole": {}},
@@ -212,7 +212,7 @@ WAYS = {
     "lora": {"whole": {}, "sharded": SHARDED},
     "teacher-forcing": {"whole": {}},
     "causal": {"whole": {}, "sharded": SHARDED},
-    "self-forcing": {"whole": {}, "sharded": SHARDED, "sharded and offloaded": OFFLOADED},
+    "self-forcing": {"whole": {}, "sharded and offloaded": OFFLOADED},
     "decoder": {"whole": {}},
     "tiny": {"whole": {}},
 }
@@ -240,7 +240,7 @@ def test_two_processes_have_the_losses_of_one(kind, data, tmp_path):
                 average[key], value, atol=2e-4, rtol=0, msg=lambda text, key=key: f"{key}: {text}"
             )
         assert together_figures == pytest.approx(figures, abs=2e-2)
-    if kind != "autoencoder":
+    if kind not in ("autoencoder", "teacher-forcing", "self-forcing", "tiny"):  # whose own tests split a batch
         half = replace(CONFIG, accumulate=2)
         assert train_stage(kind, data, tmp_path / "half", half)[0] == pytest.approx(expected, **near)
 

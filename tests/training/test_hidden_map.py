@@ -108,10 +108,10 @@ def test_the_comparison_runs_whole_at_debug_size(script, tmp_path):
     write_tensors(tmp_path / "autoencoder.safetensors", LinearAutoencoder(recipe.model.autoencoder).state_dict())
     write_tensors(tmp_path / "mixer.safetensors", MotionModel(recipe.model).pixel_mixer.state_dict())
     output = tmp_path / "result.json"
-    sizes = ["--recipe", "debug", "--steps", "3", "--batch", "2", "--clips", "10", "--threads", "1"]
+    sizes = ["--recipe", "debug", "--steps", "3", "--batch", "2", "--clips", "4", "--threads", "1"]
     script.main([*sizes, "--folder", str(tmp_path), "--output", str(output)])
     result = json.loads(output.read_text())
-    assert result["cells"]["all"] == {"share": 1.0, "clips": 10}
+    assert result["cells"]["all"] == {"share": 1.0, "clips": 4}
     assert 0 < result["cells"]["hidden"]["share"] < 0.5
     assert result["map_weights_rms"]["hidden"] > 0
     assert {run["steps"] for run in result["trained"].values()} == {3}

@@ -70,6 +70,8 @@ class KeyedLoader(Generic[K, V]):
 
     def get(self, key: K, needs: Callable[[], Iterator[K]]) -> V:
         """The item for ``key``. ``needs``: the keys to come, beginning with ``key``; called at first and after a jump.
+        It must not keep the loader's owner alive (give it a ``weakref.proxy``): in a circle only the garbage collector
+        would end the workers, later and after waiting five seconds for each.
 
         Raises the dataset's ValueError or OSError, also from a worker process.
         """

@@ -6,6 +6,7 @@ noise and dropout.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from functools import partial
 
@@ -149,7 +150,8 @@ class ClipPool:
         keys = [self._key(step, sample) for sample in samples]
         for key in keys:
             if key not in self._kept:
-                self._kept[key] = self._loader.get(key, partial(self._needs, step, range(key[0], samples.stop)))
+                waiting = range(key[0], samples.stop)
+                self._kept[key] = self._loader.get(key, partial(ClipPool._needs, weakref.proxy(self), step, waiting))
         # to float32 before concatenation: autocast does not support half precision on the CPU
         clips = PreparedClips.join([self._kept[key].float() for key in keys])
         self._kept = {key: clip for key, clip in self._kept.items() if key[1] >= self._oldest(step)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -82,7 +83,7 @@ class ShardClips:
             raise ValueError(f"samples {samples.start}:{samples.stop} are not among the batch's {self.batch}")
         clips = []
         for sample in samples:
-            needs = partial(self._needs, step, range(sample, samples.stop))
+            needs = partial(ShardClips._needs, weakref.proxy(self), step, range(sample, samples.stop))
             clips.append(self._loader.get(step * self.batch + sample, needs).float())
         return PreparedClips.join(clips)
 

@@ -154,7 +154,7 @@ def nano_ids(minutes: float | None = None) -> Recipe:
 def nano_debug(minutes: float | None = None) -> Recipe:
     """For ``runs/nano-debug.sh``: a smaller variant of ``nano`` on prepared clips, with a few steps of every stage."""
     fifth = part(minutes, 0.2)  # there are five runs
-    few = TrainConfig(steps=8, lr=1e-3, warmup=2, log_every=2, checkpoint_every=4, validate_every=8, minutes=fifth)
+    few = TrainConfig(steps=4, lr=1e-3, warmup=1, log_every=2, checkpoint_every=2, validate_every=4, minutes=fifth)
     loss = TeacherConfig(shift=3.0)
     small = preset_nano(width=64, layers=2)
     noisy = replace(small.sampler, temperature=1.0)  # distilled by distribution matching, unlike ``nano``
