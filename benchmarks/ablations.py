@@ -182,13 +182,14 @@ def train_variant(
     often = max(1, round(steps / LOOKS))
     settings = replace(phase.train, steps=steps, minutes=None, validate_every=often, checkpoint_every=often)
     run = train(stage, settings, work)
-    curve = [
-        {"clips": line["step"] * recipe.batch, **{k: line[k] for k in line if k not in ("kind", "step")}}
+    # by step, since a run that is resumed looks again at where it was
+    curve = {
+        line["step"]: {"clips": line["step"] * recipe.batch, **{k: line[k] for k in line if k not in ("kind", "step")}}
         for line in map(json.loads, (work / "log.jsonl").read_text().splitlines())
         if line["kind"] == "validate"
-    ]
+    }
     run.use_average()
-    return trainee, curve
+    return trainee, list(curve.values())
 
 
 @torch.no_grad()

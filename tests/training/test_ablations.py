@@ -71,6 +71,7 @@ def test_the_comparison_runs_and_is_kept_variant_by_variant(script, tmp_path):
     assert (result["width"], result["layers"], result["size"]) == (128, 4, [48, 48])
     script.main([*few, "--variant=base", "--without-base", "--output", str(tmp_path / "alone.json")])
     (alone,) = json.loads((tmp_path / "alone.json").read_text())["variants"].values()
+    assert [line["clips"] for line in alone["curve"]] == [1, 2], "the run that was resumed has one line a step"
     assert alone["error"] == base["error"] and alone["mean"] == base["mean"] and "minus_base" not in alone
     for options, said in ((["--held-out", "1"], "--held-out 1"), (["--width", "100"], "--width 100")):
         with pytest.raises(ValueError, match=said):
