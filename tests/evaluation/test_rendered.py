@@ -166,7 +166,7 @@ def test_walking_speed_asks_for_a_third_of_it_and_for_pins_that_rest():
     assert rendered.walking(rendered.RenderedRow(), 6.0)["pins"]["met"] is None
 
 
-def rows(model: list[float], frozen: list[float]) -> rendered.Rows:
+def rows(model: list[float], frozen: list[float]) -> rendered.RenderedRows:
     def row(errors: list[float], psnr: float) -> rendered.RenderedRow:
         made = rendered.RenderedRow()
         for number, error in enumerate(errors):
