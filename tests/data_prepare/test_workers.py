@@ -63,8 +63,6 @@ def _fail(unit):
 def test_a_worker_that_dies_or_fails_ends_the_run_with_one_line(videos, tmp_path, monkeypatch, task, words):
     monkeypatch.syspath_prepend(Path(__file__).parents[2])  # a worker imports the task from this file
     monkeypatch.setattr(module, "_prepare_in_worker", task)
-    fork = multiprocessing.get_context("fork")  # a spawned one takes seconds to import torch
-    monkeypatch.setattr(module.multiprocessing, "get_context", lambda kind: fork)
     with pytest.raises(ValueError, match=words):
         prepare(videos_of_folder(videos), tmp_path / "set", SETTINGS, replace(CPU, workers=1))
     assert not (tmp_path / "set/00000-00.tar").exists()
