@@ -1,6 +1,5 @@
 """The pool of rendered clips: the position in the data is the step, and clips are used again and forgotten."""
 
-import gc
 import weakref
 
 import pytest
@@ -48,16 +47,13 @@ def test_the_position_in_the_data_is_the_step(make_pool):
         pool.at(0, range(1, 3))
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_what_is_dropped_ends_at_once(make_pool):
     pool = make_pool(workers=1)
     pool.at(0)
     gone = weakref.ref(pool)
-    gc.disable()  # which would end the workers some day, waiting for each
-    try:
-        del pool
-        assert gone() is None
-    finally:
-        gc.enable()
+    del pool
+    assert gone() is None
 
 
 def test_a_clip_is_used_reuse_times_and_then_forgotten(make_pool):

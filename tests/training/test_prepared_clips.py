@@ -1,6 +1,5 @@
 """Training on prepared shards: what a stage is given, and whole recipes of every kind of model at debug size."""
 
-import gc
 import json
 import shutil
 import weakref
@@ -73,16 +72,13 @@ def source(recipe, folder, **settings):
     return ShardClips(recipe.model, folder / "set", MIX, load_autoencoder(recipe, folder), **settings)
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_what_is_dropped_ends_at_once(made):
     clips = source(*made, workers=1)
     clips.at(0)
     gone = weakref.ref(clips)
-    gc.disable()  # which would end the workers some day, waiting for each
-    try:
-        del clips
-        assert gone() is None
-    finally:
-        gc.enable()
+    del clips
+    assert gone() is None
 
 
 def test_clips_are_those_of_the_shards_whatever_the_order_and_the_workers(made):
