@@ -198,8 +198,8 @@ def test_validation_is_told_as_one_clip_with_its_cache_however_many_there_are(st
     for name, batch in (("teacher", 1), (stage, 1), (stage, 4)):
         told[name, batch] = training_budget(TrainingSetup(config, name, batch=batch, bf16=False)).moments["validating"]
     assert told[stage, 4] == told[stage, 1]
-    # to the percent: whoever asks first is told the tables of the rotary embedding, too
-    assert told[stage, 1] - told["teacher", 1] == pytest.approx(cache.nbytes, rel=0.01) and cache.nbytes > GIB
+    # to two percent: whoever asks first is told the tables of the rotary embedding, too
+    assert told[stage, 1] - told["teacher", 1] == pytest.approx(cache.nbytes, rel=0.02) and cache.nbytes > GIB
 
 
 def test_ranks_share_what_is_sharded():
