@@ -238,8 +238,8 @@ class SamplerConfig:
 class ModelConfig:
     """The complete config of a model. ``inputs`` lists the channel slices of the transformer's input in order.
 
-    Slices: ``noise`` (the noisy latents, always first), ``tracks`` (the track head), ``image`` (the picture's latent in
-    frame 0, zeros after it; for ``concat``), ``carry`` (carried content).
+    Slices: ``noise`` (the noisy latents, always first), ``tracks`` (the track head), ``image`` (for ``concat``: the
+    picture's latent in frame 0 and zeros after it, or with ``still_std`` in every frame), ``carry`` (carried content).
     """
 
     name: str
@@ -251,13 +251,14 @@ class ModelConfig:
     track_head: TrackHeadConfig
     image_conditioning: Literal["first_latent", "concat"] = "first_latent"
     latents_along_tracks: bool = False
-    """Fill the image slice of later frames, where tracks are, with the latents from where these began instead of zeros;
-    see ``conditioning/track_content.py``. Not in the paper."""
+    """Fill the image slice of later frames, where tracks are, with the latents from where these began; see
+    ``conditioning/track_content.py``. Not in the paper."""
     carry: CarryConfig | None = None
     still_std: float | None = None
-    """Predict around a still video: the prior of every latent frame is the given picture's latent, with this standard
-    deviation (models that carry content predict around that instead). None: predict the plain velocity, like Wan. A
-    network narrower than its tokens' latents cannot predict a velocity, which contains all the noise."""
+    """Predict around a still video: the prior of every latent frame is the given picture's latent, or what tracks bring
+    along, with this standard deviation (models that carry content predict around that instead). None: predict the plain
+    velocity, like Wan. A network narrower than its tokens' latents cannot predict a velocity, which contains all the
+    noise."""
     text: TextEncoderConfig | None = None
     image_encoder: CLIPConfig | None = None
     autoencoder: AutoencoderConfig | None = None

@@ -8,7 +8,7 @@ import torch
 
 from motionstream.conditioning.track_content import TrackContent, content_map, latents_at
 from motionstream.config import ModelConfig
-from motionstream.model.motion_model import ImageInput, MotionInput, MotionModel
+from motionstream.model.motion_model import Conditions, ImageInput, MotionInput, MotionModel
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import debug
 from motionstream.tracks import Tracks
@@ -17,12 +17,12 @@ from motionstream.training.clips.prepared import PreparedClips, content_of_clips
 CELL = 8
 
 
-def small() -> ModelConfig:
+def small(still_std: float | None = None) -> ModelConfig:
     """``nano-ids`` at debug size, whose tracks bring latents along."""
     whole = debug()
     inputs = (*whole.inputs[:2], ("image", whole.latent_channels))
     transformer = replace(whole.transformer, in_channels=sum(width for _, width in inputs))
-    concat = {"image_conditioning": "concat", "carry": None, "still_std": 0.5, "latents_along_tracks": True}
+    concat = {"image_conditioning": "concat", "carry": None, "still_std": still_std, "latents_along_tracks": True}
     return replace(whole, inputs=inputs, transformer=transformer, **concat)
 
 
@@ -58,13 +58,19 @@ def test_map_is_the_mean_over_the_frames_in_which_a_track_is_there():
     torch.testing.assert_close(made, expected)
 
 
-def told(model: MotionModel, positions: torch.Tensor, content: torch.Tensor, image: torch.Tensor, *, first: bool):
+def conditions(
+    model: MotionModel, positions: torch.Tensor, content: torch.Tensor, image: torch.Tensor, *, first: bool
+) -> Conditions:
     batch, frames, count, _ = positions.shape
     ids = torch.arange(count).expand(batch, count)
     seen = torch.ones(batch, frames, count, dtype=torch.bool)
     motion = MotionInput(positions, seen, ids, (32, 32), first, content=content)
     text = torch.zeros(batch, 1, model.config.transformer.text_dim)
-    return model.conditions(motion, text, None, ImageInput(image)).channels
+    return model.conditions(motion, text, None, ImageInput(image))
+
+
+def told(*given, first: bool) -> torch.Tensor:
+    return conditions(*given, first=first).channels
 
 
 def test_chunk_by_chunk_is_the_whole_clip_and_the_picture_stays_alone_in_its_frame():
@@ -82,6 +88,19 @@ def test_chunk_by_chunk_is_the_whole_clip_and_the_picture_stays_alone_in_its_fra
     assert slice_[:, :, 1:].abs().sum(dim=(1, 3, 4)).gt(0).all()
     nothing = told(model, positions[:, :, :0], content[:, :0], image, first=True)[:, -12:]
     assert torch.equal(nothing[:, :, :1], image) and nothing[:, :, 1:].count_nonzero() == 0
+
+
+def test_a_model_predicts_around_what_tracks_bring_and_around_the_picture_elsewhere():
+    model = MotionModel(small(still_std=0.5)).eval()
+    positions = torch.full((1, 12, 1, 2), 11.5)
+    content, image = torch.randn(1, 1, 12), torch.randn(1, 12, 1, 4, 4)
+    made = conditions(model, positions, content, image, first=False)
+    expected = image.repeat(1, 1, 3, 1, 1)
+    expected[..., 1, 1] = content[0, 0, :, None]
+    assert made.prior is not None
+    torch.testing.assert_close(made.prior.mean, expected)
+    assert torch.equal(made.channels[:, -12:], made.prior.mean), "which the network sees"
+    assert (made.prior.std == 0.5).all()
 
 
 def test_a_stream_remembers_what_a_track_brought_along():

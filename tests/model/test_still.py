@@ -47,6 +47,20 @@ def test_an_untrained_model_answers_with_the_picture_and_what_the_noise_says():
             torch.testing.assert_close(made, image + gain * (noisy - (1 - level) * image))
 
 
+def test_the_picture_is_told_wherever_it_is_predicted_around():
+    torch.manual_seed(0)
+    config, image = small(), torch.randn(2, 12, 1, 4, 4)
+    before = sum(width for name, width in config.inputs[1:] if name != "image")
+    for first in (True, False):
+        slices = {
+            std: told(MotionModel(replace(config, still_std=std)), image, first=first).channels[:, before:]
+            for std in (STD, None)
+        }
+        assert torch.equal(slices[STD], image.expand(-1, -1, 3, -1, -1))
+        assert torch.equal(slices[None][:, :, :1], image if first else torch.zeros_like(image))
+        assert not slices[None][:, :, 1:].any()
+
+
 def test_the_deviation_is_worth_most_where_it_is_the_true_one():
     """Of x0 = picture + STD · noise nobody can tell more than the posterior's mean does, also from far away."""
     torch.manual_seed(1)

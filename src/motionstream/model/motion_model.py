@@ -221,17 +221,15 @@ class MotionModel(nn.Module):
         """Assemble the conditions of some latent frames from tracks, text tokens, carried content and the picture.
 
         A model that concatenates the picture gets its latent in the stream's latent frame 0 and zeros in all others
-        (the layout of VideoX-Fun's Control models), hence only zeros after the first chunk; the image tokens are the
-        same throughout the stream.
+        (the layout of VideoX-Fun's Control models), hence only zeros after the first chunk; one that predicts around
+        the picture gets it in every frame. The image tokens are the same throughout the stream.
         """
         tracks = self.track_head(motion.positions, motion.visible, motion.ids, size=motion.size, first=motion.first)
         slices = {"tracks": tracks}
         if self.config.image_conditioning == "concat":
             if image is None:
                 raise ValueError(f"{self.config.name} takes the picture as input channels: conditions need an image")
-            slices["image"] = picture_slice(image.latent, tracks.shape[2], first=motion.first)
-            if self.config.latents_along_tracks:
-                slices["image"] = slices["image"] + self._along_tracks(motion)
+            slices["image"] = self._image_slice(image.latent, motion, tracks.shape[2])
         prior = None
         if self.carry_prior is not None:
             assert carried is not None, "carried content is missing; encode_carried makes it"
@@ -244,7 +242,8 @@ class MotionModel(nn.Module):
         if self.config.still_std is not None:
             if image is None:
                 raise ValueError(f"{self.config.name} predicts around the picture: conditions need an image")
-            prior = still(image.latent, tracks.shape[2], self.config.still_std)
+            told = slices.get("image", image.latent.expand(-1, -1, tracks.shape[2], -1, -1))
+            prior = prior_around(told, self.config.still_std)
         if self.carry_prior is None:
             return Conditions(text=text, channels=channels, image=tokens, prior=prior)
         assert carried is not None and prior is not None
@@ -254,6 +253,18 @@ class MotionModel(nn.Module):
         unsure = (prior.std.detach().mean(dim=1, keepdim=True) > UNSURE).float()
         picture = CarriedPicture(around, unsure, carried.detail)
         return Conditions(text, channels, tokens, prior, picture, carried.fine)
+
+    def _image_slice(self, latent: Tensor, motion: MotionInput, frames: int) -> Tensor:
+        """The picture's ``latent`` (B, C, 1, h, w) as input channels of ``frames`` latent frames."""
+        if self.config.still_std is not None:
+            # predicts how far a place is from the picture, and so has to see the picture there (docs/log.md)
+            told = latent.expand(-1, -1, frames, -1, -1)
+        else:
+            told = picture_slice(latent, frames, first=motion.first)
+        if not self.config.latents_along_tracks:
+            return told
+        along = self._along_tracks(motion)
+        return torch.where((along != 0).any(dim=1, keepdim=True), along, told)
 
     def _along_tracks(self, motion: MotionInput) -> Tensor:
         """The tracks' latents for the image slice; zero in the stream's first latent frame, which has the picture's."""
@@ -307,10 +318,10 @@ def picture_slice(latent: Tensor, frames: int, *, first: bool) -> Tensor:
     return torch.cat([latent, zeros], dim=2) if first else zeros
 
 
-def still(latent: Tensor, frames: int, std: float) -> Prior:
-    """The prior of a still video: the picture's ``latent`` (B, C, 1, h, w) in all ``frames`` latent frames, with
-    standard deviation ``std``. It carries no gradient."""
-    mean = latent.detach().float().expand(-1, -1, frames, -1, -1)
+def prior_around(told: Tensor, std: float) -> Prior:
+    """The prior of a video that is as ``told`` (B, C, F, h, w): the picture standing still, or with
+    ``latents_along_tracks`` what tracks bring along, with standard deviation ``std``. It carries no gradient."""
+    mean = told.detach().float()
     return Prior(mean, torch.full_like(mean, std))
 
 
