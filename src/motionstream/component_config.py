@@ -90,19 +90,30 @@ class CLIPConfig:
 
 @dataclass(frozen=True)
 class LinearAutoencoderConfig:
-    """``nano``'s autoencoder: principal components of 8×8 pixels × 4 frames, and a residual decoder."""
+    """Small models' autoencoder: principal components of blocks of pixels × 4 frames, and a residual decoder."""
 
     latent_channels: int = 96
     decoder_channels: int = 192
     decoder_blocks: int = 3
     scale_exponent: float = 0.25
     """Latent c is divided by eigenvalue(c) ** scale_exponent: 0.5 whitens, 0 keeps the variances."""
+    patch: int = 8
+    """Side of a block in pixels."""
     kind: Literal["linear"] = "linear"
 
     def __post_init__(self) -> None:
-        require(1 <= self.latent_channels <= 768, "autoencoder.latent_channels", self.latent_channels, "1 … 768")
+        require(self.patch >= 1, "autoencoder.patch", self.patch, "must be at least 1")
+        values = self.block_values
+        require(
+            1 <= self.latent_channels <= values, "autoencoder.latent_channels", self.latent_channels, f"1 … {values}"
+        )
         exponent = self.scale_exponent
         require(0 <= exponent <= 0.5, "autoencoder.scale_exponent", exponent, "must lie in 0 … 0.5")
+
+    @property
+    def block_values(self) -> int:
+        """Numbers in a block: 768 for 8×8 pixels × 4 frames in three colours."""
+        return 3 * 4 * self.patch**2
 
 
 @dataclass(frozen=True)

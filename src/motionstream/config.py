@@ -311,13 +311,15 @@ class ModelConfig:
             self.still_std,
             "must be positive, and is not for models that carry content: they predict around that",
         )
-        linear = isinstance(self.autoencoder, LinearAutoencoderConfig)
         require(
-            self.carry is None or linear,
+            self.carry is None or isinstance(self.autoencoder, LinearAutoencoderConfig),
             "carry",
             self.carry,
             "needs the linear autoencoder: it is encoded anew at every chunk",
         )
+        if isinstance(self.autoencoder, LinearAutoencoderConfig):
+            cell, patch = self.spatial_compression, self.autoencoder.patch
+            require(patch == cell, "autoencoder.patch", patch, f"must be the model's spatial_compression, {cell}")
         multiple = self.carry.mixer.multiple if self.carry is not None and self.carry.mixer is not None else 1
         fits = all(side % multiple == 0 for size in self.all_sizes for side in size)
         require(fits, "carry.mixer", f"{len(self.all_sizes)} sizes", f"needs sides that are multiples of {multiple}")

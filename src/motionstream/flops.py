@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from motionstream.autoencoder.linear import BLOCK_VALUES, LinearAutoencoder
+from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.autoencoder.wan import WanAutoencoder
 from motionstream.carry.prior import CarryPrior
@@ -265,7 +265,7 @@ def _decode_flops(config: AutoencoderConfig | TinyAutoencoderConfig, latent_size
     with torch.no_grad():
         _, state = autoencoder.decode(latent)
         if isinstance(autoencoder, LinearAutoencoder):  # decodes around a carried picture, as in every stream
-            detail = torch.empty(1, BLOCK_VALUES, 1, *latent_size, device="meta")
+            detail = torch.empty(1, autoencoder.config.block_values, 1, *latent_size, device="meta")
             picture = CarriedPicture(latent, latent[:, :1], detail)
             return count(lambda: decode_around(autoencoder, latent, picture, None))
     return count(lambda: autoencoder.decode(latent, state))  # type: ignore[arg-type]

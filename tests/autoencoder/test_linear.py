@@ -1,4 +1,4 @@
-"""nano's autoencoder: exactness of the linear part, streaming equals whole."""
+"""Small models' autoencoder: exactness of the linear part, streaming equals whole."""
 
 import pytest
 import torch
@@ -17,10 +17,10 @@ def video(frames: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(2, 3, frames, 16, 24, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
 
 
-def autoencoder(channels: int = 20, *, random_decoder: bool = True) -> LinearAutoencoder:
+def autoencoder(channels: int = 20, *, patch: int = 8, random_decoder: bool = True) -> LinearAutoencoder:
     torch.manual_seed(0)
-    model = LinearAutoencoder(LinearAutoencoderConfig(channels, 16, 1))
-    model.fit(to_blocks(video(33), first=True).transpose(0, 1).flatten(1).T)
+    model = LinearAutoencoder(LinearAutoencoderConfig(channels, 16, 1, patch=patch))
+    model.fit(model.blocks_of(video(33), first=True).transpose(0, 1).flatten(1).T)
     if random_decoder:
         with torch.no_grad():
             for parameter in model.parameters():
@@ -28,21 +28,27 @@ def autoencoder(channels: int = 20, *, random_decoder: bool = True) -> LinearAut
     return model
 
 
-def test_blocks_round_trip():
-    torch.testing.assert_close(from_blocks(to_blocks(video(12), first=False)), video(12), atol=0, rtol=0)
-    padded = from_blocks(to_blocks(video(9), first=True))
+@pytest.mark.parametrize("patch", [8, 4])
+def test_blocks_round_trip(patch: int):
+    blocks = to_blocks(video(12), patch, first=False)
+    assert blocks.shape == (2, 12 * patch**2, 3, 16 // patch, 24 // patch)
+    torch.testing.assert_close(from_blocks(blocks), video(12), atol=0, rtol=0)
+    padded = from_blocks(to_blocks(video(9), patch, first=True))
     torch.testing.assert_close(padded[:, :, 3:], video(9), atol=0, rtol=0)
     torch.testing.assert_close(padded[:, :, 0], video(9)[:, :, 0], atol=0, rtol=0)
 
 
-def test_all_components_lose_nothing():
-    model = autoencoder(768, random_decoder=False)
+@pytest.mark.parametrize("patch", [8, 4])
+def test_all_components_lose_nothing(patch: int):
+    model = autoencoder(12 * patch**2, patch=patch, random_decoder=False)
     decoded, _ = model.decode(model.encode(video(9))[0])
     torch.testing.assert_close(decoded, video(9), atol=1e-4, rtol=0)
 
 
 def test_before_any_fit_smooth_pictures_survive():
-    torch.testing.assert_close(cosine_basis(768) @ cosine_basis(768).T, torch.eye(768), atol=1e-5, rtol=0)
+    for patch, values in ((8, 768), (4, 192)):
+        basis = cosine_basis(values, patch)
+        torch.testing.assert_close(basis @ basis.T, torch.eye(values), atol=1e-5, rtol=0)
     model = LinearAutoencoder(LinearAutoencoderConfig(48, 16, 1))
     ramp = torch.linspace(-0.8, 0.8, 24).expand(1, 3, 9, 16, 24)
     decoded, _ = model.decode(model.encode(ramp)[0])
@@ -50,7 +56,7 @@ def test_before_any_fit_smooth_pictures_survive():
 
 
 def test_components_are_those_that_keep_most():
-    x = to_blocks(video(33), first=True).transpose(0, 1).flatten(1).T
+    x = to_blocks(video(33), 8, first=True).transpose(0, 1).flatten(1).T
     model = autoencoder(20, random_decoder=False)
     torch.testing.assert_close(model.basis @ model.basis.T, torch.eye(20), atol=1e-4, rtol=0)
     latents, _ = model.encode(video(33))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.autoencoder.linear import GROUP, PATCH, LinearAutoencoder, from_blocks
+from motionstream.autoencoder.linear import GROUP, LinearAutoencoder, from_blocks
 from motionstream.carry.filling import surroundings
 
 KEPT = 0.005
@@ -31,7 +31,7 @@ as they are."""
 @dataclass(frozen=True)
 class CarriedPicture:
     """The carried picture of some latent frames, as decoding needs it: its latents ``around`` (B, C, F, h, w);
-    ``unsure`` (B, 1, F, h, w), 1 where it may be far off, else 0; ``detail`` (B, 768, F, h, w), blocks of pixels, its
+    ``unsure`` (B, 1, F, h, w), 1 where it may be far off, else 0; ``detail`` (B, V, F, h, w), blocks of pixels, its
     residual after the linear code, None if nothing will be decoded."""
 
     around: Tensor
@@ -51,7 +51,7 @@ class ShownState(NamedTuple):
 
 
 def decode_carried(autoencoder: LinearAutoencoder, picture: CarriedPicture) -> Tensor:
-    """The carried picture itself, exactly: (B, 3, 4F, 8h, 8w) in [−1, 1]."""
+    """The carried picture itself, exactly: (B, 3, 4F, p h, p w) in [−1, 1]."""
     assert picture.detail is not None
     return from_blocks(autoencoder.decode_linear(picture.around) + picture.detail).clamp(-1, 1)
 
@@ -59,7 +59,7 @@ def decode_carried(autoencoder: LinearAutoencoder, picture: CarriedPicture) -> T
 def decode_around(
     autoencoder: LinearAutoencoder, latents: Tensor, picture: CarriedPicture, state: ShownState | None
 ) -> tuple[Tensor, ShownState]:
-    """Generated latents (B, C, F, h, w) → video (B, 3, T, 8h, 8w) in [−1, 1], and the state for the next chunk.
+    """Generated latents (B, C, F, h, w) → video (B, 3, T, p h, p w) in [−1, 1], and the state for the next chunk.
 
     Without a state the latents begin the stream and T = 4F − 3; with one, T = 4F.
     """
@@ -67,7 +67,7 @@ def decode_around(
     carried = autoencoder.decode_linear(picture.around)
     added = as_around(from_blocks(autoencoder.decode_linear(latents) - carried), picture.unsure)
     added = slowly(added, None if state is None else state.added)
-    video = (from_blocks(carried + picture.detail) + without_steps(added)).clamp(-1, 1)
+    video = (from_blocks(carried + picture.detail) + without_steps(added, autoencoder.config.patch)).clamp(-1, 1)
     return (video if state is not None else video[:, :, GROUP - 1 :]), ShownState(added[:, :, -1])
 
 
@@ -77,7 +77,7 @@ def as_around(added: Tensor, unsure: Tensor) -> Tensor:
     ground behind it, is a stain."""
     near = F.max_pool3d(unsure, (1, 3, 3), stride=1, padding=(0, 1, 1)).repeat_interleave(GROUP, dim=2)
     frames, near = added.transpose(1, 2).flatten(0, 1), near.transpose(1, 2).flatten(0, 1)
-    around = surroundings(F.avg_pool2d(frames, PATCH), (1 - KEPT) * near)
+    around = surroundings(F.avg_pool2d(frames, frames.shape[-1] // near.shape[-1]), (1 - KEPT) * near)
     size = added.shape[-2:]
     around, near = (F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in (around, near))
     return torch.lerp(frames, around, near).unflatten(0, (added.shape[0], -1)).transpose(1, 2)
@@ -92,10 +92,10 @@ def slowly(added: Tensor, before: Tensor | None) -> Tensor:
     return out if before is None else out + ((1 - 1 / SLOW) ** (frames + 1))[:, None, None] * before[:, :, None]
 
 
-def without_steps(added: Tensor) -> Tensor:
-    """Average a change (B, 3, T, H, W) over squares one pixel wider than a cell, which turns steps between cells into
-    ramps, and shrink it towards zero by ``NOISE``."""
-    down, across = (_near(size, PATCH // 2, added.device) for size in added.shape[-2:])
+def without_steps(added: Tensor, cell: int) -> Tensor:
+    """Average a change (B, 3, T, H, W) over squares one pixel wider than a ``cell``, given in pixels, which turns steps
+    between cells into ramps, and shrink it towards zero by ``NOISE``."""
+    down, across = (_near(size, cell // 2, added.device) for size in added.shape[-2:])
     return F.softshrink(down @ (added @ across.T), NOISE)  # matrix products take a third of a pooling's time
 
 

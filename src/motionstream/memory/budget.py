@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from motionstream.autoencoder.linear import BLOCK_VALUES, LinearAutoencoder
+from motionstream.autoencoder.linear import LinearAutoencoder
 from motionstream.autoencoder.tiling import TileGrid
 from motionstream.autoencoder.tiny import TinyAutoencoder
 from motionstream.autoencoder.wan import WanAutoencoder
@@ -244,7 +244,9 @@ def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[s
         latents = torch.empty(*chunk[:3], *tile)
         # nano's autoencoder decodes around a carried picture, as in every stream
         linear = isinstance(config, LinearAutoencoderConfig)
-        blocks = [torch.empty(chunk[0], BLOCK_VALUES, chunk[2], *tile)] if linear else []
+        blocks = []
+        if isinstance(config, LinearAutoencoderConfig):
+            blocks = [torch.empty(chunk[0], config.block_values, chunk[2], *tile)]
         carried = CarriedPicture(latents, latents[:, :1], *blocks)
 
         def decode(state: Any) -> tuple[Tensor, Any]:

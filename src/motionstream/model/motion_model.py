@@ -95,7 +95,7 @@ class FinePicture:
 @dataclass(frozen=True)
 class CarriedLatents:
     """Encoded carried content: ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w); for the decoder
-    ``detail`` (B, 768, F, h, w), the carried picture's residual after the linear code, if it will be decoded; ``fine``
+    ``detail`` (B, V, F, h, w), the carried picture's residual after the linear code, if it will be decoded; ``fine``
     if the source has fine pictures."""
 
     candidates: Tensor

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from motionstream.autoencoder.linear import GROUP, LinearAutoencoder, from_blocks, to_blocks
+from motionstream.autoencoder.linear import GROUP, LinearAutoencoder, from_blocks
 from motionstream.data.procedural import SceneConfig, render
 from motionstream.data.textures import TextureBank
 from motionstream.pixels import to_float
@@ -24,7 +24,7 @@ def fit_basis(
     generator = torch.Generator().manual_seed(seed)
     for index in range(batches):
         video = to_float(render(scene, 8, seed + index, bank).video)
-        blocks = to_blocks(video, first=True).transpose(0, 1).flatten(1).T
+        blocks = autoencoder.blocks_of(video, first=True).transpose(0, 1).flatten(1).T
         samples.append(blocks[torch.randperm(len(blocks), generator=generator)[:6000]])
     return autoencoder.fit(torch.cat(samples))
 
@@ -80,7 +80,7 @@ class DecoderStage(Stage):
             decoded, _ = module.decode(latents)
             linear = module.decode_linear(latents)
             numbers[f"psnr_{name}"] = psnr(decoded, video)
-            target = to_blocks(video, first=True)
+            target = module.blocks_of(video, first=True)
             numbers[f"psnr_linear_{name}"] = psnr(linear, target)
         return numbers
 
@@ -89,7 +89,7 @@ class GeneratedDecoderStage(Stage):
     """Trains the residual decoder on latents like those it will get: random interpolations between true latents and
     those that the teacher generated.
 
-    The linear code decodes every 8×8 block separately, so generated latents show seams and coloured blocks; the decoder
+    The linear code decodes every block separately, so generated latents show seams and coloured blocks; the decoder
     sees the neighbouring blocks and learns to remove them. The target is the linear decoding of the true latents. The
     last trajectories, ``batch`` of them but at most half, are held out for validation.
 
