@@ -1,9 +1,10 @@
 """Ablations of the embedded model's teacher: one change at a time, trained from scratch on equal numbers of clips.
 
-    python benchmarks/ablations.py --clips 100000 --work work/ablations
-    python benchmarks/ablations.py --clips 40000 --width 128 --layers 4 --variant velocity --threads 1
+    motionstream train autoencoder --recipe nano-ids --folder work/ablations
+    python benchmarks/ablations.py --clips 100000 --folder work/ablations
+    python benchmarks/ablations.py --clips 40000 --variant velocity --threads 1
 
-Each variant trains the recipe's first phase (``nano-ids``: only the paper's conditioning, on small clips) with one
+Each variant trains the recipe's first phase (``nano-ids``: only the paper's conditioning, on short clips) with one
 change (``VARIANTS``), validated regularly (``curve``). Finally all variants are evaluated on the same held-out clips
 with the same noise at the same levels: the error of the denoised latents with and without tracks, with a paired 95 %
 interval over clips against the base; and how far the points of the model's mean (denoised from noise alone in one step,
@@ -34,7 +35,6 @@ from motionstream.evaluation.report import finish
 from motionstream.media.files import atomic_path
 from motionstream.metrics import paired_bootstrap
 from motionstream.model.flow import add_noise, hold_picture, keyed_noise, velocity_to_x0
-from motionstream.tracks.sampling import TrackMix
 from motionstream.training.clips.prepared import ClipSource, PreparedClips
 from motionstream.training.diffusion.flow_matching import make_conditions
 from motionstream.training.diffusion.teacher import TeacherStage
@@ -78,6 +78,10 @@ def _first_phase(recipe: Recipe, **changes: Any) -> Recipe:
     return replace(recipe, teacher=(replace(first, **changes), *others))
 
 
+def _tracks(recipe: Recipe, **changes: Any) -> Recipe:
+    return _first_phase(recipe, tracks=replace(recipe.teacher[0].tracks, **changes))
+
+
 def _head(recipe: Recipe, **changes: Any) -> Recipe:
     return _model(recipe, track_head=replace(recipe.model.track_head, **changes))
 
@@ -112,7 +116,8 @@ VARIANTS: dict[str, tuple[str, Callable[[Recipe], list[Part]]]] = {
     ),
     "shift-3": ("timestep shift 3", lambda r: [(1, _first_phase(r, loss=replace(r.teacher[0].loss, shift=3.0)))]),
     "ids-16": ("ids of 16 instead of 64 numbers", lambda r: [(1, _head(r, id_dim=16))]),
-    "drags": ("half of the clips dragged as people do", lambda r: [(1, _first_phase(r, tracks=TrackMix()))]),
+    "drags": ("half of the clips dragged as people do", lambda r: [(1, _tracks(r, dense=0.2, random=0.2, drags=0.52))]),
+    "crowded": ("up to 160 tracks, more than cells", lambda r: [(1, _tracks(r, max_tracks=160))]),
     "long": ("clips of 21 frames", lambda r: [(1, _scene(r, frames=21))]),
     "slow-first": (
         "half of the clips at half the speed, then as the base",

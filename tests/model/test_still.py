@@ -92,6 +92,8 @@ def test_attention_begins_by_likeness_and_ids_are_loud():
     for one, other in zip(alike.transformer.blocks, usual.transformer.blocks, strict=True):
         assert torch.equal(one.attn1.to_k.weight, one.attn1.to_q.weight)
         assert not torch.equal(other.attn1.to_k.weight, other.attn1.to_q.weight)
+    kernel = alike.track_head.compress.weight
+    assert torch.equal(kernel, kernel[:, :, -1:].expand_as(kernel)), "whichever frame of a group an id is in"
     louder = alike.transformer.patch_embedding.weight / usual.transformer.patch_embedding.weight
     assert torch.allclose(louder[:, 12:16], torch.full_like(louder[:, 12:16], ID_GAIN))
     assert torch.equal(louder[:, :12], torch.ones_like(louder[:, :12]))

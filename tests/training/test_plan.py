@@ -73,9 +73,9 @@ def test_a_gpu_takes_no_more_at_a_time_than_the_recipe_says():
 
 def test_a_phase_is_counted_by_its_own_clips():
     first, second = plan(recipe_named("nano-ids"), ("teacher",), H100)
-    assert (first.setup.batch, second.setup.batch) == (32, 8)
-    tokens = {"first": 6 * 6 * 4, "second": 16 * 16 * 12}  # of a clip
-    less = (first.flops / first.train.steps / 32) / (second.flops / second.train.steps / 8)
+    assert (first.setup.batch, second.setup.batch) == (16, 8)
+    tokens = {"first": 8 * 8 * 3, "second": 8 * 8 * 9}  # of a clip
+    less = (first.flops / first.train.steps / 16) / (second.flops / second.train.steps / 8)
     assert 0.3 < less / (tokens["first"] / tokens["second"]) < 1.05
 
 

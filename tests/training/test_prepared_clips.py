@@ -149,7 +149,7 @@ def test_what_is_carried_from_latents_is_what_a_stream_shows_before_each_chunk(c
 
 
 def test_a_recipe_of_small_rendered_clips_takes_prepared_ones_as_they_are(tmp_path):
-    recipe = with_data(recipe_named("nano-ids"), (tmp_path,))
+    recipe = with_data(recipe_named("nano-ids"), (tmp_path,), base="nano")
     for phase in (0, 1):
         now = recipe.in_phase(phase)
         assert (now.data, now.batch) == (recipe.data, recipe.batch)

@@ -80,16 +80,9 @@ def test_float32_is_all_that_changes_for_slow_processors(name):
 def test_the_stages_of_a_recipe_share_its_minutes(name):
     recipe = replace(recipe_named(name, 60.0), forcing=None)  # trained only where it is asked for
     minutes = [config.minutes for config in train_configs(recipe)]
-    assert sum(minutes) == pytest.approx(60) and min(minutes) > 2
+    assert sum(minutes) == pytest.approx(60) and min(minutes) > 1
     whole = train_configs(recipe_named(name))
     assert len(whole) >= len(minutes) and all(config.minutes is None for config in whole)
-
-
-def test_the_teacher_of_the_papers_conditioning_has_all_minutes_where_it_is_trained_alone():
-    alone, first = recipe_named("nano-ids", 60.0, "teacher"), recipe_named("nano", 60.0, "teacher")
-    assert [phase.train.minutes for phase in alone.teacher] == pytest.approx([39, 21])
-    assert first == recipe_named("nano", 60.0)
-    assert sum(phase.train.minutes for phase in recipe_named("nano-ids", 60.0).teacher) == pytest.approx(36)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -206,7 +199,7 @@ def test_the_teacher_begins_with_a_base_of_its_sizes_around_its_own_mixer(traine
 
 
 def test_the_papers_conditioning_alone_is_trained_on_rendered_clips_too(trained, tmp_path, monkeypatch):
-    """``nano-ids`` at debug size: no content carried, the autoencoder the base's, small clips first."""
+    """``nano-ids`` at debug size, with the autoencoder of a base: no content carried, small clips first."""
     recipe, folder = trained
     export(recipe, folder, tmp_path / "base")
     whole, few = recipe.model, replace(recipe.teacher[0].train, steps=1)
@@ -229,4 +222,4 @@ def test_the_papers_conditioning_alone_is_trained_on_rendered_clips_too(trained,
         replace(recipe, data=None).in_phase(0)
     lines = [json.loads(x) for x in (tmp_path / "run" / "teacher_phase1" / "log.jsonl").read_text().splitlines()]
     assert "epe_px" in lines[-1]
-    assert recipe_named("nano-ids").stages == ("teacher", "causal", "self-forcing", "tiny-decoder")
+    assert recipe_named("nano-ids").stages == ("autoencoder", "teacher", "causal", "decoder", "self-forcing")

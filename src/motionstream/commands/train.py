@@ -48,14 +48,14 @@ Examples:
     """The stage to train. all: every stage in order except teacher-forcing, whose weights causal starts from if they
     exist; export: write a model's folder from the finished stages."""
     recipe: str = "nano"
-    """The numbers of the run: nano; nano-ids (nano without carried content); wan2.1-1.3b, wan2.2-5b (the paper's);
+    """The numbers of the run: nano; nano-ids (the paper's ids alone, at 32x32); wan2.1-1.3b, wan2.2-5b (the paper's);
     wan2.1-1.3b-lora, wan2.2-5b-lora (affordable); nano-debug, debug, wan2.1-debug, wan2.2-debug (everything once, for
     tests)."""
     folder: Path = Path("work/nano")
     """Folder of checkpoints, logs and weights."""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="M")] = None
-    """Budget of all stages together; a stage called separately gets its share (nano-ids' teacher the whole budget),
-    teacher-forcing an additional one. By default every stage runs all its steps."""
+    """Budget of all stages together; a stage called separately gets its share, teacher-forcing an additional
+    one. By default every stage runs all its steps."""
     shards: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")] = ()
     """Folders written by `motionstream prepare`: one, or one per phase of the teacher, of which distillation uses the
     last. By default clips are rendered, if the recipe supports it."""
@@ -153,7 +153,7 @@ Examples:
         from motionstream.training.recipes.recipe import in_parts, with_data
 
         recipe = with_data(
-            recipe_named(self.recipe, self.minutes, self.stage),
+            recipe_named(self.recipe, self.minutes),
             self.shards,
             self.held_out,
             self.base,

@@ -149,15 +149,18 @@ class MotionModel(nn.Module):
             nn.init.zeros_(self.transformer.proj_out.weight)
             nn.init.zeros_(self.transformer.proj_out.bias)
         if config.still_std is not None:
-            self._init_keys_as_queries()
+            self._init_likeness()
 
     @torch.no_grad()
-    def _init_keys_as_queries(self) -> None:
-        """Initialise self-attention as similarity: keys are projected like queries, and the tracks' input weights are
-        scaled up by ``ID_GAIN``. Then cells with the same track id attend to one another from the start, which
-        otherwise takes thousands of clips to learn (docs/log.md)."""
+    def _init_likeness(self) -> None:
+        """Initialise such that cells with the same track id are alike and attend to one another, which otherwise takes
+        thousands of clips to learn (docs/log.md): keys are projected like queries, the tracks' input weights are scaled
+        up by ``ID_GAIN``, and the track head treats all frames of a group alike. Else an id in the first latent frame,
+        a group of a single frame, would not resemble itself in later ones."""
         for block in self.transformer.blocks:
             block.attn1.to_k.load_state_dict(block.attn1.to_q.state_dict())
+        compress = self.track_head.compress.weight
+        compress.copy_(compress[:, :, -1:].expand_as(compress))
         names = [name for name, _ in self.config.inputs]
         before = sum(width for _, width in self.config.inputs[: names.index("tracks")])
         tracks = slice(before, before + self.config.track_head.out_channels)

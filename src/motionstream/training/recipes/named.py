@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from motionstream.training.recipes.nano import IDS_TEACHER, debug, nano, nano_debug, nano_ids
-from motionstream.training.recipes.recipe import Recipe, part
+from motionstream.training.recipes.nano import debug, nano, nano_debug, nano_ids
+from motionstream.training.recipes.recipe import Recipe
 from motionstream.training.recipes.wan import affordable, debug_wan, wan21, wan22
 
 RECIPES: dict[str, Callable[[float | None], Recipe]] = {
@@ -22,15 +22,12 @@ RECIPES: dict[str, Callable[[float | None], Recipe]] = {
 }
 
 
-def recipe_named(name: str, minutes: float | None = None, stage: str = "all") -> Recipe:
+def recipe_named(name: str, minutes: float | None = None) -> Recipe:
     """The recipe of a name.
 
-    ``minutes``: wall-clock budget of all stages together; each has a fixed share of it, even if only one ``stage`` is
-    trained. Exception: the teacher of nano-ids, mostly trained alone, then has the whole budget. Raises ValueError for
-    an unknown name.
+    ``minutes``: wall-clock budget of all stages together; each has a fixed share of it, even if only one stage is
+    trained. Raises ValueError for an unknown name.
     """
     if name not in RECIPES:
         raise ValueError(f"--recipe is {name!r}; known: {', '.join(sorted(RECIPES))}")
-    if (name, stage) == ("nano-ids", "teacher"):
-        return nano_ids(part(minutes, 1 / IDS_TEACHER))
     return RECIPES[name](minutes)
