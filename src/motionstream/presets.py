@@ -93,6 +93,23 @@ def nano_ids(*, width: int = 128, layers: int = 4) -> ModelConfig:
     )
 
 
+def nano_along() -> ModelConfig:
+    """``nano-ids`` whose tracks also bring the latents from where they began along, as in Wan-Move (arXiv 2512.08765),
+    and say where in a cell they are. It predicts around that, so it follows to a cell before any training. Not
+    embedded."""
+    ids = nano_ids()
+    tracks = 16
+    inputs = tuple((name, tracks if name == "tracks" else width) for name, width in ids.inputs)
+    return replace(
+        ids,
+        name="nano-along",
+        inputs=inputs,
+        transformer=replace(ids.transformer, in_channels=sum(width for _, width in inputs)),
+        track_head=TrackHeadConfig(out_channels=tracks, hidden_channels=2 * tracks, offsets=True),
+        latents_along_tracks=True,
+    )
+
+
 def debug() -> ModelConfig:
     """``nano`` in miniature for tests: 32×32, two layers; its frames are meaningless."""
     latent_channels, tracks = 12, 4
@@ -129,6 +146,7 @@ def debug() -> ModelConfig:
 PRESETS = {
     "nano": nano,
     "nano-ids": nano_ids,
+    "nano-along": nano_along,
     "debug": debug,
     "wan2.1-1.3b": wan21_1_3b,
     "wan2.1-14b": wan21_14b,

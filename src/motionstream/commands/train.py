@@ -48,9 +48,9 @@ Examples:
     """The stage to train. all: every stage in order except teacher-forcing, whose weights causal starts from if they
     exist; export: write a model's folder from the finished stages."""
     recipe: str = "nano"
-    """The numbers of the run: nano; nano-ids (the paper's ids alone, at 32x32); wan2.1-1.3b, wan2.2-5b (the paper's);
-    wan2.1-1.3b-lora, wan2.2-5b-lora (affordable); nano-debug, debug, wan2.1-debug, wan2.2-debug (everything once, for
-    tests)."""
+    """The numbers of the run: nano; nano-ids, nano-along (32x32, the paper's track ids, and latents along tracks);
+    wan2.1-1.3b, wan2.2-5b (the paper's); wan2.1-1.3b-lora, wan2.2-5b-lora (affordable); nano-debug, debug,
+    wan2.1-debug, wan2.2-debug (everything once, for tests)."""
     folder: Path = Path("work/nano")
     """Folder of checkpoints, logs and weights."""
     minutes: Annotated[float | None, tyro.conf.arg(metavar="M")] = None

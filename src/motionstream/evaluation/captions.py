@@ -7,7 +7,8 @@ strong an effect will be, so no model could reproduce it exactly.) The rows:
 
 - **told**: the model with the scene's caption, which also describes motion. **told briefly**: with the effect alone, as
   users type it. **untold**: with a caption of the same scene without the effect.
-- **warp only**: the first frame moved along the tracks. **frozen first frame**: that frame.
+- **warp only**: the first frame moved along the tracks. **frozen first frame**: that frame. **truth, coded**: the scene
+  through the autoencoder, the best that any model of it could do.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.progress import Progress
 
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
-from motionstream.evaluation.rendered import FROZEN, WARP
+from motionstream.evaluation.rendered import CEILING, FROZEN, WARP
 from motionstream.evaluation.report import finish, table
 from motionstream.evaluation.scenes import EFFECTS, held_out_clip
 from motionstream.media.files import check_output
@@ -32,7 +33,7 @@ from motionstream.pipeline import MotionStreamPipeline
 SHOWN = 12
 LEAST = 4.0
 BRIEFLY, TOLD, UNTOLD = "told briefly", "told", "untold"
-ROWS = (BRIEFLY, TOLD, UNTOLD, WARP, FROZEN)
+ROWS = (BRIEFLY, TOLD, UNTOLD, WARP, FROZEN, CEILING)
 PHRASES = {"dark": "it gets dark", "fog": "it gets foggy", "snow": "it snows"}
 """Brief captions of effects; a change of colour has none but the scene's caption."""
 
@@ -84,6 +85,7 @@ def measured(pipeline: MotionStreamPipeline, index: int, seed: int, effect: str)
     videos = {row: pipeline(clip.video[0], clip.drags, caption, seed) for row, caption in captions.items()} | {
         WARP: baselines.warped(pipeline, clip.video, clip.drags),
         FROZEN: baselines.frozen(clip.video),
+        CEILING: baselines.coded(pipeline, clip.video),
     }
     return {row: float(psnr(video[-SHOWN:], clip.video[-SHOWN:], mask)) for row, video in videos.items()}
 

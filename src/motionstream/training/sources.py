@@ -234,6 +234,7 @@ def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False) -> Pre
     ``long_frames``; no effect on prepared ones.
     """
     autoencoder, count = load_autoencoder(recipe, folder), recipe.validation_clips
+    mix = replace(recipe.tracks, mask_probability=0.0)
     if isinstance(recipe.data, Shards):
         held_out = recipe.data.held_out or recipe.data.folder(-1)
         if recipe.data.held_out is None:
@@ -241,7 +242,6 @@ def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False) -> Pre
                 f"validation is on clips of {held_out}, which are trained on, too: prepare others (--held-out DIR)",
                 stacklevel=1,  # attributed to this line, so that it is shown once and not for every stage
             )
-        mix = replace(recipe.tracks, mask_probability=0.0)
         frames = recipe.data.frames
         mixer = load_mixer(recipe, folder)
         settings: dict[str, Any] = {"batch": count, "seed": 0, "frames": frames, "workers": 0, "mixer": mixer}
@@ -251,7 +251,7 @@ def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False) -> Pre
     scene = replace(rendered.scene, frames=rendered.long_frames) if long else rendered.scene
     video = render(scene, count, 77_000_000, _held_out())
     model = carrying_model(recipe.model, load_mixer(recipe, folder))
-    return prepare(video, model, autoencoder, TrackMix(drags=0.6), torch.Generator().manual_seed(0))
+    return prepare(video, model, autoencoder, mix, torch.Generator().manual_seed(0))
 
 
 @lru_cache(maxsize=1)

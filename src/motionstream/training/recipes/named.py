@@ -11,6 +11,7 @@ from motionstream.training.recipes.wan import affordable, debug_wan, wan21, wan2
 RECIPES: dict[str, Callable[[float | None], Recipe]] = {
     "nano": nano,
     "nano-ids": nano_ids,
+    "nano-along": lambda minutes: nano_ids(minutes, "nano-along"),
     "nano-debug": nano_debug,
     "debug": debug,
     "wan2.1-1.3b": wan21,

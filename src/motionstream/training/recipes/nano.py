@@ -91,8 +91,9 @@ def nano(minutes: float | None = None) -> Recipe:
     )
 
 
-def nano_ids(minutes: float | None = None) -> Recipe:
-    """The paper's random ids without carried content, at a size at which a CPU can train all stages.
+def nano_ids(minutes: float | None = None, name: str = "nano-ids") -> Recipe:
+    """The paper's random ids without carried content, or with ``name`` "nano-along" latents brought along the tracks as
+    well, at a size at which a CPU can train all stages.
 
     The teacher trains first on clips of one chunk with much motion, then on the clips of the other stages, three
     chunks, enough for a student's cache to roll. ``minutes``: budget of all stages together.
@@ -120,7 +121,7 @@ def nano_ids(minutes: float | None = None) -> Recipe:
     mix = TrackMix(dense=0.6, random=0.15, drags=0.2, max_tracks=48, radius=(2.0, 8.0))
     drags = replace(mix, dense=0.25, random=0.2, drags=0.5)
     return Recipe(
-        model=preset("nano-ids"),
+        model=preset(name),
         data=Rendered(scene, pool=5120, long_frames=93),
         autoencoder=AutoencoderRecipe(
             train=train(2000, 1e-3, 0.04, validate_every=500), decoder=train(1000, 5e-4, 0.02), batch=8
