@@ -133,7 +133,7 @@ def nano_ids(minutes: float | None = None, name: str = "nano-ids") -> Recipe:
         causal=train(10_000, 5e-4, 0.14, validate_every=250),
         self_forcing=train(6000, 1e-4, 0.2, warmup=10, betas=(0.0, 0.999), ema=0.98, validate_every=250),
         tracks=replace(drags, mask_probability=0.1),
-        trajectories=512,
+        trajectories=256,
         self_forcing_batch=4,
         rollouts=SelfForcingConfig(sinks=(0, 1), windows=(1,), guided=False),
     )
