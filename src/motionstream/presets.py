@@ -95,8 +95,7 @@ def nano_ids(*, width: int = 128, layers: int = 4) -> ModelConfig:
 
 def nano_along() -> ModelConfig:
     """``nano-ids`` whose tracks also bring the latents from where they began along, as in Wan-Move (arXiv 2512.08765),
-    and say where in a cell they are. It predicts around that, so it follows to a cell before any training. Not
-    embedded."""
+    and say where in a cell they are. It predicts around that. Not embedded."""
     ids = nano_ids()
     tracks = 16
     inputs = tuple((name, tracks if name == "tracks" else width) for name, width in ids.inputs)
