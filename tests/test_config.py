@@ -54,6 +54,7 @@ def test_layouts_are_those_of_the_models_they_come_from():
         ("wan2.2-5b", {"autoencoder": preset("wan2.1-1.3b").autoencoder}, "latent_channels = 16: the model's are 48"),
         ("wan2.2-5b", {"tiny_decoder": preset("wan2.1-1.3b").tiny_decoder}, "latent_channels = 16: the model's are 48"),
         ("wan2.2-5b", {"dtype": "float8"}, "dtype = 'float8'"),
+        ("nano-ids", {"spatial_compression": 8}, "autoencoder.patch = 4: must be the model's spatial_compression, 8"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_named(name, change, message):

@@ -35,7 +35,7 @@ def cosine_basis(count: int, patch: int) -> Tensor:
     a, b, d, e = torch.meshgrid(*(torch.arange(n) for n in (3, GROUP, patch, patch)), indexing="ij")
     roughness = 3.0 * (a > 0) + 3.0 * b + d + e
     order = roughness.flatten().argsort(stable=True)[:count]
-    return whole.reshape(len(roughness.flatten()), -1)[order].float()
+    return whole.reshape(roughness.numel(), -1)[order].float()
 
 
 class EncoderState(NamedTuple):
