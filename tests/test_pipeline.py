@@ -188,7 +188,7 @@ def test_configs_survive_json_and_name_what_is_wrong(name):
     with pytest.raises(ValueError, match="no setting 'shape'"):
         ModelConfig.from_dict({**values, "shape": 1})
     with pytest.raises(ValueError, match="size"):
-        ModelConfig.from_dict({**values, "size": [100, 128]})
+        ModelConfig.from_dict({**values, "size": [102, 128]})
 
 
 def test_warming_up_changes_nothing(pipeline):
