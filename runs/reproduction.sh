@@ -35,8 +35,9 @@ evaluate release release --model "$MODEL"
 evaluate captions captions --model "$MODEL"
 case " $ONLY " in *" encoding "*) "$BIN"/python benchmarks/track_encoding.py --output "$RESULTS/track-encoding.json" ;; esac
 case " $ONLY " in
-  *" ablations "*) # an hour or more of one core for each of the two models
-    "$BIN"/python benchmarks/ablations.py --clips 30000 --width 128 --layers 4 --head 32 --held-out 64 --threads 1 \
+  *" ablations "*) # some ten minutes of one core for each of the two models, after a few for their autoencoder
+    "$BIN"/python -m motionstream train autoencoder --recipe nano-ids --folder work/ablations --minutes 60
+    "$BIN"/python benchmarks/ablations.py --clips 30000 --held-out 64 --threads 1 --folder work/ablations \
       --variant rgb --output "$RESULTS/ablations.json"
     ;;
 esac

@@ -195,11 +195,11 @@ def test_validation_is_told_as_one_clip_with_its_cache_however_many_there_are(st
     with torch.device("meta"):
         cache = MotionModel(config).make_cache(1, config.latent_size)
     told = {}
-    for name, batch in (("teacher", 1), (stage, 1), (stage, 4)):
+    # whoever asks first is told the tables of the rotary embedding, too: another batch, so that nothing is remembered
+    for name, batch in (("teacher", 2), (stage, 2), ("teacher", 1), (stage, 1), (stage, 4)):
         told[name, batch] = training_budget(TrainingSetup(config, name, batch=batch, bf16=False)).moments["validating"]
     assert told[stage, 4] == told[stage, 1]
-    # to two percent: whoever asks first is told the tables of the rotary embedding, too
-    assert told[stage, 1] - told["teacher", 1] == pytest.approx(cache.nbytes, rel=0.02) and cache.nbytes > GIB
+    assert told[stage, 1] - told["teacher", 1] == pytest.approx(cache.nbytes, rel=0.01) and cache.nbytes > GIB
 
 
 def test_ranks_share_what_is_sharded():

@@ -57,7 +57,7 @@ def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> Mod
     )
 
 
-def nano_ids(*, width: int = 128, layers: int = 4) -> ModelConfig:
+def nano_ids() -> ModelConfig:
     """Only the paper's motion conditioning: random track ids and the picture's latents as input channels, no carried
     content. Not embedded; the baseline for carried content, and the model to try the paper's claims on.
 
@@ -76,10 +76,10 @@ def nano_ids(*, width: int = 128, layers: int = 4) -> ModelConfig:
         inputs=inputs,
         transformer=replace(
             whole.transformer,
-            num_attention_heads=width // 32,
+            num_attention_heads=4,
             attention_head_dim=32,
-            ffn_dim=4 * width,
-            num_layers=layers,
+            ffn_dim=512,
+            num_layers=4,
             in_channels=sum(width for _, width in inputs),
             patch_size=(1, 1, 1),
         ),

@@ -243,11 +243,11 @@ def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[s
     with dry_run() as live:
         latents = torch.empty(*chunk[:3], *tile)
         # nano's autoencoder decodes around a carried picture, as in every stream
-        linear = isinstance(config, LinearAutoencoderConfig)
-        blocks = []
+        detail = None
         if isinstance(config, LinearAutoencoderConfig):
-            blocks = [torch.empty(chunk[0], config.block_values, chunk[2], *tile)]
-        carried = CarriedPicture(latents, latents[:, :1], *blocks)
+            detail = torch.empty(chunk[0], config.block_values, chunk[2], *tile)
+        linear = detail is not None
+        carried = CarriedPicture(latents, latents[:, :1], detail)
 
         def decode(state: Any) -> tuple[Tensor, Any]:
             return decode_around(autoencoder, latents, carried, state) if linear else autoencoder.decode(latents, state)

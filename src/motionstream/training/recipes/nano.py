@@ -124,13 +124,13 @@ def nano_ids(minutes: float | None = None, name: str = "nano-ids") -> Recipe:
         model=preset(name),
         data=Rendered(scene, pool=5120, long_frames=93),
         autoencoder=AutoencoderRecipe(
-            train=train(2000, 1e-3, 0.04, validate_every=500), decoder=train(1000, 5e-4, 0.02), batch=8
+            train=train(2000, 1e-3, 0.04, validate_every=500), decoder=train(1000, 5e-4, 0.04), batch=8
         ),
         teacher=(
             Phase(train(20_000, 3e-3, 0.39, validate_every=250), loss, mix, scene=fast, batch=16),
             Phase(train(20_000, 1e-3, 0.21, validate_every=250), loss, drags),
         ),
-        causal=train(10_000, 5e-4, 0.14, validate_every=250),
+        causal=train(10_000, 5e-4, 0.12, validate_every=250),
         self_forcing=train(6000, 1e-4, 0.2, warmup=10, betas=(0.0, 0.999), ema=0.98, validate_every=250),
         tracks=replace(drags, mask_probability=0.1),
         trajectories=256,
