@@ -13,6 +13,7 @@ strong an effect will be, so no model could reproduce it exactly.) The rows:
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from motionstream.data.captions import TURNS
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.rendered import CEILING, FROZEN, WARP
-from motionstream.evaluation.report import finish, table
+from motionstream.evaluation.report import console, finish, table
 from motionstream.evaluation.scenes import EFFECTS, held_out_clip
 from motionstream.media.files import check_output
 from motionstream.metrics import Interval, paired_bootstrap, psnr
@@ -34,8 +36,8 @@ SHOWN = 12
 LEAST = 4.0
 BRIEFLY, TOLD, UNTOLD = "told briefly", "told", "untold"
 ROWS = (BRIEFLY, TOLD, UNTOLD, WARP, FROZEN, CEILING)
-PHRASES = {"dark": "it gets dark", "fog": "it gets foggy", "snow": "it snows"}
-"""Brief captions of effects; a change of colour has none but the scene's caption."""
+PHRASES = {"dark": "it gets dark", "fog": "it gets foggy", "snow": "it snows", "tint": "it turns {}"}
+"""Brief captions of effects. "It" is what the drags move."""
 
 
 def evaluate_captions(
@@ -81,13 +83,20 @@ def measured(pipeline: MotionStreamPipeline, index: int, seed: int, effect: str)
     mask = changed(clip.video, plain.video)
     if not mask.any():
         return {}
-    captions = {BRIEFLY: PHRASES.get(effect, clip.caption), TOLD: clip.caption, UNTOLD: plain.caption}
+    captions = {BRIEFLY: briefly(effect, clip.caption), TOLD: clip.caption, UNTOLD: plain.caption}
     videos = {row: pipeline(clip.video[0], clip.drags, caption, seed) for row, caption in captions.items()} | {
         WARP: baselines.warped(pipeline, clip.video, clip.drags),
         FROZEN: baselines.frozen(clip.video),
         CEILING: baselines.coded(pipeline, clip.video),
     }
     return {row: float(psnr(video[-SHOWN:], clip.video[-SHOWN:], mask)) for row, video in videos.items()}
+
+
+def briefly(effect: str, caption: str) -> str:
+    """The effect alone, as users type it; a new colour's name is taken from the scene's ``caption``."""
+    turns = "|".join(turn.removesuffix(" {}") for turn in TURNS)
+    colour = re.search(rf"(?:{turns}) (\w+)", caption)
+    return PHRASES[effect].format(colour[1] if colour else "")
 
 
 def changed(video: np.ndarray, plain: np.ndarray) -> np.ndarray:
@@ -117,4 +126,4 @@ def _show(result: dict[str, Any]) -> None:
         more = ["-" if x is None else str(Interval(**x)) for x in (found["intervals"][pair] for pair in compared)]
         rows[effect] = [str(found["clips"]), *values, *more]
     title = "PSNR in dB of what the effect changes, paired differences with 95 % intervals"
-    Console().print(table(title, ("clips", *ROWS, *compared), rows))
+    console().print(table(title, ("clips", *ROWS, *compared), rows))

@@ -26,7 +26,7 @@ from motionstream.config import MAX_STEPS
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.rendered import CEILING, FROZEN, MIXTURE, WARP, RenderedRow
-from motionstream.evaluation.report import finish, table
+from motionstream.evaluation.report import console, finish, table
 from motionstream.evaluation.scenes import FRAMES, EvaluationClip, held_out_clip
 from motionstream.media.files import check_output
 from motionstream.metrics import Interval, paired_bootstrap
@@ -190,7 +190,7 @@ def compared(way: ComparedRow, other: ComparedRow) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    console = Console()
+    out = console()
     columns = {
         "psnr": "PSNR",
         "psnr_background": "backgr.",
@@ -205,10 +205,10 @@ def _show(result: dict[str, Any]) -> None:
         for name, row in (result["references"] | result["ways"]).items()
     }
     title = f"{result['settings']['clips']} held-out clips, conditioned as people drag"
-    console.print(table(title, list(columns.values()), rows))
+    out.print(table(title, list(columns.values()), rows))
     parts = {"psnr": "PSNR (dB)", "epe_mean": "EPE mean (px)", "blocks": "blocks"}
     differences = {
         f"{pair['of']} - {pair['minus']}": ["-" if pair[p] is None else str(Interval(**pair[p])) for p in parts]
         for pair in result["comparisons"]
     }
-    console.print(table("paired 95 % intervals, clips resampled", list(parts.values()), differences))
+    out.print(table("paired 95 % intervals, clips resampled", list(parts.values()), differences))

@@ -36,7 +36,7 @@ from rich.progress import Progress
 from motionstream.config import CausalConfig
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
-from motionstream.evaluation.report import drift_figure, finish, table
+from motionstream.evaluation.report import console, drift_figure, finish, table
 from motionstream.evaluation.scenes import FRAMES, EvaluationClip, scenes
 from motionstream.media.files import atomic_path, check_output
 from motionstream.metrics import Interval, drift_curve, end_point_error, paired_bootstrap
@@ -369,7 +369,7 @@ def comparisons(lines: list[DriftRow]) -> list[dict[str, Any]]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    console = Console()
+    out = console()
     lines = [*result["lines"], result["reference"]]
 
     def interval(values: dict[str, float] | None) -> str:
@@ -383,7 +383,7 @@ def _show(result: dict[str, Any]) -> None:
             values = [line[key][k] for k in shown]
             cells = ["-" if value is None else f"{value['value']:.2f}" for value in values]
             rows[f"{line['model']} {line['causal']}".strip()] = cells
-        console.print(table(f"{title}, second by second", [f"{k + 1} s" for k in shown], rows))
+        out.print(table(f"{title}, second by second", [f"{k + 1} s" for k in shown], rows))
     rows = {}
     for line in lines:
         change, speed = line["decline"], (line["latency"], line["fps"])
@@ -391,11 +391,11 @@ def _show(result: dict[str, Any]) -> None:
         cells += ["-" if value is None else f"{value:.2f}" for value in speed]
         rows[f"{line['model']} {line['causal']}".strip()] = cells
     columns = ["PSNR (dB)", "EPE (ratio)", "latency (s)", "fps"]
-    console.print(table(f"decline: the last {LAST_SECONDS} seconds against the first", columns, rows))
+    out.print(table(f"decline: the last {LAST_SECONDS} seconds against the first", columns, rows))
     differences = {
         f"{pair['of']} - {pair['minus']}": [interval(pair["psnr_difference"]), interval(pair["epe_difference"])]
         for pair in result["last_seconds"]["comparisons"]
     }
     if differences:
         title = f"over the last {LAST_SECONDS} seconds, paired 95 % intervals"
-        console.print(table(title, ["PSNR (dB)", "EPE (px)"], differences))
+        out.print(table(title, ["PSNR (dB)", "EPE (px)"], differences))

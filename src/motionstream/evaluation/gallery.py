@@ -29,7 +29,7 @@ from rich.progress import track as progress
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.photographs import Photograph, camera, read_photographs
-from motionstream.evaluation.report import finish, table
+from motionstream.evaluation.report import console, finish, table
 from motionstream.evaluation.scenes import FRAMES, LEAST_MOTION
 from motionstream.media.files import atomic_path
 from motionstream.media.pictures import fit
@@ -252,7 +252,7 @@ def _interval(value: dict[str, float] | None) -> str:
 
 
 def _show(result: dict[str, Any]) -> None:
-    console = Console(width=140)
+    out = console()
     for trial in TRIALS:
         rows = {}
         for name, numbers in result["photographs"].items():
@@ -265,4 +265,4 @@ def _show(result: dict[str, Any]) -> None:
             _interval(average["model"][m]) for m in ("lost", "blocks")
         ]
         columns = [f"{method} {m}" for method in METHODS for m in ("follow", "corners")] + ["lost", "blocks"]
-        console.print(table(f"{trial}, pixels", columns, rows))
+        out.print(table(f"{trial}, pixels", columns, rows))

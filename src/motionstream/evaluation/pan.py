@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from motionstream.environment import environment
 from motionstream.evaluation.drift import by_second
-from motionstream.evaluation.report import finish, table
+from motionstream.evaluation.report import console, finish, table
 from motionstream.evaluation.scenes import held_out_clip
 from motionstream.media.files import check_output
 from motionstream.metrics import end_point_error, paired_bootstrap, psnr
@@ -161,7 +161,7 @@ def _last(rows: list[np.ndarray]) -> list[float]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    console, lines = Console(), result["lines"]
+    out, lines = console(), result["lines"]
     length = len(lines[LINES[0]]["psnr"])
     shown = sorted({round(k) for k in np.linspace(0, length - 1, min(6, length))})
     for key, title in (
@@ -172,7 +172,7 @@ def _show(result: dict[str, Any]) -> None:
             line: ["-" if (value := found[key][k]) is None else f"{value['value']:.2f}" for k in shown]
             for line, found in lines.items()
         }
-        console.print(table(title, [f"{k + 1} s" for k in shown], rows))
+        out.print(table(title, [f"{k + 1} s" for k in shown], rows))
     for key, value in result["last_seconds"]["adaptive_minus_fixed"].items():
-        console.print(f"adaptive - fixed, last {LAST_SECONDS} s, {key}: {value}")
-    console.print(f"refreshes of a scene: {result['refreshes']['mean']:.1f}")
+        out.print(f"adaptive - fixed, last {LAST_SECONDS} s, {key}: {value}")
+    out.print(f"refreshes of a scene: {result['refreshes']['mean']:.1f}")

@@ -30,7 +30,7 @@ from rich.progress import Progress
 
 from motionstream.config import ModelConfig
 from motionstream.environment import environment
-from motionstream.evaluation.report import finish, table
+from motionstream.evaluation.report import console, finish, table
 from motionstream.evaluation.scenes import EvaluationClip, scenes
 from motionstream.media.files import check_output
 from motionstream.metrics import Interval, end_point_error, paired_bootstrap, psnr
@@ -174,13 +174,13 @@ def _difference(values: list[float], others: list[float] | None) -> dict[str, fl
 
 
 def _show(result: dict[str, Any]) -> None:
-    console = Console()
+    out = console()
 
     def cells(row: dict[str, Any]) -> list[str]:
         return ["-" if row[m] is None else str(Interval(**row[m])) for m in MEASURES]
 
     columns = ("EPE (px)", "jump", "unrest", "still (dB)")
     rows = {arm["name"]: cells(arm) for arm in result["arms"]}
-    console.print(table(f"{result['settings']['clips']} scenes let go, means and 95 % intervals", columns, rows))
+    out.print(table(f"{result['settings']['clips']} scenes let go, means and 95 % intervals", columns, rows))
     rows = {f"{pair['of']} - {pair['minus']}": cells(pair) for pair in result["comparisons"]}
-    console.print(table("paired differences", columns, rows))
+    out.print(table("paired differences", columns, rows))

@@ -40,7 +40,7 @@ from rich.progress import track as progress
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
 from motionstream.evaluation.regions import REGIONS
-from motionstream.evaluation.report import finish, table
+from motionstream.evaluation.report import console, finish, table
 from motionstream.evaluation.scenes import FRAMES, LEAST_MOTION, EvaluationClip, held_out_clip
 from motionstream.media.files import check_output
 from motionstream.metrics import MAX_PSNR, Interval, blockiness, end_point_error, paired_bootstrap, psnr, ssim
@@ -205,12 +205,12 @@ def evaluate(
         "environment": environment(pipeline.model.device),
     }
     _show(drags, dense, points, intervals)
-    console = Console()
-    console.print(table("what a warp cannot do, drags", REGION_COLUMNS, _lines(drags, gains)))
-    console.print(table("what a warp cannot do, densely", REGION_COLUMNS, _lines(dense, dense_gains)))
-    console.print(f"target, below half the frozen error: {goal['sentence']}", markup=False)
+    out = console()
+    out.print(table("what a warp cannot do, drags", REGION_COLUMNS, _lines(drags, gains)))
+    out.print(table("what a warp cannot do, densely", REGION_COLUMNS, _lines(dense, dense_gains)))
+    out.print(f"target, below half the frozen error: {goal['sentence']}", markup=False)
     for line in walk.values():
-        console.print(f"target, {line['sentence']}", markup=False)
+        out.print(f"target, {line['sentence']}", markup=False)
     finish(result, output)
     return result
 
@@ -336,12 +336,12 @@ def target(intervals: dict[str, Interval]) -> dict[str, Any]:
 
 
 def _show(drags: RenderedRows, dense: RenderedRows, points: dict[str, int], intervals: dict[str, Interval]) -> None:
-    console = Console()
+    out = console()
     title = f"conditioned as people drag ({points['points']} followed points in {points['clips']} clips)"
-    console.print(table(title, COLUMNS, {name: row.cells() for name, row in drags.items()}))
-    console.print(table("conditioned densely", COLUMNS, {name: row.cells() for name, row in dense.items()}))
+    out.print(table(title, COLUMNS, {name: row.cells() for name, row in drags.items()}))
+    out.print(table("conditioned densely", COLUMNS, {name: row.cells() for name, row in dense.items()}))
     lines = {name: [str(interval)] for name, interval in intervals.items()}
-    console.print(table("paired bootstrap over clips, drags", ["95 % interval"], lines))
+    out.print(table("paired bootstrap over clips, drags", ["95 % interval"], lines))
 
 
 def _lines(rows: RenderedRows, gains: dict[str, dict[str, float | None]]) -> dict[str, list[str]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from motionstream.media.files import atomic_path
@@ -17,12 +19,20 @@ PARTS = ("value", "low", "high")
 DASHES = ("-", "--", ":", "-.")
 
 
+WIDE = 400
+
+
+def console() -> Console:
+    """For standard output: as wide as the terminal, or wide enough for every table if it goes to a file."""
+    return Console(width=None if sys.stdout.isatty() else WIDE)
+
+
 def table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
     """A table with row names in its first column."""
     made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    made.add_column("", no_wrap=True)
+    made.add_column("", overflow="fold", min_width=12)  # of long names, not of figures, lines are broken
     for column in columns:
-        made.add_column(column, justify="right")
+        made.add_column(column, justify="right", overflow="fold")
     for name, cells in rows.items():
         made.add_row(name, *cells)
     return made
