@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from motionstream.data.captions import _DARK, _FOG, _SNOW, ClipFacts, ObjectFacts, colour_word, describe, direction
+from motionstream.data.captions import _SNOW, DARK, FOG, ClipFacts, ObjectFacts, colour_word, describe, direction
 
 GREY = (0.5, 0.52, 0.5)
 
@@ -50,10 +50,10 @@ def test_colour_words(colour: tuple[float, float, float], word: str | None) -> N
 
 def test_dark_is_always_told_and_only_where_it_comes() -> None:
     objects = [ObjectFacts((8.0, 0.0), True, GREY)]
-    assert all(any(words in caption for words in _DARK) for caption in captions(ClipFacts(objects, (0, 0), 1.0, True)))
+    assert all(any(words in caption for words in DARK) for caption in captions(ClipFacts(objects, (0, 0), 1.0, True)))
     light = captions(ClipFacts(objects, (0, 0), 1.0, False))
     assert not any(word in caption for caption in light for word in ("dark", "light", "night"))
-    assert any(caption in _DARK for caption in captions(ClipFacts(objects, (0, 0), 1.0, True)))
+    assert any(caption in DARK for caption in captions(ClipFacts(objects, (0, 0), 1.0, True)))
 
 
 def test_objects_and_camera_are_described_as_they_move() -> None:
@@ -94,7 +94,7 @@ def test_a_new_colour_is_always_told_of_the_thing_that_takes_it() -> None:
 
 def test_effects_are_told_together() -> None:
     said = captions(ClipFacts([], (0, 0), 1.0, True, fog=True, snow=True))
-    for words in (_DARK, _FOG, _SNOW):
+    for words in (DARK, FOG, _SNOW):
         assert all(any(word in caption for word in words) for caption in said)
 
 

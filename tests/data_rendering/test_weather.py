@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from motionstream.data.captions import _FOG, _SNOW, colour_word
+from motionstream.data.captions import _SNOW, FOG, colour_word
 from motionstream.data.draws import Draws
 from motionstream.data.procedural import SceneConfig, draw_scene, render, render_scene, rich_scene
 from motionstream.data.textures import TextureBank
@@ -38,7 +38,7 @@ def test_an_effect_changes_the_pictures_and_no_track(bank: TextureBank, setting:
     assert (told[changed]).all()
 
 
-@pytest.mark.parametrize(("setting", "words"), [("snow_probability", _SNOW), ("fog_probability", _FOG)])
+@pytest.mark.parametrize(("setting", "words"), [("snow_probability", _SNOW), ("fog_probability", FOG)])
 def test_weather_is_told_where_it_comes_and_nowhere_else(
     bank: TextureBank, setting: str, words: tuple[str, ...]
 ) -> None:

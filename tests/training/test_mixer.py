@@ -108,7 +108,7 @@ def test_a_steps_clips_depend_on_the_step_alone():
 
 
 def test_weather_is_none_of_its_business():
-    from motionstream.training.parts.mixer import clear_scene
+    from motionstream.data.procedural import clear_scene
 
     scene = clear_scene(replace(SceneConfig(), snow_probability=0.5, dark_probability=0.3))
     assert scene.snow_probability == scene.dark_probability == 0

@@ -9,7 +9,7 @@ STILL = 2.0  # net motion over a clip, in pixels, below which a thing has no dir
 
 _HOLDS = ("stays still", "holds still", "does not move", "rests")
 _MOVES = ("moves", "goes", "slides", "drifts")
-_DARK = (
+DARK = (
     "it gets dark",
     "it is getting dark",
     "night falls",
@@ -18,8 +18,8 @@ _DARK = (
     "the light goes down",
 )
 _SNOW = ("it snows", "it is snowing", "snow falls", "snowflakes come down")
-_FOG = ("it gets foggy", "fog rolls in", "it grows misty", "fog covers everything")
-_TURNS = ("turns {}", "becomes {}", "slowly turns {}", "changes to {}")
+FOG = ("it gets foggy", "fog rolls in", "it grows misty", "fog covers everything")
+TURNS = ("turns {}", "becomes {}", "slowly turns {}", "changes to {}")
 _BENDS = ("bends", "warps", "twists")
 _CAMERA_STILL = ("the camera is still", "the camera does not move", "a static camera")
 _PAN = ("the camera pans {}", "the camera moves {}", "the view pans {}")
@@ -132,14 +132,14 @@ def _camera_clause(facts: ClipFacts, rng: random.Random) -> str:
 def _effects(facts: ClipFacts) -> list[Sequence[str]]:
     """For each effect of the clip that only the caption announces, its possible wordings."""
     effects: list[Sequence[str]] = []
-    for happens, sentences in ((facts.dark, _DARK), (facts.fog, _FOG), (facts.snow, _SNOW)):
+    for happens, sentences in ((facts.dark, DARK), (facts.fog, FOG), (facts.snow, _SNOW)):
         if happens:
             effects.append(sentences)
     for thing in facts.objects:
         if thing.turns:
             name = colour_word(thing.colour)
             nouns = (f"the {name} object",) if name else ("an object", "one object")
-            effects.append([f"{noun} {turn.format(thing.turns)}" for noun in nouns for turn in _TURNS])
+            effects.append([f"{noun} {turn.format(thing.turns)}" for noun in nouns for turn in TURNS])
     return effects
 
 

@@ -19,11 +19,12 @@ from motionstream.component_config import LinearAutoencoderConfig, TextConfig
 from motionstream.components import Components, Placement, load_components
 from motionstream.config import ModelConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
-from motionstream.data.procedural import render
+from motionstream.data.procedural import clear_scene, render
 from motionstream.data.textures import TextureBank
 from motionstream.loading import Found, load_model, locate
 from motionstream.model.checkpoints import load_transformer
 from motionstream.tracks.sampling import TrackMix
+from motionstream.training.clips.light import LitClips, lit
 from motionstream.training.clips.prepared import ClipSource, PreparedClips, carrying_model
 from motionstream.training.clips.rendered import ClipPool, prepare
 from motionstream.training.clips.shards import ShardClips
@@ -175,9 +176,17 @@ def parts(recipe: Recipe, placement: Placement | None = None) -> Components:
 
 
 def clip_source(
-    recipe: Recipe, folder: Path, mix: TrackMix, *, seed: int, phase: int = -1, batch: int | None = None
+    recipe: Recipe,
+    folder: Path,
+    mix: TrackMix,
+    *,
+    seed: int,
+    phase: int = -1,
+    batch: int | None = None,
+    light: bool = False,
 ) -> ClipSource:
-    """Training clips with tracks drawn by ``mix``. ``phase``: of the teacher; −1 for distillation."""
+    """Training clips with tracks drawn by ``mix``. ``phase``: of the teacher; −1 for distillation. ``light``: with
+    targets in another light (``clips/light.py``), for rendered clips."""
     data, autoencoder = recipe.data, load_autoencoder(recipe, folder)
     batch = batch or recipe.batch
     if isinstance(data, Shards):
@@ -195,9 +204,9 @@ def clip_source(
         )
     rendered = _rendered(recipe)
     assert autoencoder is not None
-    return ClipPool(
+    pool = ClipPool(
         recipe.model,
-        rendered.scene,
+        clear_scene(rendered.scene) if light else rendered.scene,
         mix,
         autoencoder,
         TRAIN,
@@ -208,7 +217,9 @@ def clip_source(
         workers=rendered.workers,
         turns=rendered.turns if phase == -1 else 0.0,
         mixer=load_mixer(recipe, folder),
+        labels=light,
     )
+    return LitClips(pool, recipe.model, autoencoder, seed) if light else pool
 
 
 def clip_view(recipe: Recipe, folder: Path, clips: PreparedClips) -> ClipView:
@@ -227,11 +238,11 @@ def _rendered(recipe: Recipe) -> Rendered:
     return recipe.data
 
 
-def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False) -> PreparedClips:
+def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False, light: bool = False) -> PreparedClips:
     """Validation clips, the same in every stage, so that figures are comparable.
 
     Prepared clips come from the held-out folder, or with a warning from the training clips. ``long``: render clips of
-    ``long_frames``; no effect on prepared ones.
+    ``long_frames``; no effect on prepared ones. ``light``: see ``clip_source``.
     """
     autoencoder, count = load_autoencoder(recipe, folder), recipe.validation_clips
     mix = replace(recipe.tracks, mask_probability=0.0)
@@ -249,9 +260,12 @@ def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False) -> Pre
     rendered = _rendered(recipe)
     assert autoencoder is not None
     scene = replace(rendered.scene, frames=rendered.long_frames) if long else rendered.scene
-    video = render(scene, count, 77_000_000, _held_out())
+    video = render(clear_scene(scene) if light else scene, count, 77_000_000, _held_out(), labels=light)
     model = carrying_model(recipe.model, load_mixer(recipe, folder))
-    return prepare(video, model, autoencoder, mix, torch.Generator().manual_seed(0))
+    clips = prepare(video, model, autoencoder, mix, torch.Generator().manual_seed(0))
+    if light:
+        clips = lit(clips, recipe.model, autoencoder, [f"held out {row}" for row in range(count)])
+    return clips
 
 
 @lru_cache(maxsize=1)

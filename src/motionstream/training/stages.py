@@ -19,6 +19,7 @@ from motionstream.carry.pixel_mixer import PixelMixer
 from motionstream.checkpoint_files import write_tensors
 from motionstream.component_config import LinearAutoencoderConfig
 from motionstream.data.photographs import HELD_OUT, TRAIN
+from motionstream.data.procedural import clear_scene
 from motionstream.data.textures import TextureBank
 from motionstream.training.clips.prepared import PreparedClips, chunk_frames
 from motionstream.training.diffusion.causal_init import CausalStage
@@ -32,7 +33,7 @@ from motionstream.training.loop.distributed import agree, device
 from motionstream.training.loop.run import Run, train
 from motionstream.training.parts.autoencoder import DecoderStage, GeneratedDecoderStage, fit_basis
 from motionstream.training.parts.looking import LookStage
-from motionstream.training.parts.mixer import MixerStage, clear_scene
+from motionstream.training.parts.mixer import MixerStage
 from motionstream.training.parts.outlining import OutlineStage
 from motionstream.training.planning.throughput import stage_flops
 from motionstream.training.recipes.recipe import Recipe, Rendered
@@ -183,13 +184,14 @@ def train_self_forcing(recipe: Recipe, folder: Path, say: Say = print) -> None:
     lora = recipe.student_lora or recipe.lora
     student = with_lora(begin(recipe, folder, "causal"), lora)
     teacher, critic = begin(recipe, folder, "teacher"), with_lora(begin(recipe, folder, "teacher"), recipe.lora)
-    batch, validation = recipe.self_forcing_batch, validation_clips(recipe, folder)
-    long = validation_clips(recipe, folder, long=True) if isinstance(recipe.data, Rendered) else None
+    batch, light = recipe.self_forcing_batch, recipe.light
+    validation = validation_clips(recipe, folder, light=light)
+    long = validation_clips(recipe, folder, long=True, light=light) if isinstance(recipe.data, Rendered) else None
     stage = SelfForcingStage(
         student,
         teacher,
         critic,
-        clip_source(recipe, folder, recipe.tracks, seed=recipe.seed + 7_000_000, batch=batch),
+        clip_source(recipe, folder, recipe.tracks, seed=recipe.seed + 7_000_000, batch=batch, light=light),
         validation,
         long,
         recipe.rollouts,

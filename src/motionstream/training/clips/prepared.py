@@ -36,6 +36,10 @@ class PreparedClips:
     residual that the linear code loses of the content carried to the last frame of each chunk. If large encoders ran
     beforehand, ``text`` (B, tokens, width) holds the tokens of the ``captions`` and ``image`` (B, tokens, width) those
     of the first frame; otherwise both are None.
+
+    Only for clips whose light is going to be changed (``light``): ``labels`` uint8 (B, T, H, W), the sprite at every
+    pixel, 0 for none, and ``moving`` bool (B, T, K), whether tracks have moved the k-th sprite. If the sentence changes
+    within a clip: from chunk ``switch`` (B,) on it is that of ``later``.
     """
 
     latents: Tensor
@@ -50,25 +54,31 @@ class PreparedClips:
     detail: Tensor | None = None
     text: Tensor | None = None
     image: Tensor | None = None
+    labels: Tensor | None = None
+    moving: Tensor | None = None
+    switch: Tensor | None = None
+    later: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All fields except the captions, by name, without those that are None."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "captions"}
+        """All fields except the sentences, by name, without those that are None."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("captions", "later")}
         return {name: value for name, value in values.items() if value is not None}
 
     def take(self, index: list[int]) -> PreparedClips:
         """These clips, in this order."""
         chosen: dict[str, Any] = {name: value[index] for name, value in self.tensors().items()}
-        return PreparedClips(**chosen, captions=[self.captions[i] for i in index])
+        later = None if self.later is None else [self.later[i] for i in index]
+        return PreparedClips(**chosen, captions=[self.captions[i] for i in index], later=later)
 
     @staticmethod
     def join(parts: list[PreparedClips]) -> PreparedClips:
         each = [part.tensors() for part in parts]
         joined: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in each]) for name in each[0]}
-        return PreparedClips(**joined, captions=[c for p in parts for c in p.captions])
+        later = None if parts[0].later is None else [c for p in parts for c in p.later or []]
+        return PreparedClips(**joined, captions=[c for p in parts for c in p.captions], later=later)
 
     def half(self) -> PreparedClips:
         """For storage: everything in half precision except the tracks."""

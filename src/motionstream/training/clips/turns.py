@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from motionstream.data.procedural import Clips, SceneConfig
+from motionstream.data.procedural import Clips, SceneConfig, clear_scene
 from motionstream.tracks.sampling import SampledTracks, TrackMix, integer, sample_press, subset
 
 MOST_POINTS = 20
@@ -37,13 +37,9 @@ def still_scene(scene: SceneConfig) -> SceneConfig:
     """The same scenes with a still camera, even light, clear air and at least one sprite, so that nothing but sprites
     moves and any order of the frames is plausible."""
     return replace(
-        scene,
+        clear_scene(scene),
         static_camera_probability=1.0,
         parallax_probability=0.0,
-        dark_probability=0.0,
-        snow_probability=0.0,
-        fog_probability=0.0,
-        tint_probability=0.0,
         sprites=(max(1, scene.sprites[0]), max(1, scene.sprites[1])),
     )
 
@@ -72,7 +68,11 @@ def reorder(clips: Clips, turns: Turns) -> Clips:
     """The rendered clips in the order of ``turns``."""
     frame = turns.frame
     return replace(
-        clips, video=clips.video[:, :, frame], positions=clips.positions[:, frame], visible=clips.visible[:, frame]
+        clips,
+        video=clips.video[:, :, frame],
+        positions=clips.positions[:, frame],
+        visible=clips.visible[:, frame],
+        labels=None if clips.labels is None else clips.labels[:, frame],
     )
 
 

@@ -29,6 +29,16 @@ def keyed_conditions(network: Trainee, clips: PreparedClips, ids: list[int]) -> 
     return make_conditions(network.model, network.text, clips, generators)
 
 
+def texts(network: Trainee, clips: PreparedClips) -> list[Tensor]:
+    """Every chunk's text tokens (B, tokens, width): the sentence may change within a clip."""
+    chunks = range(len(chunk_frames(network.model.config, clips.positions.shape[1])))
+    first = text_tokens(network.text, clips)
+    if clips.later is None or clips.switch is None:
+        return [first for _ in chunks]
+    later = network.text.encode(clips.later).to(first.device)
+    return [torch.where((clips.switch <= chunk)[:, None, None], later, first) for chunk in chunks]
+
+
 class OwnContent:
     """Conditions chunk by chunk, in which tracks that begin late take their content from what was carried until then.
 
@@ -44,7 +54,7 @@ class OwnContent:
         count, id_range = clips.visible.shape[2], network.model.config.track_head.id_range
         drawn = [draw_ids(torch.Generator().manual_seed(seed), 1, count, id_range) for seed in ids]
         self.ids = torch.cat(drawn).to(clips.visible.device)
-        self.text = text_tokens(network.text, clips)
+        self.texts = texts(network, clips)
         self.image = ImageInput(clips.latents[:, :, :1], clips.image)
 
     def conditions(self, chunk: int) -> Conditions:
@@ -69,7 +79,7 @@ class OwnContent:
         motion = MotionInput(
             self.clips.positions[:, frames], self.clips.visible[:, frames], self.ids, size=self.size, first=chunk == 0
         )
-        conditions = self.model.conditions(motion, self.text, carried, self.image)
+        conditions = self.model.conditions(motion, self.texts[chunk], carried, self.image)
         assert conditions.carried is not None
         self._around = conditions.carried.around[:, :, -1:]
         return conditions
@@ -104,8 +114,8 @@ def roll_out(
 
     def told() -> Iterator[Conditions]:
         if autoencoder is None or config.carry is None:
-            whole = keyed_conditions(network, clips, ids)
-            yield from (whole.frames(size * chunk, size * (chunk + 1)) for chunk in chunks)
+            whole, text = keyed_conditions(network, clips, ids), texts(network, clips)
+            yield from (whole.frames(size * chunk, size * (chunk + 1)).with_text(text[chunk]) for chunk in chunks)
             return
         content = OwnContent(network, clips, ids, autoencoder)
         yield from map(content.conditions, chunks)

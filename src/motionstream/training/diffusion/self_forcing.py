@@ -89,6 +89,9 @@ class SelfForcingConfig:
     regression_to: Literal["mean", "median"] = "mean"
     """What the student learns if a cell has several possible latents: their mean, by the squared distance, or their
     median, by the distance. If the carried content is usually right, it is the median, while the mean blurs it."""
+    regression_evenly: bool = False
+    """All cells count alike, for clips that the conditions determine everywhere; otherwise a cell counts the less the
+    less sure its prior is (``x0_loss``)."""
 
     def __post_init__(self) -> None:
         if self.critic_updates < 1:
@@ -233,8 +236,11 @@ class SelfForcingStage(Stage):
             numbers |= {"dmd": matching.item(), **figures}
             loss = loss + settings.score_weight * matching
         if settings.regression_weight:
-            level = self.student.model.config.sampler.student_times[drawn.exit_step]
-            error = x0_loss(x0, clips.latents, x0.detach(), torch.full_like(drawn.t, level), told)
+            if settings.regression_evenly:
+                error = (x0 - clips.latents) ** 2
+            else:
+                level = self.student.model.config.sampler.student_times[drawn.exit_step]
+                error = x0_loss(x0, clips.latents, x0.detach(), torch.full_like(drawn.t, level), told)
             regression = towards(error[:, :, 1:], settings.regression_to)
             numbers["regression"] = regression.item()
             loss = loss + settings.regression_weight * regression

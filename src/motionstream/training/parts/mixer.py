@@ -23,7 +23,7 @@ from motionstream.carry.candidates import warp_all
 from motionstream.carry.pixel_mixer import CANDIDATES, Mixed, PixelMixer
 from motionstream.carry.relations import FAR, CarrySource, Relations, relate
 from motionstream.carry.things import with_things
-from motionstream.data.procedural import Clips, SceneConfig, render
+from motionstream.data.procedural import Clips, SceneConfig, clear_scene, render
 from motionstream.data.textures import TextureBank
 from motionstream.pixels import to_float
 from motionstream.tracks.masks import Draw
@@ -118,11 +118,6 @@ def take_frames(
         clips.layer,
         clips.layer.gather(1, apart.argmin(dim=-1)).reshape(batch, -1),
     )
-
-
-def clear_scene(scene: SceneConfig) -> SceneConfig:
-    """The same scenes in even light and clear weather: mixing cannot show changes that tracks do not describe."""
-    return replace(scene, dark_probability=0.0, snow_probability=0.0, fog_probability=0.0, tint_probability=0.0)
 
 
 class _Rendered(Dataset):

@@ -36,7 +36,7 @@ def nano(minutes: float | None = None) -> Recipe:
     second = TrainConfig(steps=10_000, lr=3e-4, minutes=part(minutes, 0.04), warmup=10, bf16=True)
     return Recipe(
         model=preset("nano"),
-        data=Rendered(rich_scene(SceneConfig(frames=57)), turns=0.7),
+        data=Rendered(rich_scene(SceneConfig(frames=45)), reuse=12, turns=0.7),
         autoencoder=AutoencoderRecipe(
             train=TrainConfig(steps=4000, lr=1e-3, minutes=part(minutes, 0.08), validate_every=200),
             decoder=TrainConfig(steps=3000, lr=5e-4, minutes=part(minutes, 0.05), bf16=True),
@@ -59,9 +59,9 @@ def nano(minutes: float | None = None) -> Recipe:
         forcing=Phase(TrainConfig(steps=10_000, lr=3e-4, minutes=part(minutes, 0.16), bf16=True), loss, TrackMix()),
         causal=TrainConfig(steps=20_000, lr=5e-4, minutes=part(minutes, 0.12), bf16=True),
         self_forcing=TrainConfig(
-            steps=3600,
-            lr=3e-4,
-            warmup=10,
+            steps=6000,
+            lr=8e-4,
+            warmup=20,
             betas=(0.9, 0.999),
             ema=0.98,
             final_lr=0.03,
@@ -69,7 +69,7 @@ def nano(minutes: float | None = None) -> Recipe:
             validate_every=300,
             bf16=True,
         ),
-        self_forcing_batch=2,
+        self_forcing_batch=4,
         tiny=TinyRecipe(
             train=TrainConfig(
                 steps=tiny.loop_steps(6000), lr=1e-3, minutes=part(minutes, 0.05), validate_every=500, bf16=True
@@ -78,16 +78,18 @@ def nano(minutes: float | None = None) -> Recipe:
             frames=13,
             side=64,
         ),
-        # rollouts regress to the clips, which are available, instead of distribution matching: a teacher this small is
-        # no better than the carried content (docs/log.md)
+        # rollouts regress to clips, which are available, instead of distribution matching: a teacher this small is no
+        # better than the carried content (docs/log.md). So what the student learns is what sentences add to it.
         rollouts=SelfForcingConfig(
             score_weight=0.0,
             regression_weight=1.0,
-            regression_to="median",
+            regression_evenly=True,
             sinks=(0, 1),
             windows=(1,),
             guided=False,
+            own_content=False,
         ),
+        light=True,
     )
 
 

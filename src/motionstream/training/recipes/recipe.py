@@ -181,12 +181,29 @@ class Recipe:
     guided_trajectories: bool = False
     """Solve the trajectories under joint guidance (paper, appendix D), at three times the cost."""
     rollouts: SelfForcingConfig = field(default_factory=SelfForcingConfig)
+    light: bool = False
+    """Self-Forcing regresses rollouts to the carried picture in the light that a sentence asks for instead of to the
+    clips (``clips/light.py``); for rendered clips and models that carry content."""
     validation_clips: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"micro_batch = {self.micro_batch}: a GPU takes at least 1 clip at a time")
+        if self.light:
+            self._check_light()
+
+    def _check_light(self) -> None:
+        """Raise ValueError if Self-Forcing cannot learn light."""
+        if self.model.carry is None:
+            raise ValueError(f"light: {self.model.name} carries no picture that could be shown in another light")
+        if not isinstance(self.data, Rendered):
+            raise ValueError("light: only rendered clips tell which pixels are of which thing; leave it out")
+        if self.rollouts.score_weight or not self.rollouts.regression_weight:
+            raise ValueError(
+                "light is learnt by regression alone: score_weight must be 0 and regression_weight above 0, not "
+                f"{self.rollouts.score_weight:g} and {self.rollouts.regression_weight:g}"
+            )
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -271,7 +288,7 @@ def with_data(
         before = recipe.data if isinstance(recipe.data, Shards) else Shards(shards)
         data = replace(before, folders=shards, held_out=held_out)
         teacher = tuple(replace(phase, scene=None, batch=None) for phase in recipe.teacher)
-        recipe = replace(recipe, data=data, autoencoder=None, mixer=None, teacher=teacher)
+        recipe = replace(recipe, data=data, autoencoder=None, mixer=None, teacher=teacher, light=False)
     elif held_out is not None:
         raise ValueError(f"--held-out {held_out}: only with --shards; rendered clips have held-out photographs")
     return recipe
