@@ -22,7 +22,7 @@ from torch import Tensor
 
 from motionstream.data.bending import draw_bends, draw_pulls
 from motionstream.data.captions import STILL, ClipFacts, ObjectFacts, describe
-from motionstream.data.compositing import Plane, Sprites, composite, covering, refine, to_screen, visibility
+from motionstream.data.compositing import Plane, Sprites, composite, refine, to_screen, visibility
 from motionstream.data.draws import Draws, Range
 from motionstream.data.motion import CameraPaths, SpritePaths, draw_camera, draw_sprites
 from motionstream.data.parallax import draw_depths
@@ -125,7 +125,6 @@ class Clips:
     layer: Tensor  # int64 (B, N): 0 background, k >= 1 the k-th sprite (higher hides lower), -1 unused row;
     # `sprites[1]` + 1 or more: a pulled part of the background, which can be dragged like a sprite
     captions: list[str]
-    labels: Tensor | None = None  # uint8 (B, T, H, W): the sprite shown at each pixel, as in `layer`
 
 
 @dataclass(frozen=True)
@@ -307,8 +306,8 @@ def draw_scene(config: SceneConfig, batch: int, seed: int, textures: TextureBank
     return replace(scene, captions=_captions(scene, paths, colours, dark, orbits, draws.seed()))
 
 
-def render_scene(scene: RenderedScene, config: SceneConfig, *, labels: bool = False) -> Clips:
-    """Draw the pictures and compute the tracks, deterministically. labels: tell the sprite at every pixel, too."""
+def render_scene(scene: RenderedScene, config: SceneConfig) -> Clips:
+    """Draw the pictures and compute the tracks, deterministically."""
     positions, clear, layer = _tracks(scene, config)
     planes = (scene.background, *scene.nearer)
     return Clips(
@@ -317,29 +316,19 @@ def render_scene(scene: RenderedScene, config: SceneConfig, *, labels: bool = Fa
         visible=_visible(scene, positions, clear, layer, config),
         layer=layer,
         captions=scene.captions,
-        labels=_labels(scene, config) if labels else None,
     )
 
 
-def _labels(scene: RenderedScene, config: SceneConfig) -> Tensor:
-    """The sprite shown at every pixel: uint8 (B, T, H, W), 0 for none."""
-    batch, frames = scene.camera.zoom.shape
-    axes = (torch.arange(side, dtype=torch.float32, device=scene.sprites.centre.device) for side in config.size)
-    y, x = torch.meshgrid(*axes, indexing="ij")
-    pixels = torch.stack((x, y), -1).flatten(0, 1).expand(batch, frames, -1, -1)
-    return covering(scene.sprites, pixels).unflatten(2, config.size).to(torch.uint8)
-
-
 @torch.no_grad()
-def render(config: SceneConfig, batch: int, seed: int, textures: TextureBank, *, labels: bool = False) -> Clips:
+def render(config: SceneConfig, batch: int, seed: int, textures: TextureBank) -> Clips:
     """Render `batch` random clips on the device of `textures`. Equal arguments and devices give equal clips.
 
     Motion does not depend on the device, but the white noise in generated textures does, and therefore the
-    captions' colour words. labels: see `render_scene`. Raises ValueError for an empty batch.
+    captions' colour words. Raises ValueError for an empty batch.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    return render_scene(draw_scene(config, batch, seed, textures), config, labels=labels)
+    return render_scene(draw_scene(config, batch, seed, textures), config)
 
 
 def throughput(

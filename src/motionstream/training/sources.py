@@ -217,7 +217,6 @@ def clip_source(
         workers=rendered.workers,
         turns=rendered.turns if phase == -1 else 0.0,
         mixer=load_mixer(recipe, folder),
-        labels=light,
     )
     return LitClips(pool, recipe.model, autoencoder, seed) if light else pool
 
@@ -260,7 +259,7 @@ def validation_clips(recipe: Recipe, folder: Path, *, long: bool = False, light:
     rendered = _rendered(recipe)
     assert autoencoder is not None
     scene = replace(rendered.scene, frames=rendered.long_frames) if long else rendered.scene
-    video = render(clear_scene(scene) if light else scene, count, 77_000_000, _held_out(), labels=light)
+    video = render(clear_scene(scene) if light else scene, count, 77_000_000, _held_out())
     model = carrying_model(recipe.model, load_mixer(recipe, folder))
     clips = prepare(video, model, autoencoder, mix, torch.Generator().manual_seed(0))
     if light:

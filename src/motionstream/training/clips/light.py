@@ -1,4 +1,4 @@
-"""Clips whose light or colours change as a sentence says: targets for models that carry content.
+"""Clips whose light changes as a sentence says: targets for models that carry content.
 
 What moves in such a model is carried, so its transformer has to learn what tracks cannot express. The target is the
 *carried* picture in another light, not the rendered clip: where the carried picture is wrong, nothing else is asked of
@@ -8,8 +8,7 @@ The target shows the whole change at once (``carry/showing.py`` lets it come slo
 on when that was said, so that nothing accumulates over a long stream. In half of the clips the sentence changes on the
 way, since a student could otherwise copy the light of its own past instead of reading.
 
-Strengths are the means of those that the renderer draws (``data/weather.py``). Axes: B clips, T video frames, K
-sprites.
+Strengths are the means of those that the renderer draws (``data/weather.py``).
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ from torch import Tensor
 
 from motionstream.autoencoder.linear import GROUP, LinearAutoencoder, from_blocks
 from motionstream.config import ModelConfig
-from motionstream.data.captions import DARK, FOG, TURNS, colour_word
-from motionstream.data.weather import SHADING, TINTS
+from motionstream.data.captions import DARK, FOG
 from motionstream.training.clips.prepared import ClipSource, PreparedClips, chunk_frames
 from motionstream.training.loop.distributed import keyed_generator
 
@@ -62,9 +60,8 @@ LIGHTS = {
         (0.0, 0.0, 0.0),
     ),
 }
-SHARES = {"dark": 0.1, "fog": 0.1, "sunset": 0.06, "grey": 0.06, "tint": 0.45}
-"""Of the sentences, how many announce which change; "tint" is a change of colour of what the tracks have moved. The
-others announce none."""
+SHARES = {"dark": 0.2, "fog": 0.2, "sunset": 0.15, "grey": 0.15}
+"""Of the sentences, how many announce which change. The others announce none."""
 SWITCHED = 0.5
 """Share of the clips whose sentence changes on the way."""
 # fmt: off
@@ -74,42 +71,27 @@ _NOUNS = (
     "robot", "toy", "lamp", "stone",
 )
 # fmt: on
-_COLOURS = [word for word in map(colour_word, TINTS) if word is not None]
+_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black", "grey")
 
 
 @dataclass(frozen=True)
 class Told:
-    """A sentence, and what it asks for: a name in ``LIGHTS``, a colour in [0, 1], or nothing."""
+    """A sentence, and what it asks for: a name in ``LIGHTS``, or None."""
 
     sentence: str
     light: str | None = None
-    colour: tuple[float, float, float] | None = None
 
 
 def draw_sentence(caption: str, rng: Random) -> Told:
     """A random sentence for a clip with this ``caption``, which describes its motion alone."""
     base = caption if rng.random() < 0.6 else _about_something(rng)
-    kind, left = None, rng.random()
+    left = rng.random()
     for name, share in SHARES.items():
-        if 0 <= left < share:
-            kind = name
+        if left < share:
+            phrase = rng.choice(LIGHTS[name].sentences)
+            return Told(phrase if rng.random() < 0.6 else _inserted(phrase, base, rng), name)
         left -= share
-    if kind is None:
-        return Told(base)
-    if kind == "tint":
-        colour = rng.choice(TINTS)
-        phrase = _turning(colour, rng)
-    else:
-        colour, phrase = None, rng.choice(LIGHTS[kind].sentences)
-    sentence = phrase if rng.random() < 0.6 else _inserted(phrase, base, rng)
-    return Told(sentence, None if kind == "tint" else kind, colour)
-
-
-def _turning(colour: tuple[float, float, float], rng: Random) -> str:
-    subject = "it" if rng.random() < 0.4 else f"the {rng.choice(_NOUNS)}"
-    if rng.random() < 0.25 and subject != "it":
-        subject = subject.replace("the ", f"the {rng.choice(_COLOURS)} ")
-    return f"{subject} {rng.choice(TURNS).format(colour_word(colour))}"
+    return Told(base)
 
 
 def _about_something(rng: Random) -> str:
@@ -124,22 +106,6 @@ def _inserted(phrase: str, base: str, rng: Random) -> str:
     clauses = [clause for clause in base.split(", ") if clause]
     clauses.insert(rng.randint(0, len(clauses)), phrase)
     return ", ".join(clauses)
-
-
-def tinted(video: Tensor, share: Tensor, colour: tuple[float, float, float]) -> Tensor:
-    """Colours (3, T, H, W) in [0, 1] with a new colour where ``share`` (T, H, W) is 1, see ``weather.Tints``."""
-    mean = video.mean(dim=0)
-    grey = (mean * share).sum() / share.sum().clamp(min=1)
-    new = torch.tensor(colour).to(video)[:, None, None, None] + SHADING * (mean - grey)
-    return torch.lerp(video, new.clamp(0, 1), share)
-
-
-def held(labels: Tensor, moving: Tensor) -> Tensor:
-    """Where things are that tracks have moved, in this frame or before: float (T, H, W) from ``labels`` (T, H, W) and
-    ``moving`` (T, K). What is let go stays what it was."""
-    since = moving.cummax(dim=0).values
-    on = torch.cat([torch.zeros_like(since[:, :1]), since], dim=1)
-    return on.gather(1, labels.flatten(1).long()).unflatten(1, labels.shape[1:]).float()
 
 
 class LitClips:
@@ -162,10 +128,8 @@ class LitClips:
 def lit(
     clips: PreparedClips, config: ModelConfig, autoencoder: LinearAutoencoder, keys: Sequence[str]
 ) -> PreparedClips:
-    """Give clips sentences, which depend on ``keys`` (one for each) alone, and the targets they ask for.
-
-    The clips need ``labels`` and ``moving``, and captions that announce no change of light.
-    """
+    """Give clips, whose captions announce no change of light, sentences and the targets they ask for. The sentences
+    depend on ``keys`` alone, one for each clip."""
     assert config.carry is not None
     starts = chunk_frames(config, clips.positions.shape[1])
     given = clips.latents[:, :, :1]
@@ -179,8 +143,9 @@ def lit(
         if len(starts) > 1 and rng.random() < SWITCHED:
             two, change = draw_sentence(clips.captions[row], rng), rng.randint(1, len(starts) - 1)
             at = starts[change] + GROUP - 1  # the first latent frame's group is padded with copies of the picture
-        for told, span in ((one, slice(0, at)), (two, slice(at, video.shape[2]))):
-            video[row, :, span] = _changed(video[row], told, clips, row, span.start)[:, span]
+        for told, span in ((one, slice(0, at)), (two, slice(at, None))):
+            if told.light is not None:  # only a change is clamped, since the carried picture's code may leave 0..1
+                video[row, :, span] = LIGHTS[told.light].change(video[row, :, span]).clamp(0, 1)
         first.append(one.sentence)
         later.append(two.sentence)
         switch.append(change)
@@ -191,20 +156,4 @@ def lit(
         captions=first,
         later=later,
         switch=torch.tensor(switch),
-        labels=None,
-        moving=None,
     )
-
-
-def _changed(video: Tensor, told: Told, clips: PreparedClips, row: int, begin: int) -> Tensor:
-    """A clip (3, 4F, H, W), with the first group's padding, as if ``told`` were said from frame ``begin`` on. Only a
-    change is clamped, since the code of the carried picture itself may leave 0..1."""
-    if told.light is not None:
-        return LIGHTS[told.light].change(video).clamp(0, 1)
-    if told.colour is None:
-        return video
-    assert clips.labels is not None and clips.moving is not None
-    moving = clips.moving[row].clone()
-    moving[: max(0, begin - GROUP + 1)] = False
-    share = held(clips.labels[row], moving)
-    return tinted(video, torch.cat([share[:1].expand(GROUP - 1, -1, -1), share]), told.colour)

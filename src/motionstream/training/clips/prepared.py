@@ -37,9 +37,7 @@ class PreparedClips:
     beforehand, ``text`` (B, tokens, width) holds the tokens of the ``captions`` and ``image`` (B, tokens, width) those
     of the first frame; otherwise both are None.
 
-    Only for clips whose light is going to be changed (``light``): ``labels`` uint8 (B, T, H, W), the sprite at every
-    pixel, 0 for none, and ``moving`` bool (B, T, K), whether tracks have moved the k-th sprite. If the sentence changes
-    within a clip: from chunk ``switch`` (B,) on it is that of ``later``.
+    If the sentence changes within a clip (``light``): from chunk ``switch`` (B,) on it is that of ``later``.
     """
 
     latents: Tensor
@@ -54,8 +52,6 @@ class PreparedClips:
     detail: Tensor | None = None
     text: Tensor | None = None
     image: Tensor | None = None
-    labels: Tensor | None = None
-    moving: Tensor | None = None
     switch: Tensor | None = None
     later: list[str] | None = None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -28,10 +27,6 @@ from motionstream.training.clips.prepared import PreparedClips, assemble, carryi
 from motionstream.training.clips.turns import draw_turns, reorder, sample_turns, still_scene
 from motionstream.training.loop.distributed import keyed_generator, rank, world_size
 
-MOST_SPRITES = 3
-MOVED = 1.5
-"""Distance in pixels from where a track began, from which on it moves what it is on."""
-
 
 @torch.no_grad()
 def prepare(
@@ -46,8 +41,7 @@ def prepare(
     latents, _ = autoencoder.encode(video)
     starts = chunk_frames(model.config, video.shape[2])
     tracks = sample_tracks(clips.positions, clips.visible, clips.layer, mix, generator, chunks=starts)
-    made = assemble(latents, frames_before(video, starts), tracks, clips.captions, model, autoencoder)
-    return with_labels(made, clips.labels)
+    return assemble(latents, frames_before(video, starts), tracks, clips.captions, model, autoencoder)
 
 
 def frames_before(video: Tensor, starts: list[int]) -> Tensor:
@@ -71,21 +65,7 @@ def prepare_turns(
     video = to_float(clips.video)
     latents, _ = autoencoder.encode(video)
     tracks = sample_turns(clips, turns, mix, generator, chunks=starts)
-    made = assemble(latents, frames_before(video, starts), tracks, clips.captions, model, autoencoder)
-    return with_labels(made, clips.labels)
-
-
-def with_labels(clips: PreparedClips, labels: Tensor | None) -> PreparedClips:
-    """The clips with their ``labels`` (B, T, H, W), if any, and which sprites their tracks have moved."""
-    if labels is None:
-        return clips
-    height, width = labels.shape[2:]
-    x, y = clips.positions.nan_to_num().round().long().unbind(-1)
-    place = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    sprite = labels.flatten(2).long().gather(2, place)
-    away = (clips.positions - clips.start[:, None]).norm(dim=-1) > MOVED
-    moves = (clips.visible & away)[..., None] & (sprite[..., None] == torch.arange(1, MOST_SPRITES + 1))
-    return replace(clips, labels=labels, moving=moves.any(dim=2))
+    return assemble(latents, frames_before(video, starts), tracks, clips.captions, model, autoencoder)
 
 
 class _Rendered(Dataset):
@@ -101,10 +81,8 @@ class _Rendered(Dataset):
         seed: int,
         turns: float,
         mixer: PixelMixer | None,
-        labels: bool,
     ) -> None:
         self.config, self.scene, self.mix, self.autoencoder = config, scene, mix, autoencoder
-        self.labels = labels
         self.textures, self.seed, self.turns, self.mixer = textures, seed, turns, mixer
         self._made: tuple[MotionModel, TextureBank] | None = None
 
@@ -116,8 +94,7 @@ class _Rendered(Dataset):
         seed = int(torch.randint(2**62, (), generator=generator))
         turned = self.turns > 0 and torch.rand((), generator=generator).item() < self.turns
         scene, make = (still_scene(self.scene), prepare_turns) if turned else (self.scene, prepare)
-        clips = render(scene, 1, seed, bank, labels=self.labels)
-        return make(clips, model, self.autoencoder, self.mix, generator).half()
+        return make(render(scene, 1, seed, bank), model, self.autoencoder, self.mix, generator).half()
 
 
 Key = tuple[int, int]
@@ -137,7 +114,6 @@ class ClipPool:
         workers: rendering processes; 0 renders in this process.
         turns: share of the clips in which drags are released and resumed (``turns``).
         mixer: the model's pixel mixer, if it has one.
-        labels: tell the sprite at every pixel, see ``PreparedClips``.
     """
 
     def __init__(
@@ -155,11 +131,10 @@ class ClipPool:
         workers: int = 1,
         turns: float = 0.0,
         mixer: PixelMixer | None = None,
-        labels: bool = False,
     ) -> None:
         self.batch, self.reuse, self.seed = batch, reuse, seed
         self._depth = max(1, size // batch)
-        source = _Rendered(config, scene, mix, autoencoder, textures, seed, turns, mixer, labels)
+        source = _Rendered(config, scene, mix, autoencoder, textures, seed, turns, mixer)
         self._loader: KeyedLoader[Key, PreparedClips] = KeyedLoader(source, workers=workers, ahead=4 * batch)
         self._kept: dict[Key, PreparedClips] = {}
 

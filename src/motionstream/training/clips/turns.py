@@ -68,11 +68,7 @@ def reorder(clips: Clips, turns: Turns) -> Clips:
     """The rendered clips in the order of ``turns``."""
     frame = turns.frame
     return replace(
-        clips,
-        video=clips.video[:, :, frame],
-        positions=clips.positions[:, frame],
-        visible=clips.visible[:, frame],
-        labels=None if clips.labels is None else clips.labels[:, frame],
+        clips, video=clips.video[:, :, frame], positions=clips.positions[:, frame], visible=clips.visible[:, frame]
     )
 
 

@@ -198,7 +198,7 @@ class Recipe:
         if self.model.carry is None:
             raise ValueError(f"light: {self.model.name} carries no picture that could be shown in another light")
         if not isinstance(self.data, Rendered):
-            raise ValueError("light: only rendered clips tell which pixels are of which thing; leave it out")
+            raise ValueError("light: only of rendered clips is it known that their light is even; leave it out")
         if self.rollouts.score_weight or not self.rollouts.regression_weight:
             raise ValueError(
                 "light is learnt by regression alone: score_weight must be 0 and regression_weight above 0, not "
