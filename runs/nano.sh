@@ -13,7 +13,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 # 3. teacher: the prior of the carried content, flow matching, then flow matching with mid-frame masking
 # 4. causal: the teacher's ODE trajectories, regression under sink and window masks
 # 5. decoder: the residual decoder again, on latents that the teacher made
-# 6. self-forcing: the student's own rollouts, regressed to the clips
+# 6. self-forcing: the student's own rollouts, regressed to the carried picture in the light a sentence asks for
 for stage in autoencoder mixer teacher causal decoder self-forcing; do
   .venv/bin/motionstream train "$stage" --recipe nano --folder "$FOLDER" --minutes "$MINUTES"
 done

@@ -266,7 +266,7 @@ def _decode_flops(config: AutoencoderConfig | TinyAutoencoderConfig, latent_size
         _, state = autoencoder.decode(latent)
         if isinstance(autoencoder, LinearAutoencoder):  # decodes around a carried picture, as in every stream
             detail = torch.empty(1, autoencoder.config.block_values, 1, *latent_size, device="meta")
-            picture = CarriedPicture(latent, latent[:, :1], detail)
+            picture = CarriedPicture(latent, detail)
             return count(lambda: decode_around(autoencoder, latent, picture, None))
     return count(lambda: autoencoder.decode(latent, state))  # type: ignore[arg-type]
 

@@ -12,6 +12,7 @@ from motionstream.carry.pixel_mixer import PixelMixer
 from motionstream.carry.relations import CarrySource
 from motionstream.carry.things import with_things
 from motionstream.config import MixerConfig
+from motionstream.model.motion_model import FinePicture
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.presets import preset
 from motionstream.scene import usual_scale
@@ -103,6 +104,23 @@ def test_no_seam_is_seen_between_a_pin_and_what_rests_beside_it():
     still = F.avg_pool2d(picture(), SCALE)[:, :, None]
     fine = replace(made.fine, mixture=Mixture(still, weights, still)).picture(0, 1)
     torch.testing.assert_close(fine[:, :, 0], picture())
+
+
+def test_darkness_falls_on_what_only_the_fine_picture_shows():
+    fine = picture()
+    still = CarrySource(
+        F.avg_pool2d(fine, SCALE)[:, None],
+        torch.zeros(1, 0, dtype=torch.long),
+        torch.zeros(1, 0, 2),
+        torch.zeros(1, 4, dtype=torch.long),
+        fine=fine[:, None],
+    )
+    made = carry(torch.zeros(1, 4, 0, 2), torch.zeros(1, 4, 0, dtype=torch.bool), still)
+    base = made.candidates[:, 0]
+    shown = FinePicture(base, made.fine, begins=False)
+    torch.testing.assert_close(shown.show(base, 0), made.fine.picture(0, 4))
+    dark = shown.show(0.4 * (base + 1) - 1, 0)
+    torch.testing.assert_close(dark, 0.4 * (made.fine.picture(0, 4) + 1) - 1, atol=0.03, rtol=0)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from motionstream.cli import main
-from motionstream.evaluation.captions import ROWS, SHOWN, changed, summary
+from motionstream.evaluation.captions import ROWS, SHOWN, briefly, changed, summary
 from motionstream.evaluation.scenes import EFFECTS, held_out_clip
 from motionstream.presets import nano
 
@@ -24,6 +24,17 @@ def test_a_scene_with_an_effect_differs_in_that_and_its_caption_alone(effect):
     assert mask.shape == (SHOWN, 128, 128) and mask.any() and not changed(plain.video, plain.video).any()
     share = mask.mean()
     assert share > 0.7 if effect in ("dark", "fog") else share < 0.7, "some effects are everywhere, some are not"
+
+
+def test_effects_are_said_briefly_as_people_do():
+    assert briefly("fog", "fog rolls in, a static camera") == "it gets foggy"
+    for caption in ("the grey object turns green, one object slides down", "an object slowly turns green"):
+        assert briefly("tint", caption) == "it turns green"
+    assert briefly("tint", "one object goes up, an object changes to green") == "it turns green"
+    assert briefly("tint", "the red object becomes green, the camera is still") == "it turns green"
+    for index in range(6):
+        words = briefly("tint", held_out_clip(CONFIG, index, 3, effect="tint").caption).split()
+        assert words[:2] == ["it", "turns"] and len(words) == 3
 
 
 def test_what_being_told_brings_is_paired():

@@ -1,9 +1,9 @@
 """Decodes latents that were generated around a carried picture.
 
-The carried picture is decoded exactly: its ``detail``, which the linear code loses, is added back. The transformer's
-change is decoded by the linear code alone, filtered, and added: taken from the surroundings where the carried picture
-is unsure (``as_around``), smoothed over half a second (``slowly``), and cleared of steps between cells and of noise
-(``without_steps``).
+The carried picture is decoded exactly: its ``detail``, which the linear code loses, is added back. Of what the
+transformer changed, the light is shown: the one map of colours that most of a frame has in common (``even_light``),
+applied pixel by pixel and smoothed over half a second, so that it comes slowly and does not flicker. Darkness and fog
+are nothing else. What such a map leaves of a small transformer's answer are mistakes of whole cells (docs/log.md).
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from motionstream.autoencoder.linear import GROUP, LinearAutoencoder, from_blocks
-from motionstream.carry.filling import surroundings
 
-KEPT = 0.005
-"""Weight of an unsure cell relative to a sure one in the average over the surroundings. It matters only where no cell
-is sure: the average is then of the unsure ones."""
 SLOW = 12.0
-"""Time constant, in frames, of the exponential smoothing of the transformer's change."""
+"""Time constant, in frames, of the exponential smoothing of the light."""
 NOISE = 4 / 127.5
-"""The transformer's change is shrunk towards zero by four levels of 255, about its noise, so that untouched pixels stay
-as they are."""
+"""Changes below four levels of 255 are not shown, so that untouched pixels stay as they
+are; larger ones are reduced, the less the larger."""
+ROUNDS = 8
+"""Of reweighted least squares for the even light."""
+OUTLIER = 0.15
+"""Deviation from the even light from which on a cell counts less."""
+RIDGE = 0.01
+"""Keeps the map small where a picture has few colours."""
 
 
 @dataclass(frozen=True)
 class CarriedPicture:
     """The carried picture of some latent frames, as decoding needs it: its latents ``around`` (B, C, F, h, w);
-    ``unsure`` (B, 1, F, h, w), 1 where it may be far off, else 0; ``detail`` (B, V, F, h, w), blocks of pixels, its
-    residual after the linear code, None if nothing will be decoded."""
+    ``detail`` (B, V, F, h, w), blocks of pixels, its residual after the linear code, None if nothing will be decoded.
+    """
 
     around: Tensor
-    unsure: Tensor
     detail: Tensor | None = None
 
     def frames(self, start: int, stop: int) -> CarriedPicture:
         """Select latent frames ``start`` … ``stop`` − 1."""
         detail = None if self.detail is None else self.detail[:, :, start:stop]
-        return CarriedPicture(self.around[:, :, start:stop], self.unsure[:, :, start:stop], detail)
+        return CarriedPicture(self.around[:, :, start:stop], detail)
 
 
 class ShownState(NamedTuple):
-    """The transformer's change of the last frame, smoothed over time: (B, 3, H, W)."""
+    """The last frame's light, smoothed over time: a map of colours (B, 4, 3)."""
 
-    added: Tensor
+    light: Tensor
 
 
 def decode_carried(autoencoder: LinearAutoencoder, picture: CarriedPicture) -> Tensor:
@@ -64,43 +65,46 @@ def decode_around(
     Without a state the latents begin the stream and T = 4F − 3; with one, T = 4F.
     """
     assert picture.detail is not None
-    carried = autoencoder.decode_linear(picture.around)
-    added = as_around(from_blocks(autoencoder.decode_linear(latents) - carried), picture.unsure)
-    added = slowly(added, None if state is None else state.added)
-    video = (from_blocks(carried + picture.detail) + without_steps(added, autoencoder.config.patch)).clamp(-1, 1)
-    return (video if state is not None else video[:, :, GROUP - 1 :]), ShownState(added[:, :, -1])
+    decoded = autoencoder.decode_linear(picture.around)
+    carried = from_blocks(decoded + picture.detail)
+    light = even_light(from_blocks(autoencoder.decode_linear(latents) - decoded), carried, autoencoder.config.patch)
+    light = slowly(light, None if state is None else state.light)
+    video = (carried + without_noise(lit(carried, light))).clamp(-1, 1)
+    return (video if state is not None else video[:, :, GROUP - 1 :]), ShownState(light[:, -1])
 
 
-def as_around(added: Tensor, unsure: Tensor) -> Tensor:
-    """Replace the change (B, 3, T, H, W) in ``unsure`` cells (B, 1, F, h, w), 0 or 1, and their neighbours by that of
-    their surroundings: light and weather affect all alike, but a small network's guess at a passing thing, or at the
-    ground behind it, is a stain."""
-    near = F.max_pool3d(unsure, (1, 3, 3), stride=1, padding=(0, 1, 1)).repeat_interleave(GROUP, dim=2)
-    frames, near = added.transpose(1, 2).flatten(0, 1), near.transpose(1, 2).flatten(0, 1)
-    around = surroundings(F.avg_pool2d(frames, frames.shape[-1] // near.shape[-1]), (1 - KEPT) * near)
-    size = added.shape[-2:]
-    around, near = (F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in (around, near))
-    return torch.lerp(frames, around, near).unflatten(0, (added.shape[0], -1)).transpose(1, 2)
+def even_light(added: Tensor, carried: Tensor, cell: int = 8) -> Tensor:
+    """The linear map of colours that is nearest to the change ``added`` of the picture ``carried``, both (B, 3, T, H,
+    W), frame by frame: (B, T, 4, 3), the last row constant.
+
+    Fitted to averages of ``cell``² pixels by reweighted least squares, which finds what most of the picture has in
+    common: a thing in a new colour does not count.
+    """
+    seen, change = (F.avg_pool3d(x, (1, cell, cell)).flatten(3).permute(0, 2, 3, 1) for x in (carried, added))
+    seen = F.pad(seen, (0, 1), value=1.0)
+    ridge = torch.diag(seen.new_tensor([RIDGE, RIDGE, RIDGE, 1e-6]))
+    weight = torch.ones_like(seen[..., :1])
+    for _ in range(ROUNDS):
+        weighted = (seen * (weight / weight.mean(dim=2, keepdim=True))).transpose(2, 3) / seen.shape[2]
+        light = torch.linalg.solve(weighted @ seen + ridge, weighted @ change)
+        weight = 1 / ((change - seen @ light).square().sum(dim=-1, keepdim=True) + OUTLIER**2)
+    return light
 
 
-def slowly(added: Tensor, before: Tensor | None) -> Tensor:
-    """Smooth the change (B, 3, T, H, W) exponentially over time, starting from ``before`` (B, 3, H, W) or zero. Each
+def lit(carried: Tensor, light: Tensor) -> Tensor:
+    """What a map of colours (B, T, 4, 3) adds to the picture (B, 3, T, H, W)."""
+    return torch.einsum("bthi,bhtyx->bityx", light[:, :, :3], carried) + light[:, :, 3].transpose(1, 2)[..., None, None]
+
+
+def slowly(light: Tensor, before: Tensor | None) -> Tensor:
+    """Smooth the light (B, T, 4, 3) exponentially over time, starting from ``before`` (B, 4, 3) or from none. Each
     chunk is generated anew, so light would otherwise flicker from chunk to chunk."""
-    frames = torch.arange(added.shape[2], device=added.device)
-    kept = (1 - 1 / SLOW) ** (frames[:, None] - frames).clamp(min=0)
-    out = torch.einsum("ts,bcshw->bcthw", kept.tril() / SLOW, added)
-    return out if before is None else out + ((1 - 1 / SLOW) ** (frames + 1))[:, None, None] * before[:, :, None]
+    time = torch.arange(light.shape[1], device=light.device)
+    kept = (1 - 1 / SLOW) ** (time[:, None] - time).clamp(min=0)
+    out = torch.einsum("ts,bsij->btij", kept.tril() / SLOW, light)
+    return out if before is None else out + ((1 - 1 / SLOW) ** (time + 1))[:, None, None] * before[:, None]
 
 
-def without_steps(added: Tensor, cell: int) -> Tensor:
-    """Average a change (B, 3, T, H, W) over squares one pixel wider than a ``cell``, given in pixels, which turns steps
-    between cells into ramps, and shrink it towards zero by ``NOISE``."""
-    down, across = (_near(size, cell // 2, added.device) for size in added.shape[-2:])
-    return F.softshrink(down @ (added @ across.T), NOISE)  # matrix products take a third of a pooling's time
-
-
-def _near(size: int, reach: int, device: torch.device) -> Tensor:
-    """The matrix (size, size) of a moving average over ``reach`` to either side."""
-    place = torch.arange(size, device=device)
-    near = ((place[:, None] - place).abs() <= reach).float()
-    return near / near.sum(dim=1, keepdim=True)
+def without_noise(added: Tensor) -> Tensor:
+    """Changes below ``NOISE`` become zero, larger ones lose the less the larger they are (the garrote)."""
+    return torch.where(added.abs() > NOISE, added - NOISE**2 / added, 0)

@@ -247,7 +247,7 @@ def _decoding(config: Autoencoder, chunk: tuple[int, ...], dtype: str) -> dict[s
         if isinstance(config, LinearAutoencoderConfig):
             detail = torch.empty(chunk[0], config.block_values, chunk[2], *tile)
         linear = detail is not None
-        carried = CarriedPicture(latents, latents[:, :1], detail)
+        carried = CarriedPicture(latents, detail)
 
         def decode(state: Any) -> tuple[Tensor, Any]:
             return decode_around(autoencoder, latents, carried, state) if linear else autoencoder.decode(latents, state)

@@ -15,7 +15,7 @@ from motionstream.carry.candidates import FineCarry, carry, enlarge
 from motionstream.carry.pixel_mixer import PixelMixer
 from motionstream.carry.prior import CarryPrior, Prior
 from motionstream.carry.relations import CarrySource
-from motionstream.carry.showing import CarriedPicture
+from motionstream.carry.showing import CarriedPicture, even_light, lit
 from motionstream.carry.things import with_things
 from motionstream.conditioning.track_content import content_map
 from motionstream.conditioning.track_head import TrackHead
@@ -26,9 +26,6 @@ from motionstream.model.kv_cache import RollingKVCache
 from motionstream.model.transformer import MotionTransformer
 from motionstream.tracks.masks import Draw
 from motionstream.tracks.sampling import chunk_starts
-
-UNSURE = 0.6
-"""Standard deviation of the prior, for latents of unit deviation, above which the carried picture counts as unsure."""
 
 ID_GAIN = 4.0
 """Factor on the initial weights of the tracks' input channels, for models that rely on track ids."""
@@ -84,12 +81,16 @@ class FinePicture:
 
     def show(self, video: Tensor, first: int) -> Tensor:
         """A decoded video (B, 3, T', H, W), from the carried frame ``first`` on, in fine resolution: the fine carried
-        picture plus the enlarged difference between video and ``base``."""
+        picture in the video's even light, plus the rest of what distinguishes the video from ``base``, enlarged."""
         stop = first + video.shape[2]
         picture = self.carry.picture(first, stop)
         if self.begins and first == 0:
             picture[:, :, :1] = self.carry.static(0, 1)
-        return (picture + enlarge(video - self.base[:, :, first:stop], self.carry.scale)).clamp(-1, 1)
+        base = self.base[:, :, first:stop]
+        added = video - base
+        light = even_light(added, base)
+        rest = enlarge(added - lit(base, light), self.carry.scale)
+        return (picture + lit(picture, light) + rest).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -253,8 +254,7 @@ class MotionModel(nn.Module):
         around = prior.mean.detach()
         if motion.first:  # latent frame 0 is the given picture, as in ``encode_carried``
             around = torch.cat([carried.candidates[:, 2, :, :1], around[:, :, 1:]], dim=2)
-        unsure = (prior.std.detach().mean(dim=1, keepdim=True) > UNSURE).float()
-        picture = CarriedPicture(around, unsure, carried.detail)
+        picture = CarriedPicture(around, carried.detail)
         return Conditions(text, channels, tokens, prior, picture, carried.fine)
 
     def _image_slice(self, latent: Tensor, motion: MotionInput, frames: int) -> Tensor:
