@@ -21,22 +21,22 @@ def turned(start: np.ndarray, angle: float, shift: complex = 0j, size: float = 1
 
 
 def found(start: np.ndarray, move: np.ndarray) -> list[list[int]]:
-    return [rows.tolist() for rows in groups(Moving(start, move, np.zeros(len(start), int)))]
+    return [rows.tolist() for rows in groups(Moving(start, move, np.zeros(len(start), int), move))]
 
 
 def test_tracks_that_move_together_are_grouped_and_those_that_rest_are_not():
     start = np.array([(10, 10), (20, 10), (80, 80), (84, 80), (50, 50), (15, 12)], np.float32)
     move = np.array([(9, 0), (9, 1), (0, -8), (0, -8), (0.5, 0), (-9, 0)], np.float32)
-    found = groups(Moving(start, move, np.zeros(6, int)))
+    found = groups(Moving(start, move, np.zeros(6, int), move))
     assert [rows.tolist() for rows in found] == [[0, 1], [2, 3], [5]]
-    found = groups(Moving(start, move, np.array([0, 1, 0, 0, 0, 0])))
+    found = groups(Moving(start, move, np.array([0, 1, 0, 0, 0, 0]), move))
     assert sorted(rows.tolist() for rows in found) == [[0], [1], [2, 3], [5]], "of another picture"
 
 
 def test_none_and_very_many_tracks_are_on_nothing():
-    assert groups(Moving(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, int))) == []
+    assert groups(Moving(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, int), np.zeros((0, 2)))) == []
     many = np.random.default_rng(0).uniform(0, 90, (DENSE + 1, 2))
-    assert groups(Moving(many, np.full_like(many, 5), np.zeros(len(many), int))) == []
+    assert groups(Moving(many, np.full_like(many, 5), np.zeros(len(many), int), np.full_like(many, 5))) == []
 
 
 @pytest.mark.parametrize("angle", [0.2, 0.9, 2.5])
@@ -81,8 +81,8 @@ def test_tracks_that_follow_anothers_motion_far_away_are_their_own():
 def test_tracks_that_rest_or_part_are_on_something_else():
     start = np.array([(10, 10), (20, 10), (30, 10), (40, 10), (50, 10), (60, 10)], np.float32)
     move = np.array([(9, 0), (9, 0), (0, 0), (9, 1), (-9, 0), (np.nan, np.nan)], np.float32)
-    now = Moving(start, move, np.zeros(6, int))
+    now = Moving(start, move, np.zeros(6, int), move)
     assert others(now, np.array([0, 1]), NOWHERE).tolist() == [2, 4]
     assert others(now, np.array([0, 1]), np.array([3])).tolist() == [2, 3, 4]
-    elsewhere = Moving(start, move, np.array([0, 0, 1, 0, 0, 0]))
+    elsewhere = Moving(start, move, np.array([0, 0, 1, 0, 0, 0]), move)
     assert others(elsewhere, np.array([0, 1]), NOWHERE).tolist() == [4], "in another picture"

@@ -174,6 +174,28 @@ def test_parts_of_a_view_at_different_depths_are_no_things_and_what_parts_from_t
         assert (found.thing[:, :, len(start) :] == things - 1).all()
 
 
+@pytest.mark.parametrize(("speed", "things"), [(0.0, 0), (1.5, 1)])
+def test_what_has_come_into_a_moving_view_is_no_thing_but_a_drag_in_it_is(speed, things):
+    """Tracks that begin in a later picture have gone less far than the view, whose camera nears: what counts is how
+    they move now. ``speed``: of a drag, in pixels per frame, besides the view's."""
+    grid = np.arange(4, SIZE, 12, dtype=np.float32)
+    view, here = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2), points(1)
+    middle, time = np.float32([SIZE / 2, SIZE / 2]), np.arange(4, dtype=np.float32)[:, None, None]
+    before = middle + (view - middle) * np.float32(1.2)  # where the view's tracks are when the others begin
+    nearer = 1 + 0.02 * time
+    positions = np.concatenate([middle + (before - middle) * nearer, middle + (here - middle) * nearer], axis=1)
+    positions[:, len(view) :, 1] -= speed * time[..., 0]
+    start = np.concatenate([view, here])
+    source = make_source(start, sources=2)
+    source.index[0, len(view) :] = 1
+    clips = [module.Things()]
+    told = torch.from_numpy(positions)[None]
+    inside = ((told > -0.5) & (told < SIZE - 0.5)).all(dim=-1)
+    module.find(source, told, inside, clips, list(range(len(start))), [0, 1])
+    assert len(clips[0].masks) == things
+    assert all(clips[0].of(track) == -1 for track in range(len(view)))
+
+
 def test_what_has_left_the_picture_is_no_thing_of_its_own():
     """A camera goes on over a wall; tracks at its edge are seen no more after the first half."""
     start = np.stack(np.meshgrid(np.arange(4, SIZE, 12), np.arange(4, SIZE, 12)), -1).reshape(-1, 2).astype(np.float32)

@@ -35,14 +35,20 @@ LARGER = 2.0
 @dataclass(frozen=True)
 class Moving:
     """The motion of tracks so far: ``start`` (N, 2) and ``move`` (N, 2) in pixels, NaN where unknown, and the ``index``
-    (N,) of the picture they began in."""
+    (N,) of the picture they began in. ``speed`` (N, 2): of late, in pixels per frame."""
 
     start: np.ndarray
     move: np.ndarray
     index: np.ndarray
+    speed: np.ndarray
 
     def select(self, rows: np.ndarray) -> Moving:
-        return Moving(self.start[rows], self.move[rows], self.index[rows])
+        return Moving(self.start[rows], self.move[rows], self.index[rows], self.speed[rows])
+
+    @property
+    def place(self) -> np.ndarray:
+        """Where each was seen last: (N, 2)."""
+        return np.asarray(self.start + self.move)
 
     @property
     def way(self) -> np.ndarray:

@@ -30,6 +30,9 @@ CAMERA_EXTENT_SHARE = 0.4
 """If the bounding box of tracks that move together exceeds this share of the picture, the camera moves."""
 CAMERA_CELLS, CAMERA_CELL_SHARE = 8, 0.5
 """The camera may also be moving if tracks move in at least this share of the cells of a grid this wide and high."""
+STRAY, STRAY_SHARE = 0.05, 0.25
+"""A track that came into a moving view belongs to it if its speed differs from that of the nearest ones by less than so
+many pixels per frame plus this share of the view's speed."""
 MISFIT_PX = 4.0
 """If tracks miss one similarity by more than this (RMS), they are on two things."""
 GRASP_PX = 6.0
@@ -212,18 +215,37 @@ def _inside(mask: Tensor, places: np.ndarray) -> np.ndarray:
 
 def _of_a_view(now: Moving, rows: np.ndarray, size: Sequence[int]) -> bool:
     """Whether the camera moves these: they span much of the picture, or tracks move nearly everywhere and these move
-    like the ones around them. (Parts of a view at different depths move differently, but without a jump.)"""
+    like the ones around them. (Parts of a view at different depths move differently, but without a jump.) Tracks that
+    began in another picture than most, such as those of what has come into view, are compared by what they do of
+    late."""
     height, width = size[0], size[1]
     start = np.clip(now.start, 0, (width - 1, height - 1))
-    if np.ptp(start[rows], axis=0).prod() > CAMERA_EXTENT_SHARE * height * width:
+    if np.ptp(start[rows], axis=0).prod() > CAMERA_EXTENT_SHARE * height * width or _everywhere(start[rows], size):
         return True
-    moving = np.flatnonzero((now.index == now.index[rows[0]]) & (now.way > MOVED))
-    cells = np.unique((start[moving] * CAMERA_CELLS / (width, height)).astype(int), axis=0)
-    around = np.setdiff1d(moving, rows)
-    if len(cells) < CAMERA_CELL_SHARE * CAMERA_CELLS**2 or len(around) == 0:
+    moving = np.flatnonzero(now.way > MOVED)
+    alike = moving[now.index[moving] == now.index[rows[0]]]
+    if _everywhere(start[alike], size):
+        return _apart(start, now.move, rows, np.setdiff1d(alike, rows)) < MISFIT_PX
+    place = np.clip(now.place, 0, (width - 1, height - 1))
+    if not _everywhere(place[moving], size):
         return False
-    nearest = around[np.linalg.norm(start[rows][:, None] - start[around], axis=-1).argmin(axis=1)]
-    return bool(np.median(np.linalg.norm(now.move[rows] - now.move[nearest], axis=-1)) < MISFIT_PX)
+    usual = float(np.median(np.hypot(*now.speed[moving].T)))
+    return _apart(place, now.speed, rows, np.setdiff1d(moving, rows)) < STRAY + STRAY_SHARE * usual
+
+
+def _everywhere(places: np.ndarray, size: Sequence[int]) -> bool:
+    """Whether places (N, 2) lie in at least ``CAMERA_CELL_SHARE`` of the picture's cells."""
+    cells = np.unique((places * CAMERA_CELLS / (size[1], size[0])).astype(int), axis=0)
+    return len(cells) >= CAMERA_CELL_SHARE * CAMERA_CELLS**2
+
+
+def _apart(places: np.ndarray, motion: np.ndarray, rows: np.ndarray, others: np.ndarray) -> float:
+    """Median difference of the motion (N, 2) of ``rows`` from that of the nearest of the ``others``; infinite without
+    any."""
+    if len(others) == 0:
+        return float("inf")
+    nearest = others[np.linalg.norm(places[rows][:, None] - places[others], axis=-1).argmin(axis=1)]
+    return float(np.median(np.linalg.norm(motion[rows] - motion[nearest], axis=-1)))
 
 
 def find(
@@ -291,13 +313,16 @@ def moving(source: CarrySource, positions: Tensor, visible: Tensor) -> list[Movi
     last = torch.where(visible, frames, 0).amax(dim=1)
     where = positions.gather(1, last[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
     move = torch.where(visible.any(dim=1)[..., None], where - source.start, torch.nan)
-    parts = (source.start, move, source.index, last)
+    first = torch.where(visible, frames, visible.shape[1]).amin(dim=1).clamp(max=visible.shape[1] - 1)
+    since = positions.gather(1, first[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
+    speed = torch.where((last > first)[..., None], (where - since) / (last - first).clamp(min=1)[..., None], 0.0)
+    parts = (source.start, move, source.index, speed, last)
     return [_together(*(part.cpu().numpy() for part in each)) for each in zip(*parts, strict=True)]
 
 
-def _together(start: np.ndarray, move: np.ndarray, index: np.ndarray, last: np.ndarray) -> Moving:
+def _together(start: np.ndarray, move: np.ndarray, index: np.ndarray, speed: np.ndarray, last: np.ndarray) -> Moving:
     """One clip's motion, NaN for moving tracks ``last`` (N,) visible in another frame than most of them."""
     moved = np.hypot(*move.T) > MOVED
     counts = np.bincount(last[moved], minlength=1)[::-1]  # reversed: in a tie the later frame wins
     stale = moved & (last != len(counts) - 1 - counts.argmax())
-    return Moving(start, np.where(stale[:, None], np.nan, move), index)
+    return Moving(start, np.where(stale[:, None], np.nan, move), index, speed)
