@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -17,8 +18,11 @@ from motionstream.training.clips import light
 from motionstream.training.clips.light import LIGHTS, SHARES, LitClips, Told, draw_sentence, lit
 from motionstream.training.clips.prepared import carrying_model
 from motionstream.training.clips.rendered import ClipPool, prepare
+from motionstream.training.diffusion.rollouts import texts
+from motionstream.training.diffusion.trainee import Trainee
 from motionstream.training.recipes import nano as nano_recipes
 from motionstream.training.recipes.named import recipe_named
+from motionstream.training.recipes.recipe import with_data
 
 CONFIG = preset("debug")
 SCENE = clear_scene(replace(nano_recipes.debug().data.scene, sprites=(1, 1), speed=12.0))
@@ -110,11 +114,28 @@ def test_a_step_has_its_own_sentences_whoever_asks_for_which_samples(autoencoder
     assert len({tuple(source.at(step).captions) for step in range(4)}) > 1
 
 
+def test_a_rollout_reads_the_sentence_of_each_chunk(monkeypatch, clips, autoencoder):
+    monkeypatch.setattr(light, "SWITCHED", 1.0)
+    made = lit(clips, CONFIG, autoencoder, list("abcd"))
+    network = Trainee(CONFIG)
+    read = texts(network, made)
+    assert len(read) == 4 and made.switch.min() >= 1
+    for row, switch in enumerate(made.switch.tolist()):
+        for chunk, tokens in enumerate(read):
+            said = made.captions[row] if chunk < switch else made.later[row]
+            assert torch.equal(tokens[row], network.text.encode([said])[0])
+    plain = texts(network, clips)
+    assert all(torch.equal(tokens, network.text.encode(clips.captions)) for tokens in plain)
+
+
 def test_light_is_learnt_by_regression_from_rendered_clips_around_carried_pictures():
     nano = recipe_named("nano")
     assert nano.light
     with pytest.raises(ValueError, match="regression_weight"):
         replace(nano, rollouts=replace(nano.rollouts, score_weight=1.0))
+    prepared = with_data(nano, shards=(Path("set"),), base="nano")
+    assert not prepared.light and not prepared.rollouts.regression_evenly and nano.rollouts.regression_evenly
+    assert prepared.rollouts.regression_to == "median"
     with pytest.raises(ValueError, match="rendered"):
         replace(nano, data=None)
     with pytest.raises(ValueError, match="nano-ids carries no picture"):

@@ -288,7 +288,12 @@ def with_data(
         before = recipe.data if isinstance(recipe.data, Shards) else Shards(shards)
         data = replace(before, folders=shards, held_out=held_out)
         teacher = tuple(replace(phase, scene=None, batch=None) for phase in recipe.teacher)
-        recipe = replace(recipe, data=data, autoencoder=None, mixer=None, teacher=teacher, light=False)
+        rollouts = recipe.rollouts
+        if recipe.light:  # towards the clips instead, which the tracks determine only where the prior is sure
+            rollouts = replace(rollouts, regression_to="median", regression_evenly=False)
+        recipe = replace(
+            recipe, data=data, autoencoder=None, mixer=None, teacher=teacher, rollouts=rollouts, light=False
+        )
     elif held_out is not None:
         raise ValueError(f"--held-out {held_out}: only with --shards; rendered clips have held-out photographs")
     return recipe
