@@ -18,6 +18,7 @@ from motionstream.training.clips import light
 from motionstream.training.clips.light import LIGHTS, SHARES, LitClips, Told, draw_sentence, lit
 from motionstream.training.clips.prepared import carrying_model
 from motionstream.training.clips.rendered import ClipPool, prepare
+from motionstream.training.diffusion.flow_matching import text_tokens
 from motionstream.training.diffusion.rollouts import texts
 from motionstream.training.diffusion.trainee import Trainee
 from motionstream.training.recipes import nano as nano_recipes
@@ -118,14 +119,14 @@ def test_a_rollout_reads_the_sentence_of_each_chunk(monkeypatch, clips, autoenco
     monkeypatch.setattr(light, "SWITCHED", 1.0)
     made = lit(clips, CONFIG, autoencoder, list("abcd"))
     network = Trainee(CONFIG)
-    read = texts(network, made)
+    read = texts(network, made, text_tokens(network.text, made))
     assert len(read) == 4 and made.switch.min() >= 1
     for row, switch in enumerate(made.switch.tolist()):
         for chunk, tokens in enumerate(read):
             said = made.captions[row] if chunk < switch else made.later[row]
             assert torch.equal(tokens[row], network.text.encode([said])[0])
-    plain = texts(network, clips)
-    assert all(torch.equal(tokens, network.text.encode(clips.captions)) for tokens in plain)
+    plain = text_tokens(network.text, clips)
+    assert all(tokens is plain for tokens in texts(network, clips, plain))
 
 
 def test_light_is_learnt_by_regression_from_rendered_clips_around_carried_pictures():

@@ -29,10 +29,10 @@ def keyed_conditions(network: Trainee, clips: PreparedClips, ids: list[int]) -> 
     return make_conditions(network.model, network.text, clips, generators)
 
 
-def texts(network: Trainee, clips: PreparedClips) -> list[Tensor]:
-    """Every chunk's text tokens (B, tokens, width): the sentence may change within a clip."""
+def texts(network: Trainee, clips: PreparedClips, first: Tensor) -> list[Tensor]:
+    """Every chunk's text tokens (B, tokens, width): the sentence may change within a clip. ``first``: those of the
+    clips' captions."""
     chunks = range(len(chunk_frames(network.model.config, clips.positions.shape[1])))
-    first = text_tokens(network.text, clips)
     if clips.later is None or clips.switch is None:
         return [first for _ in chunks]
     later = network.text.encode(clips.later).to(first.device)
@@ -54,7 +54,7 @@ class OwnContent:
         count, id_range = clips.visible.shape[2], network.model.config.track_head.id_range
         drawn = [draw_ids(torch.Generator().manual_seed(seed), 1, count, id_range) for seed in ids]
         self.ids = torch.cat(drawn).to(clips.visible.device)
-        self.texts = texts(network, clips)
+        self.texts = texts(network, clips, text_tokens(network.text, clips))
         self.image = ImageInput(clips.latents[:, :, :1], clips.image)
 
     def conditions(self, chunk: int) -> Conditions:
@@ -114,7 +114,8 @@ def roll_out(
 
     def told() -> Iterator[Conditions]:
         if autoencoder is None or config.carry is None:
-            whole, text = keyed_conditions(network, clips, ids), texts(network, clips)
+            whole = keyed_conditions(network, clips, ids)
+            text = texts(network, clips, whole.text)
             yield from (whole.frames(size * chunk, size * (chunk + 1)).with_text(text[chunk]) for chunk in chunks)
             return
         content = OwnContent(network, clips, ids, autoencoder)
