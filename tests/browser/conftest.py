@@ -115,7 +115,7 @@ def serving(port: int) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)
 
 
 def is_ready(address: str) -> bool:

@@ -56,7 +56,9 @@ def test_a_drag_that_is_held_can_be_taken_up_again(visitor, until) -> None:
     visitor.page.check("#hold")
     visitor.stroke(LEFT, (44, 64))
     until(lambda: visitor.has_dot("press", 44, 64), "it is where it was let go")
-    visitor.wait_for_frame(visitor.frame + 24)
+    visitor.wait_for_frame(visitor.frame + 24)  # by then frames show it, which bring it there in their own time
+    until(lambda: visitor.has_dot("press", 44, 64), "it arrives")
+    visitor.wait_for_frame(visitor.frame + 12)
     assert visitor.has_dot("press", 44, 64), "and stays there"
     visitor.stroke((45, 65), (53, 73))
     until(lambda: visitor.has_dot("press", 52, 72), "the same points, from where they were")

@@ -70,7 +70,7 @@ def test_a_start_replaces_the_running_stream(client: TestClient) -> None:
 
 def open_sessions(client: TestClient, count: int) -> bool:
     """Whether there are so many before long."""
-    for _ in range(250):
+    for _ in range(1500):
         if client.get("/health").json()["sessions"] == count:
             return True
         time.sleep(0.02)
