@@ -20,8 +20,8 @@ from motionstream.wan_presets import wan21_1_3b, wan21_14b, wan21_debug, wan22_5
 
 
 def carry_channels(latent_channels: int) -> int:
-    """Width of the carry slice: the candidates' latents, the prior's deviation, the features."""
-    return (CARRY_CANDIDATES + 1) * latent_channels + CARRY_FEATURES
+    """Width of the carry slice: the candidates' latents, the prior's deviation, the features, what is held."""
+    return (CARRY_CANDIDATES + 1) * latent_channels + CARRY_FEATURES + 1
 
 
 def nano(*, width: int = 192, layers: int = 6, latent_channels: int = 96) -> ModelConfig:

@@ -1,6 +1,7 @@
 """Carried content: exact where it can be, chunk by chunk, and bounded."""
 
 import cmath
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,30 @@ def test_one_track_moves_the_whole_picture_by_whole_pixels_exactly():
     torch.testing.assert_close(near[:, 1, :-3, 5:], picture_[0, 0][:, 3:, :-5], atol=1e-4, rtol=0)
     static = carried.candidates[0, 2]
     torch.testing.assert_close(static[:, 1], picture_[0, 0], atol=1e-4, rtol=0)
+
+
+def test_what_is_held_moves_with_its_picture_and_is_weighed_like_it():
+    start = torch.tensor([[[20.0, 16.0]]])
+    positions = start[:, None] + torch.tensor([[0.0, 0.0], [6.0, -4.0]])[None, :, None]
+    held = torch.zeros(1, 1, H, W)
+    held[..., 10:20, 14:26] = 1
+    told = replace(source(picture(), start, 2), held=held)
+    visible = torch.ones(1, 2, 1, dtype=torch.bool)
+    moved = carry(positions, visible, told)
+    assert moved.held.shape == (1, 1, 2, H, W)
+    torch.testing.assert_close(moved.held[0, 0, 0], held[0, 0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(moved.held[0, 0, 1], held[0, 0].roll((-4, 6), (0, 1)), atol=1e-4, rtol=0)
+    plain = carry(positions, visible, source(picture(), start, 2))
+    torch.testing.assert_close(moved.candidates, plain.candidates)
+    assert plain.held.abs().max() == 0
+
+    def half_static(candidates, relations, source):
+        weights = torch.tensor([0.25, 0.0, 0.5, 0.25])[None, :, None, None, None].expand(1, 4, 2, H, W)
+        return Mixture(candidates[:, 0], weights, torch.zeros(1, 3, 2, H, W))
+
+    mixed = carry(positions, visible, told, mixer=half_static)
+    expected = 0.25 * moved.held[0, 0, 1] + 0.5 * held[0, 0]
+    torch.testing.assert_close(mixed.held[0, 0, 1], expected, atol=1e-4, rtol=0)
 
 
 def test_every_place_follows_its_nearest_track_and_knows_the_next():

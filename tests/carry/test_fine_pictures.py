@@ -117,7 +117,7 @@ def test_darkness_falls_on_what_only_the_fine_picture_shows():
     )
     made = carry(torch.zeros(1, 4, 0, 2), torch.zeros(1, 4, 0, dtype=torch.bool), still)
     base = made.candidates[:, 0]
-    shown = FinePicture(base, made.fine, begins=False)
+    shown = FinePicture(base, made.held, made.fine, begins=False)
     torch.testing.assert_close(shown.show(base, 0), made.fine.picture(0, 4))
     dark = shown.show(0.4 * (base + 1) - 1, 0)
     torch.testing.assert_close(dark, 0.4 * (made.fine.picture(0, 4) + 1) - 1, atol=0.03, rtol=0)

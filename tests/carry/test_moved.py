@@ -68,6 +68,16 @@ def test_what_is_let_go_is_not_shown_at_home_by_a_pin(memory):
     assert rests.index.tolist() == [[0]] and rests.start[0].tolist() == [list(PIN)]
 
 
+def test_what_is_held_or_let_go_is_known_in_every_picture(memory):
+    holding = memory.source(chunk((GRASP, 30, 30, list(range(9)))), CPU)
+    assert torch.equal(holding.held[0, holding.index[0, 0]], square())
+    left = memory.source(chunk(), CPU)
+    assert left.held.shape[1] == 1 and torch.equal(left.held[0, 0], square(30))
+    again = memory.source(chunk((GRASP + np.float32([30, 0]), 0, -30, list(range(20, 29)))), CPU)
+    assert torch.equal(again.held[0, again.index[0, 0]], square())
+    assert torch.equal(again.held[0, again.static[0, 0]], square(30))
+
+
 def test_what_is_taken_up_where_it_was_left_is_what_it_was(memory):
     memory.source(chunk(), CPU)
     again = memory.source(chunk((GRASP + np.float32([30, 0]), 0, -30, list(range(20, 29)))), CPU)

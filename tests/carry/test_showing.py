@@ -2,14 +2,14 @@
 
 import torch
 
-from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.autoencoder.linear import LinearAutoencoder, to_blocks
 from motionstream.carry.showing import (
     NOISE,
     SLOW,
     CarriedPicture,
     decode_around,
     decode_carried,
-    even_light,
+    lights,
     lit,
     slowly,
     without_noise,
@@ -75,12 +75,55 @@ def test_light_is_what_most_of_the_picture_has_in_common():
     fog = 0.5 * (0.6 - seen)
     added = fog.clone()
     added[..., :16] = torch.tensor([0.9, -0.8, -0.8])[:, None, None, None] - seen[..., :16]
-    light = even_light(added, seen, 8)
-    assert light.shape == (1, 2, 4, 3)
-    torch.testing.assert_close(lit(seen, light), fog, atol=0.05, rtol=0)
-    assert (lit(seen, even_light(fog, seen, 8)) - fog).abs().max() < 0.03
+    nothing = torch.zeros(1, 1, 2, 64, 64)
+    light = lights(added, seen, nothing)
+    assert light.shape == (1, 2, 2, 4, 3)
+    torch.testing.assert_close(lit(seen, light, nothing), fog, atol=0.05, rtol=0)
+    assert (lit(seen, lights(fog, seen, nothing), nothing) - fog).abs().max() < 0.03
     flat = torch.full((1, 3, 2, 64, 64), 0.25)
-    torch.testing.assert_close(lit(flat, even_light(-0.4 * flat, flat, 8)), -0.4 * flat, atol=0.01, rtol=0)
+    torch.testing.assert_close(lit(flat, lights(-0.4 * flat, flat, nothing), nothing), -0.4 * flat, atol=0.01, rtol=0)
+
+
+def turning_red(share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A picture over which fog comes, while a thing that ends within cells turns red: what is added, seen and held."""
+    torch.manual_seed(0)
+    seen = (2 * torch.rand(1, 3, 2, 8, 8) - 1).repeat_interleave(8, -1).repeat_interleave(8, -2)
+    held = torch.zeros(1, 1, 2, 64, 64)
+    held[..., 12:41, 21:50] = 1
+    red = torch.tensor([0.7, -0.8, -0.8])[:, None, None, None]
+    thing = torch.lerp(seen, red + 0.5 * seen.mean(dim=1, keepdim=True), share * held)
+    return thing + 0.5 * (0.6 - thing) - seen, seen, held
+
+
+def test_what_is_held_turns_red_to_its_outline_and_fog_falls_on_both():
+    added, seen, held = turning_red()
+    shown = lit(seen, lights(added, seen, held), held)
+    assert (shown - added).abs().mean() < 0.02
+    assert (shown - added).abs().amax(dim=1, keepdim=True)[held > 0].max() < 0.15
+    plain = lit(seen, lights(added, seen, 0 * held), 0 * held)
+    assert (plain - added).abs().amax(dim=1, keepdim=True)[held > 0].max() > 0.5, "one map for all would not show it"
+
+
+def test_mistakes_in_some_cells_of_what_is_held_do_not_colour_it():
+    added, seen, held = turning_red(0.0)
+    added[..., 16:24, 24:40] += 0.8
+    shown = lit(seen, lights(added, seen, held), held)
+    assert (shown - turning_red(0.0)[0]).abs().max() < 0.15
+
+
+def test_a_held_thing_is_shown_in_its_own_colour_by_decoding():
+    model, video = autoencoder(), 0.4 * torch.rand(1, 3, 61, 32, 32) - 0.2
+    held = torch.zeros(1, 1, 61, 32, 32)
+    held[..., 4:20, 9:24] = 1
+    picture = carried(model, video)
+    brighter = picture.around + model.encode_part(video + 0.5 * held, first=True) - picture.around
+    told = CarriedPicture(picture.around, picture.detail, to_blocks(held, 8, first=True))
+    added = (decode_around(model, brighter, told, None)[0] - video)[:, :, -1]
+    inside = held[:, :, -1].expand_as(added) > 0
+    assert (added[inside] - 0.5).abs().max() < 0.06 and added[~inside].abs().max() < 1e-4
+    _, state = decode_around(model, brighter[:, :, :7], told.frames(0, 7), None)
+    later, _ = decode_around(model, brighter[:, :, 7:], told.frames(7, 16), state)
+    torch.testing.assert_close(later[:, :, -1] - video[:, :, -1], added)
 
 
 def test_small_changes_are_noise_and_large_ones_stay():
@@ -90,13 +133,13 @@ def test_small_changes_are_noise_and_large_ones_stay():
 
 def test_light_comes_slowly_and_the_same_in_parts():
     torch.manual_seed(0)
-    light = torch.randn(2, 12, 4, 3)
+    light = torch.randn(2, 12, 2, 4, 3)
     whole, first = slowly(light, None), slowly(light[:, :5], None)
     torch.testing.assert_close(torch.cat([first, slowly(light[:, 5:], first[:, -1])], dim=1), whole)
-    plain, now = [], torch.zeros(2, 4, 3)
+    plain, now = [], torch.zeros(2, 2, 4, 3)
     for frame in light.unbind(1):
         now = now + (frame - now) / SLOW
         plain.append(now)
     torch.testing.assert_close(whole, torch.stack(plain, dim=1))
-    sawtooth = torch.tensor([13.0, 20.0, 22.0]).repeat_interleave(4).repeat(10).view(1, -1, 1, 1)
+    sawtooth = torch.tensor([13.0, 20.0, 22.0]).repeat_interleave(4).repeat(10).view(1, -1, 1, 1, 1)
     assert slowly(sawtooth, None)[:, -12:].flatten().diff().abs().max() < 0.6, "it was 9"

@@ -7,19 +7,21 @@ from random import Random
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks
+from motionstream.autoencoder.linear import LinearAutoencoder, from_blocks, to_blocks
 from motionstream.data.photographs import TRAIN
 from motionstream.data.procedural import clear_scene, render
 from motionstream.data.textures import TextureBank
+from motionstream.model.motion_model import HELD_GAIN
 from motionstream.presets import preset
 from motionstream.tracks.sampling import TrackMix
 from motionstream.training.clips import light
-from motionstream.training.clips.light import LIGHTS, SHARES, LitClips, Told, draw_sentence, lit
+from motionstream.training.clips.light import LIGHTS, PAINTED, PAINTS, SHARES, LitClips, Told, draw_sentence, lit
 from motionstream.training.clips.prepared import carrying_model
 from motionstream.training.clips.rendered import ClipPool, prepare
 from motionstream.training.diffusion.flow_matching import text_tokens
-from motionstream.training.diffusion.rollouts import texts
+from motionstream.training.diffusion.rollouts import keyed_conditions, texts
 from motionstream.training.diffusion.trainee import Trainee
 from motionstream.training.recipes import nano as nano_recipes
 from motionstream.training.recipes.named import recipe_named
@@ -81,6 +83,47 @@ def test_light_falls_on_everything_but_the_given_picture(monkeypatch, clips, aut
     assert (made.latents[:, :, 1:] - carried(one(clips))[:, :, 1:]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("told_light", [None, "dark"])
+@pytest.mark.parametrize("name", PAINTS)
+def test_a_new_colour_is_that_of_what_is_held(monkeypatch, clips, autoencoder, name, told_light):
+    monkeypatch.setattr(light, "SWITCHED", 0.0)
+    monkeypatch.setattr(light, "MARKED", 0.0)
+    told(monkeypatch, Told("x", light=told_light, paint=name))
+    clip = one(clips)
+    held = torch.zeros(1, 1, 45, *CONFIG.size)
+    held[..., 8:24, 8:24] = 1
+    clip = replace(clip, held=to_blocks(held, 8, first=True))
+    before = shown(autoencoder, carried(clip))
+    made = shown(autoencoder, lit(clip, CONFIG, autoencoder, ["a"]).latents)
+    around, thing = before[0], PAINTS[name].change(before[0]).clamp(0, 1)
+    if told_light is not None:
+        around, thing = (LIGHTS[told_light].change(x).clamp(0, 1) for x in (around, thing))
+    expected = around.clone()
+    expected[:, :, 8:24, 8:24] = thing[:, :, 8:24, 8:24]
+    expected = shown(autoencoder, autoencoder.encode_part(2 * expected[None] - 1, first=False))
+    torch.testing.assert_close(made[:, :, 4:], expected[:, :, 4:], atol=0.01, rtol=0)
+    assert (expected[0] - around)[:, 4:, 8:24, 8:24].abs().mean() > 0.01
+
+
+def test_half_of_the_picture_or_all_of_it_is_held_in_some_clips_and_their_colour_is_new(
+    monkeypatch, clips, autoencoder
+):
+    monkeypatch.setattr(light, "SWITCHED", 0.0)
+    monkeypatch.setattr(light, "MARKED", 1.0)
+    shares = []
+    for key in range(12):
+        told(monkeypatch, Told("x", paint="white"))
+        made = lit(one(clips), CONFIG, autoencoder, [str(key)])
+        held = from_blocks(made.held, channels=1)
+        assert torch.equal(held, held[:, :, :1].expand_as(held)) and set(held.unique().tolist()) <= {0.0, 1.0}
+        shares.append(float(held.mean()))
+        change = (shown(autoencoder, made.latents) - shown(autoencoder, carried(one(clips))))[:, :, 4:]
+        cells = F.avg_pool3d(held[:, :, 4:], (1, 8, 8)).repeat_interleave(8, -1).repeat_interleave(8, -2)
+        assert change.mean(dim=1, keepdim=True)[cells == 1].mean() > 0.2
+        assert (change.abs() * (cells == 0)).max() < 1e-3
+    assert shares.count(1.0) >= 3 and sum(0.1 < share < 0.9 for share in shares) >= 3
+
+
 def test_a_sentence_that_changes_changes_the_light_from_its_chunk_on(monkeypatch, clips, autoencoder):
     monkeypatch.setattr(light, "SWITCHED", 1.0)
     told(monkeypatch, Told("it gets dark", light="dark"), Told("a cup"))
@@ -93,16 +136,24 @@ def test_a_sentence_that_changes_changes_the_light_from_its_chunk_on(monkeypatch
 
 
 def test_sentences_say_what_they_ask_for_and_colours_of_things_ask_for_nothing():
-    rng, seen = Random(0), Counter()
+    rng, seen, painted = Random(0), Counter(), Counter()
     for _ in range(3000):
         made = draw_sentence("one object moves left, the camera is still", rng)
         seen[made.light] += 1
+        painted[made.paint] += 1
         if made.light:
             assert any(sentence in made.sentence for sentence in LIGHTS[made.light].sentences)
         else:
-            assert not any(word in made.sentence for word in ("turns", "sets", "dark", "fog"))
+            assert not any(word in made.sentence for word in ("everything turns", "sets", "dark", "fog"))
+        if made.paint:
+            assert made.paint in made.sentence
+            ends = [said.format(made.paint).removeprefix("it ") for said in PAINTS[made.paint].sentences]
+            assert any(end in made.sentence for end in ends)
+        elif not made.light:
+            assert not any(word in made.sentence for word in ("turns", "becomes", "paint", "make"))
     assert all(abs(seen[kind] / 3000 - share) < 0.03 for kind, share in SHARES.items())
     assert abs(seen[None] / 3000 - (1 - sum(SHARES.values()))) < 0.03
+    assert abs(painted[None] / 3000 - (1 - PAINTED)) < 0.03 and min(painted[name] for name in PAINTS) > 60
 
 
 def test_a_step_has_its_own_sentences_whoever_asks_for_which_samples(autoencoder):
@@ -113,6 +164,21 @@ def test_a_step_has_its_own_sentences_whoever_asks_for_which_samples(autoencoder
     assert whole.captions[1] == second.captions[0] and torch.equal(whole.switch[1:], second.switch)
     torch.testing.assert_close(whole.latents[1:], second.latents)
     assert len({tuple(source.at(step).captions) for step in range(4)}) > 1
+
+
+def test_the_transformer_is_told_what_is_held(clips):
+    held = torch.zeros(len(clips), 1, 45, *CONFIG.size)
+    held[..., 4:16, 8:24] = 1
+    network = Trainee(CONFIG)
+    told, untold = (
+        keyed_conditions(network, replace(clips, held=blocks), [0] * len(clips)).channels
+        for blocks in (to_blocks(held, 8, first=True), None)
+    )
+    expected = torch.tensor([[0, 0.5, 0.5, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    torch.testing.assert_close(told[:, -1], HELD_GAIN * expected.expand_as(told[:, -1]))
+    assert torch.equal(told[:, :-1], untold[:, :-1]) and not untold[:, -1].any()
+    none = replace(clips, held=to_blocks(held, 8, first=True)).without_tracks(torch.ones(len(clips), dtype=torch.bool))
+    assert not none.held.any(), "without tracks nothing is held"
 
 
 def test_a_rollout_reads_the_sentence_of_each_chunk(monkeypatch, clips, autoencoder):

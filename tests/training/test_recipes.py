@@ -125,6 +125,23 @@ def nano_minutes(minutes):
     return sum(part.minutes for part in (*parts, recipe.tiny.train))
 
 
+def test_a_student_that_learns_light_gets_other_clips_in_training_and_validation(trained, tmp_path):
+    recipe, folder = trained
+    rollouts = replace(recipe.rollouts, score_weight=0.0, regression_weight=1.0, regression_evenly=True)
+    figures, weights = [], []
+    for light in (False, True):
+        here = tmp_path / str(light)
+        here.mkdir()
+        for stage in ("autoencoder", "mixer", "teacher", "causal"):
+            shutil.copy(sources.weights_path(folder, stage), here)
+        stages.train_self_forcing(replace(recipe, light=light, rollouts=rollouts), here, say=lambda text: None)
+        log = [json.loads(line) for line in (here / "self-forcing" / "log.jsonl").read_text().splitlines()]
+        figures.append(log[-1]["carried_db"])
+        weights.append(load_file(sources.weights_path(here, "self-forcing")))
+    assert figures[1] != figures[0], "held-out clips are lit, too"
+    assert any((weights[1][name] - value).abs().max() > 1e-6 for name, value in weights[0].items())
+
+
 def test_training_again_goes_on_instead_of_starting_over(trained):
     recipe, folder = trained
     before = load_file(sources.weights_path(folder, "causal"))

@@ -250,8 +250,8 @@ def test_a_few_updates_bring_the_student_towards_the_teacher(clips):
 
     before, critic = off(), []
     players = {
-        "module": torch.optim.Adam([p for p in stage.student.parameters() if p.requires_grad], 0.01, (0.0, 0.99)),
-        "opponent": torch.optim.Adam([p for p in stage.critic.parameters() if p.requires_grad], 0.01, (0.0, 0.99)),
+        "module": torch.optim.Adam([p for p in stage.student.parameters() if p.requires_grad], 0.003, (0.0, 0.99)),
+        "opponent": torch.optim.Adam([p for p in stage.critic.parameters() if p.requires_grad], 0.003, (0.0, 0.99)),
     }
     for step in range(30):
         optimiser = players[stage.turn(step)]

@@ -39,7 +39,7 @@ class Numbered:
             latents[:, None].expand(-1, 3, -1, -1, -1, -1),
             torch.zeros(1, 8, 3, 4, 4),
             [f"clip  {number}"],
-            torch.zeros(1, 3, 32, 32),
+            picture=torch.zeros(1, 3, 32, 32),
         )
 
 

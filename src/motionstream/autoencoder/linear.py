@@ -49,7 +49,8 @@ class DecoderState(NamedTuple):
 
 
 def to_blocks(video: Tensor, patch: int, *, first: bool) -> Tensor:
-    """Video (B, 3, T, H, W) → (B, V, F, H/p, W/p): one column per block of ``patch``² pixels × 4 frames."""
+    """Video (B, 3, T, H, W) → (B, V, F, H/p, W/p): one column per block of ``patch``² pixels × 4 frames. Any other
+    number of channels will do as well."""
     if first:
         video = torch.cat([video[:, :, :1].expand(-1, -1, GROUP - 1, -1, -1), video], dim=2)
     if video.shape[2] % GROUP:
@@ -61,10 +62,10 @@ def to_blocks(video: Tensor, patch: int, *, first: bool) -> Tensor:
     return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
 
 
-def from_blocks(blocks: Tensor) -> Tensor:
+def from_blocks(blocks: Tensor, channels: int = 3) -> Tensor:
     """The inverse of ``to_blocks``, with padding kept: (B, V, F, h, w) → (B, 3, 4F, p h, p w)."""
-    patch = math.isqrt(blocks.shape[1] // (3 * GROUP))
-    x = blocks.unflatten(1, (3, GROUP, patch, patch)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    patch = math.isqrt(blocks.shape[1] // (channels * GROUP))
+    x = blocks.unflatten(1, (channels, GROUP, patch, patch)).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 

@@ -36,10 +36,12 @@ RESTS = 1e-3
 @dataclass(frozen=True)
 class Carried:
     """``candidates`` (B, 3, 3, T, H, W), axes 1 and 2 candidate and colour; ``features`` (B, 8, T, G_h, G_w) on the
-    look-up grid; ``fine``: the carried picture in fine resolution, if the source has fine pictures."""
+    look-up grid; ``held`` (B, 1, T, H, W): how much of each pixel of the carried picture shows what
+    ``CarrySource.held`` marks; ``fine``: the carried picture in fine resolution, if the source has fine pictures."""
 
     candidates: Tensor
     features: Tensor
+    held: Tensor
     fine: FineCarry | None = None
 
 
@@ -71,20 +73,21 @@ def carry(
     """
     height, width = source.pictures.shape[-2:]
     relations = relate(positions, visible, source, grid=grid)
-    candidates = warp_all(relations, source, grid=grid)
+    candidates, held = warp_marked(relations, source, grid=grid)
 
     def to_maps(features: Tensor) -> Tensor:
         return features.permute(0, 3, 1, 2).unflatten(3, (height // grid, width // grid))
 
     near, mixture = to_maps(relations.near.describe()), None
     if mixer is None:
-        features = to_maps(relations.far.describe())
+        features, held = to_maps(relations.far.describe()), held[:, :1]
     else:
         mixture = mixer(candidates, relations, source)
+        held = (mixture.weights[:, : held.shape[1]] * held).sum(dim=1, keepdim=True)
         features = F.avg_pool3d(mixture.weights, (1, grid, grid))
         candidates = torch.stack([candidates[:, 0], mixture.picture, candidates[:, 2]], dim=1)
     fine = None if source.fine is None else FineCarry(relations, source, mixture, grid)
-    return Carried(candidates, torch.cat([near, features], dim=1), fine)
+    return Carried(candidates, torch.cat([near, features], dim=1), held, fine)
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,20 @@ def enlarge(video: Tensor, scale: int) -> Tensor:
 
 def warp_all(relations: Relations, source: CarrySource, *, grid: int) -> Tensor:
     """The three candidates (B, 3, 3, T, H, W): near, far and static."""
-    moved = [moved_along(c, source, source.pictures, source.healed, grid=grid) for c in (relations.near, relations.far)]
-    return torch.stack([*moved, left_in_place(source.pictures, source.static)], dim=1)
+    return warp_marked(relations, source, grid=grid)[0]
+
+
+def warp_marked(relations: Relations, source: CarrySource, *, grid: int) -> tuple[Tensor, Tensor]:
+    """The candidates, see ``warp_all``, and which pixels of each show what is marked as ``held``, (B, 3, T, H, W)."""
+    pictures, healed = source.pictures, source.healed
+    if source.held is not None:
+        pictures = torch.cat([pictures, source.held[:, :, None]], dim=2)
+        healed = None if healed is None else F.pad(healed, (0, 0, 0, 0, 0, 1))
+    moved = [moved_along(c, source, pictures, healed, grid=grid) for c in (relations.near, relations.far)]
+    candidates = torch.stack([*moved, left_in_place(pictures, source.static)], dim=1)
+    if source.held is None:
+        return candidates, torch.zeros_like(candidates[:, :, 0])
+    return candidates[:, :, :3], candidates[:, :, 3]
 
 
 def moved_along(

@@ -255,7 +255,12 @@ class CarryMemory:
         self._show_before(
             {self._births[track].key for track in ids if track in self._births and self._things.of(track) < 0}
         )
-        return tell(source, [self._things], ids, used, tracks.length)
+        told = tell(source, [self._things], ids, used, tracks.length)
+        assert told.held is not None
+        for thing in self._let_go:
+            shown = told.held[0, used.index(self._static)]
+            torch.maximum(shown, thing.shown, out=shown)
+        return told
 
     def _all_seen(self, used: list[int]) -> Tensor | None:
         """The mixer's ``see`` of the pictures ``used``, (1, K, C, h, w); cached, and forgotten for other pictures."""

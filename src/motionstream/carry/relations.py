@@ -44,6 +44,7 @@ class CarrySource:
     pictures s times as large, if these are to be carried too. ``things`` (B, K, M, H, W): masks of the things under
     the tracks; ``thing`` (B, T, N): each track's row among them, −1 if unknown; ``healed``: the pictures with the
     things removed, and ``fine_healed`` the same for the fine ones. All of the last four or none, see ``things.py``.
+    ``held`` (B, K, H, W): which pixels show a thing that tracks hold or have held, None for nowhere.
     """
 
     pictures: Tensor
@@ -57,6 +58,7 @@ class CarrySource:
     healed: Tensor | None = None
     fine_healed: Tensor | None = None
     since: Tensor | None = None
+    held: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> CarrySource:
         """Apply ``change`` to all tensors."""

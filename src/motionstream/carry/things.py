@@ -287,7 +287,8 @@ def tell(
                 masks[clip, keys.index(key), row] = mask
     thing = torch.tensor(known, dtype=torch.long, device=masks.device).view(batch, 1, len(ids))
     fine = healed[1] if len(healed) > 1 else None
-    return replace(source, things=masks, thing=thing.expand(-1, frames, -1), healed=healed[0], fine_healed=fine)
+    thing = thing.expand(-1, frames, -1)
+    return replace(source, things=masks, thing=thing, healed=healed[0], fine_healed=fine, held=masks.amax(dim=2))
 
 
 def with_things(

@@ -144,7 +144,7 @@ class Measure:
         carried = None
         if config.carry is not None:
             candidates = self._latents(CARRY_CANDIDATES, config.latent_channels)
-            carried = CarriedLatents(candidates, self._latents(CARRY_FEATURES))
+            carried = CarriedLatents(candidates, self._latents(CARRY_FEATURES), self._latents(1))
         encoder = config.image_encoder
         tokens = None if encoder is None else torch.empty(batch, encoder.tokens, encoder.hidden_size)
         return model.conditions(motion, text, carried, ImageInput(x0[:, :, :1], tokens))

@@ -15,7 +15,7 @@ from motionstream.carry.candidates import FineCarry, carry, enlarge
 from motionstream.carry.pixel_mixer import PixelMixer
 from motionstream.carry.prior import CarryPrior, Prior
 from motionstream.carry.relations import CarrySource
-from motionstream.carry.showing import CarriedPicture, even_light, lit
+from motionstream.carry.showing import CarriedPicture, lights, lit
 from motionstream.carry.things import with_things
 from motionstream.conditioning.track_content import content_map
 from motionstream.conditioning.track_head import TrackHead
@@ -29,6 +29,9 @@ from motionstream.tracks.sampling import chunk_starts
 
 ID_GAIN = 4.0
 """Factor on the initial weights of the tracks' input channels, for models that rely on track ids."""
+
+HELD_GAIN = 8.0
+"""Factor on the channel that says what is held, which hundreds of others would drown."""
 
 
 @dataclass(frozen=True)
@@ -72,35 +75,38 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class FinePicture:
-    """The carried picture at the model's size, ``base`` (B, 3, T, H, W), and its finer version, ``carry``. ``begins``:
-    the first frame is the given picture itself, at the stream's beginning."""
+    """The carried picture at the model's size, ``base`` (B, 3, T, H, W), what of it is ``held`` (B, 1, T, H, W), and
+    its finer version, ``carry``. ``begins``: the first frame is the given picture itself, at the stream's beginning."""
 
     base: Tensor
+    held: Tensor
     carry: FineCarry
     begins: bool
 
     def show(self, video: Tensor, first: int) -> Tensor:
         """A decoded video (B, 3, T', H, W), from the carried frame ``first`` on, in fine resolution: the fine carried
-        picture in the video's even light, plus the rest of what distinguishes the video from ``base``, enlarged."""
+        picture in the video's light."""
         stop = first + video.shape[2]
         picture = self.carry.picture(first, stop)
         if self.begins and first == 0:
             picture[:, :, :1] = self.carry.static(0, 1)
-        base = self.base[:, :, first:stop]
+        base, held = self.base[:, :, first:stop].clamp(-1, 1), self.held[:, :, first:stop]
         added = video - base
-        light = even_light(added, base)
-        rest = enlarge(added - lit(base, light), self.carry.scale)
-        return (picture + lit(picture, light) + rest).clamp(-1, 1)
+        if not added.any():
+            return picture.clamp(-1, 1)
+        light = lights(added, base, held, ridge=0.0)
+        return (picture + lit(picture, light, enlarge(held, self.carry.scale))).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
 class CarriedLatents:
-    """Encoded carried content: ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w); for the decoder
-    ``detail`` (B, V, F, h, w), the carried picture's residual after the linear code, if it will be decoded; ``fine``
-    if the source has fine pictures."""
+    """Encoded carried content: ``candidates`` (B, 3, C, F, h, w), ``features`` (B, 8, F, h, w); ``held`` (B, V / 3, F,
+    h, w), blocks of ``Carried.held``, None for nowhere; for the decoder ``detail`` (B, V, F, h, w), the carried
+    picture's residual after the linear code, if it will be decoded; ``fine`` if the source has fine pictures."""
 
     candidates: Tensor
     features: Tensor
+    held: Tensor | None = None
     detail: Tensor | None = None
     fine: FinePicture | None = None
 
@@ -198,13 +204,14 @@ class MotionModel(nn.Module):
         latents = latents.unflatten(0, candidates.shape[:2])
         detail = autoencoder.lost(candidates[:, config.carried], latents[:, config.carried], first=motion.first)
         if made.fine is not None:
-            fine = FinePicture(candidates[:, config.carried].clone(), made.fine, motion.first)
+            fine = FinePicture(candidates[:, config.carried].clone(), made.held, made.fine, motion.first)
         if motion.first:  # latent frame 0 is the given picture's latent, so its detail is that picture's
             given = candidates[:, 2, :, :1]
             detail[:, :, :1] = autoencoder.lost(given, latents[:, 2, :, :1], first=True)
             if fine is not None:
                 fine.base[:, :, :1] = given
-        return CarriedLatents(latents, self.carry_prior.pool(made.features, first=motion.first), detail, fine)
+        held = autoencoder.blocks_of(made.held, first=motion.first)
+        return CarriedLatents(latents, self.carry_prior.pool(made.features, first=motion.first), held, detail, fine)
 
     def with_things(self, motion: MotionInput) -> CarrySource:
         """The source of whole clips, completed by the things in it if there is a pixel mixer."""
@@ -240,7 +247,9 @@ class MotionModel(nn.Module):
             prior = self.carry_prior(carried.candidates, carried.features)
             # detached: the prior is trained by its own likelihood, not by the transformer's loss
             spread = prior.std.detach().log()
-            slices["carry"] = torch.cat([carried.candidates.flatten(1, 2), spread, carried.features], dim=1)
+            held = torch.zeros_like(spread) if carried.held is None else HELD_GAIN * carried.held
+            told = [carried.candidates.flatten(1, 2), spread, carried.features, held.mean(dim=1, keepdim=True)]
+            slices["carry"] = torch.cat(told, dim=1)
         channels = torch.cat([slices[name].float() for name, _ in self.config.inputs if name in slices], dim=1)
         tokens = None if image is None else image.tokens
         if self.config.still_std is not None:
@@ -254,7 +263,7 @@ class MotionModel(nn.Module):
         around = prior.mean.detach()
         if motion.first:  # latent frame 0 is the given picture, as in ``encode_carried``
             around = torch.cat([carried.candidates[:, 2, :, :1], around[:, :, 1:]], dim=2)
-        picture = CarriedPicture(around, carried.detail)
+        picture = CarriedPicture(around, carried.detail, carried.held)
         return Conditions(text, channels, tokens, prior, picture, carried.fine)
 
     def _image_slice(self, latent: Tensor, motion: MotionInput, frames: int) -> Tensor:

@@ -22,7 +22,7 @@ from motionstream.model.motion_model import CarriedLatents, MotionInput, MotionM
 from motionstream.tracks.sampling import SampledTracks, chunk_starts
 from motionstream.training.clips.streamed_content import StreamedContent
 
-_HALVED = ("latents", "candidates", "features", "picture", "detail", "text", "image")
+_HALVED = ("latents", "candidates", "features", "held", "picture", "detail", "text", "image")
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class PreparedClips:
     ``latents`` (B, C, F, h, w). Tracks: ``positions`` (B, T, M, 2), ``visible`` (B, T, M), ``start`` (B, M, 2) and
     ``events`` (B, chunks), see ``SampledTracks``. Carried content, encoded: ``candidates`` (B, 3, C, F, h, w) and
     ``features`` (B, 8, F, h, w), see ``CarriedLatents``; without elements for models that carry none. Only for models
-    that carry content: ``picture`` (B, 3, H, W), the given one in [−1, 1], and ``detail`` (B, chunks, 3, H, W), the
-    residual that the linear code loses of the content carried to the last frame of each chunk. If large encoders ran
+    that carry content: ``held`` (see ``CarriedLatents``), ``picture`` (B, 3, H, W), the given one in [−1, 1], and
+    ``detail`` (B, chunks, 3, H, W), the residual that the linear code loses of the content carried to the last frame of
+    each chunk. If large encoders ran
     beforehand, ``text`` (B, tokens, width) holds the tokens of the ``captions`` and ``image`` (B, tokens, width) those
     of the first frame; otherwise both are None.
 
@@ -48,6 +49,7 @@ class PreparedClips:
     candidates: Tensor
     features: Tensor
     captions: list[str]
+    held: Tensor | None = None
     picture: Tensor | None = None
     detail: Tensor | None = None
     text: Tensor | None = None
@@ -100,6 +102,7 @@ class PreparedClips:
             visible=self.visible & ~rows[:, None, None],
             candidates=torch.where(pick, static, self.candidates),
             features=torch.where(pick[..., 0], torch.zeros_like(self.features), self.features),
+            held=None if self.held is None else torch.where(pick[..., 0], torch.zeros_like(self.held), self.held),
         )
 
     def without_text(self, rows: Tensor) -> PreparedClips:
@@ -166,6 +169,7 @@ def assemble(
         carried.candidates,
         carried.features,
         captions,
+        carried.held,
         None if config.carry is None else pictures[:, 0],
         detail,
     )
@@ -189,18 +193,20 @@ def _carried(
         made = model.encode_carried(
             MotionInput(positions, visible, began, size=size, first=True, source=source), autoencoder
         )
-        assert made is not None and made.detail is not None
-        rows = zip(made.candidates, made.features, made.detail, strict=True)
+        assert made is not None and made.held is not None and made.detail is not None
+        rows = zip(made.candidates, made.features, made.held, made.detail, strict=True)
         parts |= {row: CarriedLatents(*(x[None] for x in each)) for row, each in zip(plain, rows, strict=True)}
     return _joined([parts[row] for row in range(len(pictures))])
 
 
 def _joined(parts: list[CarriedLatents], *, along_time: bool = False) -> CarriedLatents:
     """Concatenate parts along the batch, or along time."""
+    held = [part.held for part in parts if part.held is not None]
     details = [part.detail for part in parts if part.detail is not None]
     return CarriedLatents(
         torch.cat([part.candidates for part in parts], dim=3 if along_time else 0),
         torch.cat([part.features for part in parts], dim=2 if along_time else 0),
+        torch.cat(held, dim=2 if along_time else 0),
         torch.cat(details, dim=2 if along_time else 0),
     )
 

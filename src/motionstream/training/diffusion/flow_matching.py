@@ -32,7 +32,7 @@ def make_conditions(
     size = (cell * clips.latents.shape[3], cell * clips.latents.shape[4])
     content = content_of_clips(clips, model.config) if model.config.latents_along_tracks else None
     motion = MotionInput(clips.positions, clips.visible, ids, size=size, first=True, content=content)
-    carried = CarriedLatents(clips.candidates, clips.features)
+    carried = CarriedLatents(clips.candidates, clips.features, clips.held)
     image = ImageInput(clips.latents[:, :, :1], clips.image)
     if without_image is not None and without_image.any():
         kept = (~without_image).to(clips.latents)

@@ -63,17 +63,21 @@ class OwnContent:
         first, end = self.starts[chunk], [*self.starts, self.clips.positions.shape[1]][chunk + 1]
         frames, latents = slice(first, end), slice(latent * chunk, latent * (chunk + 1))
         last = self._last_frame() if chunk else None
-        carried = CarriedLatents(self.clips.candidates[:, :, :, latents], self.clips.features[:, :, latents])
-        assert self.clips.detail is not None
+        assert self.clips.detail is not None and self.clips.held is not None
+        carried = CarriedLatents(
+            self.clips.candidates[:, :, :, latents], self.clips.features[:, :, latents], self.clips.held[:, :, latents]
+        )
         self._detail = self.clips.detail[:, chunk]
         for row, content in self._streamed.items():
             streamed_motion = content.motion(frames, None if last is None else last[row])
             if self.clips.events[row, 1 : chunk + 1].any():
                 own = content.carried(streamed_motion)
                 at = torch.tensor([row], device=self._detail.device)
+                assert carried.held is not None and own.held is not None
                 carried = CarriedLatents(
                     carried.candidates.index_copy(0, at, own.candidates),
                     carried.features.index_copy(0, at, own.features),
+                    carried.held.index_copy(0, at, own.held),
                 )
                 self._detail = self._detail.index_copy(0, at, last_detail(own, latent - 1))
         motion = MotionInput(

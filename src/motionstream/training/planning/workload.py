@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from motionstream.autoencoder.linear import LinearAutoencoder
+from motionstream.autoencoder.linear import GROUP, LinearAutoencoder
 from motionstream.checkpoint_files import write_tensors
 from motionstream.component_config import LinearAutoencoderConfig, UMT5Config
 from motionstream.config import ModelConfig
@@ -165,7 +165,9 @@ def _random_clip(config: ModelConfig, latent_frames: int, generator: torch.Gener
         return torch.randn(1, *shape, generator=generator)
 
     places = torch.rand(1, 1, TRACKS, 2, generator=generator) * torch.tensor([config.size[1], config.size[0]])
-    carried = (config.latent_channels, 8) if config.carry is not None else (0, 0)
+    carries = config.carry is not None
+    carried = (config.latent_channels, 8) if carries else (0, 0)
+    held = (GROUP * config.spatial_compression**2, latent_frames, *cells)
     text, image = config.text, config.image_encoder
     chunks = latent_frames // config.causal.chunk_frames
     return PreparedClips(
@@ -177,8 +179,9 @@ def _random_clip(config: ModelConfig, latent_frames: int, generator: torch.Gener
         candidates=noise(3, carried[0], latent_frames, *cells),
         features=noise(carried[1], latent_frames, *cells),
         captions=["a red ball moves to the left in front of a wall, and the camera stands still"],
-        picture=noise(3, *config.size) if config.carry is not None else None,
-        detail=noise(chunks, 3, *config.size) if config.carry is not None else None,
+        held=noise(*held).sigmoid() if carries else None,
+        picture=noise(3, *config.size) if carries else None,
+        detail=noise(chunks, 3, *config.size) if carries else None,
         text=noise(text.tokens, config.transformer.text_dim) if isinstance(text, UMT5Config) else None,
         image=None if image is None else noise(image.tokens, image.hidden_size),
     )
