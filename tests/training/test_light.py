@@ -200,9 +200,11 @@ def test_light_is_learnt_by_regression_from_rendered_clips_around_carried_pictur
     assert nano.light
     with pytest.raises(ValueError, match="regression_weight"):
         replace(nano, rollouts=replace(nano.rollouts, score_weight=1.0))
+    with pytest.raises(ValueError, match="own_content"):
+        replace(nano, rollouts=replace(nano.rollouts, own_content=True))
     prepared = with_data(nano, shards=(Path("set"),), base="nano")
     assert not prepared.light and not prepared.rollouts.regression_evenly and nano.rollouts.regression_evenly
-    assert prepared.rollouts.regression_to == "median"
+    assert prepared.rollouts.regression_to == "median" and prepared.rollouts.own_content
     with pytest.raises(ValueError, match="rendered"):
         replace(nano, data=None)
     with pytest.raises(ValueError, match="nano-ids carries no picture"):

@@ -127,7 +127,7 @@ def nano_minutes(minutes):
 
 def test_a_student_that_learns_light_gets_other_clips_in_training_and_validation(trained, tmp_path):
     recipe, folder = trained
-    rollouts = replace(recipe.rollouts, score_weight=0.0, regression_weight=1.0, regression_evenly=True)
+    rollouts = replace(recipe.rollouts, score_weight=0.0, regression_weight=1.0, own_content=False)
     figures, weights = [], []
     for light in (False, True):
         here = tmp_path / str(light)

@@ -199,6 +199,8 @@ class Recipe:
             raise ValueError(f"light: {self.model.name} carries no picture that could be shown in another light")
         if not isinstance(self.data, Rendered):
             raise ValueError("light: only of rendered clips is it known that their light is even; leave it out")
+        if self.rollouts.own_content:
+            raise ValueError("light: own_content must be off, since the targets are made of the prepared content")
         if self.rollouts.score_weight or not self.rollouts.regression_weight:
             raise ValueError(
                 "light is learnt by regression alone: score_weight must be 0 and regression_weight above 0, not "
@@ -290,7 +292,7 @@ def with_data(
         teacher = tuple(replace(phase, scene=None, batch=None) for phase in recipe.teacher)
         rollouts = recipe.rollouts
         if recipe.light:  # towards the clips instead, which the tracks determine only where the prior is sure
-            rollouts = replace(rollouts, regression_to="median", regression_evenly=False)
+            rollouts = replace(rollouts, regression_to="median", regression_evenly=False, own_content=True)
         recipe = replace(
             recipe, data=data, autoencoder=None, mixer=None, teacher=teacher, rollouts=rollouts, light=False
         )
