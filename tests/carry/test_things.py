@@ -161,6 +161,20 @@ def test_what_moves_with_the_camera_is_no_thing():
     assert found.thing is not None and (found.thing == -1).all()
 
 
+@pytest.mark.parametrize(("pin", "things"), [((90.0, 90.0), 1), ((45.0, 45.0), 0), (None, 0)])
+def test_what_spans_much_of_the_picture_is_a_thing_if_a_pin_beside_it_rests(monkeypatch, pin, things):
+    """A pin amid the others says nothing: where a camera aims, nothing moves either."""
+    monkeypatch.setattr(module, "mask_of", lambda *args: square(0))
+    start = np.array([(x, y) for x in range(10, 81, 14) for y in range(10, 67, 14)], np.float32)
+    moves = [(5.0, 0.0)] * 30
+    if pin is not None:
+        start, moves = np.concatenate([start, np.float32([pin])]), [*moves, (0.0, 0.0)]
+    memory = CarryMemory(squares()[None], see=lambda pictures: pictures[:, :, :, ::2, ::2])
+    found = memory.source(chunk(start, *moves, ids=list(range(len(start)))), torch.device("cpu"))
+    assert found.thing is not None and (found.thing[0, :, :30] == things - 1).all()
+    assert (found.thing[0, :, 30:] == -1).all()
+
+
 def test_parts_of_a_view_at_different_depths_are_no_things_and_what_parts_from_them_is():
     """The camera passes by: what is near moves twice as far. A drag against it is another matter."""
     start = np.stack(np.meshgrid(np.arange(4, SIZE, 12), np.arange(4, SIZE, 12)), -1).reshape(-1, 2).astype(np.float32)

@@ -27,7 +27,8 @@ from motionstream.tracks.masks import Draw, cut_out, grown
 MOST_THINGS = 6
 """Most masks per stream; further things are separated by the mixer's features alone."""
 CAMERA_EXTENT_SHARE = 0.4
-"""If the bounding box of tracks that move together exceeds this share of the picture, the camera moves."""
+"""If the bounding box of tracks that move together exceeds this share of the picture, the camera moves, unless tracks
+beside the box rest: then a large thing is dragged, and pins hold what is to stay."""
 CAMERA_CELLS, CAMERA_CELL_SHARE = 8, 0.5
 """The camera may also be moving if tracks move in at least this share of the cells of a grid this wide and high."""
 STRAY, STRAY_SHARE = 0.05, 0.25
@@ -220,7 +221,8 @@ def _of_a_view(now: Moving, rows: np.ndarray, size: Sequence[int]) -> bool:
     late."""
     height, width = size[0], size[1]
     start = np.clip(now.start, 0, (width - 1, height - 1))
-    if np.ptp(start[rows], axis=0).prod() > CAMERA_EXTENT_SHARE * height * width or _everywhere(start[rows], size):
+    wide = np.ptp(start[rows], axis=0).prod() > CAMERA_EXTENT_SHARE * height * width
+    if (wide and not _held_beside(now, rows)) or _everywhere(start[rows], size):
         return True
     moving = np.flatnonzero(now.way > MOVED)
     alike = moving[now.index[moving] == now.index[rows[0]]]
@@ -231,6 +233,13 @@ def _of_a_view(now: Moving, rows: np.ndarray, size: Sequence[int]) -> bool:
         return False
     usual = float(np.median(np.hypot(*now.speed[moving].T)))
     return _apart(place, now.speed, rows, np.setdiff1d(moving, rows)) < STRAY + STRAY_SHARE * usual
+
+
+def _held_beside(now: Moving, rows: np.ndarray) -> bool:
+    """Whether tracks rest beside the bounding box of these."""
+    rest = now.start[now.way <= MOVED]
+    low, high = now.start[rows].min(axis=0), now.start[rows].max(axis=0)
+    return bool(((rest < low) | (rest > high)).any())
 
 
 def _everywhere(places: np.ndarray, size: Sequence[int]) -> bool:
