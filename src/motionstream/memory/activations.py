@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from motionstream.autoencoder.linear import GROUP
 from motionstream.conditioning.track_head import TrackHead, group_frames
 from motionstream.config import CARRY_CANDIDATES, CARRY_FEATURES, CausalConfig, ModelConfig
 from motionstream.memory.budget import transformer_input
@@ -144,7 +145,8 @@ class Measure:
         carried = None
         if config.carry is not None:
             candidates = self._latents(CARRY_CANDIDATES, config.latent_channels)
-            carried = CarriedLatents(candidates, self._latents(CARRY_FEATURES), self._latents(1))
+            held = self._latents(GROUP * config.spatial_compression**2)
+            carried = CarriedLatents(candidates, self._latents(CARRY_FEATURES), held)
         encoder = config.image_encoder
         tokens = None if encoder is None else torch.empty(batch, encoder.tokens, encoder.hidden_size)
         return model.conditions(motion, text, carried, ImageInput(x0[:, :, :1], tokens))
@@ -176,7 +178,8 @@ def step_memory(measure: Measure, stage: StageKind, causal: CausalConfig) -> Ste
         return StepMemory(peak, end=0, validation=look + student.casts)
     context = BlockCausal(causal) if stage == "causal" else None
     step = measure.clip(context, CONDITIONING[:1] if stage == "causal" else ())
-    return StepMemory(_peak(step, step.casts), step.backward, look + step.casts)
+    kept = _clips(measure) if stage == "teacher" else 0
+    return StepMemory(kept + _peak(step, step.casts), step.backward, look + step.casts)
 
 
 def _peak(step: StepBytes, casts: int) -> int:
@@ -197,6 +200,15 @@ def student_bytes(measure: Measure, causal: CausalConfig, inference: int) -> Ste
         forward=max(inference, *(step.forward for step in kinds)),
         backward=max(step.backward for step in kinds),
     )
+
+
+def _clips(measure: Measure) -> int:
+    """The latents and carried content of a micro-batch, which the stage keeps for the report of a failure."""
+    config = measure.config
+    channels = config.latent_channels
+    if config.carry is not None:
+        channels += CARRY_CANDIDATES * channels + CARRY_FEATURES + GROUP * config.spatial_compression**2
+    return 4 * channels * _cells(measure)
 
 
 def _cells(measure: Measure) -> int:

@@ -247,8 +247,8 @@ class MotionModel(nn.Module):
             prior = self.carry_prior(carried.candidates, carried.features)
             # detached: the prior is trained by its own likelihood, not by the transformer's loss
             spread = prior.std.detach().log()
-            held = torch.zeros_like(spread) if carried.held is None else HELD_GAIN * carried.held
-            told = [carried.candidates.flatten(1, 2), spread, carried.features, held.mean(dim=1, keepdim=True)]
+            held = torch.zeros_like(spread[:, :1]) if carried.held is None else carried.held.mean(dim=1, keepdim=True)
+            told = [carried.candidates.flatten(1, 2), spread, carried.features, HELD_GAIN * held]
             slices["carry"] = torch.cat(told, dim=1)
         channels = torch.cat([slices[name].float() for name, _ in self.config.inputs if name in slices], dim=1)
         tokens = None if image is None else image.tokens
