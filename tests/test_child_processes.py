@@ -29,25 +29,10 @@ def load(pids) -> None:
     signal.pause()
 
 
-def test_the_workers_of_a_killed_loader_end():
-    fork = multiprocessing.get_context("fork")
-    ours, theirs = fork.Pipe()
-    process = fork.Process(target=load, args=(theirs,))
-    process.start()
-    workers = ours.recv()
-    assert len(workers) == 2 and all(map(is_running, workers))
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    deadline = time.monotonic() + 60
-    while any(map(is_running, workers)):
-        assert time.monotonic() < deadline, "they wait for ever"
-        time.sleep(0.05)
-
-
 def late(pids) -> None:
     """Asks to end with its parent when that has ended already."""
     parent = os.getppid()
-    pids.send(os.getpid())
+    pids.send([os.getpid()])
     while is_running(parent):
         time.sleep(0.01)
     end_with_parent()
@@ -59,16 +44,22 @@ def start_late(pids) -> None:
     signal.pause()
 
 
-def test_who_asks_too_late_ends_at_once():
+@pytest.mark.parametrize(("target", "count"), [(load, 2), (start_late, 1)])
+def test_the_children_of_who_is_killed_end(target, count):
+    """The workers of a loader, and one that asks too late."""
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe()
-    process = fork.Process(target=start_late, args=(theirs,))
+    process = fork.Process(target=target, args=(theirs,))
     process.start()
-    child = ours.recv()
-    assert is_running(child)
+    children = ours.recv()
+    assert len(children) == count and all(map(is_running, children))
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     deadline = time.monotonic() + 60
-    while is_running(child):
-        assert time.monotonic() < deadline, "it waits for ever"
-        time.sleep(0.05)
+    try:
+        while any(map(is_running, children)):
+            assert time.monotonic() < deadline, "they wait for ever"
+            time.sleep(0.05)
+    finally:  # or pytest would wait for them, too
+        for child in filter(is_running, children):
+            os.kill(child, signal.SIGKILL)

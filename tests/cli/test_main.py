@@ -126,7 +126,7 @@ def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):
     import motionstream.pipeline as pipeline
 
     monkeypatch.setattr(pipeline, "WEIGHTS", tmp_path)
-    assert main(["doctor", "--memory", "200"]) == 1
+    assert main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert "torch " in said and "missing      the weights of nano" in said
     (tmp_path / "nano").mkdir()

@@ -63,7 +63,7 @@ def to_blocks(video: Tensor, patch: int, *, first: bool) -> Tensor:
 
 
 def from_blocks(blocks: Tensor, channels: int = 3) -> Tensor:
-    """The inverse of ``to_blocks``, with padding kept: (B, V, F, h, w) → (B, 3, 4F, p h, p w)."""
+    """The inverse of ``to_blocks``, with padding kept: (B, V, F, h, w) → (B, channels, 4F, p h, p w)."""
     patch = math.isqrt(blocks.shape[1] // (channels * GROUP))
     x = blocks.unflatten(1, (channels, GROUP, patch, patch)).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
