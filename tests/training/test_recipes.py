@@ -218,6 +218,18 @@ def test_the_teacher_begins_with_a_base_of_its_sizes_around_its_own_mixer(traine
     assert frozen == {"pixel_mixer"}
 
 
+def test_with_a_base_its_autoencoder_and_mixer_are_used_for_rendered_clips_too(trained, tmp_path):
+    recipe, folder = trained
+    export(recipe, folder, tmp_path / "base")
+    recipe = recipes.with_data(recipe, base=str(tmp_path / "base"))
+    assert recipe.stages == ("teacher", "causal", "self-forcing", "tiny-decoder")
+    stages.TRAINERS["teacher"](recipe, tmp_path / "run", say=lambda text: None)
+    assert sources.weights_path(tmp_path / "run", "teacher").exists()
+    for part in ("autoencoder", "mixer"):
+        with pytest.raises(ValueError, match="comes from the base model"):
+            stages.TRAINERS[part](recipe, tmp_path / "run", say=lambda text: None)
+
+
 def test_the_papers_conditioning_alone_is_trained_on_rendered_clips_too(trained, tmp_path, monkeypatch):
     """``nano-ids`` at debug size, with the autoencoder of a base: no content carried, small clips first."""
     recipe, folder = trained

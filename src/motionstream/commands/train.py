@@ -101,6 +101,7 @@ Examples:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--folder {self.folder} is a file; name a folder")
         from motionstream.training.diffusion.self_forcing import check_rollouts
+        from motionstream.training.recipes.named import recipe_named
         from motionstream.training.recipes.recipe import check_data
 
         recipe = self._recipe()
@@ -112,6 +113,8 @@ Examples:
             return
         if self.stage != "all" and self.stage not in (*recipe.stages, *recipe.optional_stages):
             hint = "; --videos DIR adds the tiny decoder" if self.stage == "tiny-decoder" else ""
+            if self.stage in recipe_named(self.recipe).stages:
+                hint = f", and the rest is of --base {self.base}"
             raise ValueError(f"train {self.stage}: recipe {self.recipe} has {', '.join(recipe.stages)}{hint}")
         stages = recipe.stages if self.stage == "all" else (self.stage,)
         if self.dry_run:

@@ -84,8 +84,10 @@ def train_autoencoder(recipe: Recipe, folder: Path, say: Say = print) -> None:
 def train_mixer(recipe: Recipe, folder: Path, say: Say = print) -> None:
     """Train the pixel mixer, which chooses between carried pictures at every pixel; it is frozen afterwards."""
     own, data, carry = recipe.mixer, recipe.data, recipe.model.carry
-    if own is None or carry is None or carry.mixer is None:
+    if carry is None or carry.mixer is None:
         raise ValueError(f"{recipe.model.name} has no pixel mixer to train")
+    if own is None:
+        raise ValueError(f"the pixel mixer of {recipe.model.name!r} is not trained: it comes from the base model")
     if not isinstance(data, Rendered):
         raise ValueError("the pixel mixer is trained on rendered clips; for prepared ones it must be there already")
     torch.manual_seed(recipe.seed)

@@ -274,8 +274,8 @@ def with_data(
 ) -> Recipe:
     """The recipe with the given prepared clips, base model, and videos and LPIPS weights for the tiny decoder.
 
-    With prepared clips the autoencoder is the base's, which encoded them. Raises ValueError for prepared clips without
-    a base, and for options that the recipe does not use.
+    With a base the autoencoder and the pixel mixer are the base's. Raises ValueError for prepared clips without a base,
+    which has encoded them, and for options that the recipe does not use.
     """
     if recipe.tiny is not None:
         tiny = replace(recipe.tiny, videos=videos or recipe.tiny.videos, lpips=lpips or recipe.tiny.lpips)
@@ -283,7 +283,7 @@ def with_data(
     elif videos is not None or lpips is not None:
         raise ValueError(f"--videos, --lpips: the recipe for {recipe.model.name} trains no tiny decoder")
     if base is not None:
-        recipe = replace(recipe, base=base)
+        recipe = replace(recipe, base=base, autoencoder=None, mixer=None)
     if shards:
         if recipe.base is None:
             raise ValueError("--shards needs --base, the model that they were prepared with")
@@ -293,9 +293,7 @@ def with_data(
         rollouts = recipe.rollouts
         if recipe.light:  # towards the clips instead, which the tracks determine only where the prior is sure
             rollouts = replace(rollouts, regression_to="median", regression_evenly=False, own_content=True)
-        recipe = replace(
-            recipe, data=data, autoencoder=None, mixer=None, teacher=teacher, rollouts=rollouts, light=False
-        )
+        recipe = replace(recipe, data=data, teacher=teacher, rollouts=rollouts, light=False)
     elif held_out is not None:
         raise ValueError(f"--held-out {held_out}: only with --shards; rendered clips have held-out photographs")
     return recipe
