@@ -184,7 +184,7 @@ class CarryMemory:
 
     def _take_up(self, thing: Moved) -> int:
         """Hold a released thing again; returns its number. Things that were left on top of it stay on top."""
-        number = self._things.new(thing.key, thing.mask)
+        number = self._things.new(thing.key, thing.mask, thing.anchors)
         for later in self._let_go[self._let_go.index(thing) + 1 :]:
             thing = thing.below(later)
         self._let_go = [other for other in self._let_go if other.mask is not thing.mask]
@@ -198,7 +198,7 @@ class CarryMemory:
         if not tracks:
             return None
         start, now = (np.array(x) for x in ([self._births[t].start for t in tracks], [ended[t] for t in tracks]))
-        return Moved.found(*self._things.masks[number], tracks, start, now, behind)
+        return Moved.found(*self._things.masks[number], tracks, start, now, behind, self._things.anchors[number])
 
     def _show_before(self, keys: set[int]) -> None:
         """Mark things that were found in a later picture in the pictures of the view, ``keys``, too."""

@@ -16,8 +16,9 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
+from motionstream.carry.attached import NOWHERE, holding
 from motionstream.carry.relations import grid_places, with_rims
-from motionstream.carry.thing_motion import source_places
+from motionstream.carry.thing_motion import Anchors, source_places
 from motionstream.tracks import Tracks
 
 GRASP_GAP_PX = 12.0
@@ -31,8 +32,8 @@ class Moved:
     """A thing in a frame.
 
     ``mask`` (H, W) in the picture of this ``key``; ids of its ``tracks``, their ``start`` (N, 2) in that picture and
-    their positions ``now`` (N, 2) in the frame; ``shown`` (H, W), its mask in the frame; and the picture ``behind`` it
-    in each size, (3, H, W) and multiples, if known.
+    their positions ``now`` (N, 2) in the frame; ``shown`` (H, W), its mask in the frame; the picture ``behind`` it
+    in each size, (3, H, W) and multiples, if known; and its ``anchors`` (A, 2), which rest.
     """
 
     key: int
@@ -42,6 +43,7 @@ class Moved:
     now: np.ndarray
     shown: Tensor
     behind: Sequence[Tensor] | None
+    anchors: np.ndarray
 
     @classmethod
     def found(
@@ -52,9 +54,10 @@ class Moved:
         start: np.ndarray,
         now: np.ndarray,
         behind: Sequence[Tensor] | None,
+        anchors: np.ndarray = NOWHERE,
     ) -> Moved:
         """A thing whose ``shown`` is the mask moved with its tracks."""
-        thing = cls(key, mask, tracks, start, now, mask, behind)
+        thing = cls(key, mask, tracks, start, now, mask, behind, anchors)
         places = grid_places((mask.shape[0], mask.shape[1]), 1, mask.device)
         return replace(thing, shown=_at(mask, thing._origin(places)).view_as(mask))
 
@@ -89,7 +92,10 @@ class Moved:
     def _origin(self, places: Tensor) -> Tensor:
         start, now = (torch.from_numpy(x).to(places.device)[None] for x in (self.start, self.now))
         on_it = torch.ones(1, 1, len(self.now), dtype=torch.bool, device=places.device)
-        return source_places(places, now[None], start, on_it)[0, 0]
+        rest = torch.from_numpy(holding(self.anchors, self.start)).to(start)[None]
+        hold = torch.ones(1, 1, rest.shape[1], dtype=torch.bool, device=places.device)
+        anchors = Anchors(rest, rest[None], hold) if len(self.anchors) else None
+        return source_places(places, now[None], start, on_it, anchors)[0, 0]
 
 
 def whose(things: Sequence[Moved], places: np.ndarray) -> list[np.ndarray]:

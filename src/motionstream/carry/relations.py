@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from motionstream.carry.thing_motion import source_places, squares
+from motionstream.carry.attached import LETS_GO_PX
+from motionstream.carry.thing_motion import Anchors, source_places, squares
 
 FAR = 1e6  # distance in pixels that stands for "no track"
 TURN_REACH_PX = 24.0
@@ -44,7 +45,9 @@ class CarrySource:
     pictures s times as large, if these are to be carried too. ``things`` (B, K, M, H, W): masks of the things under
     the tracks; ``thing`` (B, T, N): each track's row among them, −1 if unknown; ``healed``: the pictures with the
     things removed, and ``fine_healed`` the same for the fine ones. All of the last four or none, see ``things.py``.
-    ``held`` (B, K, H, W): which pixels show a thing that tracks hold or have held, None for nowhere.
+    ``held`` (B, K, H, W): which pixels show a thing that tracks hold or have held, None for nowhere. ``anchors``
+    (B, M, A, 2): places at which things are attached to what rests, in the pictures they were cut out of, NaN where a
+    thing has fewer; None if none has any (``attached.py``).
     """
 
     pictures: Tensor
@@ -59,6 +62,7 @@ class CarrySource:
     fine_healed: Tensor | None = None
     since: Tensor | None = None
     held: Tensor | None = None
+    anchors: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> CarrySource:
         """Apply ``change`` to all tensors."""
@@ -129,10 +133,12 @@ def relate(positions: Tensor, visible: Tensor, source: CarrySource, *, grid: int
     otherwise, fields = visible[:, :, None], list[Chosen]()
     if source.things is not None and source.thing is not None:
         on = [source.thing == number for number in range(int(source.thing.max()) + 1)]
-        fields = [tracks.field(visible & on_it) for on_it in on]
+        loose = visible & (source.thing < 0)
+        anchors = [tracks.anchors(source.anchors, number, on_it, loose) for number, on_it in enumerate(on)]
+        fields = [tracks.field(visible & on_it, each) for on_it, each in zip(on, anchors, strict=True)]
         there = [places - field.move for field in fields]
         near = _claimed(near, fields, _owner(near, fields, source.things, source, there))
-        left = [tracks.left(on_it) for on_it in on]
+        left = [tracks.left(on_it, each) for on_it, each in zip(on, anchors, strict=True)]
         wider = with_rims(source.things, 1 + grid // 2)  # to claim every look-up place that the mask overlaps
         home = _claimed(home, left, _owner(home, left, wider, source, [places] * len(left)))
         mine = thing_of(near, source)[..., None]
@@ -190,20 +196,42 @@ class _TrackChoices:
         picture = torch.where(found, _pick(index, best), self.static[:, :, None])
         return Chosen(move, _pick(self.position, best), turned, picture, distance.sqrt(), best)
 
-    def field(self, on_it: Tensor) -> Chosen:
-        """The motion of a whole thing from the tracks on it (B, T, N); its distance is that of the nearest of them."""
+    def anchors(self, all_of_them: Tensor | None, number: int, on_it: Tensor, loose: Tensor) -> Anchors | None:
+        """One thing's anchors, given all things' (B, M, A, 2), the tracks on it (B, T, N) and those on no thing, which
+        the anchors follow where the view moves."""
+        if all_of_them is None or number >= all_of_them.shape[1]:
+            return None
+        start = all_of_them[:, number]
+        known = start.isfinite().all(dim=-1)
+        start = torch.where(known[..., None], start, 0.0)
+        grasped = torch.where(on_it.any(dim=1)[:, None], squares(start[:, None], self.start[:, None])[:, 0], FAR**2)
+        known = known & (grasped.amin(dim=-1) > LETS_GO_PX**2)
+        places = start[:, None].expand(-1, self.position.shape[1], -1, -1)
+        apart = squares(places, self.home[:, None].expand_as(self.position), torch.where(loose, 0.0, FAR**2))
+        least, nearest = apart.min(dim=-1)
+        moved = torch.where((least < FAR**2)[..., None], _pick(self.gone, nearest), 0.0)
+        return Anchors(start, places + moved, known[:, None] & on_it.any(dim=-1, keepdim=True))
+
+    def field(self, on_it: Tensor, anchors: Anchors | None) -> Chosen:
+        """The motion of a whole thing from the tracks on it (B, T, N) and its anchors; its distance is that of the
+        nearest of the tracks."""
         some, on_it, rows = self._some(on_it)
         near = some.nearest(on_it)
-        there = source_places(some.places, some.position, some.start, on_it)
+        there = source_places(some.places, some.position, some.start, on_it, anchors)
         move = torch.where((near.distance < FAR)[..., None], some.places - there, 0.0)
         return self._everywhere(move, near.picture, near.distance, _pick(rows, near.track))
 
-    def left(self, on_it: Tensor) -> Chosen:
+    def left(self, on_it: Tensor, anchors: Anchors | None) -> Chosen:
         """The motion of a thing away from its place in the static picture. Tracks count whether visible or not: a
-        thing that is hidden or has left the picture is gone from there, too."""
+        thing that is hidden or has left the picture is gone from there, too. Nothing has left where an anchor is
+        nearer than the tracks."""
         some, on_it, rows = self._some(on_it)
         home = some.nearest(on_it, then=True)
         move = torch.where((home.distance < FAR)[..., None], _pick(some.gone, home.track), 0.0)
+        if anchors is not None:
+            where = anchors.then[:, None].expand_as(anchors.now)
+            still = squares(some.places, where, torch.where(anchors.hold, 0.0, FAR**2)).amin(dim=-1)
+            move = torch.where((still < home.distance**2)[..., None], 0.0, move)
         static = self.static[:, :, None].expand_as(home.picture)
         return self._everywhere(move, static, home.distance, _pick(rows, home.track))
 

@@ -8,6 +8,8 @@ Legend: B batch, T frames, N tracks, G places.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -21,12 +23,23 @@ RESIDUAL_WIDTH_PX = 3.0
 """Distance in pixels at which the weight of a track's residual has fallen to a quarter."""
 
 
-def source_places(places: Tensor, now: Tensor, then: Tensor, on_it: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Anchors:
+    """Places of a thing that rest: where they were ``then`` (B, A, 2), where they are ``now`` (B, T, A, 2), and which
+    ``hold`` (B, T, A)."""
+
+    then: Tensor
+    now: Tensor
+    hold: Tensor
+
+
+def source_places(places: Tensor, now: Tensor, then: Tensor, on_it: Tensor, anchors: Anchors | None = None) -> Tensor:
     """Map ``places`` on the moved thing back to its source picture.
 
     Args:
         places: (G, 2) pixels. now: (B, T, N, 2) the tracks' positions. then: (B, N, 2) where they began. on_it: bool
-            (B, T, N), visible and on this thing.
+            (B, T, N), visible and on this thing. anchors: these places rest, and the thing bends in between without
+            changing its scale.
 
     Returns:
         (B, T, G, 2); the places themselves in frames where no track is on it.
@@ -34,14 +47,19 @@ def source_places(places: Tensor, now: Tensor, then: Tensor, on_it: Tensor) -> T
     count = on_it.sum(dim=-1).clamp(min=1)[..., None, None]
     middle_now = (now * on_it[..., None]).sum(dim=2, keepdim=True) / count
     then = then[:, None].expand_as(now)
+    scale = None
+    if anchors is not None:
+        scale = _scale(now, then, on_it) * anchors.hold.any(dim=-1)[..., None, None]
+        then = torch.cat([then, anchors.then[:, None].expand_as(anchors.now)], dim=2)
+        now, on_it = torch.cat([now, anchors.now], dim=2), torch.cat([on_it, anchors.hold], dim=2)
     middle_then = (then * on_it[..., None]).sum(dim=2, keepdim=True) / count
     now, then, places = now - middle_now, then - middle_then, places - middle_now  # (B, T, G, 2) from here on
     told = on_it[..., None].float()
     moments = torch.cat([told, now, then, _square(now), _product(now, then)], dim=-1) * told
     apart = squares(places, now)
-    there = _fitted(places, _wide(apart) @ moments)
+    there = _fitted(places, _wide(apart) @ moments, scale)
     # the fit's residual at the tracks themselves
-    left = (then - _fitted(now, _wide(squares(now, now)) @ moments)) * told
+    left = (then - _fitted(now, _wide(squares(now, now)) @ moments, scale)) * told
     own = (apart / RESIDUAL_WIDTH_PX**2 + 1).square_().reciprocal_()
     spread = own @ torch.cat([left, told], dim=-1)
     return middle_then + there + spread[..., :2] / (spread[..., 2:] + 1e-3)
@@ -62,8 +80,28 @@ def _wide(square: Tensor) -> Tensor:
     return (square / (-2 * FIELD_WIDTH_PX**2)).exp_().add_(FAR_WEIGHT)
 
 
-def _fitted(places: Tensor, moments: Tensor) -> Tensor:
-    """Apply to places (…, 2) the least-squares similarities given by weighted ``moments`` (…, 8)."""
+def _scale(now: Tensor, then: Tensor, on_it: Tensor) -> Tensor:
+    """The scale (B, T, 1, 1) from ``now`` to ``then``, both (B, T, N, 2), of the one similarity that fits the tracks
+    ``on_it`` best."""
+    told = on_it[..., None].float()
+    moments = torch.cat([told, now, then, _square(now), _product(now, then)], dim=-1) * told
+    return torch.linalg.vector_norm(_factor(moments.sum(dim=2, keepdim=True))[0], dim=-1, keepdim=True)
+
+
+def _fitted(places: Tensor, moments: Tensor, scale: Tensor | None) -> Tensor:
+    """Apply to places (…, 2) the least-squares similarities given by weighted ``moments`` (…, 8), with this ``scale``
+    where it is above 0."""
+    factor, now, then = _factor(moments)
+    if scale is not None:
+        own = torch.linalg.vector_norm(factor, dim=-1, keepdim=True).clamp(min=1e-6)
+        factor = torch.where(scale > 0, factor * scale / own, factor)
+    real, imaginary = factor.split(1, dim=-1)
+    x, y = (places - now).split(1, dim=-1)
+    return then + torch.cat([real * x - imaginary * y, real * y + imaginary * x], dim=-1)
+
+
+def _factor(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The complex factor (…, 2) of the least-squares similarity, and the middles now and then (…, 2)."""
     moments = moments / moments[..., :1].clamp(min=1e-6)
     now, then = moments[..., 1:3], moments[..., 3:5]
     spread = (moments[..., 5:6] - _square(now)).clamp(min=0)
@@ -73,8 +111,7 @@ def _fitted(places: Tensor, moments: Tensor) -> Tensor:
         (real + STIFFNESS_PX2) / (spread + STIFFNESS_PX2),
         imaginary / (spread + STIFFNESS_PX2),
     )
-    x, y = (places - now).split(1, dim=-1)
-    return then + torch.cat([real * x - imaginary * y, real * y + imaginary * x], dim=-1)
+    return torch.cat([real, imaginary], dim=-1), now, then
 
 
 def _square(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from motionstream.carry.attached import attach
 from motionstream.carry.grouping import MOVED, Moving, groups, misfit, others
 from motionstream.carry.healing import heal
 from motionstream.carry.moved import Moved, uncovered
@@ -51,8 +52,8 @@ def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray, draw: Draw | None 
     """Mask, float (H, W), 0 or 1, of the thing in a picture (3, H, W) in [−1, 1] with the points ``on`` (N, 2) on it
     and ``off`` (M, 2) off it. ``draw`` adds a guess. Points of ``on`` that the cut misses add a disc around them,
     unless it is flat, without the flat ground in it."""
-    pixels = to_bytes(picture.detach()).permute(1, 2, 0).cpu().numpy()
-    mask = cut_out(np.ascontiguousarray(pixels), on, off, draw)
+    pixels = _pixels(picture)
+    mask = cut_out(pixels, on, off, draw)
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
     beside = ~grown(mask, 1)
     plain = _plain(pixels) & beside
@@ -64,6 +65,11 @@ def mask_of(picture: Tensor, on: np.ndarray, off: np.ndarray, draw: Draw | None 
             around = ~under & (distance <= GRASP_PX + GROUND_BAND_PX)
             mask |= under & ~_ground(pixels, under, around, plain)
     return torch.from_numpy(mask).float().to(picture.device)
+
+
+def _pixels(picture: Tensor) -> np.ndarray:
+    """A picture (3, H, W) in [−1, 1] as uint8 (H, W, 3)."""
+    return np.ascontiguousarray(to_bytes(picture.detach()).permute(1, 2, 0).cpu().numpy())
 
 
 def _plain(pixels: np.ndarray) -> np.ndarray:
@@ -96,6 +102,8 @@ class Things:
         self._draw = draw
         self.masks: dict[int, tuple[int, Tensor]] = {}
         """By thing number: the key of the picture it was cut out of, and its mask there (H, W)."""
+        self.anchors: dict[int, np.ndarray] = {}
+        """By thing number: the places (A, 2) in that picture at which it is attached to what rests."""
         self.shown: dict[int, dict[int, Tensor]] = {}
         """By thing number and picture key: its masks in other pictures."""
         self._of: dict[int, int] = {}
@@ -116,6 +124,7 @@ class Things:
         self._of = {track: number for track, number in self._of.items() if number not in loose}
         self.masks = {number: self.masks[number] for number in sorted(set(self._of.values()))}
         self.shown = {number: self.shown.get(number, {}) for number in self.masks}
+        self.anchors = {number: self.anchors[number] for number in self.masks}
         keys = {key for key, _ in self._everywhere()}
         self._healed = {key: healed for key, healed in self._healed.items() if key in keys}
 
@@ -125,10 +134,10 @@ class Things:
             number: {key: mask for key, mask in shown.items() if key in keys} for number, shown in self.shown.items()
         }
 
-    def new(self, key: int, mask: Tensor) -> int:
-        """Add a thing with a known mask in the picture of this key; returns its number."""
+    def new(self, key: int, mask: Tensor, anchors: np.ndarray) -> int:
+        """Add a thing with a known mask and anchors in the picture of this key; returns its number."""
         number, self._found = self._found, self._found + 1
-        self.masks[number] = key, mask
+        self.masks[number], self.anchors[number] = (key, mask), anchors
         return number
 
     def add(self, number: int, tracks: Sequence[int]) -> None:
@@ -201,8 +210,11 @@ class Things:
         """Cut out the thing under the tracks of these rows. Resting tracks inside the mask hold it, so they are put on
         the thing, too."""
         index, off = int(now.index[rows[0]]), others(now, rows, elsewhere)
-        mask = mask_of(pictures[index], now.start[rows], now.start[off], self._draw)
-        self.masks[number] = keys[index], mask
+        ends = now.start[rows], now.start[off]
+        part = mask_of(pictures[index], *ends, self._draw)
+        whole, anchors = attach(_pixels(pictures[index]), part.cpu().numpy() > 0, *ends, self._draw)
+        mask = torch.from_numpy(whole).to(part)
+        self.masks[number], self.anchors[number] = (keys[index], mask), anchors
         held = off[_inside(mask, now.start[off]) & (now.way[off] <= MOVED)]
         self._of |= {tracks[row]: number for row in held if tracks[row] not in self._of}
 
@@ -279,6 +291,8 @@ def tell(
     batch, sources, _, height, width = source.pictures.shape
     room = max(room, *(len(things.masks) for things in clips))
     masks = source.pictures.new_zeros(batch, sources, room, height, width)
+    most = max((len(places) for things in clips for places in things.anchors.values()), default=0)
+    anchors = masks.new_full((batch, room, most, 2), torch.nan) if most else None
     sizes = [source.pictures] if source.fine is None else [source.pictures, source.fine]
     known = [[things.of(track) for track in ids] for things in clips]
     rows = [zip(index, on, strict=True) for index, on in zip(source.index.tolist(), known, strict=True)]
@@ -294,10 +308,14 @@ def tell(
         for row, number in enumerate(things.masks):
             for key, mask in (*things.shown.get(number, {}).items(), things.masks[number]):
                 masks[clip, keys.index(key), row] = mask
+            if anchors is not None:
+                places = torch.from_numpy(things.anchors[number])
+                anchors[clip, row, : len(places)] = places.to(anchors)
     thing = torch.tensor(known, dtype=torch.long, device=masks.device).view(batch, 1, len(ids))
     fine = healed[1] if len(healed) > 1 else None
     thing = thing.expand(-1, frames, -1)
-    return replace(source, things=masks, thing=thing, healed=healed[0], fine_healed=fine, held=masks.amax(dim=2))
+    held = masks.amax(dim=2)
+    return replace(source, things=masks, thing=thing, anchors=anchors, healed=healed[0], fine_healed=fine, held=held)
 
 
 def with_things(

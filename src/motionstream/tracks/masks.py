@@ -196,7 +196,7 @@ def _best(
     found = [mask for mask in (*refined, *views) if hints.fit(mask)]
     if not found:
         return _disc(picture.shape[:2], hints.place, 0.08 * min(picture.shape[:2])) | hints.sure
-    edges = cv2.dilate(_edges(_lab(picture)), np.ones((3, 3), np.uint8))
+    edges = cv2.dilate(_edges(lab_of(picture)), np.ones((3, 3), np.uint8))
     scores = [np.mean([_overlap(one, other) for other in found]) + HEED * _along_edges(one, edges) for one in found]
     return found[int(np.argmax(scores))]
 
@@ -211,13 +211,13 @@ def _along_edges(mask: np.ndarray, edges: np.ndarray) -> float:
 def _distance(picture: np.ndarray, place: tuple[int, int]) -> np.ndarray:
     """Geodesic distance (H, W) of every pixel from `place`: edges and colours unlike those at the place cost more."""
     (x, y), reach = place, 3
-    lab = _lab(picture)
+    lab = lab_of(picture)
     patch = lab[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1].reshape(-1, 3)
     colour = np.linalg.norm(lab - np.median(patch, axis=0), axis=-1)
     return np.asarray(MCP_Geometric(0.3 + _edges(lab) + 0.05 * colour).find_costs([(y, x)])[0])
 
 
-def _lab(picture: np.ndarray) -> np.ndarray:
+def lab_of(picture: np.ndarray) -> np.ndarray:
     """The picture in CIELAB after edge-preserving smoothing, float32 (H, W, 3)."""
     smooth = cv2.bilateralFilter(picture, 5, 30, 3)
     return np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.float32))
