@@ -204,6 +204,7 @@ def test_the_help_names_every_recipe(capsys):
             ["tiny-decoder", "--recipe", "debug", "--shards", "no", "--base", "nano"],
             "has teacher, causal, self-forcing; --videos DIR adds the tiny decoder",
         ),
+        (["mixer", "--recipe", "debug", "--base", "nano"], "tiny-decoder, and the rest is of --base nano"),
     ],
 )
 def test_bad_values_are_one_line(tmp_path, monkeypatch, capsys, arguments, words):

@@ -67,9 +67,43 @@ def test_the_command_compares_and_refuses(tmp_path, capsys):
         ({"steps": (1,), "guidance": ("joint",)}, "give one of them"),
         ({"steps": (9,)}, "steps = 9"),
         ({"guidance": ("strong",)}, "'strong'"),
+        ({"effect": "rain"}, "effect 'rain'"),
         ({"clips": 0}, "clips = 0"),
         ({"frames": 22}, "frames = 22"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate_compare(["debug"], untrained=True, **wrong)
     assert main(["evaluate", "gallery", "--steps", "1"]) == 2
+
+
+def test_an_effect_is_told_alone_and_measured_where_it_is(monkeypatch):
+    config = MotionStreamPipeline.from_pretrained("debug", untrained=True).config
+    told = compare._clip(config, 0, 0, 6.0, 21, "dark")
+    plain = compare._clip(config, 0, 0, 6.0, 21, None)
+    assert told is not None and plain is not None
+    assert told.caption == "it gets dark" != plain.caption and compare.EFFECT not in plain.regions
+    mask = told.regions[compare.EFFECT]
+    assert mask[-1].any() and not mask[:8].any()
+    assert (told.video[mask].astype(int) - plain.video[mask]).min(axis=-1).mean() < -4
+    true, still = ComparedRow(name="true"), ComparedRow(name="still")
+    true.measure(lambda clip: clip.video, told)
+    still.measure(lambda clip: np.repeat(clip.video[:1], len(clip.video), axis=0), told)
+    assert compared(true, still)["psnr_effect"]["low"] > 50
+
+
+def test_clips_without_the_effect_are_left_out(monkeypatch, tmp_path):
+    made = []
+
+    def clip(*given):
+        made.append(given)
+        return None if len(made) == 1 else clip_of(*given)
+
+    clip_of = compare._clip
+    monkeypatch.setattr(compare, "_clip", clip)
+    options = {"untrained": True, "frames": 21, "effect": "fog", "steps": (1,)}
+    result = evaluate_compare(["debug"], clips=2, **options)
+    assert len(result["ways"]["debug 1 step"]["psnr_by_clip"]) == 1 and result["settings"]["effect"] == "fog"
+    assert all("psnr_effect" in pair for pair in result["comparisons"])
+    monkeypatch.setattr(compare, "_clip", lambda *given: None)
+    with pytest.raises(ValueError, match="none of the 2 clips shows fog"):
+        evaluate_compare(["debug"], clips=2, **options)

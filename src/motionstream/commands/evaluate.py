@@ -177,7 +177,8 @@ Examples:
   motionstream evaluate compare --model nano --model work/nano/model
   motionstream evaluate compare --steps 1 --steps 2 --steps 3 --steps 4
   motionstream evaluate compare --model work/teacher --guidance plain --guidance text --guidance motion \
---guidance joint"""
+--guidance joint
+  motionstream evaluate compare --model work/teacher --model nano --effect dark"""
 
     steps: tyro.conf.UseAppendAction[tuple[int, ...]] = ()
     """Denoising steps per chunk, one row for each; by default the model's own."""
@@ -185,6 +186,8 @@ Examples:
     """Sample like the teacher, whole clips in many steps, with this guidance, one row for each."""
     frames: int = 45
     """Frames per clip; fewer for models that were trained on shorter clips."""
+    effect: Literal["dark", "fog", "snow", "tint"] | None = None
+    """Measure the pixels that this effect changes, which the prompt tells."""
 
     def run(self) -> None:
         """Evaluate."""
@@ -199,6 +202,7 @@ Examples:
             seed=self.seed,
             speed=self.speed,
             frames=self.frames,
+            effect=self.effect,
             output=self.output,
             untrained=self.untrained,
         )

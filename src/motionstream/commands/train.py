@@ -112,9 +112,9 @@ Examples:
             print(f"{self.output}: the model; use it with --model {shlex.quote(str(self.output))}")
             return
         if self.stage != "all" and self.stage not in (*recipe.stages, *recipe.optional_stages):
-            hint = "; --videos DIR adds the tiny decoder" if self.stage == "tiny-decoder" else ""
-            if self.stage in recipe_named(self.recipe).stages:
-                hint = f", and the rest is of --base {self.base}"
+            hint = f", and the rest is of --base {self.base}" if self.stage in recipe_named(self.recipe).stages else ""
+            if self.stage == "tiny-decoder":
+                hint = "; --videos DIR adds the tiny decoder"
             raise ValueError(f"train {self.stage}: recipe {self.recipe} has {', '.join(recipe.stages)}{hint}")
         stages = recipe.stages if self.stage == "all" else (self.stage,)
         if self.dry_run:

@@ -2,7 +2,8 @@
 
 Clips, tracks ("as people drag") and columns are those of ``evaluate rendered``. Every way of making the video is a row.
 It is compared, paired over clips, with the first row and with the first model's carried picture, that is, without the
-transformer's change.
+transformer's change. With an ``effect``, which only the caption tells, the pixels that it changes are measured as in
+``evaluate captions``, and clips that do not show it are left out.
 
 A distilled model streams, with the requested number of steps; any other is sampled as a teacher, over the whole clip.
 Kinds of guidance (paper, section 3.1) apply to teachers: plain (one evaluation per step), text, motion, and joint
@@ -22,18 +23,21 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track as progress
 
-from motionstream.config import MAX_STEPS
+from motionstream.config import MAX_STEPS, ModelConfig
 from motionstream.environment import environment
 from motionstream.evaluation import baselines
-from motionstream.evaluation.rendered import CEILING, FROZEN, MIXTURE, WARP, RenderedRow
+from motionstream.evaluation.captions import SHOWN, briefly, changed
+from motionstream.evaluation.rendered import CEILING, FROZEN, LEAST_PIXELS, MIXTURE, WARP, RenderedRow
 from motionstream.evaluation.report import console, finish, table
-from motionstream.evaluation.scenes import FRAMES, EvaluationClip, held_out_clip
+from motionstream.evaluation.scenes import EFFECTS, FRAMES, EvaluationClip, held_out_clip
 from motionstream.media.files import check_output
 from motionstream.metrics import Interval, paired_bootstrap
 from motionstream.pipeline import MotionStreamPipeline
 from motionstream.tracks.template import TemplateTracker
 
 GUIDANCE = ("plain", "text", "motion", "joint")
+EFFECT = "effect"
+"""Name of the region that an effect changes."""
 REFERENCES = (CEILING, FROZEN, WARP, MIXTURE)
 
 
@@ -71,6 +75,7 @@ def evaluate_compare(
     seed: int = 0,
     speed: float = 6.0,
     frames: int = FRAMES,
+    effect: str | None = None,
     output: Path | None = None,
     untrained: bool = False,
 ) -> dict[str, Any]:
@@ -79,7 +84,7 @@ def evaluate_compare(
     Args:
         models: presets or folders. steps: numbers of steps for students; by default each model's own.
         guidance: kinds from ``GUIDANCE``; every model is then sampled as a teacher, once per kind.
-        clips, seed, speed: see ``evaluate rendered``. frames: per clip, 1 + 4k.
+        clips, seed, speed: see ``evaluate rendered``. frames: per clip, 1 + 4k. effect: one of ``EFFECTS``, told alone.
         output: a .json file. untrained: accept random weights.
 
     Raises ValueError for incompatible arguments, or if a model cannot be loaded or the output not be written.
@@ -94,6 +99,8 @@ def evaluate_compare(
             raise ValueError(f"guidance {kind!r}; there are {', '.join(GUIDANCE)}")
     if frames < 5 or frames % 4 != 1:
         raise ValueError(f"frames = {frames}: clips have 1 + 4k frames, at least 5; give 21 or 45")
+    if effect is not None and effect not in EFFECTS:
+        raise ValueError(f"effect {effect!r}; there are {', '.join(EFFECTS)}")
     if clips < 1 or not models:
         raise ValueError(f"clips = {clips}, models = {list(models)}: give at least one of each")
     if output is not None:
@@ -107,16 +114,20 @@ def evaluate_compare(
         rows = {label: ComparedRow(name=label) for label, _ in own}
         errors = Console(stderr=True)
         for index in progress(range(clips), str(name), console=errors, disable=not sys.stderr.isatty()):
-            clip = held_out_clip(pipeline.config, index, seed, speed, frames=frames)
+            clip = _clip(pipeline.config, index, seed, speed, frames, effect)
+            if clip is None:
+                continue
             for label, make in own:
                 rows[label].measure(make, clip)
             for label, make in () if known else _references(pipeline):
                 references.setdefault(label, ComparedRow(name=label)).measure(make, clip)
         references = {label: row for label, row in references.items() if row.psnr}
         ways += rows.values()
+    if not ways[0].psnr:
+        raise ValueError(f"none of the {clips} clips shows {effect}; give more clips or another seed")
     result = {
         "script": "motionstream evaluate compare",
-        "settings": {"clips": clips, "seed": seed, "speed": speed, "frames": frames},
+        "settings": {"clips": clips, "seed": seed, "speed": speed, "frames": frames, "effect": effect},
         "ways": {way.name: way.to_dict() for way in ways},
         "references": {name: row.to_dict() for name, row in references.items()},
         "comparisons": [
@@ -129,6 +140,20 @@ def evaluate_compare(
     _show(result)
     finish(result, output)
     return result
+
+
+def _clip(
+    config: ModelConfig, index: int, seed: int, speed: float, frames: int, effect: str | None
+) -> EvaluationClip | None:
+    """A held-out clip; with an effect that its caption tells alone and whose pixels are a region, or None if it does
+    not show it."""
+    clip = held_out_clip(config, index, seed, speed, effect, frames=frames)
+    if effect is None:
+        return clip
+    mask = np.zeros(clip.video.shape[:3], bool)
+    mask[-SHOWN:] = changed(clip.video, held_out_clip(config, index, seed, speed, frames=frames).video)
+    told = replace(clip, caption=briefly(effect, clip.caption), regions={**clip.regions, EFFECT: mask})
+    return told if mask.sum() >= LEAST_PIXELS else None
 
 
 def _ways(
@@ -185,6 +210,8 @@ def compared(way: ComparedRow, other: ComparedRow) -> dict[str, Any]:
         "epe_median": paired_bootstrap(way.errors, other.errors, reduce=np.median) if moving else None,
         "blocks": paired_bootstrap(way.blocks, other.blocks),
     }
+    if EFFECT in way.regions:
+        difference[f"psnr_{EFFECT}"] = paired_bootstrap(way.regions[EFFECT], other.regions[EFFECT])
     found: dict[str, Any] = {"of": way.name, "minus": other.name}
     return found | {name: value and value.to_dict() for name, value in difference.items()}
 
@@ -194,6 +221,7 @@ def _show(result: dict[str, Any]) -> None:
     columns = {
         "psnr": "PSNR",
         "psnr_background": "backgr.",
+        **({f"psnr_{EFFECT}": "effect"} if result["settings"]["effect"] else {}),
         "epe_median": "EPE med.",
         "epe_mean": "EPE mean",
         "lost": "lost",
@@ -204,9 +232,12 @@ def _show(result: dict[str, Any]) -> None:
         name: ["-" if row[key] is None else f"{row[key]:.2f}" for key in columns]
         for name, row in (result["references"] | result["ways"]).items()
     }
-    title = f"{result['settings']['clips']} held-out clips, conditioned as people drag"
+    shown = len(next(iter(result["ways"].values()))["psnr_by_clip"])
+    title = f"{shown} held-out clips, conditioned as people drag"
     out.print(table(title, list(columns.values()), rows))
     parts = {"psnr": "PSNR (dB)", "epe_mean": "EPE mean (px)", "blocks": "blocks"}
+    if result["settings"]["effect"]:
+        parts = {f"psnr_{EFFECT}": "effect (dB)"} | parts
     differences = {
         f"{pair['of']} - {pair['minus']}": ["-" if pair[p] is None else str(Interval(**pair[p])) for p in parts]
         for pair in result["comparisons"]

@@ -93,7 +93,8 @@ class RenderedRow:
         self.ssim.append(float(ssim(video, clip.video)))
         for name, mask in clip.regions.items():
             enough = mask.sum() >= LEAST_PIXELS
-            self.regions[name].append(float(psnr(video, clip.video, mask)) if enough else np.nan)
+            value = float(psnr(video, clip.video, mask)) if enough else np.nan
+            self.regions.setdefault(name, []).append(value)
         true, pinned, count = clip.followed, clip.pinned, clip.followed.count
         found = tracker.track(video, np.concatenate([true.positions[0], pinned.positions[0]]), true.fps)
         positions, seen = found.positions[:, :count], found.visible[:, :count]
