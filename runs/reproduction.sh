@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # Runs the paper's ablations on the embedded model and writes docs/reproduction.md from the results. Takes some hours of
 # one core with the defaults, minutes with CLIPS=4 SECONDS_LONG=20.
-#   TEACHER=work/teacher CAUSAL=work/causal runs/reproduction.sh
-# TEACHER and CAUSAL: models of the earlier stages (motionstream train export --folder work/nano --through teacher -o
-# work/teacher; --through causal -o work/causal).
+#   for stage in teacher causal self-forcing; do motionstream train $stage --base nano --folder work/chain --minutes 120; done
+#   motionstream train export --base nano --folder work/chain --through teacher -o work/chain/models/teacher
+#   motionstream train export --base nano --folder work/chain --through causal -o work/chain/models/causal
+#   motionstream train export --base nano --folder work/chain -o work/chain/models/self-forcing
+#   TEACHER=work/chain/models/teacher CAUSAL=work/chain/models/causal STUDENT=work/chain/models/self-forcing \
+#     runs/reproduction.sh
+# TEACHER and CAUSAL: models of the earlier stages.
 # STUDENT: the student trained from them, if that is not MODEL. Evaluations whose models are not given are left out.
 # ONLY="steps release": run these alone; "ablations" (hours) runs only when named. EXTRA: options added to every evaluation.
 set -euo pipefail
@@ -14,7 +18,7 @@ CLIPS=${CLIPS:-16}
 SECONDS_LONG=${SECONDS_LONG:-60}
 RESULTS=${RESULTS:-benchmarks/results/reproduction}
 PAGE=${PAGE:-docs/reproduction.md}
-ONLY=${ONLY:-sink-window chunks steps guidance stages release captions encoding}
+ONLY=${ONLY:-sink-window chunks steps guidance guidance-light stages stages-light release captions encoding}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 mkdir -p "$RESULTS"
 
@@ -29,7 +33,10 @@ evaluate chunks drift --model "$MODEL" --seconds 10 --held --causal c3s1w1 --cau
 evaluate steps compare --model "$MODEL" --steps 3 --steps 1 --steps 2 --steps 4
 if [ -n "${TEACHER:-}" ]; then
   evaluate guidance compare --model "$TEACHER" --guidance motion --guidance joint --guidance plain --guidance text
+  evaluate guidance-light compare --model "$TEACHER" --effect dark --guidance plain --guidance text --guidance motion \
+    --guidance joint
   evaluate stages compare --model "$TEACHER" ${CAUSAL:+--model "$CAUSAL"} --model "${STUDENT:-$MODEL}"
+  evaluate stages-light compare --model "$TEACHER" ${CAUSAL:+--model "$CAUSAL"} --model "${STUDENT:-$MODEL}" --effect dark
 fi
 evaluate release release --model "$MODEL"
 evaluate captions captions --model "$MODEL"

@@ -22,11 +22,13 @@ from reproduction import (  # noqa: E402
     chunk_one,
     encoding,
     guidance,
+    guidance_light,
     interval,
     page,
     pair,
     representation,
     stages,
+    stages_light,
 )
 
 
@@ -47,7 +49,7 @@ def test_verdicts_are_where_the_interval_lies():
 
 def test_a_folder_without_results_makes_a_page_that_says_so(tmp_path):
     text = page(tmp_path)
-    assert text.count("| **not run** |") == 12 and text.count("| **not testable at this size** |") == 1
+    assert text.count("| **not run** |") == 14 and text.count("| **not testable at this size** |") == 1
 
 
 def test_one_effect_that_a_sentence_brings_about_is_enough():
@@ -86,6 +88,21 @@ def test_a_difference_that_nobody_sees_is_none():
     assert stages({"ways": {"teacher": way, "student": way}, "comparisons": [pair]}).verdict == OPEN
 
 
+def test_light_is_judged_where_the_effect_is():
+    def found(of, low, high):
+        ways = {name: {"psnr_effect": 20.0, "psnr_by_clip": [1, 2]} for name in ("a plain", of)}
+        row = {"of": of, "minus": "a plain", "psnr_effect": values(low, high)}
+        warped = {"first frame warped along the nearest track": {"psnr_effect": 12.0}}
+        other = row | {"of": "a plain", "minus": "carried"}
+        return {"ways": ways, "comparisons": [row, other], "references": warped, "settings": {"effect": "dark"}}
+
+    assert guidance_light(found("a text", 1, 2)).verdict == AGREES
+    assert guidance_light(found("a text", -2, -1)).verdict == DISAGREES
+    assert stages_light(found("student", 1, 2)).verdict == DISAGREES
+    shown = stages_light(found("student", -1, 1))
+    assert shown.verdict == OPEN and "2 scenes of dark" in shown.shown and "student minus a plain +0.00" in shown.shown
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_script_evaluates_and_writes_the_page(tmp_path):
@@ -106,7 +123,7 @@ def test_the_script_evaluates_and_writes_the_page(tmp_path):
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
     assert set(results) == {"steps"}
     text = (tmp_path / "page.md").read_text()
-    assert text.count("| **not run** |") == 11 and "`steps.json`: `motionstream evaluate compare" in text
+    assert text.count("| **not run** |") == 13 and "`steps.json`: `motionstream evaluate compare" in text
 
 
 def test_drawn_tracks_have_to_be_worth_less_for_the_claim_to_hold():
