@@ -95,6 +95,18 @@ def test_what_is_attached_to_nothing_is_as_it_was(case):
     assert case != "off it" or asked == [off]
 
 
+def test_where_the_thing_itself_ends_nothing_holds_it():
+    """A tip that fades into the ground, beyond which the network sees nothing more of the thing."""
+    picture = photograph()
+    fades = np.linspace(0, 1, NECK.stop - HEAD.stop)[:, None, None]
+    picture[NECK, MIDDLE - 6 : MIDDLE + 6] = 210 * (1 - fades) + 40 * fades
+    picture[BODY] = 40
+    short = bird()
+    short[HEAD.stop + 12 :] = False
+    whole, anchors = attach(picture, head(), GRASP, NONE, lambda picture, on, off: short.astype(np.float32))
+    assert np.array_equal(whole, head()) and len(anchors) == 0
+
+
 def test_the_neck_stretches_and_the_body_stays():
     """What is shown: the thing where its mask has gone, all else in place."""
     whole, anchors = attach(photograph(), head(), GRASP, NONE, all_of_it)

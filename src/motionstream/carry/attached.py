@@ -14,7 +14,7 @@ from scipy.sparse.linalg import spsolve
 
 from motionstream.tracks.masks import Draw, grown, lab_of
 
-LIKELY = 0.5
+LIKELY = 0.2
 """Drawn probability from which on a pixel may be attached."""
 PROMPTS = 24
 """Points of the mask that the network is given."""
@@ -33,7 +33,7 @@ LEAST_PX = 30
 """Fewest attached pixels beyond that rim."""
 APART_PX, SPACING_PX = 4, 4
 """Least distance of an anchor from the mask, and the side of the squares that get one anchor each."""
-LETS_GO_PX = 12.0
+LETS_GO_PX = 9.0
 """An anchor this near to where a track on its thing began does not hold."""
 NOWHERE = np.zeros((0, 2), np.float32)
 """The anchors of what is attached to nothing."""
@@ -62,7 +62,7 @@ def attach(
     more = _connected(mask, (_hold(mask, likely, across, down) > ENDS) & ~mask)
     if (more & ~grown(mask, RIM_PX)).sum() < LEAST_PX:
         return mask, NOWHERE
-    anchors = _open_ends(mask, more, across, down)
+    anchors = _open_ends(mask, more, likely, across, down)
     return (mask | more, anchors) if len(holding(anchors, on)) else (mask, NOWHERE)
 
 
@@ -117,16 +117,16 @@ def _connected(mask: np.ndarray, more: np.ndarray) -> np.ndarray:
     return np.asarray(more & np.isin(pieces, np.unique(pieces[mask])))
 
 
-def _open_ends(mask: np.ndarray, more: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """Anchors (A, 2): pixels away from the mask where the extension ends without an edge."""
+def _open_ends(
+    mask: np.ndarray, more: np.ndarray, likely: np.ndarray, across: np.ndarray, down: np.ndarray
+) -> np.ndarray:
+    """Anchors (A, 2): pixels away from the mask where the extension ends and the thing does not: the next pixel is
+    likely to be of it, without an edge in between."""
     whole, open_end = mask | more, np.zeros_like(mask)
-    for ends, holds, one, other in (
-        (whole[:, :-1] != whole[:, 1:], across, open_end[:, :-1], open_end[:, 1:]),
-        (whole[:-1] != whole[1:], down, open_end[:-1], open_end[1:]),
-    ):
-        here = ends & (holds > 0.5)
-        one |= here
-        other |= here
-    places = np.argwhere(open_end & more & ~grown(mask, APART_PX))
+    for one, next_ in (((slice(None), slice(-1)), (slice(None), slice(1, None))), ((slice(-1),), (slice(1, None),))):
+        goes_on = (across if len(one) == 2 else down) > 0.5
+        open_end[one] |= goes_on & more[one] & likely[next_] & ~whole[next_]
+        open_end[next_] |= goes_on & more[next_] & likely[one] & ~whole[one]
+    places = np.argwhere(open_end & ~grown(mask, APART_PX))
     _, first = np.unique(places // SPACING_PX, axis=0, return_index=True)
     return places[np.sort(first)][:, ::-1].astype(np.float32)
