@@ -17,6 +17,8 @@ FIELD_WIDTH_PX = 16.0
 """Standard deviation in pixels of the tracks' Gaussian weight around a place."""
 FAR_WEIGHT = 0.02
 """Weight added to all of the thing's tracks, however far."""
+ANCHOR_WIDTH_PX = 12.0
+"""Standard deviation of an anchor's weight, with nothing added: far ones would turn what sticks out, such as a beak."""
 STIFFNESS_PX2 = 1.0
 """Regularization towards no rotation and scale 1, as squared pixels of the tracks' spread."""
 RESIDUAL_WIDTH_PX = 3.0
@@ -56,10 +58,10 @@ def source_places(places: Tensor, now: Tensor, then: Tensor, on_it: Tensor, anch
     now, then, places = now - middle_now, then - middle_then, places - middle_now  # (B, T, G, 2) from here on
     told = on_it[..., None].float()
     moments = torch.cat([told, now, then, _square(now), _product(now, then)], dim=-1) * told
-    apart = squares(places, now)
-    there = _fitted(places, _wide(apart) @ moments, scale)
+    apart, tracks = squares(places, now), on_it.shape[2] - (0 if anchors is None else anchors.hold.shape[2])
+    there = _fitted(places, _weights(apart, tracks) @ moments, scale)
     # the fit's residual at the tracks themselves
-    left = (then - _fitted(now, _wide(squares(now, now)) @ moments, scale)) * told
+    left = (then - _fitted(now, _weights(squares(now, now), tracks) @ moments, scale)) * told
     own = (apart / RESIDUAL_WIDTH_PX**2 + 1).square_().reciprocal_()
     spread = own @ torch.cat([left, told], dim=-1)
     return middle_then + there + spread[..., :2] / (spread[..., 2:] + 1e-3)
@@ -76,8 +78,12 @@ def squares(places: Tensor, where: Tensor, more: Tensor | None = None) -> Tensor
     return here @ there.mT
 
 
-def _wide(square: Tensor) -> Tensor:
-    return (square / (-2 * FIELD_WIDTH_PX**2)).exp_().add_(FAR_WEIGHT)
+def _weights(square: Tensor, tracks: int) -> Tensor:
+    """Weights of so many tracks, then anchors, at squared distances (…, N)."""
+    weights = [(square[..., :tracks] / (-2 * FIELD_WIDTH_PX**2)).exp_().add_(FAR_WEIGHT)]
+    if tracks < square.shape[-1]:
+        weights.append((square[..., tracks:] / (-2 * ANCHOR_WIDTH_PX**2)).exp_())
+    return torch.cat(weights, dim=-1) if len(weights) > 1 else weights[0]
 
 
 def _scale(now: Tensor, then: Tensor, on_it: Tensor) -> Tensor:
