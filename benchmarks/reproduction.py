@@ -193,7 +193,7 @@ def light(result: Result) -> tuple[str, list[Result]]:
     own = ", ".join(f"{name} {way['psnr_effect']:.2f}" for name, way in ways.items())
     apart = "; ".join(f"{row['of']} minus {row['minus']} {interval(row['psnr_effect'])}" for row in rows)
     shown = len(next(iter(ways.values()))["psnr_by_clip"])
-    warped = result["references"]["first frame warped along the nearest track"]["psnr_effect"]
+    warped = result["references"]["warp only"]["psnr_effect"]
     told = f"{shown} scenes of {effect}, told alone, dB in what it changes: {own} (bare warp {warped:.2f}). {apart}."
     return told, rows
 

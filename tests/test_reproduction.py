@@ -92,7 +92,7 @@ def test_light_is_judged_where_the_effect_is():
     def found(of, low, high):
         ways = {name: {"psnr_effect": 20.0, "psnr_by_clip": [1, 2]} for name in ("a plain", of)}
         row = {"of": of, "minus": "a plain", "psnr_effect": values(low, high)}
-        warped = {"first frame warped along the nearest track": {"psnr_effect": 12.0}}
+        warped = {"warp only": {"psnr_effect": 12.0}}
         other = row | {"of": "a plain", "minus": "carried"}
         return {"ways": ways, "comparisons": [row, other], "references": warped, "settings": {"effect": "dark"}}
 
