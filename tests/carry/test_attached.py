@@ -1,17 +1,20 @@
 """A part that is dragged stays attached to the rest of its thing: what lies between stretches, the rest stays."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from motionstream.carry import things as module
-from motionstream.carry.attached import attach
+from motionstream.carry.attached import MOST_ANCHORS, attach
 from motionstream.carry.candidates import carry
 from motionstream.carry.memory import CarryMemory
 from motionstream.carry.moved import Moved
 from motionstream.carry.relations import CarrySource, relate
 from motionstream.carry.thing_motion import Anchors, source_places
+from motionstream.carry.things import with_things
 from motionstream.tracks import Tracks
 
 SIZE, MIDDLE = 96, 48
@@ -185,3 +188,27 @@ def test_let_go_and_dragged_back_it_is_the_photograph_again(monkeypatch):
     away = (chunk(0, 14, range(9)) - picture[0]).abs()[:, bird()]
     back = (chunk(14, 0, range(9, 18)) - picture[0]).abs()[:, bird()]
     assert away.mean() > 0.1 and back.mean() < 4e-3
+
+
+def test_whole_clips_have_room_for_anchors_so_that_they_can_be_joined(monkeypatch):
+    monkeypatch.setattr(module, "mask_of", lambda *args: torch.from_numpy(head()).float())
+    positions, visible = dragged((9.0, 0.0))
+    plain = CarrySource(
+        **{name: getattr(source(None, head()), name) for name in ("pictures", "index", "start", "static")}
+    )
+    held, free = (with_things(plain, positions, visible, [0], draw=draw) for draw in (all_of_it, None))
+    assert held.anchors.shape == free.anchors.shape and torch.isfinite(held.anchors).any()
+    assert not torch.isfinite(free.anchors).any()
+    for told in (held, free):  # as a stream tells it, without the room
+        own = torch.isfinite(told.anchors).all(dim=-1).any(dim=(0, 1))
+        close = replace(told, anchors=told.anchors[:, :, own] if own.any() else None)
+        near, exact = (relate(positions, visible, each, grid=2).near for each in (told, close))
+        torch.testing.assert_close(near.move, exact.move, atol=1e-3, rtol=0)
+
+
+def test_no_more_anchors_than_clips_have_room_for():
+    picture = np.full((SIZE, SIZE, 3), 200, np.uint8)
+    small = np.zeros((SIZE, SIZE), bool)
+    small[40:56, 40:56] = True
+    _, anchors = attach(picture, small, GRASP[:0], NONE, lambda picture, on, off: np.ones((SIZE, SIZE), np.float32))
+    assert 8 < len(anchors) <= MOST_ANCHORS and np.ptp(anchors, axis=0).min() > 30

@@ -35,6 +35,8 @@ APART_PX, SPACING_PX = 4, 4
 """Least distance of an anchor from the mask, and the side of the squares that get one anchor each."""
 LETS_GO_PX = 9.0
 """An anchor this near to where a track on its thing began does not hold."""
+MOST_ANCHORS = 32
+"""Most anchors of a thing."""
 NOWHERE = np.zeros((0, 2), np.float32)
 """The anchors of what is attached to nothing."""
 
@@ -129,4 +131,5 @@ def _open_ends(
         open_end[next_] |= goes_on & more[next_] & likely[one] & ~whole[one]
     places = np.argwhere(open_end & ~grown(mask, APART_PX))
     _, first = np.unique(places // SPACING_PX, axis=0, return_index=True)
-    return places[np.sort(first)][:, ::-1].astype(np.float32)
+    some = np.linspace(0, len(first) - 1, min(len(first), MOST_ANCHORS)).round().astype(int)
+    return places[np.sort(first)[some]][:, ::-1].astype(np.float32)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionstream.carry.attached import attach
+from motionstream.carry.attached import MOST_ANCHORS, attach
 from motionstream.carry.grouping import MOVED, Moving, groups, misfit, others
 from motionstream.carry.healing import heal
 from motionstream.carry.moved import Moved, uncovered
@@ -284,14 +284,20 @@ def find(
 
 
 def tell(
-    source: CarrySource, clips: list[Things], ids: Sequence[int], keys: Sequence[int], frames: int, room: int = 1
+    source: CarrySource,
+    clips: list[Things],
+    ids: Sequence[int],
+    keys: Sequence[int],
+    frames: int,
+    room: int = 1,
+    anchored: int = 0,
 ) -> CarrySource:
     """The source of a chunk of so many frames, completed by the things found; arguments as in ``find``. ``room``: least
-    number of masks."""
+    number of masks; ``anchored``: least number of places for a thing's anchors."""
     batch, sources, _, height, width = source.pictures.shape
     room = max(room, *(len(things.masks) for things in clips))
     masks = source.pictures.new_zeros(batch, sources, room, height, width)
-    most = max((len(places) for things in clips for places in things.anchors.values()), default=0)
+    most = max(anchored, *(len(places) for things in clips for places in things.anchors.values()), 0)
     anchors = masks.new_full((batch, room, most, 2), torch.nan) if most else None
     sizes = [source.pictures] if source.fine is None else [source.pictures, source.fine]
     known = [[things.of(track) for track in ids] for things in clips]
@@ -322,13 +328,13 @@ def with_things(
     source: CarrySource, positions: Tensor, visible: Tensor, starts: Sequence[int], draw: Draw | None = None
 ) -> CarrySource:
     """The source of whole clips, completed by the things that streams would find chunk by chunk, with room for
-    ``MOST_THINGS``. ``starts``: the chunks' first frames. ``draw``: see ``mask_of``."""
+    ``MOST_THINGS`` and ``MOST_ANCHORS`` of each. ``starts``: the chunks' first frames. ``draw``: see ``mask_of``."""
     batch, sources = source.pictures.shape[:2]
     clips, ids, keys = [Things(draw) for _ in range(batch)], range(positions.shape[2]), range(sources)
     told, thing = source, []
     for first, end in pairwise([*starts, positions.shape[1]]):
         find(source, positions[:, first:end], visible[:, first:end], clips, ids, keys)
-        told = tell(source, clips, ids, keys, end - first, MOST_THINGS)
+        told = tell(source, clips, ids, keys, end - first, MOST_THINGS, MOST_ANCHORS)
         assert told.thing is not None
         thing.append(told.thing)
     return replace(told, thing=torch.cat(thing, dim=1))
