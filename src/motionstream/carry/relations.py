@@ -197,8 +197,8 @@ class _TrackChoices:
         return Chosen(move, _pick(self.position, best), turned, picture, distance.sqrt(), best)
 
     def anchors(self, all_of_them: Tensor | None, number: int, on_it: Tensor, loose: Tensor) -> Anchors | None:
-        """One thing's anchors, given all things' (B, M, A, 2), the tracks on it (B, T, N) and those on no thing, which
-        the anchors follow where the view moves."""
+        """One thing's anchors, given all things' (B, M, A, 2), the tracks on it (B, T, N) and those on no thing. Where
+        these are the more they are a view's, and the anchors follow the nearest; a few may be strays of the drag."""
         if all_of_them is None or number >= all_of_them.shape[1]:
             return None
         start = all_of_them[:, number]
@@ -209,7 +209,8 @@ class _TrackChoices:
         places = start[:, None].expand(-1, self.position.shape[1], -1, -1)
         apart = squares(places, self.home[:, None].expand_as(self.position), torch.where(loose, 0.0, FAR**2))
         least, nearest = apart.min(dim=-1)
-        moved = torch.where((least < FAR**2)[..., None], _pick(self.gone, nearest), 0.0)
+        view = loose.sum(dim=-1, keepdim=True) > on_it.sum(dim=-1, keepdim=True)
+        moved = torch.where((view & (least < FAR**2))[..., None], _pick(self.gone, nearest), 0.0)
         return Anchors(start, places + moved, known[:, None] & on_it.any(dim=-1, keepdim=True))
 
     def field(self, on_it: Tensor, anchors: Anchors | None) -> Chosen:
