@@ -124,11 +124,16 @@ def _open_ends(
 ) -> np.ndarray:
     """Anchors (A, 2): pixels away from the mask where the extension ends and the thing does not: the next pixel is
     likely to be of it, without an edge in between."""
-    whole, open_end = mask | more, np.zeros_like(mask)
-    for one, next_ in (((slice(None), slice(-1)), (slice(None), slice(1, None))), ((slice(-1),), (slice(1, None),))):
-        goes_on = (across if len(one) == 2 else down) > 0.5
-        open_end[one] |= goes_on & more[one] & likely[next_] & ~whole[next_]
-        open_end[next_] |= goes_on & more[next_] & likely[one] & ~whole[one]
+    beyond, open_end = likely & ~(mask | more), np.zeros_like(mask)
+    upper, lower = np.s_[:-1], np.s_[1:]
+    left, right = np.s_[:, :-1], np.s_[:, 1:]
+    for here, there, holds in (
+        (left, right, across),
+        (right, left, across),
+        (upper, lower, down),
+        (lower, upper, down),
+    ):
+        open_end[here] |= (holds > 0.5) & more[here] & beyond[there]
     places = np.argwhere(open_end & ~grown(mask, APART_PX))
     _, first = np.unique(places // SPACING_PX, axis=0, return_index=True)
     some = np.linspace(0, len(first) - 1, min(len(first), MOST_ANCHORS)).round().astype(int)
