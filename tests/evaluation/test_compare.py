@@ -76,7 +76,7 @@ def test_the_command_compares_and_refuses(tmp_path, capsys):
     assert main(["evaluate", "gallery", "--steps", "1"]) == 2
 
 
-def test_an_effect_is_told_alone_and_measured_where_it_is(monkeypatch):
+def test_an_effect_is_told_alone_and_measured_where_it_is():
     config = MotionStreamPipeline.from_pretrained("debug", untrained=True).config
     told = compare._clip(config, 0, 0, 6.0, 21, "dark")
     plain = compare._clip(config, 0, 0, 6.0, 21, None)
@@ -91,7 +91,7 @@ def test_an_effect_is_told_alone_and_measured_where_it_is(monkeypatch):
     assert compared(true, still)["psnr_effect"]["low"] > 50
 
 
-def test_clips_without_the_effect_are_left_out(monkeypatch, tmp_path):
+def test_clips_without_the_effect_are_left_out(monkeypatch):
     made = []
 
     def clip(*given):
